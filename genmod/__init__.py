@@ -1,0 +1,4 @@
+"""What one process can do: bytes -> batch -> loss -> images -> nats -> verdict.
+
+Nothing in here imports ray or mlflow, and importing it touches nothing outside the process.
+"""

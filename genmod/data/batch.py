@@ -1,0 +1,57 @@
+"""What travels from the data to a model. Letters: B batch, C channels, H height, W width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genmod import units
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a dataset, in order."""
+
+    pixels_BCHW: Tensor
+    """uint8."""
+    labels_B: Tensor | None
+    """int64 in [0, classes), None for data without labels."""
+    index_B: Tensor
+    """int64, what addresses each row's randomness: the position in the training stream, or the row's
+    index in its split when it is scored."""
+
+    def __len__(self) -> int:
+        return self.pixels_BCHW.shape[0]
+
+    def x_BCHW(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The images as a network sees them, in [-1, 1]."""
+        return units.to_network(self.pixels_BCHW, dtype)
+
+    def to(self, device: torch.device) -> Batch:
+        """On another device; asynchronous from pinned memory."""
+        labels_B = self.labels_B
+        return Batch(
+            self.pixels_BCHW.to(device, non_blocking=True),
+            None if labels_B is None else labels_B.to(device, non_blocking=True),
+            self.index_B.to(device, non_blocking=True),
+        )
+
+    def pinned(self) -> Batch:
+        """In page-locked memory, from where a GPU can fetch it while computing."""
+        labels_B = self.labels_B
+        return Batch(
+            self.pixels_BCHW.pin_memory(),
+            None if labels_B is None else labels_B.pin_memory(),
+            self.index_B.pin_memory(),
+        )
+
+    def rows(self, which: slice) -> Batch:
+        """Some of the rows."""
+        labels_B = self.labels_B
+        return Batch(
+            self.pixels_BCHW[which],
+            None if labels_B is None else labels_B[which],
+            self.index_B[which],
+        )

@@ -1,0 +1,51 @@
+"""Errors that a person can act on. Each message is one line: what, where, got, wanted, how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GenmodError(Exception):
+    """A failure that genmod foresaw. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(GenmodError):
+    """The recipe or the command asks for something that cannot be. Never retried."""
+
+    exit_code = 2
+
+
+class DataError(GenmodError):
+    """The data is not what the recipe says. Never retried."""
+
+    exit_code = 2
+
+
+class StorageError(GenmodError):
+    """A store refused or broke a promise that genmod relies on."""
+
+    exit_code = 2
+
+
+class Unscorable(ConfigError):
+    """The model has no density that was asked for; raised when the plan is made."""
+
+
+class TrainingDiverged(GenmodError):
+    """The loss stopped being a finite number. Restarting would do the same again, so nobody does."""
+
+
+def did_you_mean(got: str, valid: Iterable[str]) -> str:
+    """The end of an error message: the nearest valid name, or all of them.
+
+    >>> did_you_mean("stpes", ["steps", "seed"])
+    "did you mean 'steps'?"
+    """
+    names = sorted(valid)
+    near = difflib.get_close_matches(got, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return "valid: " + ", ".join(names)

@@ -1,0 +1,1 @@
+"""Estimators of log p(x): pure functions over a model, each with its label."""

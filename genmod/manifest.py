@@ -1,0 +1,236 @@
+"""Done means: its manifest is there.
+
+A stage writes its files, then its manifest, last, by a create-if-absent write. The manifest names every
+file with size and digest and carries the fingerprint of what the stage was made from. Running a finished
+stage again finds the manifest and does nothing; a manifest with another fingerprint belongs to somebody
+else's work and is never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from genmod import storage
+from genmod.config import Config, fingerprint
+from genmod.errors import ConfigError, DataError
+
+FORMAT = 1
+"""Version of everything that is written below a root. Readers refuse a newer one."""
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class FileEntry(Config):
+    """One file: where it is (relative to the manifest, or absolute), how long, and its digest."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class ImageSpec(Config):
+    """What an image of a dataset is, and so what a model of it makes."""
+
+    channels: Literal[1, 3]
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    classes: int = Field(0, ge=0)
+    """Number of labels, 0 if there are none."""
+    levels: Literal[2, 256] = 256
+    """Values a pixel takes: 256, or 2 for binary data (stored as pixels 0 and 255)."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+    @property
+    def dims(self) -> int:
+        """D = C H W, what bits per dimension divide by."""
+        return self.channels * self.height * self.width
+
+    def __str__(self) -> str:
+        labels = f"{self.classes} classes" if self.classes else "no labels"
+        return f"{self.channels}x{self.height}x{self.width}, {self.levels} levels, {labels}"
+
+
+class ShardEntry(Config):
+    """One tar of a dataset with its index."""
+
+    split: Split
+    rows: int
+    tar: FileEntry
+    index: FileEntry
+
+
+class Manifest(Config):
+    """What a stage made. ``digest`` is over all other fields."""
+
+    kind: str
+    """dataset, model, scores, evaluation, report or verdict."""
+    format: int = FORMAT
+    fingerprint: str
+    """Of the configuration and the inputs' digests: what this was made from."""
+    parents: dict[str, str] = {}
+    """Name of an input -> its digest."""
+    files: tuple[FileEntry, ...] = ()
+    facts: dict[str, Any] = {}
+    """JSON values that readers of this kind need, e.g. metrics with their labels."""
+    digest: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.format > FORMAT:
+            raise ValueError(f"format {self.format} is newer than this genmod reads ({FORMAT})")
+        return self
+
+    def sealed(self) -> Self:
+        """The same with its digest filled in."""
+        return self.model_copy(update={"digest": self._digest()})
+
+    def _digest(self) -> str:
+        return fingerprint(self.model_dump(mode="json", exclude={"digest"}))
+
+    def is_whole(self) -> bool:
+        """Whether the digest fits the fields."""
+        return self.digest == self._digest()
+
+
+class DatasetManifest(Manifest):
+    """A dataset, real or synthetic: plain WebDataset tars, each with an index."""
+
+    kind: str = "dataset"
+    spec: ImageSpec
+    shards: tuple[ShardEntry, ...]
+    quarantined: int = 0
+    """Inputs that were refused; quarantine.parquet says why."""
+    class_names: tuple[str, ...] = ()
+
+    def of_split(self, split: Split) -> tuple[ShardEntry, ...]:
+        """The shards of a split, in order."""
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def rows(self, split: Split) -> int:
+        """How many samples a split has."""
+        return sum(shard.rows for shard in self.of_split(split))
+
+
+ManifestT = TypeVar("ManifestT", bound=Manifest)
+
+NAMES = {
+    "dataset": "dataset.json",
+    "model": "model.json",
+    "scores": "scores.json",
+    "evaluation": "evaluation.json",
+    "features": "features.json",
+    "report": "report.json",
+    "verdict": "verdict.json",
+}
+"""File name of each kind's manifest."""
+
+
+def load(schema: type[ManifestT], root: str, kind: str) -> ManifestT | None:
+    """The manifest in a folder, or None if there is none.
+
+    Raises:
+        DataError: it is there but broken.
+    """
+    url = storage.join(root, NAMES[kind])
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        return None
+    try:
+        manifest = schema.model_validate(json.loads(data))
+    except (ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{url} is not a {kind} manifest ({reason}); make it again") from None
+    if not manifest.is_whole():
+        raise DataError(f"{url} does not fit its own digest: it was changed after it was written")
+    return manifest
+
+
+def require(schema: type[ManifestT], root: str, kind: str, made_by: str) -> ManifestT:
+    """The manifest in a folder; its absence is a ConfigError that names the stage which makes it."""
+    manifest = load(schema, root, kind)
+    if manifest is None:
+        raise ConfigError(f"no {kind} at {root}; make it first: genmod {made_by}")
+    return manifest
+
+
+def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> ManifestT | None:
+    """The manifest if this very work is done, None if it is still to do.
+
+    Raises:
+        ConfigError: the folder holds work with another fingerprint, done or under way.
+    """
+    manifest = load(schema, root, kind)
+    found = manifest.fingerprint if manifest else _claimed(root)
+    if found is not None and found != wanted:
+        state = "holds" if manifest else "is being filled with"
+        raise ConfigError(
+            f"{root} {state} a {kind} made from something else "
+            f"(fingerprint {found[:12]}, this recipe's is {wanted[:12]}); "
+            "give another root with --set root=URL, or remove that folder"
+        )
+    return manifest
+
+
+_CLAIM = "claim.json"
+
+
+def claim(root: str, wanted: str) -> None:
+    """Say whose work a folder will hold, before the first file of it; checked by :func:`find_done`."""
+    storage.create(storage.join(root, _CLAIM), json.dumps({"fingerprint": wanted}).encode())
+    found = _claimed(root)
+    if found != wanted:
+        raise ConfigError(f"{root} was just claimed by another recipe; give another root")
+
+
+def _claimed(root: str) -> str | None:
+    try:
+        return str(json.loads(storage.read_bytes(storage.join(root, _CLAIM)))["fingerprint"])
+    except FileNotFoundError:
+        return None
+
+
+def publish(root: str, manifest: ManifestT) -> ManifestT:
+    """Seal and publish, the last write of a stage. If another writer was first, theirs is returned.
+
+    Raises:
+        ConfigError: theirs was made from something else.
+    """
+    sealed = manifest.sealed()
+    data = json.dumps(sealed.model_dump(mode="json"), indent=1).encode() + b"\n"
+    if storage.create(storage.join(root, NAMES[manifest.kind]), data):
+        return sealed
+    theirs = find_done(type(manifest), root, manifest.kind, manifest.fingerprint)
+    assert theirs is not None
+    return theirs
+
+
+def write_file(root: str, path: str, data: bytes) -> FileEntry:
+    """Write one file of a stage below its root and say what it is."""
+    storage.write_bytes(storage.join(root, path), data)
+    return FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data))
+
+
+def faults(root: str, files: Sequence[FileEntry]) -> list[str]:
+    """What is wrong with files that a manifest names: missing, of another size, of another digest."""
+    found: list[str] = []
+    for entry in files:
+        url = storage.join(root, entry.path)
+        try:
+            size_bytes = storage.size_bytes(url)
+            if size_bytes != entry.size_bytes:
+                found.append(f"{url}: {size_bytes} bytes, wanted {entry.size_bytes}")
+            elif storage.sha256_of(url) != entry.sha256:
+                found.append(f"{url}: its sha256 is not {entry.sha256[:12]}…")
+        except FileNotFoundError:
+            found.append(f"{url}: missing")
+    return found

@@ -1,0 +1,1 @@
+"""How good samples are, in declared features, with intervals."""

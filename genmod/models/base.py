@@ -1,0 +1,208 @@
+"""The one interface of all families, and the registry: one file of this folder is one family.
+
+A family's file defines ``Model``, a final subclass of :class:`GenerativeModel`. Nothing outside the
+file names it. Letters: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from genmod.config import Config, parse
+from genmod.data.batch import Batch
+from genmod.errors import ConfigError, did_you_mean
+from genmod.manifest import ImageSpec
+from genmod.rng import Rng, key_of
+
+
+class DataStats(Config):
+    """What a model may know of its training data beforehand, in network units ([-1, 1])."""
+
+    mean: tuple[float, ...]
+    """Of each channel, over the training split."""
+    std: tuple[float, ...]
+    """Of each channel, over the training split."""
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation over channels together (root of the mean variance)."""
+        return (sum(s * s for s in self.std) / len(self.std)) ** 0.5
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser and one loss."""
+
+    name: str
+    modules: tuple[str, ...]
+    """Names of the model's direct children whose parameters this phase moves."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a phase's forward pass gives."""
+
+    total: Tensor
+    """Scalar to descend: the mean over the batch."""
+    terms: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Detached scalars, units in the names (``kl_nats``), means over the batch."""
+
+
+LogProbLabel = Literal[
+    "exact",
+    "exact_to_tolerance",
+    "lower_bound",
+    "stochastic_lower_bound",
+    "estimate",
+    "stochastic_upper_bound",
+    "upper_bound",
+]
+"""How a number relates to the true log p: see methods in each estimator."""
+
+COUNTS = "counts"
+"""Measure of discrete data: probability of the pixels themselves, {0..255}^D or {0,1}^D."""
+
+
+@dataclass(frozen=True)
+class LogProb:
+    """Log-likelihoods of B rows, with what they are."""
+
+    nats_B: Tensor
+    """float64, summed over dimensions."""
+    stderr_B: Tensor
+    """float64, Monte Carlo standard error of each row's number; 0 if it is not random."""
+    label: LogProbLabel
+    estimator: str
+    """Name with version, e.g. ``iwae``."""
+    of: str
+    """Which model object's density: prior, sampler, dequantisation."""
+    measure: str
+    """``counts``, or ``lebesgue[-1,1]``."""
+    budget: Mapping[str, int | float | str]
+    """What was spent: ``{"k": 64}``."""
+
+
+class SampleOptions(Config):
+    """How to sample. Families subclass it with what they can do."""
+
+    @property
+    def draws_from_p(self) -> bool:
+        """Whether images are draws from the model's p(x): not so with guidance, truncation, few steps."""
+        return True
+
+    @property
+    def sampler(self) -> str:
+        """Name for manifests and reports."""
+        return "ancestral"
+
+
+class ScoreOptions(Config):
+    """How to estimate log p. Families subclass it."""
+
+
+class FamilyConfig(Config, ABC):
+    """A family's own configuration, the recipe's ``model.<name>.net``."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """A real but small model that trains in milliseconds: for contract tests and the doctor."""
+
+
+class GenerativeModel(nn.Module, ABC):
+    """A density p(x | label) and a sampler of it."""
+
+    Config: ClassVar[type[FamilyConfig]]
+    Sample: ClassVar[type[SampleOptions]]
+    Score: ClassVar[type[ScoreOptions]]
+
+    def __init__(self, config: FamilyConfig, spec: ImageSpec, stats: DataStats) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.stats = stats
+
+    @classmethod
+    def check(cls, config: Any, spec: ImageSpec) -> None:
+        """Raise ConfigError if this family cannot model such images. Asked when the plan is made."""
+
+    @classmethod
+    def check_scorable(cls, config: Any, how: Any) -> None:
+        """Raise Unscorable if log p cannot be had. Asked when the plan is made."""
+
+    @abstractmethod
+    def phases(self) -> tuple[Phase, ...]:
+        """What one training step does, in order."""
+
+    @abstractmethod
+    def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
+        """A phase's loss on a batch.
+
+        Args:
+            phase: a name from :meth:`phases`.
+            batch: the rows.
+            rng: one row for each of the batch, already keyed to this run; fold purposes from it.
+            nimg: images seen before this step, the clock of all schedules.
+        """
+
+    @abstractmethod
+    def sample(self, labels_B: Tensor | None, rng: Rng, how: Any) -> Tensor:
+        """Make B = len(rng) images, (B, C, H, W) in [-1, 1]. ``how`` is this family's ``Sample``.
+
+        Row b depends on the weights, ``labels_B[b]``, ``rng``'s row b and ``how``, on no other row.
+        """
+
+    @abstractmethod
+    def log_prob(self, batch: Batch, rng: Rng, how: Any) -> LogProb:
+        """Log-likelihood of each row; ``how`` is this family's ``Score``. Unscorable if there is none."""
+
+    def parameters_of(self, phase: Phase) -> dict[str, nn.Parameter]:
+        """Names and parameters that a phase moves."""
+        return {
+            f"{module}.{name}": parameter
+            for module in phase.modules
+            for name, parameter in self.get_submodule(module).named_parameters()
+        }
+
+
+def families() -> tuple[str, ...]:
+    """Names of all families: the files of this folder."""
+    import genmod.models as package
+
+    return tuple(
+        sorted(info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "base")
+    )
+
+
+def family(name: str) -> type[GenerativeModel]:
+    """The model class of a family."""
+    if name not in families():
+        raise ConfigError(f"no family is called {name!r}; {did_you_mean(name, families())}")
+    return importlib.import_module(f"genmod.models.{name}").Model
+
+
+class ModelConfig(Config):
+    """Everything needed to build a model again; config.json of a checkpoint or model folder."""
+
+    family: str
+    net: dict[str, Any]
+    spec: ImageSpec
+    stats: DataStats
+
+    def build(self, seed: int = 0) -> GenerativeModel:
+        """A new model. Its weights are a pure function of this configuration and the seed."""
+        model_class = family(self.family)
+        net = parse(model_class.Config, self.net, f"model ({self.family}) net")
+        model_class.check(net, self.spec)
+        with torch.random.fork_rng(devices=[]):
+            low, high = key_of(seed, f"init/{self.family}")
+            torch.manual_seed(high << 31 | low >> 1)
+            return model_class(net, self.spec, self.stats)

@@ -1,0 +1,202 @@
+"""Addressed randomness: every number is a pure function of (seed, purpose, index, step, position).
+
+The generator is Philox4x32-10 (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3),
+written as vectorised integer operations, so that the bits are the same on every device and for every
+split of the rows into batches. Nothing is consumed and no state is ever saved.
+
+    key      64 bits   blake2b(seed, purpose)
+    counter 128 bits   (block within the draw, step, index low, index high)
+
+Letters: B rows, N numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+_MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
+_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
+_ROUNDS = 10
+
+
+def philox4x32(counter_4N: Tensor, key: tuple[int, int]) -> Tensor:
+    """Ten rounds of Philox4x32.
+
+    Args:
+        counter_4N: int64 of shape (4, N), each value a 32-bit word.
+        key: two 32-bit words.
+
+    Returns:
+        int64 of shape (4, N), each value a 32-bit word.
+    """
+    device = counter_4N.device
+    even = counter_4N[0::2]  # words 0 and 2, the ones that are multiplied
+    odd = counter_4N[1::2]  # words 1 and 3
+    multipliers = torch.tensor([[_MULTIPLIER_0], [_MULTIPLIER_1]], dtype=torch.int64, device=device)
+    keys = [
+        [[(key[0] + r * _WEYL_0) & _MASK32], [(key[1] + r * _WEYL_1) & _MASK32]]
+        for r in range(_ROUNDS)
+    ]
+    keys_R21 = torch.tensor(keys, dtype=torch.int64, device=device)
+    for key_21 in keys_R21:
+        product = even * multipliers  # wraps modulo 2**64; its upper word is bits 32..63
+        high = (product >> 32).flip(0)
+        even = high.bitwise_xor_(odd).bitwise_xor_(key_21).bitwise_and_(_MASK32)
+        odd = product.flip(0)  # only its lower 32 bits count; masked where it is used
+    return torch.stack((even[0], odd[0] & _MASK32, even[1], odd[1] & _MASK32))
+
+
+def key_of(seed: int, purpose: str) -> tuple[int, int]:
+    """The 64-bit Philox key of a seed and a purpose, as two words."""
+    text = f"{seed}\x00{purpose}".encode()
+    digest = hashlib.blake2b(text, digest_size=8, person=b"genmod.rng").digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+@dataclass(frozen=True)
+class Rng:
+    """Random numbers for B rows, each row addressed by its own index.
+
+    ``Rng(seed, "train/noise", index_B).normal(C, H, W)`` gives a (B, C, H, W) tensor whose row b depends
+    on (seed, purpose, index_B[b], step) and on nothing else. Two draws that must differ need two purposes
+    (``rng.fold("time")``) or two steps (``rng.at(1)``).
+    """
+
+    seed: int
+    purpose: str
+    index_B: Tensor
+    """int64, at least 0: what addresses a row, e.g. the position in the training stream."""
+    step: int = 0
+    """Below 2**32."""
+
+    def __len__(self) -> int:
+        return self.index_B.shape[0]
+
+    def fold(self, purpose: str) -> Self:
+        """The same rows, for another purpose."""
+        return replace(self, purpose=f"{self.purpose}/{purpose}")
+
+    def at(self, step: int) -> Self:
+        """The same rows and purpose, at another step."""
+        return replace(self, step=step)
+
+    def rows(self, which: slice | Tensor) -> Self:
+        """Some of the rows."""
+        return replace(self, index_B=self.index_B[which])
+
+    def repeat(self, times: int) -> Self:
+        """``times`` independent copies of every row: (B,) -> (B * times,), copies of a row adjacent.
+
+        Copy k of row b is addressed by ``index * times + k``; fold a purpose that says what the copies are.
+        """
+        copies = torch.arange(times, device=self.index_B.device)
+        return replace(self, index_B=(self.index_B[:, None] * times + copies).reshape(-1))
+
+    def bits(self, count: int) -> Tensor:
+        """(B, count) int64 holding 32 random bits each."""
+        blocks = -(-count // 4)
+        index_B = self.index_B
+        shape = (len(self), blocks)
+        counter_4BK = torch.empty((4, *shape), dtype=torch.int64, device=index_B.device)
+        counter_4BK[0] = torch.arange(blocks, device=index_B.device)
+        counter_4BK[1] = self.step & _MASK32
+        counter_4BK[2] = (index_B & _MASK32)[:, None]
+        counter_4BK[3] = ((index_B >> 32) & _MASK32)[:, None]
+        words_4N = philox4x32(counter_4BK.view(4, -1), key_of(self.seed, self.purpose))
+        return words_4N.view(4, *shape).permute(1, 2, 0).reshape(len(self), blocks * 4)[:, :count]
+
+    def _open_unit(self, count: int) -> Tensor:
+        """(B, count) float64 in the open interval (0, 1), on a grid of 2**-32."""
+        return (self.bits(count).to(torch.float64) + 0.5) * 2.0**-32
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, *shape) uniform in [0, 1); 24 bits in float32, 32 in float64."""
+        count = math.prod(shape)
+        if dtype == torch.float64:
+            unit = self.bits(count).to(dtype) * 2.0**-32
+        else:
+            unit = ((self.bits(count) >> 8).to(torch.float32) * 2.0**-24).to(dtype)
+        return unit.reshape(len(self), *shape)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, *shape) standard normal, by Box and Muller 1958 in float64, then rounded to ``dtype``."""
+        count = math.prod(shape)
+        pairs = -(-count // 2)
+        unit = self._open_unit(2 * pairs)
+        radius = unit[:, :pairs].log().mul_(-2.0).sqrt_()
+        angle = unit[:, pairs:] * (2.0 * math.pi)
+        both = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
+        return both[:, :count].to(dtype).reshape(len(self), *shape)
+
+    def rademacher(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, *shape) of -1 and +1, each with probability one half."""
+        sign = (self.bits(math.prod(shape)) >> 31) * 2 - 1
+        return sign.to(dtype).reshape(len(self), *shape)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """(B, *shape) int64 uniform in [0, high), for 1 <= high <= 2**31; bias below high / 2**63."""
+        if not 1 <= high <= 2**31:
+            raise ValueError(f"high is {high}, wanted 1 .. 2**31")
+        count = math.prod(shape)
+        words = self.bits(2 * count)
+        # Lemire's multiply-shift on 63 bits would overflow; take the remainder of 62 random bits.
+        value = (words[:, :count] >> 1) << 31 | (words[:, count:] >> 1)
+        return (value % high).reshape(len(self), *shape)
+
+
+def rng_for(
+    seed: int, purpose: str, index: Sequence[int] | Tensor | range, device: torch.device | str = "cpu"
+) -> Rng:
+    """An :class:`Rng` over the given indices, which may be a range or a list."""
+    if isinstance(index, range):
+        index_B = torch.arange(index.start, index.stop, index.step, device=device)
+    else:
+        index_B = torch.as_tensor(index, dtype=torch.int64, device=device)
+    return Rng(seed, purpose, index_B)
+
+
+def shuffle(position_N: Tensor, size: int, seed: int, purpose: str) -> Tensor:
+    """Where each position goes in a keyed random permutation of ``range(size)``; no permutation is stored.
+
+    A balanced Feistel network of 6 Philox rounds over the next even power of two, walked until the
+    value falls below ``size`` (Black and Rogaway 2002, Ciphers with arbitrary finite domains), so the
+    cost is O(1) per position, at most 4 walks on average.
+
+    Args:
+        position_N: int64 positions in [0, size).
+        size: how many there are, at most 2**62.
+        seed: of the run.
+        purpose: names the permutation, e.g. ``order/epoch=3``.
+
+    Returns:
+        int64 of the same shape; over all positions, every value of [0, size) once.
+    """
+    if size <= 1:
+        return torch.zeros_like(position_N)
+    half_bits = max(1, -(-(size - 1).bit_length() // 2))
+    mask = (1 << half_bits) - 1
+    key = key_of(seed, f"shuffle/{purpose}")
+
+    def cipher(value_N: Tensor) -> Tensor:
+        left, right = value_N >> half_bits, value_N & mask
+        for round_number in range(6):
+            counter_4N = torch.stack(
+                (right, torch.full_like(right, round_number), right * 0, right * 0)
+            )
+            word_N = philox4x32(counter_4N, key)[0] & mask
+            left, right = right, left ^ word_N
+        return (left << half_bits) | right
+
+    value_N = cipher(position_N)
+    while bool((outside := value_N >= size).any()):
+        value_N = value_N.clone()
+        value_N[outside] = cipher(value_N[outside])
+    return value_N

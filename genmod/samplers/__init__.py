@@ -1,0 +1,1 @@
+"""Solvers that make images: pure functions over a model."""

@@ -1,0 +1,48 @@
+"""The only place where pixels, network inputs, nats and bits are turned into one another.
+
+A pixel is an integer in {0..255}. The network sees ``x = 2 (pixel + 1/2) / 256 - 1``, the middle of
+the pixel's bin in [-1, 1] (the encoding of Kingma et al. 2021, Variational Diffusion Models, sec. 5.1).
+A likelihood is a sum over all dimensions, in nats; bits per dimension are derived here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+LEVELS = 256
+"""Values that a pixel can take."""
+
+HALF_BIN = 1.0 / LEVELS
+"""Half the width of a pixel's bin, in network units: a bin is [x - HALF_BIN, x + HALF_BIN)."""
+
+
+def to_network(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels (uint8, 0..255) to the middles of their bins in [-1, 1]."""
+    return (pixels.to(dtype) + 0.5) * (2.0 / LEVELS) - 1.0
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """Network values to the pixel (uint8) whose bin holds them; outside [-1, 1] the edge's pixel."""
+    return ((x + 1.0) * (LEVELS / 2)).floor().clamp(0, LEVELS - 1).to(torch.uint8)
+
+
+def dequantise(x: Tensor, u: Tensor) -> Tensor:
+    """Spread each pixel over its bin. ``u`` is uniform in [0, 1); ``x`` as :func:`to_network` gives it."""
+    return x + (u - 0.5) * (2.0 / LEVELS)
+
+
+def log_bin_volume(dims: int) -> float:
+    """Log volume of one pixel bin in network units, in nats.
+
+    For a density p on network values, log P(pixels) >= E_u[log p(dequantise(x, u))] + log_bin_volume(D).
+    In bits per dimension that is the constant 7 which is added for data in [-1, 1].
+    """
+    return dims * math.log(2.0 / LEVELS)
+
+
+def bits_per_dim(nats: Tensor | float, dims: int) -> Tensor | float:
+    """-log2 P per dimension, from a log-likelihood in nats summed over ``dims`` dimensions."""
+    return -nats / (dims * math.log(2.0))

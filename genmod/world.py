@@ -1,0 +1,94 @@
+"""How many processes train together, as a value that is passed in. This one knows torch, not Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class World(Protocol):
+    """The processes that train one model, seen from one of them."""
+
+    @property
+    def rank(self) -> int:
+        """0 .. size-1."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        ...
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Make gradients of ``module`` averages over all ranks. Only parameters that require grad now."""
+        ...
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The average over all ranks, on every rank."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One process."""
+
+    device: torch.device = torch.device("cpu")
+    rank: int = 0
+    size: int = 1
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module itself."""
+        return module
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The value itself."""
+        return value
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The default torch.distributed process group, which somebody else has set up."""
+
+    device: torch.device
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return dist.get_rank()
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return dist.get_world_size()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """DistributedDataParallel; the loop moves batches itself, so no device_ids and no scatter."""
+        return nn.parallel.DistributedDataParallel(
+            module, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def mean(self, value: Tensor) -> Tensor:
+        """All-reduced; works for backends without AVG."""
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        dist.barrier()
