@@ -1,11 +1,12 @@
-"""Connect to Ray: a cluster that is there, or one on this machine that lives as long as the process."""
+"""Connect to Ray: a cluster that is there, or one on this machine that lives as long as the process.
+
+:func:`cluster.environment.set_environment` has been called before this module is imported.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
-from collections.abc import Mapping
 
 import ray
 from pydantic import Field
@@ -15,23 +16,6 @@ from genmod.errors import ConfigError
 
 LOCAL = "local"
 AUTO = "auto"
-
-ENVIRONMENT: Mapping[str, str] = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # A host that vanishes without a word is noticed in seconds, not in the default seven minutes.
-    "RAY_grpc_client_keepalive_time_ms": "10000",
-    "RAY_grpc_client_keepalive_timeout_ms": "5000",
-    # A task that needs too much memory fails after some tries instead of for ever.
-    "RAY_task_oom_retries": "3",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "OMP_NUM_THREADS": "1",
-}
-"""What every node, driver and job sets, unless the person has set it: see infra/decisions.md."""
-
 
 class ClusterConfig(Config):
     """The recipe's ``cluster``: which Ray, and what one worker of a stage asks of it."""
@@ -49,12 +33,6 @@ class ClusterConfig(Config):
     """1 puts each training worker, and each sampling or scoring actor, on a GPU of its own."""
 
 
-def set_environment() -> None:
-    """Put :data:`ENVIRONMENT` into this process's environment, where the person has not done so."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
 def connect(config: ClusterConfig) -> None:
     """Connect this process to Ray; nothing happens if it is connected already.
 
@@ -63,7 +41,6 @@ def connect(config: ClusterConfig) -> None:
     """
     if ray.is_initialized():
         return
-    set_environment()
     address = os.environ.get("RAY_ADDRESS", config.address) if config.address == AUTO else config.address
     if address in (LOCAL, AUTO) and not (address == AUTO and _inside_a_cluster()):
         _start_local(config)
@@ -90,10 +67,6 @@ def _inside_a_cluster() -> bool:
 
 
 def _start_local(config: ClusterConfig) -> None:
-    if not any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        # A token of this session's own: other users of the machine cannot talk to its Ray.
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     ray.init(
         address=LOCAL,
         num_cpus=config.cpus,

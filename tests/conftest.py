@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+from cluster.environment import set_environment
+
+set_environment()
 
 
 @pytest.fixture(scope="session", autouse=True)
