@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 
-import ray
 from pydantic import Field
 
 from genmod.config import Config
@@ -17,12 +16,13 @@ from genmod.errors import ConfigError
 LOCAL = "local"
 AUTO = "auto"
 
+
 class ClusterConfig(Config):
     """The recipe's ``cluster``: which Ray, and what one worker of a stage asks of it."""
 
     address: str = AUTO
-    """``local`` starts Ray in this process; ``auto`` finds a running cluster or starts a local one; else
-    the address of a cluster, HOST:PORT or ray://HOST:PORT."""
+    """``local`` starts Ray on this machine for as long as this process lives; ``auto`` is the cluster that
+    RAY_ADDRESS names, as it does in a Ray job, else local; or a cluster's address, HOST:PORT."""
     cpus: int | None = Field(None, gt=0)
     """Logical CPUs of a local Ray; all of the machine's if not given."""
     object_store_bytes: int = Field(256 << 20, ge=80 << 20)
@@ -39,10 +39,14 @@ def connect(config: ClusterConfig) -> None:
     Raises:
         ConfigError: nobody answers at the address.
     """
+    import ray  # here, so that a recipe can be read without the seconds that this takes
+
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", config.address) if config.address == AUTO else config.address
-    if address in (LOCAL, AUTO) and not (address == AUTO and _inside_a_cluster()):
+    address = config.address
+    if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS", LOCAL)  # Ray sets it for its jobs
+    if address == LOCAL:
         _start_local(config)
         return
     try:
@@ -57,16 +61,15 @@ def connect(config: ClusterConfig) -> None:
 
 def disconnect() -> None:
     """Leave the cluster, or end the local one."""
+    import ray
+
     if ray.is_initialized():
         ray.shutdown()
 
 
-def _inside_a_cluster() -> bool:
-    """Whether this process is a Ray job, whose cluster ``auto`` means."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
 def _start_local(config: ClusterConfig) -> None:
+    import ray
+
     ray.init(
         address=LOCAL,
         num_cpus=config.cpus,
