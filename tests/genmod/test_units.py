@@ -1,0 +1,38 @@
+"""Pixels, network inputs, nats, bits."""
+
+import math
+
+import pytest
+import torch
+
+from genmod import units
+
+
+def test_every_pixel_comes_back():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(units.to_pixels(units.to_network(pixels)), pixels)
+
+
+def test_bins_tile_the_range():
+    x = units.to_network(torch.arange(256, dtype=torch.uint8), torch.float64)
+    assert x[0] - units.HALF_BIN == -1.0
+    assert x[-1] + units.HALF_BIN == 1.0
+    low = units.dequantise(x, torch.zeros(256, dtype=torch.float64))
+    assert torch.allclose(low, x - units.HALF_BIN)
+    nearly_one = torch.full((256,), 1 - 2**-20, dtype=torch.float64)
+    high = units.dequantise(x, nearly_one)
+    assert torch.equal(units.to_pixels(high), torch.arange(256, dtype=torch.uint8))
+
+
+def test_outside_the_range_the_edge_pixel():
+    assert units.to_pixels(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+def test_a_uniform_density_costs_eight_bits():
+    dims = 12
+    nats = dims * math.log(0.5) + units.log_bin_volume(dims)
+    assert units.bits_per_dim(nats, dims) == pytest.approx(8.0)
+
+
+def test_log_bin_volume_is_the_constant_seven():
+    assert units.bits_per_dim(units.log_bin_volume(3), 3) == pytest.approx(7.0)
