@@ -1,0 +1,47 @@
+"""Gaussians with diagonal covariance over latent vectors. Letters: B rows, Z latent dimensions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genmod.rng import Rng
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, diag(exp(log_std))^2), one for each row."""
+
+    mean_BZ: Tensor
+    log_std_BZ: Tensor
+
+    def draw(self, rng: Rng, temperature: float = 1.0) -> Tensor:
+        """(B, Z): mean + temperature * std * eps, eps addressed by ``rng``'s rows."""
+        eps_BZ = rng.normal(self.mean_BZ.shape[1], dtype=self.mean_BZ.dtype)
+        return self.mean_BZ + temperature * self.log_std_BZ.exp() * eps_BZ
+
+    def nats(self, z_BZ: Tensor) -> Tensor:
+        """Log density, summed over Z, (B,) in nats."""
+        eps_BZ = (z_BZ - self.mean_BZ) * (-self.log_std_BZ).exp()
+        each_BZ = -0.5 * (eps_BZ.square() + math.log(2 * math.pi)) - self.log_std_BZ
+        return each_BZ.sum(1)
+
+    def kl_nats(self, other: Gaussian) -> Tensor:
+        """KL(self || other) of each dimension, (B, Z) in nats, at least 0.
+
+        With ``other`` = N(0, 1): -(1 + log s^2 - m^2 - s^2) / 2 (App. B, Kingma and Welling 2014).
+        """
+        log_ratio_BZ = self.log_std_BZ - other.log_std_BZ
+        shift_BZ = (self.mean_BZ - other.mean_BZ) * (-other.log_std_BZ).exp()
+        return 0.5 * (torch.expm1(2 * log_ratio_BZ) + shift_BZ.square()) - log_ratio_BZ
+
+    def rows(self, which_N: Tensor) -> Gaussian:
+        """Some of the rows, which may be repeated."""
+        return Gaussian(self.mean_BZ[which_N], self.log_std_BZ[which_N])
+
+    def double(self) -> Gaussian:
+        """In float64."""
+        return Gaussian(self.mean_BZ.double(), self.log_std_BZ.double())

@@ -1,0 +1,74 @@
+"""The importance-weighted bound on log p(x) of a model with latent variables.
+
+    L_k = E[log (1/k) sum_i w_i],   w_i = p(x, z_i) / q(z_i | x),   z_i ~ q(z | x)
+
+L_1 is the ELBO; L_k grows with k towards log p(x) (Theorem 1, Burda, Grosse and Salakhutdinov 2016,
+Importance weighted autoencoders, https://arxiv.org/abs/1509.00519). One evaluation of it is random,
+with expectation at most log p(x). Letters: B rows, Z latents, K samples, M repeats, N = rows of one call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from genmod.likelihood.gaussian import Gaussian
+from genmod.rng import Rng
+
+LogJoint = Callable[[Tensor, Tensor], Tensor]
+"""(z_NZ, row_N) -> log p(x[row], z) = log p(x[row] | z) + log p(z), (N,) in nats."""
+
+
+def log_weights(
+    posterior: Gaussian, log_joint: LogJoint, rng: Rng, samples: int, chunk: int
+) -> Tensor:
+    """Log weights log p(x, z_i) - log q(z_i | x), for samples of every row.
+
+    Sample i of row b is addressed by (``rng``'s row b, step i), so it depends neither on ``chunk`` nor
+    on how many samples follow.
+
+    Args:
+        posterior: q(z | x), B rows.
+        log_joint: the model.
+        rng: B rows.
+        samples: how many for each row.
+        chunk: rows of one call of ``log_joint``, roughly; memory grows with it.
+
+    Returns:
+        (samples, B) float64.
+    """
+    rows = len(rng)
+    per_call = max(1, chunk // max(1, rows))
+    parts: list[Tensor] = []
+    for first in range(0, samples, per_call):
+        steps = range(first, min(first + per_call, samples))
+        z_NZ = torch.cat([posterior.draw(rng.at(step)) for step in steps])
+        row_N = torch.arange(rows, device=z_NZ.device).repeat(len(steps))
+        q_N = posterior.rows(row_N).double().nats(z_NZ.double())
+        parts.append((log_joint(z_NZ, row_N).double() - q_N).view(len(steps), rows))
+    return torch.cat(parts)
+
+
+def bound(log_weights_SB: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """L_k of each row with its standard error.
+
+    Args:
+        log_weights_SB: (M k, B) from :func:`log_weights`; each run of k samples is one evaluation of the
+            bound, and the M evaluations are averaged.
+        k: samples within the logarithm.
+
+    Returns:
+        (B,) nats and (B,) standard error, float64. With M > 1 the error is the evaluations' standard
+        deviation over sqrt(M); with M = 1 it is the delta method's, the relative standard error of the
+        mean weight, and NaN for a single sample, which cannot tell.
+    """
+    weights_MKB = log_weights_SB.double().unflatten(0, (-1, k))
+    bounds_MB = torch.logsumexp(weights_MKB, 1) - math.log(k)
+    repeats = bounds_MB.shape[0]
+    if repeats > 1:
+        return bounds_MB.mean(0), bounds_MB.std(0) / math.sqrt(repeats)
+    relative_KB = (weights_MKB[0] - bounds_MB).exp()
+    return bounds_MB[0], relative_KB.std(0) / math.sqrt(k)

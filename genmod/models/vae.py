@@ -1,0 +1,277 @@
+"""Variational autoencoder: Gaussian posterior, convolutional nets, an honest likelihood of pixels.
+
+    z ~ N(0, 1),  x ~ p(x | z, y)          -log p(x | y) <= E_q[-log p(x | z, y)] + KL(q(z | x, y) || p(z))
+
+All likelihoods and divergences are sums over dimensions; only the batch is averaged over.
+Letters: B batch, C channels, H height, W width, Z latents, G groups of latents, E embedding, N rows.
+
+References:
+    Auto-encoding variational Bayes, Kingma and Welling 2014, https://arxiv.org/abs/1312.6114
+    Improving variational inference with inverse autoregressive flow (free bits), Kingma et al. 2016,
+    https://arxiv.org/abs/1606.04934
+    Importance weighted autoencoders, Burda et al. 2016, https://arxiv.org/abs/1509.00519
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, final
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from genmod import units
+from genmod.data.batch import Batch
+from genmod.errors import ConfigError
+from genmod.likelihood import iwae
+from genmod.likelihood.decoders import Bernoulli, DiscretisedLogistic, PixelLikelihood
+from genmod.likelihood.gaussian import Gaussian
+from genmod.manifest import ImageSpec
+from genmod.models.base import (
+    COUNTS,
+    DataStats,
+    FamilyConfig,
+    GenerativeModel,
+    LogProb,
+    Losses,
+    Phase,
+    SampleOptions,
+    ScoreOptions,
+)
+from genmod.nets.resnet import Decoder, Encoder, stride_of
+from genmod.rng import Rng
+
+
+class VAEConfig(FamilyConfig):
+    """The nets and the objective."""
+
+    latents: int = Field(default=32, ge=1)
+    """Z, length of the latent vector."""
+    unshuffle: int = Field(default=2, ge=1)
+    """Side of the pixel squares that the nets fold into channels; 1 for none."""
+    widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
+    """Channels of each level, finest first; each level after the first halves height and width."""
+    blocks: int = Field(default=1, ge=0)
+    """Residual blocks in each level of the encoder and of the decoder."""
+    embedding: int = Field(default=16, ge=1)
+    """Length of a class's embedding, for data with labels."""
+    likelihood: Literal["auto", "bernoulli", "discretised_logistic", "logistic_mixture"] = "auto"
+    """Of a pixel; ``auto`` is ``bernoulli`` for binary data and ``discretised_logistic`` for 8-bit data."""
+    components: int = Field(default=5, ge=2)
+    """Logistics of each pixel in a ``logistic_mixture``."""
+    kl_warmup_nimg: int = Field(default=0, ge=0)
+    """Images over which beta, the weight of the KL term, grows linearly from 0 to 1."""
+    free_bits_nats: float = Field(default=0.0, ge=0)
+    """KL below which a group of latents costs no less, for each image."""
+    free_bits_group: int = Field(default=1, ge=1)
+    """Adjacent latents that share one allowance of free bits; divides ``latents``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.latents % self.free_bits_group:
+            raise ValueError(f"free_bits_group must divide latents ({self.latents})")
+        if min(self.widths) < 1:
+            raise ValueError("widths must be positive")
+        return self
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """4 latents, one level of 8 channels."""
+        return cls(latents=4, widths=(8,), embedding=4, kl_warmup_nimg=16)
+
+
+class VAESample(SampleOptions):
+    """How to sample: z from the prior, then pixels."""
+
+    output: Literal["draw", "mean"] = "draw"
+    """``draw``: pixels from p(x | z). ``mean``: the expected image given z, smoother than any draw."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Factor on the prior's standard deviation; 1 is the prior itself."""
+
+    @property
+    def draws_from_p(self) -> bool:
+        """Only pixels drawn from p(x | z) with z from the unchanged prior."""
+        return self.output == "draw" and self.temperature == 1.0
+
+    @property
+    def sampler(self) -> str:
+        """What was done to draw."""
+        name = "ancestral" if self.output == "draw" else "decoder-mean"
+        return name if self.temperature == 1.0 else f"{name}, temperature {self.temperature:g}"
+
+
+class VAEScore(ScoreOptions):
+    """How to bound log p: by L_k, always with beta = 1."""
+
+    k: int = Field(default=64, ge=1)
+    """Importance samples within the logarithm; 1 is the ELBO."""
+    repeats: int = Field(default=1, ge=1)
+    """Evaluations of L_k that are averaged."""
+    chunk: int = Field(default=1024, ge=1)
+    """Rows of one decoder call: memory, not the result."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.k * self.repeats < 2:
+            raise ValueError("k = 1 needs repeats of at least 2, else there is no standard error")
+        return self
+
+
+@final
+class Model(GenerativeModel):
+    """p(x | y) = E_z p(x | z, y) with z ~ N(0, 1)."""
+
+    Config = VAEConfig
+    Sample = VAESample
+    Score = VAEScore
+
+    def __init__(self, config: VAEConfig, spec: ImageSpec, stats: DataStats) -> None:
+        super().__init__(config, spec, stats)
+        self.net = config
+        self.likelihood = _likelihood(config, spec)
+        embedding = config.embedding if spec.classes else 0
+        size = (spec.height, spec.width)
+        shape: dict[str, Any] = {
+            "unshuffle": config.unshuffle,
+            "widths": config.widths,
+            "blocks": config.blocks,
+        }
+        self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
+        self.encoder = Encoder(
+            spec.channels, size, 2 * config.latents, embedding=embedding, **shape
+        )
+        self.decoder = Decoder(
+            config.latents + embedding, self.likelihood.parameters * spec.channels, size, **shape
+        )
+
+    @classmethod
+    def check(cls, config: VAEConfig, spec: ImageSpec) -> None:
+        """Refuse a likelihood that is none for such pixels, and images smaller than the nets' grid."""
+        binary = config.likelihood == "bernoulli"
+        if config.likelihood != "auto" and binary != (spec.levels == 2):
+            raise ConfigError(
+                f"vae: likelihood {config.likelihood!r} is not a probability of pixels with "
+                f"{spec.levels} levels; set net.likelihood to auto"
+            )
+        stride = stride_of(config.unshuffle, config.widths)
+        if stride > min(spec.height, spec.width):
+            raise ConfigError(
+                f"vae: widths and unshuffle reduce images {stride}-fold, which is more than images "
+                f"of {spec.height}x{spec.width} have; give fewer net.widths or less net.unshuffle"
+            )
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One: descend the negative ELBO."""
+        modules = ("encoder", "decoder", "classes") if self.spec.classes else ("encoder", "decoder")
+        return (Phase("elbo", modules),)
+
+    def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
+        """Negative ELBO with beta and free bits; terms without them under their own names."""
+        assert phase == "elbo", phase
+        x_BCHW = batch.x_BCHW(self._dtype)
+        e_BE = self._embed(batch.labels_B)
+        posterior = self._posterior(x_BCHW, e_BE)
+        z_BZ = posterior.draw(rng.fold("posterior"))
+        rec_B = self.likelihood.nats(self._decode(z_BZ, e_BE), x_BCHW)
+        kl_BZ = posterior.kl_nats(_standard(posterior.mean_BZ))
+        # Free bits of each row (sec. 2.1.1, Kingma et al. 2016, without their mean over the batch,
+        # which would make the loss depend on how the batch is split).
+        kl_BG = kl_BZ.unflatten(1, (-1, self.net.free_bits_group)).sum(2)
+        floored_B = kl_BG.clamp(min=self.net.free_bits_nats).sum(1)
+        beta = self.beta(nimg)
+        total = (beta * floored_B - rec_B).mean()
+        with torch.no_grad():
+            kl_B = kl_BZ.sum(1)
+            elbo = (rec_B - kl_B).mean()
+            active = (posterior.mean_BZ.var(0, correction=0) > 0.01).sum()
+            terms = {
+                "rec_nats": rec_B.mean(),
+                "kl_nats": kl_B.mean(),
+                "elbo_nats": elbo,
+                "elbo_bits_per_dim": torch.as_tensor(units.bits_per_dim(elbo, self.spec.dims)),
+                "beta": torch.full_like(elbo, beta),
+                "active_units": active.to(elbo.dtype),
+            }
+        return Losses(total, {name: term.detach() for name, term in terms.items()})
+
+    def beta(self, nimg: int) -> float:
+        """Weight of the KL term, linear in images seen."""
+        warmup_nimg = self.net.kl_warmup_nimg
+        return min(1.0, nimg / warmup_nimg) if warmup_nimg else 1.0
+
+    @torch.no_grad()
+    def sample(self, labels_B: Tensor | None, rng: Rng, how: VAESample) -> Tensor:
+        """Latents from the prior, pixels from the decoder; both addressed by ``rng``'s rows."""
+        zeros_BZ = torch.zeros(
+            len(rng), self.net.latents, dtype=self._dtype, device=rng.index_B.device
+        )
+        z_BZ = _standard(zeros_BZ).draw(rng.fold("latent"), how.temperature)
+        raw_BPHW = self._decode(z_BZ, self._embed(labels_B))
+        if how.output == "mean":
+            return self.likelihood.mean(raw_BPHW)
+        return self.likelihood.draw(raw_BPHW, rng.fold("pixels"))
+
+    @torch.no_grad()
+    def log_prob(self, batch: Batch, rng: Rng, how: VAEScore) -> LogProb:
+        """L_k of log P(pixels | label), with beta = 1."""
+        x_BCHW = batch.x_BCHW(self._dtype)
+        e_BE = self._embed(batch.labels_B)
+        posterior = self._posterior(x_BCHW, e_BE)
+
+        def log_joint(z_NZ: Tensor, row_N: Tensor) -> Tensor:
+            e_NE = None if e_BE is None else e_BE[row_N]
+            rec_N = self.likelihood.nats(self._decode(z_NZ, e_NE), x_BCHW[row_N])
+            return rec_N.double() + _standard(z_NZ.double()).nats(z_NZ.double())
+
+        samples = how.k * how.repeats
+        weights_SB = iwae.log_weights(
+            posterior, log_joint, rng.fold("posterior"), samples, how.chunk
+        )
+        nats_B, stderr_B = iwae.bound(weights_SB, how.k)
+        return LogProb(
+            nats_B=nats_B,
+            stderr_B=stderr_B,
+            label="lower_bound" if how.k == 1 else "stochastic_lower_bound",
+            estimator="iwae",
+            of="decoder and prior, beta 1" + (", given the label" if self.spec.classes else ""),
+            measure=COUNTS,
+            budget={"k": how.k, "repeats": how.repeats},
+        )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.encoder.head.weight.dtype
+
+    def _embed(self, labels_B: Tensor | None) -> Tensor | None:
+        """Class embeddings, or None for data without labels."""
+        if not self.spec.classes:
+            return None
+        assert labels_B is not None, "a class-conditional model needs labels"
+        return self.classes(labels_B)
+
+    def _posterior(self, x_BCHW: Tensor, e_BE: Tensor | None) -> Gaussian:
+        """q(z | x, y), in at least float32 whatever the nets compute in."""
+        mean_BZ, log_std_BZ = _at_least_float32(self.encoder(x_BCHW, e_BE)).chunk(2, dim=1)
+        return Gaussian(mean_BZ, log_std_BZ)
+
+    def _decode(self, z_BZ: Tensor, e_BE: Tensor | None) -> Tensor:
+        """The likelihood's parameters, in at least float32."""
+        inputs = z_BZ if e_BE is None else torch.cat((z_BZ, e_BE.to(z_BZ.dtype)), dim=1)
+        return _at_least_float32(self.decoder(inputs))
+
+
+def _likelihood(config: VAEConfig, spec: ImageSpec) -> PixelLikelihood:
+    if spec.levels == 2:
+        return Bernoulli()
+    mixture = config.likelihood == "logistic_mixture"
+    return DiscretisedLogistic(config.components if mixture else 1)
+
+
+def _standard(like_BZ: Tensor) -> Gaussian:
+    """N(0, 1) in the shape of a tensor."""
+    zeros_BZ = torch.zeros_like(like_BZ)
+    return Gaussian(zeros_BZ, zeros_BZ)
+
+
+def _at_least_float32(raw: Tensor) -> Tensor:
+    return raw if raw.dtype == torch.float64 else raw.float()
