@@ -1,0 +1,235 @@
+"""One score table: log-likelihoods of some rows of a dataset as the bytes of a Parquet file.
+
+The table's metadata carries the label of its numbers, so a file that has lost its manifest still says
+what they are. Letters: B rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from genmod import units
+from genmod.config import Config, canonical_json
+from genmod.errors import DataError, GenmodError
+from genmod.manifest import Split
+from genmod.models.base import LogProb
+
+METADATA = b"genmod"
+"""Key of the JSON object in a table's schema metadata."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("label", pa.int64()),
+        pa.field("nats", pa.float64(), nullable=False),
+        pa.field("stderr", pa.float64(), nullable=False),
+        pa.field("bits_per_dim", pa.float64(), nullable=False),
+    ]
+)
+"""``index`` is the row's place in its split, ``nats`` log p summed over dimensions, ``stderr`` its Monte
+Carlo standard error in nats, 0 where the number is not random."""
+
+
+class ScoreConfig(Config):
+    """The recipe's ``score``: which rows get a log-likelihood, and how the work is cut."""
+
+    split: Split = "val"
+    max_rows: int | None = Field(None, gt=0)
+    """Score so many rows, drawn from the split by the seed; all of them if not given."""
+    micro_batch: int = Field(50, gt=0)
+    """Rows that the model computes together. Part of the result: it fixes how sums are rounded."""
+    rows_per_task: int = Field(250, gt=0)
+    """Rows of one unit of work, one Parquet file; a shard with more rows is cut."""
+    workers: int = Field(1, gt=0)
+    """Actors, each with the model on a device of its own. They do not change the result."""
+    weights: Literal["ema", "raw"] = "ema"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
+    deadline_s: float = Field(3600.0, gt=0)
+    """For one unit of work. One that takes longer is given up, the others go on, the stage fails."""
+
+    def result(self) -> dict[str, Any]:
+        """The fields that the scores depend on, for the fingerprint."""
+        return self.model_dump(mode="json", exclude={"workers", "device", "deadline_s"})
+
+
+class ScoreLabel(Config):
+    """What a log-likelihood is. Two numbers with different labels are never compared."""
+
+    label: str
+    estimator: str
+    of: str
+    measure: str
+    budget: dict[str, int | float | str]
+    units: str = "nats per image, summed over dimensions"
+
+    @classmethod
+    def from_log_prob(cls, log_prob: LogProb) -> Self:
+        """The label of an estimate."""
+        return cls(
+            label=log_prob.label,
+            estimator=log_prob.estimator,
+            of=log_prob.of,
+            measure=log_prob.measure,
+            budget=dict(log_prob.budget),
+        )
+
+
+def one_label(labels: Iterable[ScoreLabel]) -> ScoreLabel:
+    """The label that all parts of one job share.
+
+    Raises:
+        GenmodError: they differ, so their rows must not stand in one table.
+    """
+    distinct = {canonical_json(label.model_dump()): label for label in labels}
+    if len(distinct) != 1:
+        raise GenmodError(
+            f"one scoring job gave {len(distinct)} different labels: "
+            + " and ".join(text.decode() for text in sorted(distinct)[:2])
+        )
+    return next(iter(distinct.values()))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a dataset a table is about."""
+
+    keys: Sequence[str]
+    index_B: Tensor
+    """int64, each row's place in its split."""
+    labels_B: Tensor | None
+    """int64 class labels, None for data without."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-likelihoods of B rows with their label."""
+
+    rows: Rows
+    nats_B: Tensor
+    """float64."""
+    stderr_B: Tensor
+    """float64, nats."""
+    label: ScoreLabel
+
+    @classmethod
+    def joined(cls, rows: Rows, parts: Sequence[LogProb]) -> Self:
+        """Put the micro-batches of a unit of work together.
+
+        Raises:
+            GenmodError: rows were lost or added, or a log-likelihood is not a finite number.
+        """
+        keys = rows.keys
+        nats_B = torch.cat([part.nats_B for part in parts]).to("cpu", torch.float64)
+        stderr_B = torch.cat([part.stderr_B for part in parts]).to("cpu", torch.float64)
+        if not len(keys) == nats_B.shape[0] == stderr_B.shape[0]:
+            raise GenmodError(
+                f"{len(keys)} rows went in, {nats_B.shape[0]} log-likelihoods came out"
+            )
+        bad = (~(nats_B.isfinite() & stderr_B.isfinite())).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise GenmodError(
+                f"the log-likelihood of {keys[row]} is {float(nats_B[row])} "
+                f"({len(bad)} such of {len(keys)} rows); a trained model gives finite numbers"
+            )
+        label = one_label(ScoreLabel.from_log_prob(part) for part in parts)
+        return cls(rows, nats_B, stderr_B, label)
+
+    def to_parquet(self, dims: int, facts: Mapping[str, Any]) -> bytes:
+        """The table's file.
+
+        Args:
+            dims: D, for bits per dimension.
+            facts: what else the metadata says: digests of model and dataset, split, seed.
+        """
+        rows = self.rows
+        labels = [None] * len(rows.keys) if rows.labels_B is None else rows.labels_B.tolist()
+        bits_B = units.bits_per_dim(self.nats_B, dims)
+        assert isinstance(bits_B, Tensor)
+        columns = {
+            "key": list(rows.keys),
+            "index": rows.index_B.tolist(),
+            "label": labels,
+            "nats": self.nats_B.numpy(),
+            "stderr": self.stderr_B.numpy(),
+            "bits_per_dim": bits_B.numpy(),
+        }
+        metadata = {METADATA: canonical_json({**self.label.model_dump(), **facts})}
+        table = pa.table(columns, schema=SCHEMA.with_metadata(metadata))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        return sink.getvalue().to_pybytes()
+
+
+def read_parquet(data: bytes) -> tuple[Any, dict[str, Any]]:
+    """A pyarrow Table and what its metadata says.
+
+    Raises:
+        DataError: it is not a score table.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except pa.ArrowInvalid as error:
+        raise DataError(f"not a Parquet file: {error}") from None
+    metadata = table.schema.metadata or {}
+    if METADATA not in metadata or table.schema.names != SCHEMA.names:
+        raise DataError("a Parquet file, but not a table of scores that genmod wrote")
+    return table, json.loads(metadata[METADATA])
+
+
+class Moments(Config):
+    """Count, mean and sum of squared deviations; parts merge in any grouping, order fixed by the caller."""
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, value_B: Tensor) -> Self:
+        """Of some numbers."""
+        value_B = value_B.to(torch.float64)
+        if not len(value_B):
+            return cls()
+        mean = value_B.mean()
+        return cls(n=len(value_B), mean=float(mean), squares=float((value_B - mean).square().sum()))
+
+    def merged(self, other: Self) -> Self:
+        """Of both together (Chan, Golub and LeVeque 1983, Eq. 2.1)."""
+        n = self.n + other.n
+        if not n:
+            return self
+        delta = other.mean - self.mean
+        squares = self.squares + other.squares + delta * delta * self.n * other.n / n
+        return type(self)(n=n, mean=self.mean + delta * other.n / n, squares=squares)
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean over rows; 0 for fewer than 2."""
+        return math.sqrt(self.squares / (self.n - 1) / self.n) if self.n > 1 else 0.0
+
+
+def summary(parts: Sequence[Moments], dims: int, label: ScoreLabel) -> dict[str, Any]:
+    """What a manifest and a report say of all rows, with the numbers' label."""
+    total = Moments()
+    for part in parts:
+        total = total.merged(part)
+    return {
+        "n": total.n,
+        "mean_nats": total.mean,
+        "mean_nats_stderr": total.stderr,
+        "mean_bits_per_dim": units.bits_per_dim(total.mean, dims),
+        "mean_bits_per_dim_stderr": total.stderr / (dims * math.log(2.0)),
+        **label.model_dump(),
+    }
