@@ -1,0 +1,172 @@
+"""Where data comes from: the recipe's ``data`` section, and the kinds of source behind one interface.
+
+A source is named by one text, ``KIND:WHERE``, from which any process can open it again. It is listed once,
+by the process that makes the plan; the list says for each row what a task needs to fetch it (a small JSON
+value), so that no task lists again.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from genmod import storage
+from genmod.config import Config
+from genmod.data.codecs import Refused, Resize
+from genmod.errors import ConfigError, did_you_mean
+
+
+class Splits(Config):
+    """Shares of the rows that are held out. Which rows: by a hash of the key, whatever the seed."""
+
+    val: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test is {self.val + self.test:g}, nothing is left to train on")
+        return self
+
+
+Side = Annotated[int, Field(gt=0, le=8192)]
+
+
+class DataConfig(Config):
+    """The recipe's ``data``: a source, what its images are made into, and how rows are divided."""
+
+    source: str
+    """``builtin:digits``, ``builtin:mnist5k``, ``idx:FOLDER``, ``folder:FOLDER``, ``npz:FILE``,
+    ``webdataset:PATTERN``, ``parquet:FILES``."""
+    image_size: Side | tuple[Side, Side] | None = None
+    """Pixels: one number, or height and width. Not given: as the source's first readable image."""
+    channels: Literal[1, 3] | None = None
+    """1 grey, 3 RGB. Not given: as the source's first readable image."""
+    levels: Literal[2, 256] = 256
+    """2 makes every pixel 0 or 255, with the border at 128."""
+    resize: Resize = "none"
+    """For images of another size: ``none`` refuses them, ``fit`` stretches, ``crop`` scales to cover and
+    cuts the middle out, ``pad`` scales to fit in and fills up with black."""
+    labels: bool | Literal["auto"] = "auto"
+    """``true`` wants them, ``false`` leaves them out, ``auto`` takes them where the source has them."""
+    classes: int | None = Field(None, gt=0)
+    """How many there must be. Not given: as many as the source has."""
+    shard_rows: int | None = Field(None, gt=0)
+    """Rows of one tar. Not given: 2048, or fewer where images are so large that they pass 32 MiB."""
+    splits: Splits = Splits()
+    max_quarantined: float = Field(0.01, ge=0, le=1)
+    """Share of the inputs that may be refused before the stage gives up."""
+    workers: int | None = Field(None, gt=0)
+    """Shards made at the same time; as many as there are CPUs if not given. Not part of the result."""
+
+    def result(self) -> dict[str, Any]:
+        """The fields that the bytes depend on, for the fingerprint; the source counts by its content."""
+        return self.model_dump(mode="json", exclude={"source", "max_quarantined", "workers"})
+
+
+Image = bytes | NDArray[np.uint8] | Refused
+"""What a source gives for a row: an encoded image, pixels (H, W) or (H, W, C), or why there is none."""
+
+Ref = Any
+"""A small JSON value that says where a row is; each kind of source has its own."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every row of a source, without the images."""
+
+    names: Sequence[str]
+    """What each row is called in the source; unique and unchanged when the source grows."""
+    refs: Sequence[Ref]
+    labels_N: NDArray[np.int64] | None
+    """Negative where a row has none. None: the source is not labelled."""
+    fingerprint: str
+    """Of the content: digests, or names and sizes."""
+    size_bytes: int
+    """Of the images as they are, for estimates."""
+    class_names: tuple[str, ...] = ()
+    shape: tuple[int, int, int] | None = None
+    """(C, H, W) if all images are declared to have it."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """(name, reason) of what was found but cannot be a row."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the labels tell of, 0 without labels."""
+        if self.labels_N is None:
+            return 0
+        return len(self.class_names) or int(self.labels_N.max(initial=-1)) + 1
+
+
+class Source(ABC):
+    """Rows of images, some with labels."""
+
+    kind: ClassVar[str]
+    scattered: ClassVar[bool]
+    """Whether rows are as cheap to fetch in any order as in the listed one."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @property
+    def text(self) -> str:
+        """``KIND:WHERE``; :func:`open_source` makes the same source of it anywhere."""
+        return f"{self.kind}:{self.where}"
+
+    @abstractmethod
+    def listing(self) -> Listing:
+        """Every row. Raises DataError if the source is not there or holds nothing."""
+
+    @abstractmethod
+    def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
+        """The images of some rows, in the order of ``refs``.
+
+        Args:
+            refs: from the listing.
+            fingerprint: the listing's.
+
+        Raises:
+            DataError: the source is no longer what was listed.
+        """
+
+
+_MODULES = {
+    "builtin": "sources_array",
+    "idx": "sources_array",
+    "npz": "sources_array",
+    "folder": "sources_files",
+    "webdataset": "sources_tars",
+    "parquet": "sources_tables",
+}
+
+
+def open_source(text: str) -> Source:
+    """The source that ``KIND:WHERE`` names. Touches nothing yet.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    kind, colon, where = text.partition(":")
+    if not colon or not where or where.startswith("//"):
+        raise ConfigError(
+            f"recipe: data.source is {text!r}, wanted KIND:WHERE, e.g. folder:{text}; "
+            f"kinds: {', '.join(sorted(_MODULES))}"
+        )
+    if kind not in _MODULES:
+        raise ConfigError(
+            f"recipe: data.source is {text!r}, no kind of source is called {kind!r}; "
+            f"{did_you_mean(kind, _MODULES)}"
+        )
+    module = importlib.import_module(f"genmod.data.{_MODULES[kind]}")
+    source_class: type[Source] = module.KINDS[kind]
+    return source_class(where if kind == "builtin" else storage.resolve(where))
