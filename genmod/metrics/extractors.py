@@ -1,0 +1,120 @@
+"""The two networks that make features: a small classifier and principal components.
+
+Letters: B batch, C channels, H height, W width, D features, K classes, P pooled pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genmod.config import Config
+from genmod.manifest import ImageSpec
+
+FEATURES = 64
+"""D of both extractors."""
+
+POOLED = 32
+"""Principal components see images averaged down to at most this height and width."""
+
+
+class ExtractorConfig(Config):
+    """Everything but the weights: config.json of a features folder."""
+
+    kind: Literal["classifier", "pca"]
+    version: int = 1
+    spec: ImageSpec
+
+    @property
+    def name(self) -> str:
+        """``classifier-v1``."""
+        return f"{self.kind}-v{self.version}"
+
+    def build(self) -> Network:
+        """A new network; its weights are drawn from torch's global generator."""
+        return NETWORKS[self.kind](self.spec)
+
+
+class Network(nn.Module, ABC):
+    """Images to raw features, and the one number that puts them on a common scale."""
+
+    scale: Tensor
+    """Makes the mean square of all features of the training images 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    @abstractmethod
+    def raw_BD(self, x_BCHW: Tensor) -> Tensor:
+        """Features of images in [-1, 1], not scaled."""
+
+    @abstractmethod
+    def classes_B(self, raw_BD: Tensor) -> Tensor | None:
+        """The most likely class by the raw features, None if the network knows no classes."""
+
+
+class Classifier(Network):
+    """Strided convolutions down to about 4x4, then one hidden layer, which is the features."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        side = max(spec.height, spec.width)
+        layers: list[nn.Module] = []
+        channels, width = spec.channels, 16
+        while side > 4:
+            kernel = 3 if layers else 5
+            layers += [nn.Conv2d(channels, width, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
+            channels, width, side = width, min(2 * width, 64), -(-side // 2)
+        self.body = nn.Sequential(*layers)
+        with torch.no_grad():
+            flat = self.body(torch.zeros(1, *spec.shape)).numel()
+        self.hidden = nn.Linear(flat, FEATURES)
+        self.head = nn.Linear(FEATURES, spec.classes)
+
+    def raw_BD(self, x_BCHW: Tensor) -> Tensor:
+        """The hidden layer after its SiLU, which leaves no feature dead."""
+        return F.silu(self.hidden(self.body(x_BCHW).flatten(1)))
+
+    def classes_B(self, raw_BD: Tensor) -> Tensor:
+        """The class of the greatest logit."""
+        return self.head(raw_BD).argmax(1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, K) logits."""
+        return self.head(self.raw_BD(x_BCHW))
+
+
+class Pca(Network):
+    """Projection on the leading principal components of (pooled) pixels, not whitened."""
+
+    mean_P: Tensor
+    components_PD: Tensor
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        height, width = min(spec.height, POOLED), min(spec.width, POOLED)
+        self.size = height, width
+        pixels = spec.channels * height * width
+        self.register_buffer("mean_P", torch.zeros(pixels))
+        self.register_buffer("components_PD", torch.zeros(pixels, min(FEATURES, pixels)))
+
+    def pooled_BP(self, x_BCHW: Tensor) -> Tensor:
+        """Images averaged down and flattened."""
+        return F.adaptive_avg_pool2d(x_BCHW, self.size).flatten(1)
+
+    def raw_BD(self, x_BCHW: Tensor) -> Tensor:
+        """Coordinates along the components."""
+        return (self.pooled_BP(x_BCHW) - self.mean_P) @ self.components_PD
+
+    def classes_B(self, raw_BD: Tensor) -> None:
+        """It knows none."""
+        return
+
+
+NETWORKS: dict[str, type[Classifier] | type[Pca]] = {"classifier": Classifier, "pca": Pca}
+"""By the name in the configuration."""

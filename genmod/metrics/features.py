@@ -1,0 +1,219 @@
+"""Declared feature spaces: fitted on the real training split, kept as an artifact, known by their digest.
+
+With labels the features are the hidden layer of a small classifier, without labels the principal
+components of pixels. A number measured in such a space shows its name, ``fd[classifier-v1@1a2b3c4d]``.
+Letters: N rows, B batch, C channels, H height, W width, D features, P pooled pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+from torch.nn import functional as F
+
+from genmod import storage, units
+from genmod.config import Config, canonical_json, fingerprint
+from genmod.errors import ConfigError, DataError, TrainingDiverged
+from genmod.manifest import FileEntry, ImageSpec, Manifest, require, write_file
+from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca
+from genmod.rng import key_of, rng_for, shuffle
+
+CONFIG_FILE = "config.json"
+BATCH_ROWS = 512
+"""Images that go through an extractor at once."""
+
+
+class FeaturesConfig(Config):
+    """How the feature space is made."""
+
+    kind: Literal["auto", "classifier", "pca"] = "auto"
+    """``auto`` is a classifier where the data has labels, principal components where it has none."""
+    rows: int = Field(default=60_000, ge=2)
+    """At most so many training images are used."""
+    shown_images: int = Field(default=80_000, ge=1)
+    """How many images the classifier sees while it is trained, over all epochs."""
+    batch_images: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """The highest; it falls to 0 along half a cosine."""
+
+    def extractor(self, spec: ImageSpec) -> ExtractorConfig:
+        """Which extractor it is for such images. ConfigError for a classifier without labels."""
+        if self.kind == "classifier" and not spec.classes:
+            raise ConfigError(
+                "evaluate.features.kind is 'classifier', but the data has no labels; use 'auto' or 'pca'"
+            )
+        labelled = self.kind == "classifier" or (self.kind == "auto" and spec.classes > 0)
+        return ExtractorConfig(kind="classifier" if labelled else "pca", spec=spec)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an extractor says of N images."""
+
+    features_ND: Tensor
+    """float64."""
+    classes_N: Tensor | None
+    """int64: the class it takes each image for."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature space: configuration, weights and their digest."""
+
+    config: ExtractorConfig
+    network: Network
+    digest: str
+
+    @property
+    def label(self) -> str:
+        """``classifier-v1@1a2b3c4d``."""
+        return f"{self.config.name}@{self.digest[:8]}"
+
+    @torch.no_grad()
+    def extract(self, pixels_NCHW: Tensor) -> Features:
+        """Features of uint8 pixels, and classes if the extractor knows any."""
+        if pixels_NCHW.dtype != torch.uint8 or pixels_NCHW.shape[1:] != self.config.spec.shape:
+            raise DataError(
+                f"features {self.label} are of {self.config.spec}, got {pixels_NCHW.dtype} "
+                f"{tuple(pixels_NCHW.shape[1:])}"
+            )
+        features: list[Tensor] = []
+        classes: list[Tensor] = []
+        for pixels_BCHW in pixels_NCHW.split(BATCH_ROWS):
+            raw_BD = self.network.raw_BD(units.to_network(pixels_BCHW))
+            features.append(raw_BD.to(torch.float64) * self.network.scale)
+            classes_B = self.network.classes_B(raw_BD)
+            if classes_B is not None:
+                classes.append(classes_B)
+        return Features(torch.cat(features), torch.cat(classes) if classes else None)
+
+
+def fit(
+    config: FeaturesConfig, spec: ImageSpec, pixels_NCHW: Tensor, labels_N: Tensor | None, seed: int
+) -> Extractor:
+    """Fit the feature space to real training images; a pure function of its arguments.
+
+    Args:
+        config: how.
+        spec: of the images.
+        pixels_NCHW: uint8.
+        labels_N: int64, None for data without labels.
+        seed: of the run.
+    """
+    extractor = config.extractor(spec)
+    with torch.random.fork_rng(devices=[]):
+        high, low = key_of(seed, "features/init")
+        torch.manual_seed(high << 31 | low >> 1)
+        network = extractor.build()
+    if isinstance(network, Classifier):
+        assert labels_N is not None
+        _fit_classifier(network, config, pixels_NCHW, labels_N, seed)
+    else:
+        _fit_pca(network, pixels_NCHW)
+    network.eval().requires_grad_(False)
+    raw_ND = Extractor(extractor, network, "").extract(pixels_NCHW).features_ND
+    network.scale.copy_(raw_ND.square().mean().rsqrt())
+    return Extractor(extractor, network, _digest(extractor, _weights(network)))
+
+
+def _fit_classifier(
+    network: Classifier, config: FeaturesConfig, pixels_NCHW: Tensor, labels_N: Tensor, seed: int
+) -> None:
+    rows, batch = len(pixels_NCHW), config.batch_images
+    steps = max(1, config.shown_images // batch)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    margin = max(1, max(pixels_NCHW.shape[2:]) // 14)
+    network.train()
+    for step in range(steps):
+        index_B = torch.arange(step * batch, (step + 1) * batch)
+        row_B = torch.empty_like(index_B)
+        for epoch in torch.unique(index_B // rows).tolist():
+            here = index_B // rows == epoch
+            purpose = f"features/epoch={epoch}"
+            row_B[here] = shuffle(index_B[here] % rows, rows, seed, purpose)
+        moves_B2 = rng_for(seed, "features/shift", index_B).integers(2 * margin + 1, 2)
+        x_BCHW = units.to_network(shifted(pixels_NCHW[row_B], moves_B2, margin))
+        loss = F.cross_entropy(network(x_BCHW), labels_N[row_B])
+        if not math.isfinite(loss.item()):
+            raise TrainingDiverged(
+                f"features: the classifier's loss is {loss.item()} at step {step}"
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def shifted(pixels_BCHW: Tensor, moves_B2: Tensor, margin: int) -> Tensor:
+    """Each image moved by its own number of rows and columns; what enters repeats the edge.
+
+    Args:
+        pixels_BCHW: images.
+        moves_B2: 0 .. 2 margin; ``margin`` leaves the image where it is.
+        margin: the furthest move.
+    """
+    height, width = pixels_BCHW.shape[2:]
+    row_BH = (torch.arange(height) + moves_B2[:, :1] - margin).clamp(0, height - 1)
+    column_BW = (torch.arange(width) + moves_B2[:, 1:] - margin).clamp(0, width - 1)
+    image_B = torch.arange(len(pixels_BCHW))[:, None, None]
+    moved_BHWC = pixels_BCHW.permute(0, 2, 3, 1)[image_B, row_BH[:, :, None], column_BW[:, None, :]]
+    return moved_BHWC.permute(0, 3, 1, 2)
+
+
+def _fit_pca(network: Network, pixels_NCHW: Tensor) -> None:
+    assert isinstance(network, Pca)
+    blocks = [network.pooled_BP(units.to_network(b)) for b in pixels_NCHW.split(BATCH_ROWS)]
+    pooled_NP = torch.cat(blocks).to(torch.float64)
+    mean_P = pooled_NP.mean(0)
+    pooled_NP -= mean_P
+    _, vectors_PP = torch.linalg.eigh(pooled_NP.T @ pooled_NP)
+    leading_PD = vectors_PP.flip(1)[:, : network.components_PD.shape[1]]
+    # An eigenvector's sign is arbitrary; its largest entry is made positive.
+    largest_1D = leading_PD.abs().argmax(0, keepdim=True)
+    leading_PD = leading_PD * leading_PD.gather(0, largest_1D).sign()
+    network.mean_P.copy_(mean_P)
+    network.components_PD.copy_(leading_PD)
+
+
+def _weights(network: Network) -> bytes:
+    return tensors_to_bytes({name: t.contiguous() for name, t in network.state_dict().items()})
+
+
+def _digest(config: ExtractorConfig, weights: bytes) -> str:
+    return fingerprint(config, storage.sha256(weights))
+
+
+def save(extractor: Extractor, root: str) -> tuple[FileEntry, ...]:
+    """Write configuration and weights below a root; the weights' name says what is in them."""
+    weights = _weights(extractor.network)
+    config = canonical_json(extractor.config.model_dump(mode="json")) + b"\n"
+    name = f"weights-{storage.sha256(weights)[:12]}.safetensors"
+    return write_file(root, CONFIG_FILE, config), write_file(root, name, weights)
+
+
+def load(root: str) -> Extractor:
+    """The feature space in a folder. ConfigError if there is none, DataError if it is not whole."""
+    manifest = require(Manifest, root, "features", "evaluate")
+    config_entry, weights_entry = manifest.files
+    config_data = storage.read_bytes(storage.join(root, config_entry.path))
+    weights = storage.read_bytes(storage.join(root, weights_entry.path))
+    for entry, data in ((config_entry, config_data), (weights_entry, weights)):
+        if storage.sha256(data) != entry.sha256:
+            raise DataError(
+                f"{storage.join(root, entry.path)} does not fit its digest; make it again"
+            )
+    config = ExtractorConfig.model_validate(json.loads(config_data))
+    with torch.random.fork_rng(devices=[]):
+        network = config.build()
+    network.load_state_dict(tensors_from_bytes(weights))
+    network.eval().requires_grad_(False)
+    return Extractor(config, network, _digest(config, weights))
