@@ -1,0 +1,231 @@
+"""Bulk work over a pool of actors: one Ray Data execution, one actor per device, small facts back.
+
+A work item is a JSON object that says what to make; an actor makes it, writes the files itself and gives
+back a small JSON object. Items are independent and idempotent (they end with a receipt), so any of them may
+be tried again, on any actor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import traceback
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cluster.session import ClusterConfig
+from genmod.errors import ConfigError, DataError, GenmodError
+
+TRIES = 3
+"""How often an actor tries an item whose storage fails, and how often Ray gives an item to a new actor."""
+
+RESTARTS = 8
+"""How often Ray starts an actor anew whose process ended."""
+
+FAILURES = 8
+"""A job with so many failed items stops; fewer do not keep the others from being made."""
+
+START_UP_S = 600.0
+"""What the first item may take longer than its deadline: processes start, models load."""
+
+MOST_BLOCKS = 2_048
+"""Blocks of the work list. Longer lists put several items into a block."""
+
+Task = dict[str, Any]
+"""A work item: JSON values."""
+
+Facts = dict[str, Any]
+"""What came of an item: JSON values."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one actor asks of the cluster, and where it computes."""
+
+    device: Literal["cpu", "cuda"]
+    cpus: float
+    gpus: float
+
+
+def shape(device: Literal["auto", "cpu", "cuda"], cluster: ClusterConfig) -> Shape:
+    """The actors of a job. ``auto`` is cuda where the recipe gives workers GPUs."""
+    if device == "cuda" or (device == "auto" and cluster.gpus_per_worker > 0):
+        return Shape("cuda", cluster.cpus_per_worker, cluster.gpus_per_worker or 1)
+    return Shape("cpu", cluster.cpus_per_worker, 0)
+
+
+class Actor(ABC):
+    """What Ray Data starts once per device. Subclasses hold the models and know how to do an item."""
+
+    def __init__(self, device: str, threads: int, deadline_s: float) -> None:
+        self.device = device
+        self.threads = threads
+        self.deadline_s = deadline_s
+        self._stuck = False
+        self._set_threads()
+
+    @abstractmethod
+    def do(self, task: Task) -> Facts:
+        """Make one item, write it, and say what it is. May be called again with the same item."""
+
+    def _set_threads(self) -> None:
+        import torch  # here, not at the top: the driver has no use for it
+
+        torch.set_num_threads(self.threads)
+
+    def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Ray Data's call: a batch of items in, what came of them out."""
+        return {"facts": [json.dumps(self._within_deadline(json.loads(t))) for t in batch["task"]]}
+
+    def _within_deadline(self, task: Task) -> Facts:
+        """Do an item on a thread that can be given up; what went wrong is a fact too."""
+        if self._stuck:
+            os._exit(
+                1
+            )  # a thread of an earlier item still holds the device; Ray starts a fresh process
+        outcome: list[Facts] = []
+        thread = threading.Thread(target=lambda: outcome.append(self._tried(task)), daemon=True)
+        thread.start()
+        thread.join(self.deadline_s)
+        if not outcome:
+            self._stuck = True
+            return _failure(task, f"took longer than its deadline of {self.deadline_s:g} s")
+        self._stuck = outcome[0].get("poisoned", False)
+        return outcome[0]
+
+    def _tried(self, task: Task) -> Facts:
+        """Do an item; a store's hiccup is tried again, a person's mistake is not."""
+        self._set_threads()  # OpenMP counts the threads of each thread of its own
+        for attempt in range(1, TRIES + 1):
+            try:
+                return self.do(task)
+            except GenmodError as error:
+                return _failure(task, str(error), exit_code=error.exit_code)
+            except OSError as error:
+                if attempt == TRIES:
+                    return _failure(task, f"{type(error).__name__}: {error} ({TRIES} tries)")
+                time.sleep(0.2 * 5**attempt)
+            except (
+                Exception
+            ) as error:  # told to the driver, which decides; the process may be broken
+                text = f"{type(error).__name__}: {error}"
+                return _failure(task, text, poisoned=True, trace=traceback.format_exc())
+        raise AssertionError("unreachable")
+
+
+def _failure(task: Task, error: str, **more: Any) -> Facts:
+    return {"task": task, "error": " ".join(error.split()), **more}
+
+
+def run(
+    actor: type[Actor],
+    tasks: Sequence[Task],
+    *,
+    workers: int,
+    where: Shape,
+    deadline_s: float,
+    **constructor: Any,
+) -> Iterator[Facts]:
+    """Do all items on a pool of actors; yields what came of each as it is done, in any order.
+
+    Args:
+        actor: the class; it gets ``device``, ``threads``, ``deadline_s`` and ``constructor``.
+        tasks: the items. Each has a ``name`` for messages.
+        workers: actors at most. Fewer work if the cluster has no room for all.
+        where: what each asks for.
+        deadline_s: for one item.
+        **constructor: further arguments of the class.
+
+    Raises:
+        ConfigError: the cluster has no node that one actor fits on.
+        DataError: an item was refused for a reason that a person must mend; the job stops.
+        GenmodError: items failed otherwise. All others have been made, unless too many failed.
+    """
+    if not tasks:
+        return
+    _check_room(where)
+    failed: list[Facts] = []
+    constructor |= {"device": where.device, "threads": max(1, int(where.cpus))}
+    for facts in _stream(actor, tasks, workers, where, constructor | {"deadline_s": deadline_s}):
+        if "error" not in facts:
+            yield facts
+            continue
+        failed.append(facts)
+        if facts.get("exit_code") == DataError.exit_code:
+            raise DataError(f"{facts['task']['name']}: {facts['error']}")
+        if len(failed) >= FAILURES:
+            break
+    if failed:
+        first = failed[0]
+        error = GenmodError(
+            f"{len(failed)} of {len(tasks)} pieces of work failed, the first of them "
+            f"{first['task']['name']}: {first['error']}; the same command makes what is missing"
+        )
+        if "trace" in first:
+            error.add_note(first["trace"])
+        raise error
+
+
+def _check_room(where: Shape) -> None:
+    import ray
+
+    for node in ray.nodes():
+        has = node["Resources"]
+        if node["Alive"] and has.get("CPU", 0) >= where.cpus and has.get("GPU", 0) >= where.gpus:
+            return
+    raise ConfigError(
+        f"no node of the cluster has the {where.cpus:g} CPUs and {where.gpus:g} GPUs that one worker asks "
+        "for; start one that has, or change cluster.cpus_per_worker and cluster.gpus_per_worker"
+    )
+
+
+def _stream(
+    actor: type[Actor],
+    tasks: Sequence[Task],
+    workers: int,
+    where: Shape,
+    constructor: Mapping[str, Any],
+) -> Iterator[Facts]:
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.exceptions import RayError
+    from ray.util.annotations import RayDeprecationWarning
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = constructor["deadline_s"] + START_UP_S
+    workers = min(workers, len(tasks))
+    items = [{"task": json.dumps(task)} for task in tasks]
+    with DataContext.current(context), warnings.catch_warnings():
+        # The budget of restarts has no other way in yet; without it Ray would restart for ever.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        blocks = min(len(items), MOST_BLOCKS)
+        done = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+            actor,
+            batch_size=1,
+            fn_constructor_kwargs=dict(constructor),
+            compute=ActorPoolStrategy(
+                min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=1
+            ),
+            num_cpus=where.cpus,
+            num_gpus=where.gpus,
+            max_restarts=RESTARTS,
+            max_task_retries=TRIES,
+        )
+    try:
+        for row in done.iter_rows():
+            yield json.loads(row["facts"])
+    except RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise GenmodError(
+            f"the pool of {workers} workers was lost ({type(error).__name__}: {reason}); "
+            "the same command makes what is missing"
+        ) from error
