@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genmod import units
 from genmod.config import Config
+from genmod.data.shards import Row
 from genmod.errors import ConfigError, GenmodError, did_you_mean
 from genmod.manifest import ImageSpec
 from genmod.models.base import GenerativeModel, SampleOptions
@@ -39,8 +40,8 @@ class SampleConfig(Config):
     micro_batch: int = Field(100, gt=0)
     """Images that the model makes together. Part of the result: it fixes how sums are rounded."""
     labels: int | str = "auto"
-    """``balanced`` deals the classes out in turn, a class's number or name asks for it alone, ``none`` for
-    no class. ``auto``: balanced where the model knows classes, none elsewhere."""
+    """``balanced`` deals the classes out in turn, a class's number or name asks for it alone, ``none`` is
+    for a model without labels. ``auto``: balanced where the model knows classes, none elsewhere."""
     workers: int = Field(1, gt=0)
     """Actors, each with the model on a device of its own. They do not change the result."""
     weights: Literal["ema", "raw"] = "ema"
@@ -59,12 +60,12 @@ class Asked:
     """Which labels a job asks for, resolved against what the model knows."""
 
     classes: int
-    """Number of labels of the resulting dataset, 0 for none."""
+    """Number of labels that the model knows, 0 for none."""
     only: int | None = None
-    """The one class that is asked for."""
+    """The one class that is asked for; all in turn if not given."""
 
     def labels_B(self, index_B: Tensor) -> Tensor | None:
-        """The label of each index, int64; None for images without labels."""
+        """The label of each index, int64; None for a model without labels."""
         if not self.classes:
             return None
         if self.only is not None:
@@ -78,14 +79,21 @@ def asked(labels: int | str, spec: ImageSpec, class_names: Sequence[str] = ()) -
     Raises:
         ConfigError: the model does not know such a class.
     """
-    if labels == "none" or (labels == "auto" and not spec.classes):
-        return Asked(0)
+    if labels == "auto":
+        return Asked(spec.classes)
     if not spec.classes:
+        if labels == "none":
+            return Asked(0)
         raise ConfigError(
             f"recipe: sample.labels is {labels!r}, but the model was trained without labels; "
             "use none or auto"
         )
-    if labels in ("auto", "balanced"):
+    if labels == "none":
+        raise ConfigError(
+            "recipe: sample.labels is 'none', but the model makes images of a class; "
+            "use auto, balanced or a class"
+        )
+    if labels == "balanced":
         return Asked(spec.classes)
     if isinstance(labels, str) and labels in class_names:
         return Asked(spec.classes, class_names.index(labels))
@@ -153,21 +161,22 @@ class Maker:
         """One image alone, pixels of shape (C, H, W): the same bits as among others."""
         return self.pixels_BCHW(index // self.micro_batch)[index % self.micro_batch]
 
-    def label(self, index: int) -> int | None:
-        """The label that an image was asked for."""
+    def row(self, index: int, pixels_CHW: Tensor, model_digest: str) -> Row:
+        """An image as a row of the dataset. Its sidecar says how to make it again."""
         labels_B = self.want.labels_B(torch.tensor([index]))
-        return None if labels_B is None else int(labels_B[0])
-
-    def sidecar(self, index: int, model_digest: str) -> dict[str, Any]:
-        """A sample's JSON member: enough to make this image again, and what it is a draw from."""
-        return {
+        label = None if labels_B is None else int(labels_B[0])
+        sidecar = {
             "index": index,
             "seed": self.seed,
             "model": model_digest,
             "sampler": self.how.sampler,
             "draws_from_p": self.how.draws_from_p,
-            "label_asked": self.label(index),
+            "label_asked": label,
         }
+        image_HWC = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
+        return Row(
+            key=f"{index:09d}", index=index, image_HWC=image_HWC, label=label, sidecar=sidecar
+        )
 
 
 def shard_range(number: int, config: SampleConfig) -> range:

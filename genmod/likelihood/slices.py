@@ -1,0 +1,83 @@
+"""How a split is cut into pieces of scoring work: a pure function of (manifest, configuration, seed)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from genmod.config import Config
+from genmod.errors import ConfigError
+from genmod.likelihood.table import ScoreConfig
+from genmod.manifest import DatasetManifest, ShardEntry
+from genmod.rng import shuffle
+
+
+class Slice(Config):
+    """Some rows of one shard: one piece of work and one Parquet file."""
+
+    name: str
+    """Of the file, without its extension: split and shard, and a number if the shard is cut."""
+    shard: ShardEntry
+    start: int
+    """Together with ``stop``: which of the shard's rows that are scored."""
+    stop: int
+    chosen: tuple[int, ...] | None = None
+    """If not all of the shard's rows are scored: the numbers, within the shard, of this slice's."""
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def rows(self) -> Sequence[int]:
+        """Numbers of the rows within the shard."""
+        return range(self.start, self.stop) if self.chosen is None else self.chosen
+
+
+def rows_to_score(manifest: DatasetManifest, config: ScoreConfig) -> int:
+    """How many rows a job scores.
+
+    Raises:
+        ConfigError: the split is empty, or has fewer rows than are asked for.
+    """
+    rows = manifest.rows(config.split)
+    if not rows:
+        raise ConfigError(
+            f"recipe: score.split is {config.split!r}, but that split of the dataset has no rows"
+        )
+    if config.max_rows is not None and config.max_rows > rows:
+        raise ConfigError(
+            f"recipe: score.max_rows is {config.max_rows}, but the {config.split} split has {rows} rows; "
+            "give fewer, or leave it out for all"
+        )
+    return rows if config.max_rows is None else config.max_rows
+
+
+def slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterator[Slice]:
+    """Cut the rows that are to be scored into pieces, in the order of the split.
+
+    With ``max_rows`` the rows are those at the first positions of a permutation keyed by the seed, so a
+    larger ``max_rows`` adds rows and keeps the ones before.
+    """
+    rows, total = rows_to_score(manifest, config), manifest.rows(config.split)
+    picked = None
+    if rows < total:
+        picked = shuffle(torch.arange(rows), total, seed, "score/rows").sort().values
+    first = 0
+    for ordinal, shard in enumerate(manifest.of_split(config.split)):
+        chosen: list[int] | None = None
+        count = shard.rows
+        if picked is not None:
+            here = picked[(picked >= first) & (picked < first + shard.rows)] - first
+            chosen = [int(row) for row in here]
+            count = len(chosen)
+        first += shard.rows
+        stem = f"{config.split}-{ordinal:06d}"  # tars of a grown dataset may share a base name
+        for number, start in enumerate(range(0, count, config.rows_per_task)):
+            stop = min(start + config.rows_per_task, count)
+            yield Slice(
+                name=stem if count <= config.rows_per_task else f"{stem}-{number:03d}",
+                shard=shard,
+                start=start,
+                stop=stop,
+                chosen=None if chosen is None else tuple(chosen[start:stop]),
+            )
