@@ -100,10 +100,10 @@ def conform(pixels: NDArray[np.uint8], spec: ImageSpec, resize: Resize) -> NDArr
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     wanted = (spec.height, spec.width)
-    has_channels = 1 if pixels.ndim == 2 else 3
-    if pixels.shape[:2] != wanted or has_channels > spec.channels:
+    channels = 1 if pixels.ndim == 2 else 3
+    if pixels.shape[:2] != wanted or channels > spec.channels:
         image = Image.fromarray(np.ascontiguousarray(pixels))
-        if has_channels > spec.channels:
+        if channels > spec.channels:
             image = image.convert("L")
         if pixels.shape[:2] != wanted:
             image = _scale(image, wanted, resize)
@@ -154,7 +154,9 @@ class Codec:
     def encode(self, image_HWC: NDArray[np.uint8]) -> bytes:
         """PNG bytes of an image."""
         self._rows_HR[:, 1:] = image_HWC.reshape(self.spec.height, -1)
-        return self._head + _chunk(b"IDAT", zlib.compress(self._rows_HR, PNG_LEVEL)) + _END
+        return (
+            self._head + _chunk(b"IDAT", zlib.compress(self._rows_HR.tobytes(), PNG_LEVEL)) + _END
+        )
 
     def decode(self, blobs: Sequence[bytes]) -> NDArray[np.uint8]:
         """Pixels (B, C, H, W) of encoded images. Ours go a fast way, other PNGs and JPEGs a general one.
@@ -169,7 +171,7 @@ class Codec:
         plain_B = ~rows_BHR[:, :, 0].any(axis=1)
         image_BHWC = rows_BHR[:, :, 1:].reshape(-1, spec.height, spec.width, spec.channels)
         image_BCHW = np.array(image_BHWC.transpose(0, 3, 1, 2), order="C")
-        for b in np.flatnonzero(~plain_B):
+        for b in np.flatnonzero(~plain_B).tolist():
             image_BCHW[b] = self._decode_general(blobs[b]).transpose(2, 0, 1)
         return image_BCHW
 

@@ -26,8 +26,8 @@ from genmod.errors import ConfigError, did_you_mean
 class Splits(Config):
     """Shares of the rows that are held out. Which rows: by a hash of the key, whatever the seed."""
 
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.1, ge=0, lt=1)
+    val: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -56,14 +56,14 @@ class DataConfig(Config):
     cuts the middle out, ``pad`` scales to fit in and fills up with black."""
     labels: bool | Literal["auto"] = "auto"
     """``true`` wants them, ``false`` leaves them out, ``auto`` takes them where the source has them."""
-    classes: int | None = Field(None, gt=0)
+    classes: int | None = Field(default=None, gt=0)
     """How many there must be. Not given: as many as the source has."""
-    shard_rows: int | None = Field(None, gt=0)
+    shard_rows: int | None = Field(default=None, gt=0)
     """Rows of one tar. Not given: 2048, or fewer where images are so large that they pass 32 MiB."""
     splits: Splits = Splits()
-    max_quarantined: float = Field(0.01, ge=0, le=1)
+    max_quarantined: float = Field(default=0.01, ge=0, le=1)
     """Share of the inputs that may be refused before the stage gives up."""
-    workers: int | None = Field(None, gt=0)
+    workers: int | None = Field(default=None, gt=0)
     """Shards made at the same time; as many as there are CPUs if not given. Not part of the result."""
 
     def result(self) -> dict[str, Any]:
