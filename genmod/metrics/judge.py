@@ -5,6 +5,7 @@ Letters: N rows, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +62,16 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels_NCHW)
 
+    def part(self, begin: int, end: int) -> Images:
+        """Some of the rows."""
+        labels_N = self.labels_N
+        return Images(
+            self.pixels_NCHW[begin:end], None if labels_N is None else labels_N[begin:end]
+        )
+
     def first(self, rows: int) -> Images:
         """The first rows."""
-        labels_N = self.labels_N
-        return Images(self.pixels_NCHW[:rows], None if labels_N is None else labels_N[:rows])
+        return self.part(0, rows)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,16 @@ class Judgement:
             ],
             "class_counts": self.class_counts,
         }
+
+
+def readings_from(facts: Mapping[str, Any]) -> tuple[Reading, ...]:
+    """The readings of an evaluation.json's facts."""
+    told: list[dict[str, Any]] = facts["metrics"]
+    fields = set(Reading.model_fields)
+    return tuple(
+        Reading.model_validate({key: value for key, value in entry.items() if key in fields})
+        for entry in told
+    )
 
 
 @dataclass(frozen=True)

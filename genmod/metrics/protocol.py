@@ -39,7 +39,13 @@ class EvaluateConfig(Config):
     """At most so many samples are searched for among the training images."""
     memorisation_train_images: int = Field(default=20_000, ge=10)
     """At most so many training images are searched."""
+    deadline_s: float = Field(default=3600.0, gt=0)
+    """For fitting the features, and for judging one model."""
     features: FeaturesConfig = FeaturesConfig()
+
+    def result(self) -> dict[str, Any]:
+        """The fields that a judgement depends on beside the features, for the fingerprint."""
+        return self.model_dump(mode="json", exclude={"deadline_s", "features"})
 
 
 class Interval(Config):

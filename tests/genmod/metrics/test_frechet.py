@@ -1,0 +1,83 @@
+"""Fréchet distance against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.linalg import sqrtm
+
+from genmod.metrics.frechet import Moments, frechet, frechet_distance, moments
+from genmod.rng import rng_for
+
+
+def normal(purpose, rows, dims):
+    return rng_for(0, purpose, range(rows)).normal(dims, dtype=torch.float64)
+
+
+def spd(purpose, dims):
+    a_DD = normal(purpose, dims, dims)
+    return a_DD @ a_DD.T / dims + 0.1 * torch.eye(dims, dtype=torch.float64)
+
+
+def test_means_alone_count_by_their_squared_distance():
+    cov_DD = spd("cov", 5)
+    shift_D = torch.tensor([1.0, -2.0, 0.0, 0.5, 3.0], dtype=torch.float64)
+    a, b = Moments(torch.zeros(5, dtype=torch.float64), cov_DD), Moments(shift_D, cov_DD)
+    assert frechet(a, b) == pytest.approx(float(shift_D.square().sum()), rel=1e-12)
+
+
+def test_commuting_covariances_count_by_the_distance_of_their_roots():
+    a_D = torch.tensor([4.0, 9.0, 0.25], dtype=torch.float64)
+    b_D = torch.tensor([1.0, 16.0, 0.0], dtype=torch.float64)  # singular
+    zero_D = torch.zeros(3, dtype=torch.float64)
+    value = frechet(Moments(zero_D, a_D.diag()), Moments(zero_D, b_D.diag()))
+    assert value == pytest.approx((2 - 1) ** 2 + (3 - 4) ** 2 + 0.5**2, rel=1e-12)
+
+
+def test_general_covariances_agree_with_scipy_in_both_directions():
+    a = Moments(normal("a", 1, 8)[0], spd("ca", 8))
+    b = Moments(normal("b", 1, 8)[0], spd("cb", 8))
+    cross = sqrtm(a.cov_DD.numpy() @ b.cov_DD.numpy()).real
+    wanted = (a.mean_D - b.mean_D).square().sum() + (a.cov_DD + b.cov_DD).trace()
+    wanted = float(wanted) - 2 * cross.trace()
+    assert frechet(a, b) == pytest.approx(wanted, rel=1e-9)
+    assert frechet(b, a) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_moments_with_counts_are_moments_of_repeated_rows():
+    rows_ND = normal("rows", 6, 3)
+    counts_N = torch.tensor([2.0, 0, 1, 3, 0, 1], dtype=torch.float64)
+    repeated = moments(rows_ND.repeat_interleave(counts_N.to(torch.int64), dim=0))
+    counted = moments(rows_ND, counts_N)
+    torch.testing.assert_close(counted.mean_D, repeated.mean_D, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(counted.cov_DD, repeated.cov_DD, rtol=1e-12, atol=1e-12)
+
+
+def test_a_set_is_at_distance_zero_of_itself_even_with_fewer_rows_than_features():
+    rows_ND = normal("few", 10, 32)
+    value, interval = frechet_distance(rows_ND, rows_ND, replicates=20, seed=0)
+    assert value == pytest.approx(0, abs=1e-6)
+    assert interval.low == 0
+
+
+def test_features_of_known_gaussians_give_the_closed_form():
+    real_ND = normal("real", 20_000, 4)
+    fake_ND = 2 * normal("fake", 20_000, 4) + torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
+    value, interval = frechet_distance(fake_ND, real_ND, replicates=50, seed=0)
+    assert interval.low < 1 + 4 * (2 - 1) ** 2 < interval.high
+    assert value == pytest.approx(5, rel=0.05)
+
+
+def test_intervals_hold_the_mean_of_many_draws_about_as_often_as_they_say():
+    dims, rows, trials = 4, 200, 60
+    real_ND = normal("truth", 400, dims)
+    draws = [normal(f"draw/{t}", rows, dims) + 0.5 for t in range(trials)]
+    measured = [
+        frechet_distance(d_ND, real_ND, replicates=60, seed=t) for t, d_ND in enumerate(draws)
+    ]
+    mean = sum(value for value, _ in measured) / trials
+    held = sum(interval.low <= mean <= interval.high for _, interval in measured)
+    assert held >= 51  # of 60; 95 % is 57, and fewer than 51 has probability below 1e-3
+    widths = [interval.high - interval.low for _, interval in measured]
+    spread = torch.tensor([value for value, _ in measured]).std().item()
+    assert sum(widths) / trials == pytest.approx(2 * 1.96 * spread, rel=0.35)
