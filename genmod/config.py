@@ -15,7 +15,9 @@ from genmod.errors import ConfigError, did_you_mean
 class Config(BaseModel):
     """A frozen configuration. It sits next to the code that uses it; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings"
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -72,7 +74,12 @@ def canonical_json(value: Any) -> bytes:
     ).encode()
 
 
+def as_json(config: BaseModel) -> dict[str, Any]:
+    """All fields as JSON values that parse back to the same; infinity is the text ``Infinity``."""
+    return json.loads(config.model_dump_json())
+
+
 def fingerprint(*parts: Any) -> str:
     """What a unit of work was made from, as 64 hex digits. Parts are JSON values or Configs."""
-    values = [p.model_dump(mode="json") if isinstance(p, BaseModel) else p for p in parts]
+    values = [as_json(p) if isinstance(p, BaseModel) else p for p in parts]
     return hashlib.sha256(canonical_json(values)).hexdigest()
