@@ -190,12 +190,12 @@ def test_off_means_that_nothing_happens(tmp_path):
     run.finish()
     assert tracker.close()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ConfigError, match="tracking.enabled"):
+    with pytest.raises(ConfigError, match=r"tracking\.enabled"):
         registry.champion(tracker, "vae")
 
 
 def test_a_remote_root_needs_a_server():
-    with pytest.raises(ConfigError, match="tracking.uri"):
+    with pytest.raises(ConfigError, match=r"tracking\.uri"):
         Tracker(TrackingConfig(), "s3://bucket/root")
 
 
