@@ -29,18 +29,27 @@ def to_pixels(x: Tensor) -> Tensor:
     return ((x + 1.0) * (LEVELS / 2)).floor().clamp(0, LEVELS - 1).to(torch.uint8)
 
 
-def dequantise(x: Tensor, u: Tensor) -> Tensor:
-    """Spread each pixel over its bin. ``u`` is uniform in [0, 1); ``x`` as :func:`to_network` gives it."""
-    return x + (u - 0.5) * (2.0 / LEVELS)
+def dequantise(x: Tensor, u: Tensor, levels: int = LEVELS) -> Tensor:
+    """Spread each pixel over its bin. ``u`` is uniform in [0, 1); ``x`` as :func:`to_network` gives it.
+
+    With ``levels`` = 2 the bins are [-1, 0) and [0, 1), whose sides :func:`binarise` tells apart.
+    """
+    level = ((x + 1.0) * (levels / 2)).floor()
+    return (level + u) * (2.0 / levels) - 1.0
 
 
-def log_bin_volume(dims: int) -> float:
+def binarise(x: Tensor) -> Tensor:
+    """The nearest image of two levels: each value to pixel 0 or 255, as :func:`to_network` gives them."""
+    return torch.where(x < 0, HALF_BIN - 1.0, 1.0 - HALF_BIN).to(x.dtype)
+
+
+def log_bin_volume(dims: int, levels: int = LEVELS) -> float:
     """Log volume of one pixel bin in network units, in nats.
 
     For a density p on network values, log P(pixels) >= E_u[log p(dequantise(x, u))] + log_bin_volume(D).
-    In bits per dimension that is the constant 7 which is added for data in [-1, 1].
+    In bits per dimension that is the constant 7 which is added for data in [-1, 1] with 256 levels.
     """
-    return dims * math.log(2.0 / LEVELS)
+    return dims * math.log(2.0 / levels)
 
 
 def bits_per_dim(nats: Tensor | float, dims: int) -> Tensor | float:

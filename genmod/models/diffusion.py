@@ -1,0 +1,337 @@
+"""Diffusion: a denoiser with EDM's preconditioning, its samplers, and the density of its flow.
+
+    D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)                        Eq. 7, Karras et al. 2022
+    loss = E lambda(sigma) |D(y + n; sigma) - y|^2,  ln sigma ~ N(P_mean, P_std^2),  n ~ N(0, sigma^2 I)
+
+y is an image spread over its pixels' bins, so that the model has a density. Images are made by solving the
+probability-flow equation from sigma_max down, and log p by solving it up. Both start or end in one prior:
+at sigma_max, data plus noise is nearly N(mean, (sigma_max^2 + sigma_data^2) I), the Gaussian of the same
+mean and total variance, with the mean of each channel from the training data.
+Letters: B batch, C channels, H height, W width.
+
+References:
+    Elucidating the design space of diffusion-based generative models, Karras et al. 2022,
+    https://arxiv.org/abs/2206.00364
+    Classifier-free diffusion guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self, final
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from genmod import units
+from genmod.data.batch import Batch
+from genmod.errors import ConfigError, Unscorable
+from genmod.likelihood.ode import Grid, Prior, Solver, log_density
+from genmod.manifest import ImageSpec
+from genmod.models.base import (
+    COUNTS,
+    DataStats,
+    FamilyConfig,
+    GenerativeModel,
+    LogProb,
+    Losses,
+    Phase,
+    SampleOptions,
+    ScoreOptions,
+)
+from genmod.nets.edm import Denoiser
+from genmod.nets.unet import UNet, stride_of
+from genmod.rng import Rng
+from genmod.samplers.guidance import guided
+from genmod.samplers.ode import Churn, Denoise, ddim, heun
+from genmod.samplers.schedule import edm_sigmas
+
+
+class DiffusionConfig(FamilyConfig):
+    """The net, the noise it is trained on, and the range of noise that the model consists of."""
+
+    unshuffle: int = Field(default=1, ge=1)
+    """Side of the pixel squares that the stem folds into channels, 1 for none; 2 is about 4 times cheaper."""
+    widths: tuple[int, ...] = Field(default=(64, 128, 128), min_length=1)
+    """Channels of each level, finest first; each level after the first halves height and width."""
+    blocks: int = Field(default=2, ge=1)
+    """Residual blocks of each level, on the way down and again on the way up."""
+    attention: tuple[int, ...] = (1,)
+    """Levels with self-attention, counted from 0, the finest; () for none."""
+    head: int = Field(default=32, ge=1)
+    """Channels of each attention head; divides the widths of those levels."""
+    embedding: int = Field(default=256, ge=2)
+    """Length of the vector that carries noise level and class to every block."""
+    sigma_data: float | None = Field(default=None, gt=0)
+    """Standard deviation of the data in network units; measured on the training data if not given."""
+    sigma_min: float = Field(default=0.002, gt=0)
+    """The least noise of the model; half a bin of an 8-bit pixel is 0.0039."""
+    sigma_max: float = Field(default=80.0, gt=0)
+    """The most noise of the model, where the prior is."""
+    p_mean: float = -1.2
+    """Mean of ln sigma in training. Table 1, Karras et al. 2022."""
+    p_std: float = Field(default=1.2, gt=0)
+    """Standard deviation of ln sigma in training; the larger, the better log p and the worse images."""
+    label_drop: float = Field(default=0.1, ge=0, lt=1)
+    """Share of rows trained without their label, for classifier-free guidance and for p(x)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.widths) < 1:
+            raise ValueError("widths must be positive")
+        for level in self.attention:
+            if not 0 <= level < len(self.widths):
+                raise ValueError(f"attention names level {level}, but there are {len(self.widths)}")
+            if self.widths[level] % self.head:
+                raise ValueError(f"head must divide the width of level {level}")
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError("sigma_min must be below sigma_max")
+        return self
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Two levels of 8 channels, attention on the coarser."""
+        return cls(widths=(8, 8), blocks=1, attention=(1,), head=4, embedding=8)
+
+
+class DiffusionSample(SampleOptions):
+    """How to solve the equation from noise to an image."""
+
+    solver: Literal["heun", "ddim"] = "heun"
+    """``heun`` costs 2 steps - 1 calls of the net and has order 2; ``ddim`` costs steps, has order 1."""
+    steps: int = Field(default=18, ge=1)
+    """Steps from sigma_max to 0."""
+    rho: float = Field(default=7.0, gt=0)
+    """Spacing of the noise levels. Eq. 5, Karras et al. 2022."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Classifier-free guidance: 1 for none, 0 to ignore the label, above 1 to exaggerate it."""
+    guidance_low: float = Field(default=0.0, ge=0)
+    """Guidance acts on noise levels above this one."""
+    guidance_high: float = Field(default=math.inf, gt=0)
+    """And not above this one."""
+    churn: float = Field(default=0.0, ge=0)
+    """S_churn: noise added and removed on the way. Alg. 2, Karras et al. 2022."""
+    churn_low: float = Field(default=0.05, ge=0)
+    """S_tmin."""
+    churn_high: float = Field(default=50.0, gt=0)
+    """S_tmax."""
+    churn_noise: float = Field(default=1.003, gt=0)
+    """S_noise."""
+
+    def stochasticity(self) -> Churn | None:
+        """The churn, None if the solver is deterministic."""
+        if self.churn == 0:
+            return None
+        return Churn(self.churn, self.churn_low, self.churn_high, self.churn_noise)
+
+    @property
+    def draws_from_p(self) -> bool:
+        """Only the flow itself, solved finely enough.
+
+        That is: no guidance, no churn (another process, with the same marginals only for a perfect
+        denoiser), and at least 12 steps of Heun or 50 of DDIM.
+        """
+        fine = self.steps >= (12 if self.solver == "heun" else 50)
+        return fine and self.guidance == 1.0 and self.churn == 0.0
+
+    @property
+    def sampler(self) -> str:
+        """Solver, steps, and what makes the images other than draws from p."""
+        name = f"{self.solver}-{self.steps}"
+        if self.churn:
+            name += f", churn {self.churn:g}"
+        if self.guidance != 1.0:
+            name += f", guided {self.guidance:g}"
+        return name
+
+
+class DiffusionScore(ScoreOptions):
+    """How to solve the equation from an image to the prior."""
+
+    solver: Solver = "rk4"
+    """Heun, or Runge-Kutta of order 3 or 4: 2, 3 or 4 calls of the net and its derivative a step."""
+    steps: int = Field(default=16, ge=1)
+    """Steps from sigma_min to sigma_max."""
+    rho: float = Field(default=7.0, gt=0)
+    """Spacing of the noise levels, as for sampling."""
+    draws: int = Field(default=2, ge=2)
+    """Solves per row, each with its own dequantisation and probe; their scatter gives the standard error."""
+    dequantise: Literal["uniform", "none"] = "uniform"
+    """``uniform`` bounds the probability of the pixels; ``none`` gives the density at the bins' middles."""
+    trace: Literal["hutchinson", "exact"] = "hutchinson"
+    """``exact`` costs as many derivatives as there are dimensions: for small images only."""
+    unconditional: bool = False
+    """Score p(x) by the net without its label, instead of p(x | label)."""
+
+
+@final
+class Model(GenerativeModel):
+    """p(x | label) as the density of a probability flow."""
+
+    Config = DiffusionConfig
+    Sample = DiffusionSample
+    Score = DiffusionScore
+
+    def __init__(self, config: DiffusionConfig, spec: ImageSpec, stats: DataStats) -> None:
+        super().__init__(config, spec, stats)
+        self.net = config
+        unet = UNet(
+            spec.channels,
+            unshuffle=config.unshuffle,
+            widths=config.widths,
+            blocks=config.blocks,
+            attention=config.attention,
+            head=config.head,
+            embedding=config.embedding,
+            classes=spec.classes + 1 if spec.classes else 0,  # the last one: no label
+        )
+        self.denoiser = Denoiser(unet, config.sigma_data or stats.sigma)
+
+    @classmethod
+    def check(cls, config: DiffusionConfig, spec: ImageSpec) -> None:
+        """Refuse images whose sides the net's levels do not divide."""
+        stride = stride_of(config.unshuffle, config.widths)
+        if spec.height % stride or spec.width % stride:
+            raise ConfigError(
+                f"diffusion: images of {spec.height}x{spec.width} do not divide by {stride} "
+                f"(net.unshuffle {config.unshuffle}, {len(config.widths)} levels); "
+                f"give fewer net.widths or less net.unshuffle, or resize the images"
+            )
+
+    @classmethod
+    def check_scorable(cls, config: DiffusionConfig, how: DiffusionScore) -> None:
+        """Refuse p(x) of a net that was never trained without labels."""
+        if how.unconditional and config.label_drop == 0:
+            raise Unscorable(
+                "diffusion: score.unconditional needs a net trained without labels now and then, but "
+                "net.label_drop is 0; train with 0.1, or score p(x | label)"
+            )
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One: denoise."""
+        return (Phase("denoise", ("denoiser",)),)
+
+    def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
+        """EDM's loss per dimension, about 1 for a new net. Sec. 5 and Table 1, Karras et al. 2022.
+
+        Terms: ``edm_loss`` is the loss; ``noise_mse`` is |D - y|^2 / sigma^2 per dimension, the squared
+        error of the implied noise, what log p weighs. Both have no unit.
+        """
+        assert phase == "denoise", phase
+        y_BCHW = self._continuous(batch, rng.fold("dequantise"), torch.float32)
+        sigma_B = (self.net.p_mean + self.net.p_std * rng.fold("sigma").normal()).exp()
+        noise_BCHW = sigma_B[:, None, None, None] * rng.fold("noise").normal(*self.spec.shape)
+        class_B = self._classes(batch.labels_B)
+        if class_B is not None:
+            dropped_B = rng.fold("label-drop").uniform() < self.net.label_drop
+            class_B = class_B.where(~dropped_B, self.spec.classes)
+        clean_BCHW = self.denoiser(y_BCHW + noise_BCHW, sigma_B, class_B)
+        error_B = (clean_BCHW - y_BCHW).square().flatten(1).mean(1)
+        total = (self.denoiser.loss_weight(sigma_B) * error_B).mean()
+        noise_mse = (error_B / sigma_B**2).mean()
+        return Losses(total, {"edm_loss": total.detach(), "noise_mse": noise_mse.detach()})
+
+    @torch.no_grad()
+    def sample(self, labels_B: Tensor | None, rng: Rng, how: DiffusionSample) -> Tensor:
+        """Solve from the prior down; the prior's draw and any churn are addressed by ``rng``'s rows."""
+        net, device = self.net, rng.index_B.device
+        denoise = self._solvable(labels_B, how)
+        sigmas = edm_sigmas(how.steps, net.sigma_min, net.sigma_max, how.rho)
+        prior = self._prior(device)
+        noise_BCHW = rng.fold("prior").normal(*self.spec.shape, dtype=torch.float64)
+        x_BCHW = prior.mean_C11 + prior.std * noise_BCHW
+        if how.solver == "ddim":
+            x_BCHW = ddim(denoise, x_BCHW, sigmas, rng, how.stochasticity())
+        else:
+            x_BCHW = heun(denoise, x_BCHW, sigmas, rng, how.stochasticity())
+        # Outside [-1, 1] lie the bins of the edge pixels.
+        binary = self.spec.levels == 2
+        return (units.binarise(x_BCHW) if binary else x_BCHW.clamp(-1, 1)).to(self._dtype)
+
+    @torch.no_grad()
+    def log_prob(self, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
+        """Solve from the pixels up to the prior.
+
+        It is the density of the flow at sigma_min, before the sampler's last step from sigma_min to 0,
+        and of no other sampler. With uniform dequantisation the mean over draws bounds the log
+        probability of the pixels from below (Jensen), up to the solver's error, which is not bounded.
+        """
+        given = ""
+        class_B = self._classes(batch.labels_B)
+        if class_B is not None:
+            given = ", without its label" if how.unconditional else ", given the label"
+            class_B = torch.full_like(class_B, self.spec.classes) if how.unconditional else class_B
+        grid = Grid(how.solver, how.steps, self.net.sigma_min, self.net.sigma_max, how.rho)
+        prior = self._prior(batch.pixels_BCHW.device)
+        counts = how.dequantise == "uniform"
+        draws: list[Tensor] = []
+        for draw in range(how.draws):
+            x_BCHW = batch.x_BCHW(torch.float64)
+            if counts:
+                x_BCHW = self._continuous(batch, rng.fold("dequantise").at(draw), torch.float64)
+            probe_BCHW = None
+            if how.trace == "hutchinson":
+                probe_BCHW = (
+                    rng.fold("probe").at(draw).rademacher(*self.spec.shape, dtype=torch.float64)
+                )
+            draws.append(log_density(self._at(class_B), x_BCHW, probe_BCHW, grid, prior))
+        nats_KB = torch.stack(draws)
+        if counts:
+            nats_KB = nats_KB + units.log_bin_volume(self.spec.dims, self.spec.levels)
+        place = "uniform dequantisation" if counts else "at the middles of the pixels' bins"
+        return LogProb(
+            nats_B=nats_KB.mean(0),
+            stderr_B=nats_KB.std(0) / math.sqrt(how.draws),
+            label="stochastic_lower_bound" if counts else "estimate",
+            estimator="probability-flow",
+            of=f"probability flow at sigma_min{given}, {place}",
+            measure=COUNTS if counts else "lebesgue[-1,1]",
+            budget={**grid.budget(), "draws": how.draws, "trace": how.trace},
+        )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.denoiser.unet.stem.weight.dtype
+
+    def _prior(self, device: torch.device) -> Prior:
+        mean_C11 = torch.tensor(self.stats.mean, dtype=torch.float64, device=device)[:, None, None]
+        return Prior(mean_C11, math.hypot(self.net.sigma_max, self.denoiser.sigma_data))
+
+    def _continuous(self, batch: Batch, rng: Rng, dtype: torch.dtype) -> Tensor:
+        """Images spread over their pixels' bins."""
+        u_BCHW = rng.uniform(*self.spec.shape, dtype=dtype)
+        return units.dequantise(batch.x_BCHW(dtype), u_BCHW, self.spec.levels)
+
+    def _classes(self, labels_B: Tensor | None) -> Tensor | None:
+        """Rows of the class embedding, None for data without labels."""
+        if not self.spec.classes:
+            return None
+        assert labels_B is not None, "a class-conditional model needs labels"
+        return labels_B
+
+    def _at(self, class_B: Tensor | None) -> Denoise:
+        """The denoiser of these rows' classes, at one noise level for all of them."""
+
+        def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
+            return self.denoiser(x_BCHW, x_BCHW.new_full((len(x_BCHW),), sigma), class_B)
+
+        return denoise
+
+    def _solvable(self, labels_B: Tensor | None, how: DiffusionSample) -> Denoise:
+        """The denoiser that the sampler solves, guided if it is asked for."""
+        class_B = self._classes(labels_B)
+        if how.guidance == 1.0:
+            return self._at(class_B)
+        if class_B is None or self.net.label_drop == 0:
+            why = "the data has no labels" if class_B is None else "net.label_drop is 0"
+            raise ConfigError(
+                f"diffusion: sample.guidance is {how.guidance:g}, but {why}; set it to 1"
+            )
+        return guided(
+            self._at(class_B),
+            self._at(torch.full_like(class_B, self.spec.classes)),
+            how.guidance,
+            how.guidance_low,
+            how.guidance_high,
+        )

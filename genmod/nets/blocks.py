@@ -1,0 +1,124 @@
+"""Parts of a denoising U-Net: noise-level embedding, residual block, self-attention, change of resolution.
+
+Normalisation is over groups of channels within one row, and there is no dropout: a row's result depends
+on that row alone. The last layer of every residual branch starts at zero, so that a new net is shallow.
+Letters: B batch, C and N channels, H height, W width, E embedding, F Fourier features, T places.
+
+References:
+    Group normalization, Wu and He 2018, https://arxiv.org/abs/1803.08494
+    FiLM: visual reasoning with a general conditioning layer, Perez et al. 2018,
+    https://arxiv.org/abs/1709.07871
+    Attention is all you need, Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LayerT = TypeVar("LayerT", nn.Conv2d, nn.Linear)
+
+
+def zeroed(layer: LayerT) -> LayerT:
+    """The layer with weights and bias at zero."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    """Group normalisation with at most 32 groups of at least 4 channels, where the channels allow it."""
+    groups = math.gcd(channels, min(32, max(1, channels // 4)))
+    return nn.GroupNorm(groups, channels, eps=1e-5, affine=affine)
+
+
+class NoiseEmbedding(nn.Module):
+    """A noise level, as one number, to a vector: Fourier features, then two layers."""
+
+    frequencies_F: Tensor
+
+    def __init__(self, features: int, embedding: int) -> None:
+        """``features`` sines and cosines (even), ``embedding`` is the length of the vector."""
+        super().__init__()
+        # Geometric: periods from 8 (all of c_noise's range is within a third of it) down to 1/8.
+        frequencies_F = 2.0 ** torch.linspace(-3, 3, features // 2)
+        self.register_buffer("frequencies_F", frequencies_F, persistent=False)
+        self.first = nn.Linear(features, embedding)
+        self.second = nn.Linear(embedding, embedding)
+
+    def forward(self, noise_B: Tensor) -> Tensor:
+        """(B,) to (B, E)."""
+        angle_BF = noise_B[:, None] * self.frequencies_F * (2 * math.pi)
+        features_BF = torch.cat((angle_BF.cos(), angle_BF.sin()), dim=1)
+        return self.second(F.silu(self.first(features_BF)))
+
+
+class ResidualBlock(nn.Module):
+    """``skip(x) + conv(silu(film(norm(conv(silu(norm(x)))))))``; FiLM is an affine map of the embedding."""
+
+    def __init__(self, channels: int, out: int, embedding: int) -> None:
+        """From ``channels`` to ``out``, conditioned on a vector of length ``embedding``."""
+        super().__init__()
+        self.norm_in = group_norm(channels)
+        self.conv_in = nn.Conv2d(channels, out, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * out)
+        self.norm_out = group_norm(out, affine=False)  # FiLM is its affine map
+        self.conv_out = zeroed(nn.Conv2d(out, out, 3, padding=1))
+        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+
+    def forward(self, h_BCHW: Tensor, e_BE: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, out, H, W)."""
+        r_BNHW = self.conv_in(F.silu(self.norm_in(h_BCHW)))
+        scale_BN, shift_BN = self.film(e_BE).chunk(2, dim=1)
+        scale_BN11, shift_BN11 = scale_BN[:, :, None, None], shift_BN[:, :, None, None]
+        r_BNHW = torch.addcmul(shift_BN11, self.norm_out(r_BNHW), 1 + scale_BN11)
+        return self.skip(h_BCHW) + self.conv_out(F.silu(r_BNHW))
+
+
+class SelfAttention(nn.Module):
+    """``x + project(attention(norm(x)))`` between all places of an image."""
+
+    def __init__(self, channels: int, head: int) -> None:
+        """``head`` channels in each head; it divides ``channels``."""
+        super().__init__()
+        assert channels % head == 0, (channels, head)
+        self.heads = channels // head
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, h_BCHW: Tensor) -> Tensor:
+        """The same shape."""
+        qkv_BTC = self.qkv(self.norm(h_BCHW)).flatten(2).transpose(1, 2)
+        q, k, v = qkv_BTC.unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
+        mixed_BCT = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
+        return h_BCHW + self.project(mixed_BCT.unflatten(2, h_BCHW.shape[2:]))
+
+
+class Down(nn.Module):
+    """Half the height and width: squares of 2 by 2 places go to channels, which are then mixed."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(4 * channels, out, 1)
+
+    def forward(self, h_BCHW: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, out, H/2, W/2)."""
+        return self.mix(F.pixel_unshuffle(h_BCHW, 2))
+
+
+class Up(nn.Module):
+    """Twice the height and width, the mirror of :class:`Down`."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(channels, 4 * out, 1)
+
+    def forward(self, h_BCHW: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, out, 2H, 2W)."""
+        return F.pixel_shuffle(self.mix(h_BCHW), 2)

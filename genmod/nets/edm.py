@@ -1,0 +1,48 @@
+"""EDM's preconditioning: a network of unit scale inside, a denoiser of images outside.
+
+    D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)                        Eq. 7, Karras et al. 2022
+
+Letters: B batch, C channels, H height, W width.
+
+References:
+    Elucidating the design space of diffusion-based generative models, Karras et al. 2022,
+    https://arxiv.org/abs/2206.00364
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from genmod.nets.unet import UNet
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma): expected clean images given noisy ones."""
+
+    def __init__(self, unet: UNet, sigma_data: float) -> None:
+        """``unet`` is F; ``sigma_data`` is the standard deviation of clean images."""
+        super().__init__()
+        self.unet = unet
+        self.sigma_data = sigma_data
+
+    def forward(self, x_BCHW: Tensor, sigma_B: Tensor, class_B: Tensor | None) -> Tensor:
+        """Denoise, in the precision of ``x_BCHW`` around a net in its own. Table 1, Karras et al. 2022.
+
+        Args:
+            x_BCHW: noisy images.
+            sigma_B: standard deviation of each image's noise.
+            class_B: rows of the net's class embedding, None for a net without.
+        """
+        net_dtype = self.unet.stem.weight.dtype
+        sigma_B111 = sigma_B[:, None, None, None]
+        variance_B111 = sigma_B111**2 + self.sigma_data**2
+        c_skip_B111 = self.sigma_data**2 / variance_B111
+        c_in_B111 = variance_B111.rsqrt()
+        c_out_B111 = sigma_B111 * self.sigma_data * c_in_B111
+        c_noise_B = sigma_B.log() / 4
+        raw_BCHW = self.unet((c_in_B111 * x_BCHW).to(net_dtype), c_noise_B.to(net_dtype), class_B)
+        return c_skip_B111 * x_BCHW + c_out_B111 * raw_BCHW.to(x_BCHW.dtype)
+
+    def loss_weight(self, sigma_B: Tensor) -> Tensor:
+        """lambda(sigma) = 1 / c_out^2, which makes the loss of a new net 1. Table 1, Karras et al. 2022."""
+        return (sigma_B**2 + self.sigma_data**2) / (sigma_B * self.sigma_data) ** 2

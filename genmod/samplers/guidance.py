@@ -1,0 +1,38 @@
+"""Classifier-free guidance as a denoiser made of two. Letters: B batch, C channels, H height, W width.
+
+References:
+    Classifier-free diffusion guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598
+    Applying guidance in a limited interval improves sample and distribution quality in diffusion models,
+    Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from genmod.samplers.ode import Denoise
+
+
+def guided(
+    conditional: Denoise,
+    unconditional: Denoise,
+    weight: float,
+    sigma_low: float = 0.0,
+    sigma_high: float = math.inf,
+) -> Denoise:
+    """D_u + weight (D_c - D_u) for noise levels in (sigma_low, sigma_high], D_c elsewhere.
+
+    A weight of 1 is the conditional denoiser itself and costs no second call. Any other weight gives
+    images that are not draws from the model's p(x | label).
+    """
+
+    def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
+        with_label_BCHW = conditional(x_BCHW, sigma)
+        if weight == 1.0 or not sigma_low < sigma <= sigma_high:
+            return with_label_BCHW
+        without_BCHW = unconditional(x_BCHW, sigma)
+        return without_BCHW + weight * (with_label_BCHW - without_BCHW)
+
+    return denoise
