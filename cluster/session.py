@@ -33,6 +33,13 @@ class ClusterConfig(Config):
     """1 puts each training worker, and each sampling or scoring actor, on a GPU of its own."""
 
 
+def address_of(config: ClusterConfig) -> str:
+    """What ``auto`` means here; any other address is itself."""
+    if config.address == AUTO:
+        return os.environ.get("RAY_ADDRESS", LOCAL)  # Ray sets it for its jobs
+    return config.address
+
+
 def connect(config: ClusterConfig) -> None:
     """Connect this process to Ray; nothing happens if it is connected already.
 
@@ -43,9 +50,7 @@ def connect(config: ClusterConfig) -> None:
 
     if ray.is_initialized():
         return
-    address = config.address
-    if address == AUTO:
-        address = os.environ.get("RAY_ADDRESS", LOCAL)  # Ray sets it for its jobs
+    address = address_of(config)
     if address == LOCAL:
         _start_local(config)
         return
