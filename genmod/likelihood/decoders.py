@@ -26,8 +26,9 @@ from genmod.rng import Rng
 FIRST, LAST = -1.0 + units.HALF_BIN, 1.0 - units.HALF_BIN
 """Pixels 0 and 255 in network units."""
 
-MIN_LOG_SCALE = math.log(units.HALF_BIN / 8)
-"""At this scale a pixel in the middle of its bin has probability 0.9993; a smaller one gains nothing."""
+LOG_SCALES = math.log(units.HALF_BIN / 8), 1.0
+"""Bounds of a logistic's log scale. At the lower one a pixel in the middle of its bin has probability
+0.9993, so that a smaller scale gains nothing; at the upper one nearly all mass lies beyond [-1, 1]."""
 
 
 class PixelLikelihood(ABC):
@@ -117,8 +118,8 @@ class DiscretisedLogistic(PixelLikelihood):
         raw_BPCHW = raw_BPHW.unflatten(1, (self.parameters, -1))
         count = self.components
         location = raw_BPCHW[:, :count]
-        # A floor without a corner: log scale goes to MIN_LOG_SCALE smoothly.
-        log_scale = MIN_LOG_SCALE + F.softplus(raw_BPCHW[:, count : 2 * count] - MIN_LOG_SCALE - 2)
+        low, high = LOG_SCALES
+        log_scale = low + (high - low) * raw_BPCHW[:, count : 2 * count].sigmoid()
         if count == 1:
             return location, log_scale, torch.zeros_like(location)
         spread = torch.linspace(-1, 1, count, dtype=location.dtype, device=location.device)
@@ -147,12 +148,12 @@ class DiscretisedLogistic(PixelLikelihood):
         return units.to_network(units.to_pixels(x_BCHW), raw_BPHW.dtype)
 
     def mean(self, raw_BPHW: Tensor) -> Tensor:
-        """Mean of the mixture held to [-1, 1], within half a bin of the pixels' mean.
+        """Mean of the mixture held between the first and the last pixel, within half a bin of the pixels'.
 
-        E[clamp(X, -1, 1)] = -1 + the integral over [-1, 1] of P(X > t), which is in closed form
-        scale (softplus((location + 1) / scale) - softplus((location - 1) / scale)).
+        E[clamp(X, a, b)] = a + the integral over [a, b] of P(X > t), which is in closed form
+        scale (softplus((location - a) / scale) - softplus((location - b) / scale)).
         """
         location, log_scale, log_weight = self._split(raw_BPHW.double())
         scale = log_scale.exp()
-        above = F.softplus((location + 1) / scale) - F.softplus((location - 1) / scale)
-        return ((scale * above * log_weight.exp()).sum(1) - 1).to(raw_BPHW.dtype)
+        above = F.softplus((location - FIRST) / scale) - F.softplus((location - LAST) / scale)
+        return ((scale * above * log_weight.exp()).sum(1) + FIRST).to(raw_BPHW.dtype)

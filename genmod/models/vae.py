@@ -14,11 +14,13 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genmod import units
 from genmod.data.batch import Batch
@@ -59,8 +61,11 @@ class VAEConfig(FamilyConfig):
     """Of a pixel; ``auto`` is ``bernoulli`` for binary data and ``discretised_logistic`` for 8-bit data."""
     components: int = Field(default=5, ge=2)
     """Logistics of each pixel in a ``logistic_mixture``."""
+    beta: float = Field(default=1.0, gt=0)
+    """Weight of the KL term in training, after its warm-up. Above 1 latents are used less and draws from
+    the prior look cleaner, at the price of likelihood; scores always use 1."""
     kl_warmup_nimg: int = Field(default=0, ge=0)
-    """Images over which beta, the weight of the KL term, grows linearly from 0 to 1."""
+    """Images over which the weight of the KL term grows linearly from 0 to ``beta``."""
     free_bits_nats: float = Field(default=0.0, ge=0)
     """KL below which a group of latents costs no less, for each image."""
     free_bits_group: int = Field(default=1, ge=1)
@@ -195,9 +200,9 @@ class Model(GenerativeModel):
         return Losses(total, {name: term.detach() for name, term in terms.items()})
 
     def beta(self, nimg: int) -> float:
-        """Weight of the KL term, linear in images seen."""
+        """Weight of the KL term, linear in images seen until the end of its warm-up."""
         warmup_nimg = self.net.kl_warmup_nimg
-        return min(1.0, nimg / warmup_nimg) if warmup_nimg else 1.0
+        return self.net.beta * (min(1.0, nimg / warmup_nimg) if warmup_nimg else 1.0)
 
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, how: VAESample) -> Tensor:
@@ -250,9 +255,13 @@ class Model(GenerativeModel):
         return self.classes(labels_B)
 
     def _posterior(self, x_BCHW: Tensor, e_BE: Tensor | None) -> Gaussian:
-        """q(z | x, y), in at least float32 whatever the nets compute in."""
-        mean_BZ, log_std_BZ = _at_least_float32(self.encoder(x_BCHW, e_BE)).chunk(2, dim=1)
-        return Gaussian(mean_BZ, log_std_BZ)
+        """q(z | x, y), in at least float32 whatever the nets compute in.
+
+        The standard deviation is 2 sigmoid(raw): the prior's at 0, and never above twice that, since a
+        posterior wider than the prior only costs.
+        """
+        mean_BZ, raw_BZ = _at_least_float32(self.encoder(x_BCHW, e_BE)).chunk(2, dim=1)
+        return Gaussian(mean_BZ, F.logsigmoid(raw_BZ) + math.log(2))
 
     def _decode(self, z_BZ: Tensor, e_BE: Tensor | None) -> Tensor:
         """The likelihood's parameters, in at least float32."""
