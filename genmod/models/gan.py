@@ -204,7 +204,7 @@ class Model(GenerativeModel):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.discriminator.direction.dtype
+        return next(self.generator.parameters()).dtype
 
     def _generate(self, labels_B: Tensor | None, rng: Rng, psi: float) -> Tensor:
         z_BZ = rng.fold("z").normal(self.net.z_dim, dtype=self._dtype)
