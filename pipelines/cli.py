@@ -157,7 +157,7 @@ def _submit(options: argparse.Namespace) -> dict[str, Any]:
         if job := getattr(options, action):
             return submit.manage(action, job, options.address)
     if not options.job_stage or not options.recipe:
-        raise ConfigError("genmod submit needs a stage and --recipe, e.g. genmod submit run --recipe quickstart")
+        raise ConfigError("submit needs a stage and a recipe: genmod submit run --recipe quickstart")
     return submit.submit(
         options.job_stage,
         recipe=options.recipe,
