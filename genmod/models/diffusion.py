@@ -43,9 +43,9 @@ from genmod.models.base import (
 from genmod.nets.edm import Denoiser
 from genmod.nets.unet import UNet, stride_of
 from genmod.rng import Rng
+from genmod.samplers.flow import FlowSolver
 from genmod.samplers.guidance import guided
-from genmod.samplers.ode import Churn, Denoise, ddim, heun
-from genmod.samplers.schedule import edm_sigmas
+from genmod.samplers.ode import Denoise
 
 
 class DiffusionConfig(FamilyConfig):
@@ -74,7 +74,7 @@ class DiffusionConfig(FamilyConfig):
     p_std: float = Field(default=1.2, gt=0)
     """Standard deviation of ln sigma in training; the larger, the better log p and the worse images."""
     label_drop: float = Field(default=0.1, ge=0, lt=1)
-    """Share of rows trained without their label, for classifier-free guidance and for p(x)."""
+    """Share of rows trained without their label, for guidance and for p(x)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -95,55 +95,27 @@ class DiffusionConfig(FamilyConfig):
         return cls(widths=(8, 8), blocks=1, attention=(1,), head=4, embedding=8)
 
 
-class DiffusionSample(SampleOptions):
-    """How to solve the equation from noise to an image."""
+class DiffusionSample(FlowSolver, SampleOptions):
+    """How to solve the flow from noise to an image, and how strongly to follow the label."""
 
-    solver: Literal["heun", "ddim"] = "heun"
-    """``heun`` costs 2 steps - 1 calls of the net and has order 2; ``ddim`` costs steps, has order 1."""
-    steps: int = Field(default=18, ge=1)
-    """Steps from sigma_max to 0."""
-    rho: float = Field(default=7.0, gt=0)
-    """Spacing of the noise levels. Eq. 5, Karras et al. 2022."""
     guidance: float = Field(default=1.0, ge=0)
     """Classifier-free guidance: 1 for none, 0 to ignore the label, above 1 to exaggerate it."""
     guidance_low: float = Field(default=0.0, ge=0)
     """Guidance acts on noise levels above this one."""
-    guidance_high: float = Field(default=math.inf, gt=0)
-    """And not above this one."""
-    churn: float = Field(default=0.0, ge=0)
-    """S_churn: noise added and removed on the way. Alg. 2, Karras et al. 2022."""
-    churn_low: float = Field(default=0.05, ge=0)
-    """S_tmin."""
-    churn_high: float = Field(default=50.0, gt=0)
-    """S_tmax."""
-    churn_noise: float = Field(default=1.003, gt=0)
-    """S_noise."""
-
-    def stochasticity(self) -> Churn | None:
-        """The churn, None if the solver is deterministic."""
-        if self.churn == 0:
-            return None
-        return Churn(self.churn, self.churn_low, self.churn_high, self.churn_noise)
+    guidance_high: float | None = Field(default=None, gt=0)
+    """And not above this one; None for no limit."""
 
     @property
     def draws_from_p(self) -> bool:
-        """Only the flow itself, solved finely enough.
-
-        That is: no guidance, no churn (another process, with the same marginals only for a perfect
-        denoiser), and at least 12 steps of Heun or 50 of DDIM.
-        """
-        fine = self.steps >= (12 if self.solver == "heun" else 50)
-        return fine and self.guidance == 1.0 and self.churn == 0.0
+        """Only the flow itself: finely solved, without churn (see ``solves_the_flow``) and guidance."""
+        return self.solves_the_flow and self.guidance == 1.0
 
     @property
     def sampler(self) -> str:
         """Solver, steps, and what makes the images other than draws from p."""
-        name = f"{self.solver}-{self.steps}"
-        if self.churn:
-            name += f", churn {self.churn:g}"
-        if self.guidance != 1.0:
-            name += f", guided {self.guidance:g}"
-        return name
+        churn = f", churn {self.churn:g}" if self.churn else ""
+        guidance = f", guided {self.guidance:g}" if self.guidance != 1.0 else ""
+        return f"{self.solver}-{self.steps}{churn}{guidance}"
 
 
 class DiffusionScore(ScoreOptions):
@@ -186,7 +158,12 @@ class Model(GenerativeModel):
             embedding=config.embedding,
             classes=spec.classes + 1 if spec.classes else 0,  # the last one: no label
         )
-        self.denoiser = Denoiser(unet, config.sigma_data or stats.sigma)
+        sigma_data = config.sigma_data or stats.sigma
+        if sigma_data <= 0:
+            raise ConfigError(
+                "diffusion: all training images are alike; set net.sigma_data above 0"
+            )
+        self.denoiser = Denoiser(unet, sigma_data)
 
     @classmethod
     def check(cls, config: DiffusionConfig, spec: ImageSpec) -> None:
@@ -196,7 +173,7 @@ class Model(GenerativeModel):
             raise ConfigError(
                 f"diffusion: images of {spec.height}x{spec.width} do not divide by {stride} "
                 f"(net.unshuffle {config.unshuffle}, {len(config.widths)} levels); "
-                f"give fewer net.widths or less net.unshuffle, or resize the images"
+                "give fewer net.widths or less net.unshuffle, or resize the images"
             )
 
     @classmethod
@@ -235,33 +212,28 @@ class Model(GenerativeModel):
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, how: DiffusionSample) -> Tensor:
         """Solve from the prior down; the prior's draw and any churn are addressed by ``rng``'s rows."""
-        net, device = self.net, rng.index_B.device
         denoise = self._solvable(labels_B, how)
-        sigmas = edm_sigmas(how.steps, net.sigma_min, net.sigma_max, how.rho)
-        prior = self._prior(device)
+        prior = self._prior(rng.index_B.device)
         noise_BCHW = rng.fold("prior").normal(*self.spec.shape, dtype=torch.float64)
         x_BCHW = prior.mean_C11 + prior.std * noise_BCHW
-        if how.solver == "ddim":
-            x_BCHW = ddim(denoise, x_BCHW, sigmas, rng, how.stochasticity())
-        else:
-            x_BCHW = heun(denoise, x_BCHW, sigmas, rng, how.stochasticity())
+        x_BCHW = how.solve(denoise, x_BCHW, rng, self.net.sigma_min, self.net.sigma_max)
         # Outside [-1, 1] lie the bins of the edge pixels.
         binary = self.spec.levels == 2
         return (units.binarise(x_BCHW) if binary else x_BCHW.clamp(-1, 1)).to(self._dtype)
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
-        """Solve from the pixels up to the prior.
+        """Solve from the pixels up to the prior: the density of the flow at sigma_min.
 
-        It is the density of the flow at sigma_min, before the sampler's last step from sigma_min to 0,
-        and of no other sampler. With uniform dequantisation the mean over draws bounds the log
-        probability of the pixels from below (Jensen), up to the solver's error, which is not bounded.
+        That is before the sampler's last step from sigma_min to 0, and no other sampler's. With uniform
+        dequantisation the mean over draws bounds the log probability of the pixels from below (Jensen),
+        up to the solver's error, which is not bounded.
         """
-        given = ""
-        class_B = self._classes(batch.labels_B)
-        if class_B is not None:
-            given = ", without its label" if how.unconditional else ", given the label"
-            class_B = torch.full_like(class_B, self.spec.classes) if how.unconditional else class_B
+        class_B, given = self._classes(batch.labels_B), ", given the label"
+        if class_B is None:
+            given = ""
+        elif how.unconditional:
+            class_B, given = torch.full_like(class_B, self.spec.classes), ", without its label"
         grid = Grid(how.solver, how.steps, self.net.sigma_min, self.net.sigma_max, how.rho)
         prior = self._prior(batch.pixels_BCHW.device)
         counts = how.dequantise == "uniform"
@@ -279,7 +251,7 @@ class Model(GenerativeModel):
         nats_KB = torch.stack(draws)
         if counts:
             nats_KB = nats_KB + units.log_bin_volume(self.spec.dims, self.spec.levels)
-        place = "uniform dequantisation" if counts else "at the middles of the pixels' bins"
+        place = "uniform dequantisation" if counts else "at the middles of bins"
         return LogProb(
             nats_B=nats_KB.mean(0),
             stderr_B=nats_KB.std(0) / math.sqrt(how.draws),
@@ -305,16 +277,14 @@ class Model(GenerativeModel):
 
     def _classes(self, labels_B: Tensor | None) -> Tensor | None:
         """Rows of the class embedding, None for data without labels."""
-        if not self.spec.classes:
-            return None
-        assert labels_B is not None, "a class-conditional model needs labels"
-        return labels_B
+        assert labels_B is not None or not self.spec.classes, "a conditional model needs labels"
+        return labels_B if self.spec.classes else None
 
     def _at(self, class_B: Tensor | None) -> Denoise:
         """The denoiser of these rows' classes, at one noise level for all of them."""
 
         def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
-            return self.denoiser(x_BCHW, x_BCHW.new_full((len(x_BCHW),), sigma), class_B)
+            return self.denoiser(x_BCHW, x_BCHW.new_full(x_BCHW.shape[:1], sigma), class_B)
 
         return denoise
 
@@ -328,10 +298,6 @@ class Model(GenerativeModel):
             raise ConfigError(
                 f"diffusion: sample.guidance is {how.guidance:g}, but {why}; set it to 1"
             )
-        return guided(
-            self._at(class_B),
-            self._at(torch.full_like(class_B, self.spec.classes)),
-            how.guidance,
-            how.guidance_low,
-            how.guidance_high,
-        )
+        unconditional = self._at(torch.full_like(class_B, self.spec.classes))
+        interval = how.guidance_low, how.guidance_high
+        return guided(self._at(class_B), unconditional, how.guidance, interval)

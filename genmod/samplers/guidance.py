@@ -8,8 +8,6 @@ References:
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from genmod.samplers.ode import Denoise
@@ -19,18 +17,18 @@ def guided(
     conditional: Denoise,
     unconditional: Denoise,
     weight: float,
-    sigma_low: float = 0.0,
-    sigma_high: float = math.inf,
+    interval: tuple[float, float | None] = (0.0, None),
 ) -> Denoise:
-    """D_u + weight (D_c - D_u) for noise levels in (sigma_low, sigma_high], D_c elsewhere.
+    """D_u + weight (D_c - D_u) for noise levels in the interval (low, high], D_c elsewhere.
 
     A weight of 1 is the conditional denoiser itself and costs no second call. Any other weight gives
-    images that are not draws from the model's p(x | label).
+    images that are not draws from the model's p(x | label). A ``high`` of None is no limit.
     """
+    low, high = interval
 
     def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
         with_label_BCHW = conditional(x_BCHW, sigma)
-        if weight == 1.0 or not sigma_low < sigma <= sigma_high:
+        if weight == 1.0 or not low < sigma or (high is not None and sigma > high):
             return with_label_BCHW
         without_BCHW = unconditional(x_BCHW, sigma)
         return without_BCHW + weight * (with_label_BCHW - without_BCHW)
