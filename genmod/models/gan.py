@@ -61,33 +61,41 @@ class Penalty(Config):
         return self.final + (self.base - self.final) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+class Tower(Config):
+    """Size of one of the two nets."""
+
+    widths: tuple[int, ...] = Field(min_length=1)
+    """Channels of each level, finest first; each next level has half the sides."""
+    blocks: int = Field(default=1, gt=0)
+    """Residual blocks on each level."""
+    patch: int = Field(default=2, gt=0)
+    """Side of the square of pixels that is one position of the finest level."""
+
+    @property
+    def multiple(self) -> int:
+        """What height and width must be multiples of."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+
 @final
 class GanConfig(FamilyConfig):
     """Sizes of both nets and the weight of the penalties."""
 
     z_dim: int = Field(default=64, gt=0)
-    generator: tuple[int, ...] = Field(default=(48, 96), min_length=1)
-    """Channels of G's levels, finest first; each next level has half the sides."""
-    discriminator: tuple[int, ...] = Field(default=(32, 64), min_length=1)
-    """Channels of D's levels, finest first; as many levels as G or fewer."""
-    blocks: int = Field(default=1, gt=0)
-    """Residual blocks on each level."""
+    generator: Tower = Tower(widths=(32, 96), blocks=1, patch=2)
+    """G's levels, run from the coarsest to the finest."""
+    discriminator: Tower = Tower(widths=(64,), blocks=2, patch=4)
+    """D's levels, run from the finest to the coarsest."""
     features: int = Field(default=128, gt=0)
     """Length of the vector that D makes of an image."""
-    patch: int = Field(default=2, gt=0)
-    """Side of the square of pixels that is one position of the finest level."""
     gamma: Penalty = Penalty()
-
-    @property
-    def multiple(self) -> int:
-        """What height and width must be multiples of."""
-        return self.patch * 2 ** (max(len(self.generator), len(self.discriminator)) - 1)
 
     @classmethod
     def tiny(cls) -> Self:
         """Two levels of a dozen channels."""
+        tower = Tower(widths=(8, 12), blocks=1, patch=2)
         return cls(
-            z_dim=8, generator=(8, 12), discriminator=(8, 12), features=16, gamma=Penalty(nimg=1000)
+            z_dim=8, generator=tower, discriminator=tower, features=16, gamma=Penalty(nimg=1000)
         )
 
 
@@ -127,30 +135,37 @@ class Model(GenerativeModel):
             spec.shape,
             spec.classes,
             z_dim=config.z_dim,
-            widths=config.generator,
-            blocks=config.blocks,
-            patch=config.patch,
+            widths=config.generator.widths,
+            blocks=config.generator.blocks,
+            patch=config.generator.patch,
         )
         self.discriminator = Discriminator(
             spec.shape,
             spec.classes,
             features=config.features,
-            widths=config.discriminator,
-            blocks=config.blocks,
-            patch=config.patch,
+            widths=config.discriminator.widths,
+            blocks=config.discriminator.blocks,
+            patch=config.discriminator.patch,
         )
 
     @classmethod
     def check(cls, config: GanConfig, spec: ImageSpec) -> None:
         """Raise ConfigError unless the sides can be folded as often as the nets do."""
-        by = config.multiple
-        if spec.height % by or spec.width % by:
-            near = [max(by, round(side / by) * by) for side in (spec.height, spec.width)]
-            raise ConfigError(
-                f"gan: images are {spec.height}x{spec.width}, but net.patch {config.patch} and "
-                f"{len(config.generator)} levels need sides that are multiples of {by}; "
-                f"use fewer levels or a smaller patch, or resize the data to {near[0]}x{near[1]}"
-            )
+        for name, tower in (
+            ("generator", config.generator),
+            ("discriminator", config.discriminator),
+        ):
+            by = tower.multiple
+            if spec.height % by or spec.width % by:
+                near = "x".join(
+                    str(max(by, round(side / by) * by)) for side in (spec.height, spec.width)
+                )
+                raise ConfigError(
+                    f"gan: net.{name} has patch {tower.patch} and {len(tower.widths)} levels, which "
+                    f"needs sides that are multiples of {by}, but images are "
+                    f"{spec.height}x{spec.width}; use fewer levels or a smaller patch, "
+                    f"or resize the data to {near}"
+                )
 
     @classmethod
     def check_scorable(cls, config: Any, how: Any) -> None:
@@ -172,13 +187,8 @@ class Model(GenerativeModel):
         x_BCHW = batch.x_BCHW(self._dtype)
         with torch.no_grad():
             fake_BCHW = self._generate(batch.labels_B, rng, 1.0)
-        # Real and fake in one pass: rows do not see one another.
-        both = torch.cat((x_BCHW, fake_BCHW)).requires_grad_()
-        labels = None if batch.labels_B is None else batch.labels_B.repeat(2)
-        logits = self.discriminator(both, labels)
-        (slope,) = torch.autograd.grad(logits.sum(), both, create_graph=True)
-        norms = slope.square().sum(dim=(1, 2, 3))
-        (real_B, fake_B), (r1_B, r2_B) = logits.chunk(2), norms.chunk(2)
+        real_B, r1_B = self._penalised(x_BCHW, batch.labels_B)
+        fake_B, r2_B = self._penalised(fake_BCHW, batch.labels_B)
         gap_B = real_B - fake_B
         pairing = F.softplus(-gap_B).mean()
         r1, r2 = r1_B.mean(), r2_B.mean()
@@ -193,6 +203,14 @@ class Model(GenerativeModel):
         }
         total = pairing + 0.5 * gamma * (r1 + r2)
         return Losses(total, {name: value.detach() for name, value in terms.items()})
+
+    def _penalised(self, x_BCHW: Tensor, labels_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (B,) and squared norms (B,) of their gradients by the image, both differentiable."""
+        x_BCHW = x_BCHW.detach().requires_grad_()
+        logits_B = self.discriminator(x_BCHW, labels_B)
+        # Rows do not see one another, so the gradient of the sum holds each row's own.
+        (slope_BCHW,) = torch.autograd.grad(logits_B.sum(), x_BCHW, create_graph=True)
+        return logits_B, slope_BCHW.square().sum(dim=(1, 2, 3))
 
     def _generator_loss(self, batch: Batch, rng: Rng) -> Losses:
         with torch.no_grad():
