@@ -1,6 +1,6 @@
 """Judge samples against real images: all metrics, each beside its floor and its ceiling.
 
-Letters: N rows, C channels, H height, W width, K classes.
+Letters: N rows, K classes, R resamplings.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from genmod.config import fingerprint
 from genmod.errors import ConfigError
-from genmod.manifest import ImageSpec
 from genmod.metrics.features import Extractor, Features
 from genmod.metrics.frechet import frechet_distance
+from genmod.metrics.images import Images, noise_like
 from genmod.metrics.kernel import kernel_distance
 from genmod.metrics.neighbours import (
     CONTROL_SHARE,
@@ -34,7 +33,6 @@ from genmod.metrics.protocol import (
     Reading,
 )
 from genmod.metrics.resample import bootstrap_counts, spread_interval
-from genmod.rng import rng_for
 
 BETTER: dict[str, Better] = {
     "fd": "lower",
@@ -48,30 +46,6 @@ BETTER: dict[str, Better] = {
     "memorisation": "lower",
 }
 """The metrics in the order in which they are shown, and which way each is better."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Some rows of a dataset."""
-
-    pixels_NCHW: Tensor
-    """uint8."""
-    labels_N: Tensor | None
-    """int64."""
-
-    def __len__(self) -> int:
-        return len(self.pixels_NCHW)
-
-    def part(self, begin: int, end: int) -> Images:
-        """Some of the rows."""
-        labels_N = self.labels_N
-        return Images(
-            self.pixels_NCHW[begin:end], None if labels_N is None else labels_N[begin:end]
-        )
-
-    def first(self, rows: int) -> Images:
-        """The first rows."""
-        return self.part(0, rows)
 
 
 @dataclass(frozen=True)
@@ -114,14 +88,6 @@ class Truth:
     extractor: Extractor
     config: EvaluateConfig
     seed: int
-
-
-def noise_like(rows: int, spec: ImageSpec, seed: int) -> Images:
-    """Uniform noise as uint8 pixels, its labels dealt out in turn."""
-    levels_NCHW = rng_for(seed, "evaluate/noise", range(rows)).integers(spec.levels, *spec.shape)
-    pixels_NCHW = (levels_NCHW * (255 // (spec.levels - 1))).to(torch.uint8)
-    labels_N = torch.arange(rows) % spec.classes if spec.classes else None
-    return Images(pixels_NCHW, labels_N)
 
 
 def judge(samples: Images, truth: Truth) -> Judgement:
