@@ -43,6 +43,9 @@ INDEX_SCHEMA = pa.schema(
 ``offset`` and ``bytes`` are of the image in the tar, ``checksum`` is its CRC-32; ``name`` is what the source
 calls the sample, where that is not the key."""
 
+QUARANTINE = "quarantine.parquet"
+"""The file below a dataset's root that says which inputs were refused."""
+
 MAX_KEY = 80
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _NOT_KEY = re.compile(r"[^A-Za-z0-9_-]+")
@@ -258,4 +261,4 @@ def quarantine_file(root: str, refused: Sequence[Sequence[str]]) -> FileEntry:
     names = ("key", "name", "reason")
     columns = {name: [row[i] for row in refused] for i, name in enumerate(names)}
     schema = pa.schema([(name, pa.string()) for name in names])
-    return write_file(root, "quarantine.parquet", table_bytes(columns, schema))
+    return write_file(root, QUARANTINE, table_bytes(columns, schema))

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from genmod import storage
 from genmod.config import Config
-from genmod.data.codecs import Refused, Resize
+from genmod.data.codecs import Refused, Resize, decode_foreign
 from genmod.errors import ConfigError, did_you_mean
 
 
@@ -170,3 +170,10 @@ def open_source(text: str) -> Source:
     module = importlib.import_module(f"genmod.data.{_MODULES[kind]}")
     source_class: type[Source] = module.KINDS[kind]
     return source_class(where if kind == "builtin" else storage.resolve(where))
+
+
+def pixels_of(image: Image) -> NDArray[np.uint8]:
+    """What a source gave, as pixels (H, W) or (H, W, C). Raises Refused."""
+    if isinstance(image, Refused):
+        raise image
+    return decode_foreign(image) if isinstance(image, bytes) else image

@@ -1,0 +1,78 @@
+"""``genmod verify URL``: every digest of what lies there, against its manifests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from genmod import storage
+from genmod.config import fingerprint
+from genmod.data.inspection import shard_faults
+from genmod.errors import DataError
+from genmod.manifest import NAMES, DatasetManifest, FileEntry, faults, load
+
+_FILE_FIELDS = set(FileEntry.model_fields)
+
+
+def verify(url: str) -> list[str]:
+    """What is wrong at a URL: one line for each fault, none if all is whole.
+
+    Looks at the manifest in that folder, of any kind; if it has none, at all manifests below it. For a shard
+    whose bytes changed it says which samples did.
+    """
+    there = [name for name in storage.list_names(url) if name in NAMES.values()]
+    manifests = [storage.join(url, name) for name in there] or sorted(_below(url))
+    if not manifests:
+        return [f"{url}: no manifest there ({', '.join(sorted(NAMES.values()))})"]
+    return [fault for manifest in manifests for fault in _verify_one(manifest)]
+
+
+def _below(url: str) -> Iterator[str]:
+    for file in storage.walk_files(url):
+        if file.rpartition("/")[2] in NAMES.values():
+            yield file
+
+
+def _verify_one(url: str) -> list[str]:
+    root = url.rpartition("/")[0]
+    try:
+        content = json.loads(storage.read_bytes(url))
+        digest = content.pop("digest")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        return [f"{url}: not a manifest ({type(error).__name__}: {error})"]
+    found: list[str] = []
+    if fingerprint(content) != digest:
+        found.append(f"{url}: does not fit its own digest, it was changed after it was written")
+    bad = faults(root, list(_entries(content)))
+    found += bad
+    if content.get("kind") == "dataset" and not found[: len(found) - len(bad)]:
+        found += _dataset_faults(root)
+    return found
+
+
+def _entries(value: Any) -> Iterator[FileEntry]:
+    """Every file that a manifest names, wherever it stands in it."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        if set(fields) == _FILE_FIELDS:
+            try:
+                yield FileEntry.model_validate(fields)
+            except ValidationError:
+                return
+            return
+        value = list(fields.values())
+    if isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from _entries(item)
+
+
+def _dataset_faults(root: str) -> list[str]:
+    try:
+        manifest = load(DatasetManifest, root, "dataset")
+        assert manifest is not None
+        return [fault for shard in manifest.shards for fault in shard_faults(root, manifest, shard)]
+    except DataError as error:
+        return [str(error)]
