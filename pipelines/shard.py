@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from genmod import receipts
+from genmod import receipts, storage
 from genmod.data.ingest import make_shard
 from genmod.data.parent import load_parent
 from genmod.data.plan import (
@@ -22,7 +22,8 @@ from genmod.data.plan import (
 from genmod.data.shards import ShardReceipt, quarantine_file
 from genmod.data.sources import DataConfig
 from genmod.errors import GenmodError
-from genmod.manifest import DatasetManifest, claim, find_done, publish
+from genmod.manifest import NAMES, DatasetManifest, claim, find_done, load, publish
+from pipelines.context import Context, Result
 
 TRIES = 3
 """How often Ray runs a task again whose process died or whose store failed."""
@@ -164,3 +165,27 @@ def _result(reference: Any, where: str) -> Any:
 @ray.remote(num_cpus=1, max_retries=TRIES, retry_exceptions=[OSError])
 def _task(job: dict[str, Any]) -> dict[str, Any]:
     return make_shard(job).model_dump(mode="json")
+
+
+def stage(context: Context) -> Result:
+    """The command: the recipe's dataset."""
+    begun_s = time.monotonic()
+    recipe, root = context.recipe, context.at("data")
+    summary = plan_shard(recipe.data, root, recipe.seed)
+    made = load(DatasetManifest, root, "dataset")
+    new = made is None
+    run = context.tracker.run("shard", "data", summary.fingerprint, recipe.data.model_dump(), {})
+    if made is None:
+        storage.probe(recipe.root)
+        context.connect()
+        watch = context.counter("shard", "images")
+        made = shard(recipe.data, root, seed=recipe.seed, progress=watch)
+        assert made is not None, "only growing a dataset can come to nothing"
+    run.metrics({f"rows/{split}": float(rows) for split, rows in summary.rows_by_split.items()}, 0)
+    run.artifact(storage.join(root, NAMES["dataset"]))
+    run.finish("FINISHED", {"digest": made.digest, "root": root})
+    if made.quarantined:
+        context.progress.say(
+            f"shard: {made.quarantined} inputs were refused; {root}/quarantine.parquet says why"
+        )
+    return context.result("shard", begun_s, new, root, made, digest=made.digest)
