@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 from cluster.session import ClusterConfig
 from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.manifest import Manifest, require
+from genmod.models.base import GenerativeModel
 
 TRIES = 3
 """How often an actor tries an item whose storage fails, and how often Ray gives an item to a new actor."""
@@ -117,6 +119,41 @@ class Actor(ABC):
                 text = f"{type(error).__name__}: {error}"
                 return _failure(task, text, poisoned=True, trace=traceback.format_exc())
         raise AssertionError("unreachable")
+
+
+class ModelActor(Actor):
+    """An actor that holds models on its device, each loaded once.
+
+    All models of a job's list stay loaded, so they must fit on one device together.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._models: dict[tuple[str, str], GenerativeModel] = {}
+
+    def model(self, root: str, digest: str, weights: Literal["ema", "raw"]) -> GenerativeModel:
+        """A model, ready to be asked.
+
+        Args:
+            root: URL of its folder.
+            digest: of its manifest, as the driver saw it.
+            weights: which of the two sets.
+
+        Raises:
+            DataError: the folder holds another model by now, or files that do not fit their digests.
+        """
+        if (digest, weights) not in self._models:
+            from genmod.training.published import load_model
+
+            found = require(Manifest, root, "model", "train")
+            if found.digest != digest:
+                raise DataError(
+                    f"{root} holds model {found.digest[:12]}, but the job was planned for {digest[:12]}; "
+                    "give the command again"
+                )
+            model = load_model(root, weights)
+            self._models[digest, weights] = model.to(self.device)
+        return self._models[digest, weights]
 
 
 def _failure(task: Task, error: str, **more: Any) -> Facts:

@@ -34,20 +34,20 @@ SPLIT: Literal["train"] = "train"
 class SampleConfig(Config):
     """The recipe's ``sample``: how many images, with which labels, and how the work is cut."""
 
-    count: int = Field(10_000, gt=0)
-    shard_rows: int = Field(1_000, gt=0)
+    count: int = Field(default=10_000, gt=0)
+    shard_rows: int = Field(default=1_000, gt=0)
     """Images of one tar, the unit of work. A multiple of ``micro_batch`` wastes nothing."""
-    micro_batch: int = Field(100, gt=0)
+    micro_batch: int = Field(default=100, gt=0)
     """Images that the model makes together. Part of the result: it fixes how sums are rounded."""
     labels: int | str = "auto"
     """``balanced`` deals the classes out in turn, a class's number or name asks for it alone, ``none`` is
     for a model without labels. ``auto``: balanced where the model knows classes, none elsewhere."""
-    workers: int = Field(1, gt=0)
+    workers: int = Field(default=1, gt=0)
     """Actors, each with the model on a device of its own. They do not change the result."""
     weights: Literal["ema", "raw"] = "ema"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
-    deadline_s: float = Field(3600.0, gt=0)
+    deadline_s: float = Field(default=3600.0, gt=0)
     """For one shard. One that takes longer is given up, the others go on, the stage fails."""
 
     def result(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def asked(labels: int | str, spec: ImageSpec, class_names: Sequence[str] = ()) -
 def quantise(x_BCHW: Tensor, spec: ImageSpec) -> Tensor:
     """What a model made, in [-1, 1], as pixels (uint8); binary images get pixels 0 and 255."""
     if spec.levels == 2:
-        return (x_BCHW >= 0).to(torch.uint8) * 255
+        x_BCHW = units.binarise(x_BCHW)
     return units.to_pixels(x_BCHW)
 
 

@@ -1,16 +1,25 @@
-"""How a split is cut into pieces of scoring work: a pure function of (manifest, configuration, seed)."""
+"""How a split is cut into pieces of scoring work, and how one piece is scored.
+
+The cut is a pure function of (manifest, configuration, seed). Letters: B rows, N rows of a shard.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from genmod.config import Config
+from genmod.data.reader import RowReader
 from genmod.errors import ConfigError
-from genmod.likelihood.table import ScoreConfig
+from genmod.likelihood.table import Rows, ScoreConfig, Scores
 from genmod.manifest import DatasetManifest, ShardEntry
-from genmod.rng import shuffle
+from genmod.models.base import GenerativeModel, LogProb, ScoreOptions
+from genmod.rng import rng_for, shuffle
+
+PURPOSE = "score"
+"""Of the randomness of scores; a row is addressed by its index in the split."""
 
 
 class Slice(Config):
@@ -81,3 +90,34 @@ def slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterato
                 stop=stop,
                 chosen=None if chosen is None else tuple(chosen[start:stop]),
             )
+
+
+def score_rows(
+    model: GenerativeModel,
+    how: ScoreOptions,
+    reader: RowReader,
+    rows: Sequence[int],
+    micro_batch: int,
+    *,
+    seed: int,
+) -> Scores:
+    """Log-likelihoods of rows of a reader, computed in micro-batches in their order, on the model's device.
+
+    Raises:
+        DataError: a row cannot be read.
+        GenmodError: a log-likelihood is not a finite number.
+    """
+    device = next(model.parameters()).device
+    row_N = np.asarray(rows, dtype=np.int64)
+    parts: list[LogProb] = []
+    for first in range(0, len(row_N), micro_batch):
+        batch = reader.read(row_N[first : first + micro_batch]).to(device)
+        parts.append(model.log_prob(batch, rng_for(seed, PURPOSE, batch.index_B), how))
+    keys = reader.keys()
+    label_N = reader.label_N[row_N].astype(np.int64)
+    scored = Rows(
+        keys=[keys[row] for row in row_N.tolist()],
+        index_B=torch.from_numpy(reader.index_N[row_N]),
+        labels_B=torch.from_numpy(label_N) if reader.spec.classes else None,
+    )
+    return Scores.joined(scored, parts)

@@ -45,18 +45,18 @@ class ScoreConfig(Config):
     """The recipe's ``score``: which rows get a log-likelihood, and how the work is cut."""
 
     split: Split = "val"
-    max_rows: int | None = Field(None, gt=0)
+    max_rows: int | None = Field(default=None, gt=0)
     """Score so many rows, drawn from the split by the seed; all of them if not given."""
-    micro_batch: int = Field(50, gt=0)
+    micro_batch: int = Field(default=50, gt=0)
     """Rows that the model computes together. Part of the result: it fixes how sums are rounded."""
-    rows_per_task: int = Field(250, gt=0)
+    rows_per_task: int = Field(default=250, gt=0)
     """Rows of one unit of work, one Parquet file; a shard with more rows is cut."""
-    workers: int = Field(1, gt=0)
+    workers: int = Field(default=1, gt=0)
     """Actors, each with the model on a device of its own. They do not change the result."""
     weights: Literal["ema", "raw"] = "ema"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
-    deadline_s: float = Field(3600.0, gt=0)
+    deadline_s: float = Field(default=3600.0, gt=0)
     """For one unit of work. One that takes longer is given up, the others go on, the stage fails."""
 
     def result(self) -> dict[str, Any]:

@@ -1,0 +1,247 @@
+"""The score stage: a log-likelihood for every row of a split, in bulk, as Ray Data jobs.
+
+One piece of work is some rows of one shard and one Parquet file. Rows in are rows out, or the stage fails.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from genmod.config import Config, as_json, fingerprint, parse
+from genmod.data.reader import RowReader
+from genmod.errors import ConfigError, GenmodError
+from genmod.likelihood.slices import PURPOSE, Slice, rows_to_score, score_rows, slices
+from genmod.likelihood.table import (
+    Moments,
+    ScoreConfig,
+    ScoreLabel,
+    one_label,
+    summary,
+)
+from genmod.manifest import (
+    DatasetManifest,
+    FileEntry,
+    ImageSpec,
+    Manifest,
+    require,
+    write_file,
+)
+from genmod.models.base import ScoreOptions, family
+from genmod.training.published import model_config
+from pipelines.bulk import ALONE, Job, Options, Piece, PieceActor, run_jobs, run_stage
+from pipelines.context import Context, Result
+from pipelines.run import narrowed, need_models, scorable_models
+
+ROW_BYTES_AT_MOST = 160
+"""Of one row of a table, with a key of the longest kind."""
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """One model to score a split with."""
+
+    name: str
+    model_root: str
+    data_root: str
+    out_root: str
+    how: Mapping[str, Any]
+    """The family's options."""
+
+
+class ScorePlan(Config):
+    """What a scoring job will do; everything that an actor needs to know of it."""
+
+    name: str
+    model_root: str
+    data_root: str
+    out_root: str
+    model_digest: str
+    dataset_digest: str
+    family: str
+    spec: ImageSpec
+    config: ScoreConfig
+    how: dict[str, Any]
+    seed: int
+    fingerprint: str
+    tables: int
+    rows: int
+    size_bytes_at_most: int
+
+    def options(self) -> ScoreOptions:
+        """The family's options."""
+        return parse(family(self.family).Score, self.how, f"model.{self.name}.score")
+
+    def metadata(self) -> dict[str, Any]:
+        """What each table says of itself beside its label."""
+        return {
+            "model": self.model_digest,
+            "dataset": self.dataset_digest,
+            "split": self.config.split,
+            "weights": self.config.weights,
+            "seed": self.seed,
+            "how": self.how,
+        }
+
+
+class ScoreReceipt(Config):
+    """What the maker of one table says of it."""
+
+    fingerprint: str
+    file: FileEntry
+    rows: int
+    nats: Moments
+    label: ScoreLabel
+
+
+def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
+    """Check a job against its model and dataset and say what it will do. Writes nothing.
+
+    Raises:
+        Unscorable: the model has no density, or not as it is asked for.
+        ConfigError: there is no such model or dataset, or they do not fit together.
+    """
+    manifest = require(Manifest, job.model_root, "model", "train, with the same --recipe and --set")
+    dataset = require(DatasetManifest, job.data_root, "dataset", "shard")
+    model = model_config(job.model_root)
+    model_class = family(model.family)
+    how = parse(model_class.Score, job.how, f"model.{job.name}.score")
+    net = parse(model_class.Config, model.net, f"model.{job.name}.net")
+    model_class.check_scorable(net, how)
+    if model.spec != dataset.spec:
+        raise ConfigError(
+            f"model {job.name} is of images {model.spec}, but {job.data_root} has {dataset.spec}; "
+            "score a dataset of the same images, or train a model on this one"
+        )
+    rows = rows_to_score(dataset, config)
+    tables = sum(1 for _ in slices(dataset, config, seed))
+    inputs = manifest.digest, dataset.digest
+    return ScorePlan(
+        name=job.name,
+        model_root=job.model_root,
+        data_root=job.data_root,
+        out_root=job.out_root,
+        model_digest=manifest.digest,
+        dataset_digest=dataset.digest,
+        family=model.family,
+        spec=model.spec,
+        config=config,
+        how=as_json(how),
+        seed=seed,
+        fingerprint=fingerprint("score", PURPOSE, *inputs, config.result(), how, seed),
+        tables=tables,
+        rows=rows,
+        size_bytes_at_most=rows * ROW_BYTES_AT_MOST + tables * 4_096,
+    )
+
+
+class ScoreActor(PieceActor):
+    """Makes tables of log-likelihoods."""
+
+    receipt = ScoreReceipt
+
+    def make(self, plan: ScorePlan, piece: str, what: dict[str, Any]) -> ScoreReceipt:
+        """One table."""
+        model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
+        part = Slice.model_validate(what)
+        reader = RowReader(plan.data_root, plan.spec, [part.shard])
+        scores = score_rows(
+            model, plan.options(), reader, part.rows(), plan.config.micro_batch, seed=plan.seed
+        )
+        reader.close()
+        # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
+        name = piece if self.device == "cpu" else f"{piece}-{uuid.uuid4().hex[:8]}"
+        data = scores.to_parquet(plan.spec.dims, plan.metadata())
+        return ScoreReceipt(
+            fingerprint=plan.fingerprint,
+            file=write_file(plan.out_root, f"{name}.parquet", data),
+            rows=len(part),
+            nats=Moments.of(scores.nats_B),
+            label=scores.label,
+        )
+
+
+def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
+    dataset = require(DatasetManifest, plan.data_root, "dataset", "shard")
+    parts = list(slices(dataset, plan.config, plan.seed))
+
+    def finish(receipts: Sequence[ScoreReceipt]) -> Manifest:
+        rows = sum(receipt.rows for receipt in receipts)
+        if rows != plan.rows or rows != sum(receipt.nats.n for receipt in receipts):
+            raise GenmodError(
+                f"{plan.out_root}: {plan.rows} rows went in, {rows} came out; remove it and score again"
+            )
+        label = one_label(receipt.label for receipt in receipts)
+        result = plan.config.result() | plan.metadata()
+        return Manifest(
+            kind="scores",
+            fingerprint=plan.fingerprint,
+            parents={"model": plan.model_digest, "dataset": plan.dataset_digest},
+            files=tuple(receipt.file for receipt in receipts),
+            facts=result
+            | {"name": plan.name, "family": plan.family}
+            | {"rows_of_files": [receipt.rows for receipt in receipts]}
+            | summary([receipt.nats for receipt in receipts], plan.spec.dims, label),
+        )
+
+    return Job(
+        name=plan.name,
+        out_root=plan.out_root,
+        kind="scores",
+        fingerprint=plan.fingerprint,
+        manifest=Manifest,
+        receipt=ScoreReceipt,
+        pieces=[Piece(part.name, len(part), as_json(part)) for part in parts],
+        plan=plan,
+        inputs={
+            "model": (plan.model_root, plan.model_digest),
+            "dataset": (plan.data_root, plan.dataset_digest),
+        },
+        finish=finish,
+    )
+
+
+def score_models(
+    jobs: Sequence[ScoreJob], config: ScoreConfig, *, seed: int, options: Options = ALONE
+) -> list[Manifest]:
+    """Score with several models in one Ray Data execution, whose start-up is then paid once.
+
+    What is done already is only looked up, and a job that was begun is gone on with.
+
+    Raises:
+        Unscorable: a model has no density; nothing was started.
+        ConfigError: a model and the dataset do not fit, or a folder holds other work.
+        GenmodError: pieces failed; all others are done and stay done.
+    """
+    plans = [plan_score(job, config, seed=seed) for job in jobs]
+    return run_jobs([_job(plan) for plan in plans], ScoreActor, config, options)
+
+
+def score(job: ScoreJob, config: ScoreConfig, *, seed: int, options: Options = ALONE) -> Manifest:
+    """Score with one model: :func:`score_models` of a list of one."""
+    return score_models([job], config, seed=seed, options=options)[0]
+
+
+def stage(context: Context) -> Result:
+    """The command: a log-likelihood of each row from each of the recipe's models that has a density."""
+    context = narrowed(context, scorable_models(context))
+    need_models(context)
+    recipe = context.recipe
+    plans = [
+        plan_score(
+            ScoreJob(
+                name,
+                context.at("models", name),
+                context.at("data"),
+                context.at("scores", name),
+                as_json(recipe.score_options(name)),
+            ),
+            recipe.score,
+            seed=recipe.seed,
+        )
+        for name in context.models
+    ]
+    jobs = [_job(plan) for plan in plans]
+    return run_stage(context, "score", jobs, ScoreActor, recipe.score)
