@@ -36,10 +36,10 @@ def set_environment() -> None:
     Without a token of the person's, this process gets one of its own, which its local Ray inherits:
     other users of the machine cannot talk to it. Nothing is written to disk.
     """
-    assert "ray" not in sys.modules, "set_environment() comes before the first import of ray"
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    wanted = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
     token_names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     has_file = os.path.exists(os.path.expanduser("~/.ray/auth_token"))
     if not has_file and not any(name in os.environ for name in token_names):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    assert not wanted or "ray" not in sys.modules, "the environment is set before ray is imported"
+    os.environ.update(wanted)
