@@ -1,0 +1,161 @@
+"""Checkpoints in two phases: whole files in a folder of their own, then a receipt with their digests.
+
+    checkpoints/000000012800-1f3a.../   model.safetensors, ema.safetensors, optimiser.safetensors, state.json
+    checkpoints/000000012800.json       the receipt: created only if absent, so one writer wins
+
+A reader trusts receipts alone, newest first, and checks every digest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from dataclasses import dataclass
+
+import torch
+from pydantic import ValidationError
+
+from genmod import storage
+from genmod.config import Config, as_json, canonical_json
+from genmod.errors import ConfigError, DataError
+from genmod.manifest import Manifest, write_file
+from genmod.training.published import load_model, model_config
+from genmod.training.state import TrainState
+from genmod.world import World
+
+__all__ = ["FOLDER", "Checkpoints", "load_model", "model_config", "resume"]
+
+FOLDER = "checkpoints"
+"""Below a model's root, while it is trained."""
+
+CONFIG = "config.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one training run."""
+
+    root: str
+    """URL of the model's folder."""
+    fingerprint: str
+    """Of the training run; a checkpoint of another run is refused."""
+    config: Config
+    """The model's configuration, kept beside the weights."""
+    keep: int = 2
+    """How many to keep."""
+
+    @property
+    def url(self) -> str:
+        """The folder."""
+        return storage.join(self.root, FOLDER)
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint, then its receipt, then delete the oldest. For one rank."""
+        attempt = f"{_name(state.nimg)}-{uuid.uuid4().hex[:12]}"
+        contents = {CONFIG: canonical_json(as_json(self.config))} | state.files()
+        files = [write_file(self.url, f"{attempt}/{file}", data) for file, data in contents.items()]
+        receipt = Manifest(
+            kind="checkpoint",
+            fingerprint=self.fingerprint,
+            files=tuple(files),
+            facts={"nimg": state.nimg},
+        ).sealed()
+        if not storage.create(self._receipt_url(state.nimg), canonical_json(as_json(receipt))):
+            storage.remove(storage.join(self.url, attempt))  # another writer's, of the same bytes
+        self._delete_old()
+
+    def newest(self, state: TrainState) -> int | None:
+        """Restore the newest checkpoint that is whole, and say which; None if there is none. For one rank.
+
+        The receipt of one with a fault is deleted, and the next older one is tried.
+
+        Raises:
+            ConfigError: the checkpoints belong to another training run.
+        """
+        for nimg in reversed(self.nimgs()):
+            try:
+                self.restore(nimg, state)
+            except DataError as error:
+                logger.warning("a checkpoint is left out: %s", error)
+                storage.remove(self._receipt_url(nimg))
+                continue
+            return nimg
+        return None
+
+    def restore(self, nimg: int, state: TrainState) -> None:
+        """Restore one checkpoint.
+
+        Raises:
+            DataError: it is not whole.
+            ConfigError: it belongs to another training run.
+        """
+        receipt = self._receipt(nimg)
+        files: dict[str, bytes] = {}
+        for entry in receipt.files:
+            url = storage.join(self.url, entry.path)
+            try:
+                data = storage.read_bytes(url)
+            except FileNotFoundError:
+                raise DataError(f"{url} is missing") from None
+            if storage.sha256(data) != entry.sha256:
+                raise DataError(f"{url} does not fit its digest")
+            files[entry.path.rpartition("/")[2]] = data
+        state.load(files)
+
+    def nimgs(self) -> list[int]:
+        """Images seen at each receipt that is there, ascending."""
+        names = storage.list_names(self.url)
+        stems = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    def remove(self) -> None:
+        """Delete all of them, when the trained model is published."""
+        storage.remove(self.url)
+
+    def _receipt_url(self, nimg: int) -> str:
+        return storage.join(self.url, f"{_name(nimg)}.json")
+
+    def _receipt(self, nimg: int) -> Manifest:
+        url = self._receipt_url(nimg)
+        try:
+            receipt = Manifest.model_validate(json.loads(storage.read_bytes(url)))
+        except (FileNotFoundError, ValueError, ValidationError) as error:
+            raise DataError(f"{url} is no receipt ({str(error).splitlines()[0]})") from None
+        if not receipt.is_whole():
+            raise DataError(f"{url} does not fit its own digest")
+        if receipt.fingerprint != self.fingerprint:
+            raise ConfigError(
+                f"{self.url} holds checkpoints of another recipe (fingerprint "
+                f"{receipt.fingerprint[:12]}, this one's is {self.fingerprint[:12]}); "
+                "give another root with --set root=URL, or remove that folder"
+            )
+        return receipt
+
+    def _delete_old(self) -> None:
+        """Receipts first, so that none names what is gone; also what crashed writers left behind."""
+        nimgs = self.nimgs()
+        for nimg in nimgs[: -self.keep]:
+            storage.remove(self._receipt_url(nimg))
+        oldest_kept = _name(nimgs[-self.keep :][0])
+        for name in storage.list_names(self.url):
+            if "-" in name and name.partition("-")[0] < oldest_kept:
+                storage.remove(storage.join(self.url, name))
+
+
+def resume(checkpoints: Checkpoints, state: TrainState, world: World) -> None:
+    """Put all ranks where the newest whole checkpoint is; rank 0 says which that is."""
+    nimg = -1
+    if world.rank == 0:
+        found = checkpoints.newest(state)
+        nimg = -1 if found is None else found
+    told = torch.tensor(float(nimg * world.size if world.rank == 0 else 0), dtype=torch.float64)
+    agreed = round(float(world.mean(told.to(world.device))))
+    if world.rank > 0 and agreed >= 0:
+        checkpoints.restore(agreed, state)
+
+
+def _name(nimg: int) -> str:
+    return f"{nimg:012d}"

@@ -1,0 +1,41 @@
+"""The moving average of the weights, a model like any other. Half-lives are in images."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from genmod.models.base import GenerativeModel
+from genmod.training.plan import TrainConfig
+
+_foreach_lerp: Any = vars(torch)["_foreach_lerp_"]
+"""All weights in one call; torch has no public name for it."""
+
+
+def averaged(model: GenerativeModel) -> GenerativeModel:
+    """A copy of a model that will hold the average; nothing in it asks for gradients."""
+    return deepcopy(model).requires_grad_(False).eval()
+
+
+def decay_at(config: TrainConfig, nimg: int) -> float:
+    """Share of the old average that a step ending at ``nimg`` keeps.
+
+    ``0.5 ** (batch / half-life)``, where the half-life is limited to a share of the images seen, so that
+    the first random weights are soon forgotten.
+    """
+    halflife_nimg = float(config.ema_halflife_nimg)
+    if config.ema_rampup is not None:
+        halflife_nimg = min(halflife_nimg, nimg * config.ema_rampup)
+    return 0.5 ** (config.batch / halflife_nimg) if halflife_nimg > 0 else 0.0
+
+
+@torch.no_grad()
+def update(ema: GenerativeModel, model: GenerativeModel, decay: float) -> None:
+    """Move the average towards the model's weights; buffers are copied."""
+    old = [parameter.detach() for parameter in ema.parameters()]
+    new = [parameter.detach() for parameter in model.parameters()]
+    _foreach_lerp(old, new, 1.0 - decay)
+    for old_buffer, new_buffer in zip(ema.buffers(), model.buffers(), strict=True):
+        old_buffer.copy_(new_buffer)

@@ -1,0 +1,273 @@
+"""The loop, the only one: for each phase zero, loss, backward, step; then the average. It knows no family.
+
+Letters: B batch, K quantities.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from genmod import storage
+from genmod.data.batch import Batch
+from genmod.errors import ConfigError
+from genmod.models.base import GenerativeModel, Phase
+from genmod.rng import Rng
+from genmod.training import ema
+from genmod.training.checkpoint import Checkpoints, resume
+from genmod.training.monitors import Grid, Validation
+from genmod.training.optim import PhaseOptimiser
+from genmod.training.plan import TrainConfig, due
+from genmod.training.precision import autocast
+from genmod.training.published import GRIDS
+from genmod.training.spool import Point, write_point
+from genmod.training.state import TrainState, flat
+from genmod.world import World
+
+
+class Stream(Protocol):
+    """A rank's rows of each global batch, in order; ``index_B`` is their position in the stream."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None:
+        """Stop; nothing comes after this."""
+        ...
+
+
+Batches = Callable[[int], Stream]
+"""The stream from a position, given as images seen."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do beside the steps themselves, and where to."""
+
+    config: TrainConfig
+    seed: int
+    root: str | None = None
+    """URL of the folder that metrics and pictures go to; None for nowhere."""
+    checkpoints: Checkpoints | None = None
+    validation: Validation | None = None
+    grid: Grid | None = None
+
+
+def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) -> TrainState:
+    """Train a model, from where its newest checkpoint is.
+
+    Args:
+        model: moved to the world's device; the same weights on every rank.
+        batches: each rank's own rows.
+        world: the processes that train together; every one of them calls this.
+        plan: alike on all ranks.
+
+    Returns:
+        The state at the end, on every rank.
+
+    Raises:
+        TrainingDiverged: on all ranks alike, if a loss is not finite.
+        ConfigError: the settings do not fit the model.
+    """
+    run = _Run.start(model, world, plan)
+    state, total_nimg = run.state, plan.config.total_nimg
+    if state.nimg >= total_nimg:
+        return state
+    stream = batches(state.nimg)
+    try:
+        while state.nimg < total_nimg:
+            run.step(next(stream))
+            run.look()
+    finally:
+        stream.close()
+        model.requires_grad_(True)
+    return state
+
+
+class _PhaseModule(nn.Module):
+    """A phase's loss as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: GenerativeModel, phase: Phase, seed: int, precision: str) -> None:
+        super().__init__()
+        self.model = model
+        self.phase = phase
+        self.seed = seed
+        self.precision = precision
+
+    def forward(self, batch: Batch, nimg: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rng = Rng(self.seed, f"train/{self.phase.name}", batch.index_B)
+        with autocast(self.precision, batch.index_B.device):
+            losses = self.model.loss(self.phase.name, batch, rng, nimg)
+        return losses.total, {"loss": losses.total.detach(), **losses.terms}
+
+
+@dataclass
+class _Run:
+    """One call of :func:`train`."""
+
+    state: TrainState
+    world: World
+    plan: Plan
+    wrapped: Sequence[nn.Module]
+    """For each phase."""
+    begun_s: float = 0.0
+    begun_cpu_s: float = 0.0
+    begun_nimg: int = 0
+
+    @classmethod
+    def start(cls, model: GenerativeModel, world: World, plan: Plan) -> Self:
+        """Put everything in its place: device, layout, average, optimisers, the newest checkpoint."""
+        config, phases = plan.config, model.phases()
+        config.check_phases(phases)
+        model.to(world.device).train()
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimisers = [PhaseOptimiser(model, p, config.optim_of(p.name)) for p in phases]
+        state = TrainState(0, model, ema.averaged(model), optimisers)
+        if plan.checkpoints is not None:
+            resume(plan.checkpoints, state, world)
+        if config.compile:
+            _compile(model)
+        wrapped: list[nn.Module] = []
+        for phase in phases:
+            _only(model, phase)
+            module = _PhaseModule(model, phase, plan.seed, config.precision)
+            wrapped.append(world.wrap(module))
+        run = cls(state, world, plan, wrapped)
+        run.restart_clock()
+        return run
+
+    def step(self, batch: Batch) -> None:
+        """Every phase once, on this rank's rows of one global batch."""
+        state, config = self.state, self.plan.config
+        batch = _ready(batch, self.world.device, config)
+        middle_nimg = state.nimg + config.batch / 2
+        keys: list[str] = []
+        values: list[Tensor] = []
+        for optimiser, module in zip(state.optimisers, self.wrapped, strict=True):
+            terms = self._gradients(optimiser, module, batch)
+            norm = optimiser.step(optimiser.lr_at(middle_nimg, config.total_nimg))
+            keys += [f"{optimiser.phase.name}/{name}" for name in (*terms, "grad_norm")]
+            values += [*terms.values(), norm]
+        state.nimg += config.batch
+        ema.update(state.ema, state.model, ema.decay_at(config, state.nimg))
+        state.ledger.add(state.nimg, keys, flat(values))
+
+    def _gradients(
+        self, optimiser: PhaseOptimiser, module: nn.Module, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Fill in the gradients of one phase; its terms, averaged over the parts of the batch."""
+        parts = self.plan.config.accumulate
+        rows = len(batch) // parts
+        _only(self.state.model, optimiser.phase)
+        optimiser.zero()
+        sums: dict[str, Tensor] = {}
+        for part in range(parts):
+            some = batch.rows(slice(part * rows, (part + 1) * rows))
+            with _silent(module, last=part == parts - 1):
+                loss, terms = module(some, self.state.nimg)
+                _backward(loss / parts, self.plan.config)
+            for name, value in terms.items():
+                sums[name] = sums[name] + value if name in sums else value
+        return {name: value / parts for name, value in sums.items()}
+
+    def look(self) -> None:
+        """Whatever is due after a step: metrics, validation, picture, checkpoint. All ranks come here."""
+        state, plan, config = self.state, self.plan, self.plan.config
+        before_nimg, last = state.nimg - config.batch, state.nimg >= config.total_nimg
+
+        def now(every_nimg: int | None) -> bool:
+            return every_nimg is not None and (last or due(before_nimg, state.nimg, every_nimg))
+
+        log, metrics = now(config.log_every_nimg), dict[str, float]()
+        terms = {o.phase.name: state.ledger.terms_of(o.phase.name) for o in state.optimisers}
+        if log:
+            metrics |= _prefixed("train", state.ledger.close(self.world))
+            for optimiser in state.optimisers:
+                lr = optimiser.lr_at(state.nimg - config.batch / 2, config.total_nimg)
+                metrics[f"train/{optimiser.phase.name}/lr"] = lr
+        if plan.validation is not None and now(config.validate_every_nimg):
+            own = {phase: [t for t in names if t != "grad_norm"] for phase, names in terms.items()}
+            found = plan.validation.measure(state.ema, state.nimg, own, self.world)
+            metrics |= _prefixed("val", found)
+        if plan.grid is not None and now(config.grid_every_nimg):
+            self._write_grid(plan.grid.draw(state.ema, self.world))
+        if metrics and plan.root is not None and self.world.rank == 0:
+            write_point(plan.root, Point(state.nimg, metrics, self._timing() if log else {}))
+        if log:
+            self.restart_clock()
+        if plan.checkpoints is not None and now(config.checkpoint_every_nimg):
+            state.ledger.settle(self.world)
+            if self.world.rank == 0:
+                plan.checkpoints.save(state)
+
+    def restart_clock(self) -> None:
+        """Speeds are measured from here."""
+        self.begun_s, self.begun_cpu_s = time.monotonic(), time.process_time()
+        self.begun_nimg = self.state.nimg
+
+    def _timing(self) -> dict[str, float]:
+        images = self.state.nimg - self.begun_nimg
+        wall_s = time.monotonic() - self.begun_s
+        cpu_s = time.process_time() - self.begun_cpu_s
+        return {"images_per_s": images / max(wall_s, 1e-9), "wall_s": wall_s, "cpu_s": cpu_s}
+
+    def _write_grid(self, picture: bytes) -> None:
+        if self.plan.root is not None and self.world.rank == 0:
+            name = f"{self.state.nimg:012d}.png"
+            storage.write_bytes(storage.join(self.plan.root, GRIDS, name), picture)
+
+
+def _only(model: GenerativeModel, phase: Phase) -> None:
+    """Let only a phase's parameters ask for gradients."""
+    mine = {id(parameter) for parameter in model.parameters_of(phase).values()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in mine)
+
+
+def _silent(module: nn.Module, last: bool) -> AbstractContextManager[object]:
+    """Gradients are exchanged in the last part of a batch only."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
+    return nullcontext()
+
+
+def _ready(batch: Batch, device: torch.device, config: TrainConfig) -> Batch:
+    if device.type == "cuda":
+        batch = batch.pinned()
+    batch = batch.to(device)
+    if config.channels_last:
+        pixels_BCHW = batch.pixels_BCHW.contiguous(memory_format=torch.channels_last)
+        batch = Batch(pixels_BCHW, batch.labels_B, batch.index_B)
+    return batch
+
+
+def _compile(model: GenerativeModel) -> None:
+    """Compile the nets in place; what is around them (random numbers, terms) stays as it is."""
+    for phase in model.phases():
+        for name in phase.modules:
+            model.get_submodule(name).compile()
+
+
+def _backward(loss: Tensor, config: TrainConfig) -> None:
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if config.compile and "double backward" in str(error):
+            raise ConfigError(
+                "train.compile: this model's loss needs derivatives of gradients, which torch.compile "
+                "cannot make; set train.compile=false for it"
+            ) from error
+        raise
+
+
+def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{key}": value for key, value in values.items()}

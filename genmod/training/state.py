@@ -1,0 +1,106 @@
+"""All that training moves, as files: safetensors for tensors, JSON for the rest. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from genmod.config import canonical_json
+from genmod.errors import DataError
+from genmod.models.base import GenerativeModel
+from genmod.training.ledger import Ledger
+from genmod.training.optim import PhaseOptimiser
+
+MODEL, EMA, OPTIMISER, STATE = (
+    "model.safetensors",
+    "ema.safetensors",
+    "optimiser.safetensors",
+    "state.json",
+)
+"""The files of a checkpoint."""
+
+
+@dataclass
+class TrainState:
+    """What one training step turns into the next."""
+
+    nimg: int
+    """Images seen."""
+    model: GenerativeModel
+    ema: GenerativeModel
+    """The moving average of ``model``."""
+    optimisers: Sequence[PhaseOptimiser]
+    ledger: Ledger = field(default_factory=Ledger)
+    """Losses of the steps that are not logged yet."""
+
+    def files(self) -> dict[str, bytes]:
+        """Name -> bytes. The same state gives the same bytes."""
+        moments = {
+            name: t for optimiser in self.optimisers for name, t in optimiser.tensors().items()
+        }
+        facts = {"nimg": self.nimg, "ledger": self.ledger.as_json()}
+        return {
+            MODEL: weights_bytes(self.model),
+            EMA: weights_bytes(self.ema),
+            OPTIMISER: tensor_bytes(moments),
+            STATE: canonical_json(facts),
+        }
+
+    def load(self, files: Mapping[str, bytes]) -> None:
+        """Take over what :meth:`files` gave. DataError if it does not fit this model."""
+        load_weights(self.model, files[MODEL], MODEL)
+        load_weights(self.ema, files[EMA], EMA)
+        moments = tensors_of(files[OPTIMISER], OPTIMISER)
+        for optimiser in self.optimisers:
+            optimiser.load(moments)
+        facts = json.loads(files[STATE])
+        self.nimg = int(facts["nimg"])
+        self.ledger = Ledger.from_json(facts["ledger"])
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """A model's parameters and buffers as a safetensors file."""
+    return tensor_bytes(model.state_dict())
+
+
+def load_weights(model: nn.Module, data: bytes, where: str) -> None:
+    """Put weights into a model of the same shape.
+
+    Args:
+        model: takes the weights.
+        data: a safetensors file.
+        where: its name, for the error.
+
+    Raises:
+        DataError: the tensors are not this model's.
+    """
+    try:
+        model.load_state_dict(tensors_of(data, where), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{where} does not fit the model's configuration: {reason}") from None
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as a safetensors file."""
+    ready = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    return safetensors.save(ready)
+
+
+def tensors_of(data: bytes, where: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. DataError if it is none."""
+    try:
+        return safetensors.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"{where} is not a safetensors file: {error}") from None
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Scalars as one float64 vector."""
+    return torch.stack([tensor.detach().double() for tensor in tensors])
