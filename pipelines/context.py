@@ -28,12 +28,11 @@ class Context:
     """One command at work."""
 
     recipe: Recipe
-    models: tuple[str, ...] = ()
-    """Names of the recipe's models that the command is about; all of them if empty."""
+    models: tuple[str, ...]
+    """Names of the recipe's models that the command is about."""
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        self.models = self.models or tuple(self.recipe.model)
         for name in self.models:
             self.recipe.entry(name)
 

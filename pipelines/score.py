@@ -33,7 +33,7 @@ from genmod.models.base import ScoreOptions, family
 from genmod.training.published import model_config
 from pipelines.bulk import ALONE, Job, Options, Piece, PieceActor, run_jobs, run_stage
 from pipelines.context import Context, Result
-from pipelines.run import narrowed, need_models, scorable_models
+from pipelines.run import check_scorable, narrowed, scorable_models
 
 ROW_BYTES_AT_MOST = 160
 """Of one row of a table, with a key of the longest kind."""
@@ -226,8 +226,10 @@ def score(job: ScoreJob, config: ScoreConfig, *, seed: int, options: Options = A
 
 def stage(context: Context) -> Result:
     """The command: a log-likelihood of each row from each of the recipe's models that has a density."""
-    context = narrowed(context, scorable_models(context))
-    need_models(context)
+    models = scorable_models(context)
+    if not models:
+        check_scorable(context, context.models[0])  # says why
+    context = narrowed(context, models)
     recipe = context.recipe
     plans = [
         plan_score(
