@@ -35,6 +35,13 @@ POLL_S = 2.0
 STOP_S = 60.0
 """How long a stopped job may take to end."""
 
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that tell of every upload."""
+
 Write = Callable[[str], None]
 
 
@@ -58,6 +65,7 @@ class JobState(Config):
     status: str
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, as Ray calls it."""
     message: str = ""
+    """One line."""
     exit_code: int | None = Field(None)
     """Of the command, if it ended by itself."""
 
@@ -90,7 +98,8 @@ class Jobs:
                 f"--address {address}: jobs go to the head's job server, e.g. http://HOST:8265"
             )
         self.address = address.rstrip("/")
-        logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"), self._explained():
             self._client = _Client(self.address)
 
@@ -260,7 +269,7 @@ def _state(job: Any) -> JobState:
     return JobState(
         id=str(job.submission_id),
         status=str(getattr(job.status, "value", job.status)),
-        message=str(job.message or ""),
+        message=str(job.message or "").split("\n", maxsplit=1)[0],
         exit_code=job.driver_exit_code,
     )
 

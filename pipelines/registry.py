@@ -75,18 +75,29 @@ def champion(tracker: Tracker, name: str) -> ModelVersion | None:
     return tracker.ask(lambda client: _champion(client, registered_name(tracker, name)))
 
 
-def set_champion(tracker: Tracker, version: ModelVersion, evaluation: str) -> None:
-    """Point the alias to a version and note where its evaluation is. Doing it twice does no harm.
+def set_champion(tracker: Tracker, version: ModelVersion) -> None:
+    """Point the alias to a version. Doing it twice does no harm.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
+    tracker.ask(
+        lambda client: client.set_registered_model_alias(version.name, ALIAS, version.version)
+    )
 
-    def move(client: Any) -> None:
-        client.set_model_version_tag(version.name, version.version, f"{FACT}evaluation", evaluation)
-        client.set_registered_model_alias(version.name, ALIAS, version.version)
 
-    tracker.ask(move)
+def note_evaluation(tracker: Tracker, version: ModelVersion, url: str) -> ModelVersion:
+    """Note on a version where its evaluation is.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    key = f"{FACT}evaluation"
+    if version.evaluation != url:
+        tracker.ask(
+            lambda client: client.set_model_version_tag(version.name, version.version, key, url)
+        )
+    return version.model_copy(update={"evaluation": url})
 
 
 def _champion(client: Any, name: str) -> ModelVersion | None:

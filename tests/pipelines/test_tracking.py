@@ -220,7 +220,8 @@ def test_versions_and_the_champion(store, tracker, tmp_path):
     )
     assert second.version != first.version
     for _ in range(2):
-        registry.set_champion(tracker, second, "memory://evaluation")
+        registry.set_champion(tracker, second)
+        registry.note_evaluation(tracker, second, "memory://evaluation")
         found = registry.champion(tracker, "gan")
         assert found is not None
         assert (found.version, found.digest) == (second.version, "2" * 64)

@@ -1,0 +1,105 @@
+"""A Ray head of its own beside the tests: own ports, own folder, own token, killed by its mark."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+MARK = "GENMOD_TEST_HEAD"
+START_S = 90.0
+
+
+@dataclass
+class Head:
+    address: str
+    token: str
+    folder: Path
+
+    def environment(self) -> dict[str, str]:
+        """For a process that talks to it, but does not run on it."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH") and k != MARK}
+        kept.pop("RAY_ADDRESS", None)
+        return kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+
+@pytest.fixture(scope="session")
+def head():
+    mark, token = secrets.token_hex(8), secrets.token_hex(32)
+    folder = Path(tempfile.mkdtemp(prefix="gmhead-"))  # short: a socket's path has a limit
+    port, jobs_port, *ports = _free_ports(6)
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "ray-client-server")
+    bins = str(Path(sys.executable).parent)
+    environment = os.environ | {
+        MARK: mark,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "PATH": f"{bins}:{os.environ['PATH']}",
+        "HOME": str(folder),
+    }
+    environment.pop("RAY_ADDRESS", None)
+    with open(folder / "head.log", "wb") as log:
+        process = subprocess.Popen(
+            [
+                *(f"{bins}/ray", "start", "--head", "--block", "--disable-usage-stats"),
+                *(f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={jobs_port}"),
+                *(f"--{name}-port={value}" for name, value in zip(names, ports, strict=True)),
+                *("--min-worker-port=0", "--max-worker-port=0", "--num-cpus=2"),
+                *("--object-store-memory=100000000", f"--temp-dir={folder}/ray"),
+            ],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait(process, f"http://127.0.0.1:{jobs_port}", token, folder / "head.log")
+        yield Head(f"http://127.0.0.1:{jobs_port}", token, folder)
+    finally:
+        _kill(mark)
+        process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, token: str, log: Path) -> None:
+    deadline_s = time.monotonic() + START_S
+    request = urllib.request.Request(
+        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+    )
+    while process.poll() is None and time.monotonic() < deadline_s:
+        with suppress(OSError), urllib.request.urlopen(request, timeout=5):
+            return
+        time.sleep(0.3)
+    pytest.fail(f"the Ray head did not start: {log.read_text()[-2000:]}")
+
+
+def _kill(mark: str) -> None:
+    """Kill every process that was started with the mark in its environment."""
+    wanted = f"{MARK}={mark}".encode()
+    for _ in range(3):  # one may have started another meanwhile
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                with suppress(OSError):
+                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                        os.kill(int(entry.name), signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
