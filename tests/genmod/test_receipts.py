@@ -1,0 +1,55 @@
+"""Receipts: one maker wins, and other work's receipts are refused."""
+
+import pytest
+
+from genmod import receipts, storage
+from genmod.config import Config
+from genmod.errors import DataError
+
+ROOT = "memory://receipts"
+
+
+class Note(Config):
+    fingerprint: str
+    text: str
+
+
+@pytest.fixture(params=["memory", "file"])
+def root(request, tmp_path):
+    if request.param == "file":
+        return str(tmp_path / "work")
+    storage.remove(ROOT)
+    return ROOT
+
+
+def test_the_first_maker_wins_and_everybody_learns_it(root):
+    first, second = Note(fingerprint="f", text="first"), Note(fingerprint="f", text="second")
+    assert receipts.commit(root, "a", first) == first
+    assert receipts.commit(root, "a", second) == first
+    assert receipts.load(Note, root, "a", "f") == first
+
+
+def test_what_is_missing_is_what_has_no_receipt(root):
+    names = [f"{number:03d}" for number in range(20)]
+    assert receipts.load_all(Note, root, names, "f") == {}
+    for name in reversed(names[::2]):
+        receipts.commit(root, name, Note(fingerprint="f", text=name))
+    found = receipts.load_all(Note, root, names, "f")
+    assert list(found) == names[::2]
+    assert all(note.text == name for name, note in found.items())
+    assert receipts.load(Note, root, names[1], "f") is None
+
+
+def test_a_receipt_of_other_work_is_refused(root):
+    receipts.commit(root, "a", Note(fingerprint="theirs", text=""))
+    with pytest.raises(DataError, match="belongs to other work"):
+        receipts.load_all(Note, root, ["a"], "ours")
+    with pytest.raises(DataError, match="belongs to other work"):
+        receipts.commit(root, "a", Note(fingerprint="ours", text=""))
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"fingerprint": "f"}', b"[]"])
+def test_a_broken_receipt_is_an_error_that_names_it(root, data):
+    storage.write_bytes(storage.join(root, receipts.FOLDER, "a.json"), data)
+    with pytest.raises(DataError, match=r"a\.json is not a receipt"):
+        receipts.load(Note, root, "a", "f")
