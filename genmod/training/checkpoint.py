@@ -13,18 +13,14 @@ import logging
 import uuid
 from dataclasses import dataclass
 
-import torch
 from pydantic import ValidationError
 
 from genmod import storage
 from genmod.config import Config, as_json, canonical_json
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import Manifest, write_file
-from genmod.training.published import load_model, model_config
 from genmod.training.state import TrainState
-from genmod.world import World
-
-__all__ = ["FOLDER", "Checkpoints", "load_model", "model_config", "resume"]
+from genmod.world import World, agreed
 
 FOLDER = "checkpoints"
 """Below a model's root, while it is trained."""
@@ -139,6 +135,8 @@ class Checkpoints:
         nimgs = self.nimgs()
         for nimg in nimgs[: -self.keep]:
             storage.remove(self._receipt_url(nimg))
+        if not nimgs:
+            return  # another process has published the model meanwhile
         oldest_kept = _name(nimgs[-self.keep :][0])
         for name in storage.list_names(self.url):
             if "-" in name and name.partition("-")[0] < oldest_kept:
@@ -147,14 +145,10 @@ class Checkpoints:
 
 def resume(checkpoints: Checkpoints, state: TrainState, world: World) -> None:
     """Put all ranks where the newest whole checkpoint is; rank 0 says which that is."""
-    nimg = -1
-    if world.rank == 0:
-        found = checkpoints.newest(state)
-        nimg = -1 if found is None else found
-    told = torch.tensor(float(nimg * world.size if world.rank == 0 else 0), dtype=torch.float64)
-    agreed = round(float(world.mean(told.to(world.device))))
-    if world.rank > 0 and agreed >= 0:
-        checkpoints.restore(agreed, state)
+    found = checkpoints.newest(state) if world.rank == 0 else None
+    nimg = agreed(world, -1 if found is None else found)
+    if world.rank > 0 and nimg >= 0:
+        checkpoints.restore(nimg, state)
 
 
 def _name(nimg: int) -> str:

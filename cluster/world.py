@@ -1,0 +1,137 @@
+"""Ray's side of World: a group of training workers, and what each of them is told about itself."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.actors import Shape
+from genmod import storage
+from genmod.errors import ConfigError, GenmodError
+from genmod.world import Alone, Group, World
+
+Work = Callable[[World, dict[str, Any]], None]
+"""What every worker does; a module's function, and JSON values to tell it what is to be done."""
+
+STARTS = 5
+"""How often a group that did not come up is started again."""
+
+COLLECTIVE_TIMEOUT_S = 600
+"""Workers that wait for one another for longer have lost one."""
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How to run a group."""
+
+    workers: int
+    where: Shape
+    """What each worker asks for."""
+    scratch: str
+    """URL of a folder, seen by all nodes, for Ray's own notes; nothing of ours goes there."""
+    max_failures: int
+    """How often the group is started again after a worker was lost or raised."""
+
+
+def current_world(where: Shape) -> World:
+    """The world of the Ray Train worker that this process is."""
+    import ray.train.torch
+    import torch
+
+    torch.set_num_threads(max(1, int(where.cpus)))
+    device = ray.train.torch.get_device() if where.device == "cuda" else torch.device("cpu")
+    assert isinstance(device, torch.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if ray.train.get_context().get_world_size() == 1:
+        return Alone(device)
+    return Group(device)
+
+
+def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None:
+    """Run ``work`` on a group of workers that form a World, and wait for its end.
+
+    A worker that is lost, or raises, takes the group down; then the whole group starts anew, so the work
+    must go on from what it has saved.
+
+    Raises:
+        ConfigError: the cluster has no room for the group.
+        GenmodError: it was lost more often than it may be.
+    """
+    _check_room(options)
+    # Ray imports torch and much else here, so not at the top.
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    where = options.where
+    resources = {"CPU": where.cpus} | ({"GPU": where.gpus} if where.gpus else {})
+    # A name of its own for each launch: Ray's notes of an earlier one do not count, ours do.
+    name = f"group-{uuid.uuid4().hex[:12]}"
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"work": work, "values": values, "where": where},
+        torch_config=TorchConfig(
+            backend="nccl" if where.device == "cuda" else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=options.workers,
+            use_gpu=where.gpus > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=name,
+            **_ray_storage(options.scratch),
+            failure_config=FailureConfig(
+                max_failures=options.max_failures, controller_failure_limit=STARTS
+            ),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise GenmodError(
+            f"{options.workers} workers failed {options.max_failures + 1} times, last by: "
+            f"{lines[-1] if lines else type(error).__name__}; the same command goes on from the newest "
+            "checkpoint"
+        ) from error
+    finally:
+        storage.remove(storage.join(options.scratch, name))
+
+
+def _worker(told: dict[str, Any]) -> None:
+    """What Ray Train calls in each worker."""
+    told["work"](current_world(told["where"]), told["values"])
+
+
+def _ray_storage(url: str) -> dict[str, Any]:
+    """A folder as Ray wants it told."""
+    from fsspec.implementations.local import LocalFileSystem
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    fs, path = storage.filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        return {"storage_path": path}
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(fs))}
+
+
+def _check_room(options: GroupOptions) -> None:
+    """Refuse a group that would wait for ever."""
+    import ray
+
+    where, room = options.where, 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            fits = int(has.get("CPU", 0) / where.cpus)
+            room += min(fits, int(has.get("GPU", 0) / where.gpus)) if where.gpus else fits
+    if room < options.workers:
+        raise ConfigError(
+            f"train.workers is {options.workers}, each with {where.cpus:g} CPUs and {where.gpus:g} GPUs, but "
+            f"the cluster has room for {room}; set train.workers={max(1, room)}, "
+            "or change cluster.cpus_per_worker and cluster.gpus_per_worker"
+        )

@@ -1,0 +1,133 @@
+"""One model's training from data to published model, as each of its processes does it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from genmod.config import Config, as_json, parse
+from genmod.data.reader import TrainingStream, open_dataset, read_rows
+from genmod.errors import DataError
+from genmod.manifest import DatasetManifest, Manifest, find_done, load
+from genmod.models.base import GenerativeModel, ModelConfig, family
+from genmod.training.checkpoint import Checkpoints
+from genmod.training.loop import Plan, train
+from genmod.training.monitors import Grid, Validation
+from genmod.training.plan import TrainConfig, training_fingerprint
+from genmod.training.published import publish_model
+from genmod.world import World, agreed
+
+
+class TrainJob(Config):
+    """What one model is made from, and where it goes. JSON, so that it travels to any process."""
+
+    name: str
+    root: str
+    """URL of the model's folder."""
+    data_root: str
+    data_digest: str
+    """Of the dataset's manifest, as it was when the job was planned."""
+    model: ModelConfig
+    train: TrainConfig
+    sample: dict[str, Any] = {}
+    """The family's sampling options for pictures during training."""
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """What the model is made from."""
+        return training_fingerprint(self.model, self.train, self.data_digest, self.seed)
+
+
+def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
+    """The same job with every default of its net said aloud. Writes nothing.
+
+    Raises:
+        ConfigError: the model, its settings and the data do not go together.
+        DataError: the data has no rows for it.
+    """
+    model_class = family(job.model.family)
+    net = parse(model_class.Config, job.model.net, f"model.{job.name}.net")
+    model_class.check(net, job.model.spec)
+    parse(model_class.Sample, job.sample, f"model.{job.name}.sample")
+    if not data.rows("train"):
+        raise DataError(f"{job.data_root}: the train split has no rows; shard more data")
+    if job.train.validate_every_nimg is not None and not data.rows("val"):
+        raise DataError(
+            f"{job.data_root}: the val split has no rows; raise data.splits.val, "
+            "or set train.validate_every_nimg=null"
+        )
+    model = job.model.model_copy(update={"net": as_json(net)})
+    planned = job.model_copy(update={"model": model})
+    job.train.check_phases(model.build().phases())
+    return planned
+
+
+def run_job(job: TrainJob, world: World) -> Manifest:
+    """Train and publish a model, or find that it is done. Every rank of the world calls this.
+
+    Goes on from the newest checkpoint, whatever the number of ranks was then.
+
+    Raises:
+        GenmodError: something that would come again: the data changed, training diverged.
+    """
+    done = world.rank == 0 and find_done(Manifest, job.root, "model", job.fingerprint) is not None
+    if not agreed(world, int(done)):
+        _train_and_publish(job, world)
+    if world.rank == 0:
+        Checkpoints(job.root, job.fingerprint, job.model).remove()
+    world.barrier()
+    manifest = load(Manifest, job.root, "model")
+    assert manifest is not None, "rank 0 has published it"
+    return manifest
+
+
+def _train_and_publish(job: TrainJob, world: World) -> None:
+    data = open_dataset(job.data_root)
+    if data.digest != job.data_digest:
+        raise DataError(
+            f"{job.data_root} holds dataset {data.digest[:12]}, but the job was planned for "
+            f"{job.data_digest[:12]}; give the command again"
+        )
+    model = job.model.build(job.seed)
+    checkpoints = Checkpoints(job.root, job.fingerprint, job.model, job.train.keep_checkpoints)
+    batches = partial(_stream, job, data, world)
+    state = train(model, batches, world, _plan(job, data, model, checkpoints))
+    if world.rank == 0:
+        publish_model(
+            job.root,
+            job.model,
+            state,
+            fingerprint=job.fingerprint,
+            parents={"data": job.data_digest},
+            facts={"seed": job.seed, "class_names": list(data.class_names)},
+        )
+
+
+def _stream(job: TrainJob, data: DatasetManifest, world: World, start_nimg: int) -> TrainingStream:
+    return TrainingStream(
+        job.data_root,
+        data,
+        "train",
+        global_batch=job.train.batch,
+        rank=world.rank,
+        size=world.size,
+        seed=job.seed,
+        start_nimg=start_nimg,
+    )
+
+
+def _plan(
+    job: TrainJob, data: DatasetManifest, model: GenerativeModel, checkpoints: Checkpoints
+) -> Plan:
+    config = job.train
+    validation = grid = None
+    if config.validate_every_nimg is not None:
+        rows = read_rows(
+            job.data_root, data, "val", range(min(config.validation_rows, data.rows("val")))
+        )
+        validation = Validation(rows, job.seed, config.precision)
+    if config.grid_every_nimg is not None:
+        how = parse(model.Sample, job.sample, f"model.{job.name}.sample")
+        grid = Grid(config.grid_images, job.seed, how)
+    return Plan(config, job.seed, job.root, checkpoints, validation, grid)
