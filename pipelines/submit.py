@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmod.config import fingerprint
-from genmod.data.sources import open_source
 from genmod.errors import ConfigError, GenmodError
-from pipelines import config
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a recipe takes seconds to import, and a look at a job needs none
     from cluster.submit import JobRequest, Jobs, JobState
+    from pipelines.config import Recipe
 
 FILE = "recipe.yaml"
 
@@ -52,6 +51,8 @@ def submit(
     Returns:
         The job's answer with ``job`` (its id) and ``exit_code``.
     """
+    from pipelines import config
+
     jobs = _jobs(address)
     resolved = _portable(config.load(recipe, assignments))
     for model in models:
@@ -109,8 +110,10 @@ def _jobs(address: str | None) -> Jobs:
     return Jobs(address)
 
 
-def _portable(recipe: config.Recipe) -> config.Recipe:
+def _portable(recipe: Recipe) -> Recipe:
     """The recipe as it means the same in another folder: its root is absolute already."""
+    from genmod.data.sources import open_source
+
     source = open_source(recipe.data.source).text
     data = recipe.data.model_copy(update={"source": source})
     cluster = recipe.cluster.model_copy(update={"address": "auto"})
@@ -118,7 +121,7 @@ def _portable(recipe: config.Recipe) -> config.Recipe:
 
 
 def _request(
-    stage: str, recipe: config.Recipe, options: Sequence[str], folder: str, as_json: bool
+    stage: str, recipe: Recipe, options: Sequence[str], folder: str, as_json: bool
 ) -> JobRequest:
     from cluster.submit import JobRequest
 

@@ -1,0 +1,157 @@
+"""Jobs on a real Ray head beside the test, from processes of their own, as people submit them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from genmod.errors import ConfigError
+from pipelines.cli import main
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def jobs(head, monkeypatch, tmp_path):
+    """A client of the head in this process."""
+    from cluster.submit import Jobs
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    return Jobs(head.address)
+
+
+@pytest.fixture
+def request_for(tmp_path):
+    from cluster.submit import JobRequest
+
+    (tmp_path / "hello.txt").write_text("hello")
+
+    def make(name: str, entrypoint: str):
+        return JobRequest(name=name, entrypoint=entrypoint, working_dir=str(tmp_path))
+
+    return make
+
+
+def test_a_second_submission_follows_the_first_and_a_third_is_a_new_attempt(jobs, request_for):
+    request = request_for("twice", "cat hello.txt; sleep 2; echo; echo end; exit 2")
+    first, started = jobs.submit(request)
+    assert (first, started) == ("twice", True)
+    assert jobs.submit(request) == ("twice", False)
+    shown: list[str] = []
+    state = jobs.follow(first, shown.append)
+    assert (state.status, state.exit_code, state.ended) == ("FAILED", 2, True)
+    assert "hello" in "".join(shown)
+    assert "".join(shown).endswith("\nend\n")
+    again: list[str] = []
+    jobs.follow(first, again.append)
+    assert "".join(again) == "".join(shown) == jobs.logs(first)
+    assert jobs.submit(request_for("twice", "true")) == ("twice-2", True)
+    assert jobs.follow("twice-2", shown.append).exit_code == 0
+    with pytest.raises(ConfigError, match="no job 'nobody'"):
+        jobs.state("nobody")
+
+
+def test_a_wrong_token_and_a_dead_address_are_one_line(head, tmp_path):
+    """In a process of its own, for Ray reads the token once."""
+    wrong = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "submit", "--status", "x", "--address", head.address],
+        env=head.environment() | {"RAY_AUTH_TOKEN": "0" * 64},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    dead = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pipelines",
+            "submit",
+            "--status",
+            "x",
+            "--address",
+            "http://127.0.0.1:9",
+        ],
+        env=head.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (dead.returncode, dead.stderr.count("\n")) == (2, 1)
+    assert "no Ray job server" in dead.stderr
+    stderr = wrong.communicate(timeout=60)[1]
+    assert (wrong.returncode, stderr.count("\n")) == (2, 1)
+    assert "token" in stderr
+
+
+def _recipe(tmp_path, source: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"root: {tmp_path}/root\n"
+        f"data: {{source: '{source}', shard_rows: 600}}\n"
+        "model: {vae: {family: vae}}\n"
+        "tracking: {enabled: false}\n"
+    )
+    return path
+
+
+def _genmod(head, *words: str, **more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "submit", *words, "--address", head.address],
+        env=head.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def test_a_stage_runs_as_a_job_and_its_exit_code_comes_back(head, tmp_path):
+    recipe = str(_recipe(tmp_path, "builtin:digits"))
+    nowhere = tmp_path / "nowhere"
+    good = _genmod(head, "shard", "--recipe", recipe, "--json")
+    bad = _genmod(head, "shard", "--recipe", recipe, "--set", f"data.source=folder:{nowhere}")
+    stdout, stderr = good.communicate(timeout=120)
+    assert good.returncode == 0, stderr
+    answer = json.loads(stdout.splitlines()[-1])
+    assert (answer["stage"], answer["status"]) == ("shard", "done")
+    assert answer["job"].startswith("genmod-shard-")
+    assert (tmp_path / "root" / "data" / "dataset.json").exists()
+    _, stderr = bad.communicate(timeout=120)
+    assert bad.returncode == 2, stderr
+    assert str(nowhere) in stderr
+
+
+def test_leaving_a_job_lets_it_go_on_until_it_is_stopped(head, jobs, request_for, capfd):
+    jobs.submit(request_for("long", "echo begun; sleep 600"))
+    follower = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from cluster.environment import set_environment; set_environment()\n"
+            "from cluster.submit import Jobs\n"
+            f"Jobs('{head.address}').follow('long', lambda text: print(text, flush=True))",
+        ],
+        env=head.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert follower.stdout is not None
+    for line in follower.stdout:
+        if "begun" in line:
+            break
+    follower.send_signal(signal.SIGINT)
+    assert follower.wait(20) != 0
+    assert jobs.state("long").status == "RUNNING"
+    begun_s = time.monotonic()
+    assert main(["submit", "--stop", "long", "--address", head.address]) == 0
+    assert time.monotonic() - begun_s < 60
+    assert jobs.state("long").status == "STOPPED"
+    assert "STOPPED" in capfd.readouterr().err
+    assert os.environ["RAY_AUTH_TOKEN"] == head.token
