@@ -117,9 +117,10 @@ class DiscretisedLogistic(PixelLikelihood):
         """Locations, log scales and log weights, each (B, K, C, H, W)."""
         raw_BPCHW = raw_BPHW.unflatten(1, (self.parameters, -1))
         count = self.components
-        location = raw_BPCHW[:, :count]
         low, high = LOG_SCALES
         log_scale = low + (high - low) * raw_BPCHW[:, count : 2 * count].sigmoid()
+        # In units of the scale, so that the slope of log P to the raw number is never above 1.
+        location = log_scale.exp() * raw_BPCHW[:, :count]
         if count == 1:
             return location, log_scale, torch.zeros_like(location)
         spread = torch.linspace(-1, 1, count, dtype=location.dtype, device=location.device)

@@ -70,5 +70,7 @@ def bound(log_weights_SB: Tensor, k: int) -> tuple[Tensor, Tensor]:
     repeats = bounds_MB.shape[0]
     if repeats > 1:
         return bounds_MB.mean(0), bounds_MB.std(0) / math.sqrt(repeats)
+    if k == 1:
+        return bounds_MB[0], torch.full_like(bounds_MB[0], math.nan)
     relative_KB = (weights_MKB[0] - bounds_MB).exp()
     return bounds_MB[0], relative_KB.std(0) / math.sqrt(k)

@@ -57,10 +57,10 @@ class VAEConfig(FamilyConfig):
     """Residual blocks in each level of the encoder and of the decoder."""
     embedding: int = Field(default=16, ge=1)
     """Length of a class's embedding, for data with labels."""
-    likelihood: Literal["auto", "bernoulli", "discretised_logistic", "logistic_mixture"] = "auto"
+    likelihood: Literal["auto", "bernoulli", "discretised_logistic"] = "auto"
     """Of a pixel; ``auto`` is ``bernoulli`` for binary data and ``discretised_logistic`` for 8-bit data."""
-    components: int = Field(default=5, ge=2)
-    """Logistics of each pixel in a ``logistic_mixture``."""
+    components: int = Field(default=3, ge=1)
+    """Logistics that are mixed in each pixel of 8-bit data; 1 is the plain discretised logistic."""
     beta: float = Field(default=1.0, gt=0)
     """Weight of the KL term in training, after its warm-up. Above 1 latents are used less and draws from
     the prior look cleaner, at the price of likelihood; scores always use 1."""
@@ -152,8 +152,8 @@ class Model(GenerativeModel):
     @classmethod
     def check(cls, config: VAEConfig, spec: ImageSpec) -> None:
         """Refuse a likelihood that is none for such pixels, and images smaller than the nets' grid."""
-        binary = config.likelihood == "bernoulli"
-        if config.likelihood != "auto" and binary != (spec.levels == 2):
+        fitting = "bernoulli" if spec.levels == 2 else "discretised_logistic"
+        if config.likelihood not in ("auto", fitting):
             raise ConfigError(
                 f"vae: likelihood {config.likelihood!r} is not a probability of pixels with "
                 f"{spec.levels} levels; set net.likelihood to auto"
@@ -272,8 +272,7 @@ class Model(GenerativeModel):
 def _likelihood(config: VAEConfig, spec: ImageSpec) -> PixelLikelihood:
     if spec.levels == 2:
         return Bernoulli()
-    mixture = config.likelihood == "logistic_mixture"
-    return DiscretisedLogistic(config.components if mixture else 1)
+    return DiscretisedLogistic(config.components)
 
 
 def _standard(like_BZ: Tensor) -> Gaussian:
