@@ -106,17 +106,22 @@ class EvaluationJob(Config):
     config: EvaluateConfig
     seed: int = 0
 
-    def inputs(self) -> dict[str, Manifest]:
-        """The manifests that the work is made from, by name. ConfigError for one that is not there."""
+    def roots(self) -> dict[str, str]:
+        """Where the inputs lie, by name."""
+        roots = {
+            "data": self.data_root,
+            "samples": self.samples_root,
+            "features": self.features_root,
+        }
+        return roots if self.scores_root is None else roots | {"scores": self.scores_root}
+
+    def given(self) -> dict[str, Manifest]:
+        """The manifests of what other stages have made. ConfigError for one that is not there."""
         data = open_dataset(self.data_root)
         samples = require(
             DatasetManifest, self.samples_root, "dataset", f"sample --model {self.name}"
         )
-        found: dict[str, Manifest] = {
-            "data": data,
-            "samples": samples,
-            "features": require(Manifest, self.features_root, "features", "evaluate"),
-        }
+        found: dict[str, Manifest] = {"data": data, "samples": samples}
         if samples.spec.shape != data.spec.shape:
             raise ConfigError(
                 f"the samples at {self.samples_root} are {samples.spec}, the data at {self.data_root} "
@@ -126,6 +131,11 @@ class EvaluationJob(Config):
             made_by = f"score --model {self.name}"
             found["scores"] = require(Manifest, self.scores_root, "scores", made_by)
         return found
+
+    def inputs(self) -> dict[str, Manifest]:
+        """The manifests that the work is made from, by name. ConfigError for one that is not there."""
+        features_made = require(Manifest, self.features_root, "features", "evaluate")
+        return self.given() | {"features": features_made}
 
     def fingerprint(self) -> str:
         """Of the work; reads the inputs' manifests."""
@@ -156,6 +166,7 @@ class EvaluationJob(Config):
             files=self._pictures(images, truth, judgement),
             facts={
                 "model": self.name,
+                "model_digest": samples.parents.get("model"),
                 **judgement.facts(),
                 "class_names": list(data.class_names),
                 "nearest": _nearest(judgement),
@@ -214,7 +225,8 @@ class EvaluationJob(Config):
             except (FileNotFoundError, DataError) as error:
                 raise DataError(f"{url}: {error}; genmod verify says what else is wrong") from None
             tables.append(torch.tensor(table["nats"].to_pylist(), dtype=torch.float64))
-        return {**manifest.facts, "histogram": histogram(torch.cat(tables)).model_dump(mode="json")}
+        told = {key: value for key, value in manifest.facts.items() if not isinstance(value, list)}
+        return {**told, "histogram": histogram(torch.cat(tables)).model_dump(mode="json")}
 
 
 def histogram(values_N: Tensor) -> Histogram:

@@ -1,0 +1,215 @@
+"""The evaluate stage: one feature space, one task for each model, and the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from genmod.errors import GenmodError, Unscorable
+from genmod.manifest import Manifest, load
+from genmod.metrics.evaluation import EvaluationJob, FeaturesJob
+from genmod.metrics.judge import readings_from
+from pipelines.context import Context, Result
+from pipelines.report import ReportJob
+from pipelines.run import check_scorable, need_models
+
+TRIES = 3
+"""How often Ray runs a task again whose process died or whose store failed."""
+
+WAIT_S = 5.0
+"""How long the driver waits at a time."""
+
+Job = FeaturesJob | EvaluationJob
+"""A unit of work that knows whether it is done and how to do it."""
+
+
+def stage(context: Context) -> Result:
+    """Features, evaluations of the command's models, report. What is done already is only looked up."""
+    begun_s = time.monotonic()
+    recipe = context.recipe
+    need_models(context)
+    context.dataset()
+    jobs = [evaluation_job(context, name) for name in context.models]
+    for job in jobs:
+        job.given()
+    count = context.counter("evaluate", "models")
+    fit = FeaturesJob(
+        data_root=context.at("data"),
+        out_root=context.at("features"),
+        config=recipe.evaluate,
+        seed=recipe.seed,
+    )
+    made = bool(missing([fit]))
+    if made:
+        context.progress.say("  fitting the feature space")
+        do_all([fit], context.connect, recipe.cluster.cpus_per_worker)
+    todo = missing(jobs)
+    if todo:
+        do_all(
+            todo,
+            context.connect,
+            recipe.cluster.cpus_per_worker,
+            lambda done: count(len(jobs) - len(todo) + done, len(jobs)),
+        )
+    report = report_job(context, jobs)
+    made = made or bool(todo) or report.done() is None
+    manifest = report.do()
+    _track(context, jobs, report)
+    return context.result(
+        "evaluate",
+        begun_s,
+        made,
+        context.at("evaluation"),
+        manifest,
+        report=report.page_url,
+        models={job.name: {"output": job.out_root, "digest": _digest(job)} for job in jobs},
+    )
+
+
+def evaluation_job(context: Context, name: str) -> EvaluationJob:
+    """What judges a model of the recipe. A model with a density must have been scored."""
+    recipe = context.recipe
+    scores_root, unscored = context.at("scores", name), ""
+    try:
+        check_scorable(context, name)
+    except Unscorable as reason:
+        scores_root, unscored = None, str(reason)
+    return EvaluationJob(
+        name=name,
+        data_root=context.at("data"),
+        samples_root=context.at("samples", name),
+        features_root=context.at("features"),
+        out_root=context.at("evaluation", name),
+        scores_root=scores_root,
+        unscored=unscored,
+        config=recipe.evaluate,
+        seed=recipe.seed,
+    )
+
+
+def report_job(context: Context, jobs: Sequence[EvaluationJob]) -> ReportJob:
+    """The report on some of the recipe's models: of all of them in ``report``, of some beside it."""
+    names = [job.name for job in jobs]
+    everything = set(names) == set(context.recipe.model)
+    return ReportJob(
+        title=f"genmod report: {context.recipe.root.rstrip('/').rsplit('/', maxsplit=1)[-1]}",
+        root=context.recipe.root,
+        models=tuple(names),
+        out_root=context.at("report" if everything else f"report-{'-'.join(sorted(names))}"),
+        tracking=context.tracker.how_to_open(),
+    )
+
+
+def _digest(job: EvaluationJob) -> str:
+    manifest = job.done()
+    assert manifest is not None
+    return manifest.digest
+
+
+def missing(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that are still to do. ConfigError if a folder holds other work."""
+    return [job for job in jobs if job.done() is None]
+
+
+def do_all(
+    jobs: Sequence[Job],
+    connect: Callable[[], None],
+    cpus: float,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Do jobs as Ray tasks, at the same time where there is room. They write their results themselves.
+
+    Args:
+        jobs: independent of one another.
+        connect: connects to Ray.
+        cpus: that a task asks for.
+        on_done: called with the number of jobs that are done.
+
+    Raises:
+        GenmodError: a job failed, or took longer than its deadline.
+    """
+    connect()
+    import ray  # here, so that a stage that is done need not wait for it
+
+    task = ray.remote(num_cpus=cpus, max_retries=TRIES, retry_exceptions=[OSError])(_do)
+    names = {task.remote(job, max(1, int(cpus))): job for job in jobs}
+    under_way = list(names)
+    deadline_s = time.monotonic() + sum(job.config.deadline_s for job in jobs)
+    on_done(0)
+    try:
+        while under_way:
+            finished, under_way = ray.wait(under_way, num_returns=1, timeout=WAIT_S)
+            for reference in finished:
+                _result(reference, names[reference].out_root)
+                on_done(len(jobs) - len(under_way))
+            if under_way and time.monotonic() > deadline_s:
+                raise GenmodError(
+                    f"{names[under_way[0]].out_root} was not finished in evaluate.deadline_s="
+                    f"{jobs[0].config.deadline_s:g}; give it more, or look at the cluster (ray status)"
+                )
+    finally:
+        for reference in under_way:
+            ray.cancel(reference, force=True)
+
+
+def _do(job: Job, threads: int) -> str:
+    """In the task: do the job; its digest is all that travels back."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return job.do().digest
+
+
+def _result(reference: Any, where: str) -> str:
+    """What a task gave. A person's mistake comes as it is, anything else as one line."""
+    import ray
+
+    try:
+        return ray.get(reference, timeout=60)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, GenmodError):
+            raise cause from None
+        reason = " ".join(str(cause).split())[-300:] or type(cause).__name__
+        raise GenmodError(f"{where} could not be made ({reason}); run again to go on") from error
+
+
+def _track(context: Context, jobs: Sequence[EvaluationJob], report: ReportJob) -> None:
+    """One run for each evaluation with its values, and one with the report."""
+    recipe, tracker = context.recipe, context.tracker
+    for job in jobs:
+        manifest = load(Manifest, job.out_root, "evaluation")
+        assert manifest is not None
+        inputs = {
+            name: (root, manifest.parents[name])
+            for name, root in job.roots().items()
+            if name in manifest.parents
+        }
+        run = tracker.run(
+            "evaluate", job.name, manifest.fingerprint, recipe.evaluate.model_dump(), inputs
+        )
+        values: dict[str, float] = {}
+        for reading in readings_from(manifest.facts):
+            metric = reading.value.protocol.metric
+            values[metric] = reading.value.value
+            values[f"{metric}.low"] = reading.value.interval.low
+            values[f"{metric}.high"] = reading.value.interval.high
+        scores = manifest.facts["scores"] or {}
+        values |= {key: scores[key] for key in ("mean_nats", "mean_bits_per_dim") if key in scores}
+        run.metrics(values, 0)
+        for entry in manifest.files:
+            run.artifact(f"{job.out_root}/{entry.path}")
+        run.finish(
+            facts={
+                "features": manifest.facts["features"]["digest"],
+                "reference": manifest.facts["reference"]["digest"],
+                "scores_label": scores.get("label", "none"),
+            }
+        )
+    names = ", ".join(job.name for job in jobs)
+    done = report.done()
+    assert done is not None
+    run = tracker.run("report", names, done.fingerprint, {}, {})
+    run.artifact(report.page_url)
+    run.finish()
