@@ -27,35 +27,19 @@ Job = FeaturesJob | EvaluationJob
 def stage(context: Context) -> Result:
     """Features, evaluations of the command's models, report. What is done already is only looked up."""
     begun_s = time.monotonic()
-    recipe = context.recipe
     need_models(context)
     context.dataset()
     jobs = [evaluation_job(context, name) for name in context.models]
     for job in jobs:
         job.given()
-    count = context.counter("evaluate", "models")
-    fit = FeaturesJob(
-        data_root=context.at("data"),
-        out_root=context.at("features"),
-        config=recipe.evaluate,
-        seed=recipe.seed,
-    )
-    made = bool(missing([fit]))
-    if made:
-        context.progress.say("  fitting the feature space")
-        do_all([fit], context.connect, recipe.cluster.cpus_per_worker)
-    todo = missing(jobs)
-    if todo:
-        do_all(
-            todo,
-            context.connect,
-            recipe.cluster.cpus_per_worker,
-            lambda done: count(len(jobs) - len(todo) + done, len(jobs)),
-        )
+    fit = features_job(context)
+    made = evaluate(context, fit, jobs)
     report = report_job(context, jobs)
-    made = made or bool(todo) or report.done() is None
+    made = made or report.done() is None
     manifest = report.do()
-    _track(context, jobs, report)
+    run = context.tracker.run("report", ", ".join(context.models), manifest.fingerprint, {}, {})
+    run.artifact(report.page_url)
+    run.finish()
     return context.result(
         "evaluate",
         begun_s,
@@ -64,6 +48,35 @@ def stage(context: Context) -> Result:
         manifest,
         report=report.page_url,
         models={job.name: {"output": job.out_root, "digest": _digest(job)} for job in jobs},
+    )
+
+
+def evaluate(context: Context, fit: FeaturesJob, jobs: Sequence[EvaluationJob]) -> bool:
+    """Fit the feature space, judge by it, log the values; whether anything was still to do."""
+    count = context.counter("evaluate", "models")
+    made = bool(missing([fit]))
+    if made:
+        context.progress.say("  fitting the feature space")
+        do_all([fit], context.connect, context.recipe.cluster.cpus_per_worker)
+    todo = missing(jobs)
+    if todo:
+        do_all(
+            todo,
+            context.connect,
+            context.recipe.cluster.cpus_per_worker,
+            lambda done: count(len(jobs) - len(todo) + done, len(jobs)),
+        )
+    _track(context, jobs)
+    return made or bool(todo)
+
+
+def features_job(context: Context) -> FeaturesJob:
+    """What fits the recipe's feature space."""
+    return FeaturesJob(
+        data_root=context.at("data"),
+        out_root=context.at("features"),
+        config=context.recipe.evaluate,
+        seed=context.recipe.seed,
     )
 
 
@@ -175,8 +188,8 @@ def _result(reference: Any, where: str) -> str:
         raise GenmodError(f"{where} could not be made ({reason}); run again to go on") from error
 
 
-def _track(context: Context, jobs: Sequence[EvaluationJob], report: ReportJob) -> None:
-    """One run for each evaluation with its values, and one with the report."""
+def _track(context: Context, jobs: Sequence[EvaluationJob]) -> None:
+    """One run for each evaluation, with its values."""
     recipe, tracker = context.recipe, context.tracker
     for job in jobs:
         manifest = load(Manifest, job.out_root, "evaluation")
@@ -207,9 +220,3 @@ def _track(context: Context, jobs: Sequence[EvaluationJob], report: ReportJob) -
                 "scores_label": scores.get("label", "none"),
             }
         )
-    names = ", ".join(job.name for job in jobs)
-    done = report.done()
-    assert done is not None
-    run = tracker.run("report", names, done.fingerprint, {}, {})
-    run.artifact(report.page_url)
-    run.finish()

@@ -14,7 +14,7 @@ from typing import Any
 from genmod.config import fingerprint
 from genmod.errors import ConfigError
 from genmod.gate import PromoteConfig, Verdict, judge
-from genmod.manifest import Manifest, find_done, publish, require
+from genmod.manifest import Manifest, find_done, load, publish, require
 from genmod.metrics.judge import readings_from
 from genmod.metrics.protocol import Reading, unlike
 from pipelines import registry
@@ -87,6 +87,22 @@ def promote(
     moved = _move(context, verdict, version, champion)
     run.finish(facts={"promote": verdict.facts["promote"], "reasons": verdict.facts["reasons"]})
     return verdict, moved or done is None
+
+
+def settle(context: Context, candidate: Contender) -> bool:
+    """Move the alias by a verdict that is there already, if that is still to do; whether it moved.
+
+    Raises:
+        TrackingError: the registry does not answer.
+    """
+    verdict = load(Manifest, candidate.verdict_root, "verdict")
+    if verdict is None or not verdict.facts["promote"]:
+        return False
+    digest = verdict.parents["model"]
+    version = registry.version_of(context.tracker, candidate.name, digest)
+    if version is None:
+        return False
+    return _move(context, verdict, version, registry.champion(context.tracker, candidate.name))
 
 
 def champion_readings(champion: ModelVersion) -> tuple[Reading, ...]:

@@ -66,6 +66,15 @@ def register(tracker: Tracker, run: TrackedRun, candidate: Candidate) -> ModelVe
     return tracker.ask(lambda _: _ensure(tracker, run.run_id or "", candidate))
 
 
+def version_of(tracker: Tracker, name: str, digest: str) -> ModelVersion | None:
+    """The version that holds a model, by the digest of its manifest.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    return tracker.ask(lambda client: _find(client, registered_name(tracker, name), digest))
+
+
 def champion(tracker: Tracker, name: str) -> ModelVersion | None:
     """The version that the alias ``champion`` points to, None if there is none.
 
@@ -107,14 +116,18 @@ def _champion(client: Any, name: str) -> ModelVersion | None:
     return None if number is None else _version(client.get_model_version(name, str(number)))
 
 
+def _find(client: Any, name: str, digest: str) -> ModelVersion | None:
+    found = client.search_model_versions(f"name = '{name}' and tags.`{FACT}digest` = '{digest}'")
+    return _version(found[0]) if found else None
+
+
 def _ensure(tracker: Tracker, run_id: str, candidate: Candidate) -> ModelVersion:
     client = tracker.client()
     name = registered_name(tracker, candidate.name)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    wanted = f"name = '{name}' and tags.`{FACT}digest` = '{candidate.digest}'"
-    if found := client.search_model_versions(wanted):
-        return _version(found[0])
+    if (found := _find(client, name, candidate.digest)) is not None:
+        return found
     assert run_id, "a model is registered from a run that was opened"
     for file in FILES:
         tracker.upload(run_id, storage.join(candidate.root, file), FOLDER)

@@ -1,0 +1,234 @@
+"""The retrain stage: a new version of the dataset, new models of it, and a verdict on each.
+
+Version 1 is what ``genmod run`` made in the root. Version N lies in ``retrain/vN`` below it, shares the
+shards of the version before, and is judged on what version 1 set aside: the same test rows, the same
+feature space. Each step ends with its manifest, so a retrain that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count, pairwise
+
+from genmod import storage
+from genmod.config import as_json
+from genmod.data.parent import load_parent
+from genmod.data.plan import make_plan
+from genmod.errors import ConfigError
+from genmod.manifest import NAMES, DatasetManifest, Manifest, find_done, load, require
+from genmod.metrics.evaluation import EvaluationJob
+from genmod.metrics.judge import readings_from
+from genmod.metrics.protocol import Reading
+from pipelines import evaluate, registry, sample
+from pipelines.bulk import Options
+from pipelines.context import Context, Result
+from pipelines.promote import (
+    champion_readings,
+    contender,
+    is_comparable,
+    promote,
+    result,
+    settle,
+)
+from pipelines.run import narrowed, need_models, scorable_models
+from pipelines.run import stage as stage_of
+from pipelines.shard import shard
+
+FOLDER = "retrain"
+
+NOTHING_NEW = "nothing new"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the dataset."""
+
+    number: int
+    root: str
+    """URL of the folder that holds ``data`` and what was made of it."""
+    data: DatasetManifest
+
+    @property
+    def rows(self) -> int:
+        """Of all splits."""
+        return sum(shard.rows for shard in self.data.shards)
+
+
+def stage(context: Context) -> Result:
+    """The command: one cycle if the source has grown or a cycle is unfinished, else nothing."""
+    begun_s = time.monotonic()
+    need_models(context)
+    context.dataset()
+    context.tracker.warm_up()
+    for name in context.models:
+        _seat_first(context, name)
+    version = _open_cycle(context, versions(context)) or _grow(context)
+    if version is None:
+        return _nothing_new(context, begun_s)
+    cycle = at_version(context, version)
+    context.progress.say(f"retrain: version {version.number}, {version.rows:,} images")
+    for step in ("train", "sample", "score"):
+        models = scorable_models(cycle) if step == "score" else cycle.models
+        if models:
+            stage_of(step)(narrowed(cycle, models))
+    jobs = _evaluate(context, cycle)
+    judged = {
+        job.name: promote(cycle, contender(cycle, job.name), _standing(context, cycle, job))
+        for job in jobs
+    }
+    answer = result(context, "retrain", judged, version.root, begun_s)
+    return answer | {"version": version.number, "dataset": version.data.digest}
+
+
+def versions(context: Context) -> list[Version]:
+    """Every version whose dataset is there, oldest first."""
+    found = [Version(1, context.recipe.root, context.dataset())]
+    for name in storage.list_names(context.at(FOLDER)):
+        if match := re.fullmatch(r"v(\d{4,})", name):
+            root = context.at(FOLDER, name)
+            data = load(DatasetManifest, storage.join(root, "data"), "dataset")
+            if data is not None:
+                found.append(Version(int(match[1]), root, data))
+    return sorted(found, key=lambda version: version.number)
+
+
+def at_version(context: Context, version: Version) -> Context:
+    """The same command on a version of the dataset."""
+    recipe = context.recipe.model_copy(update={"root": version.root})
+    cycle = Context(recipe, context.models, context.progress)
+    cycle.__dict__["tracker"] = context.tracker
+    return cycle
+
+
+def _seat_first(context: Context, name: str) -> None:
+    """Let version 1 become the champion, if there is none and the limits let it."""
+    if registry.champion(context.tracker, name) is None:
+        if _verdict(context, name) is None:
+            promote(context, contender(context, name))
+        else:
+            settle(context, contender(context, name))
+
+
+def _open_cycle(context: Context, known: Sequence[Version]) -> Version | None:
+    """The newest version, if it has more rows than the one before and not all of its verdicts."""
+    for before, newest in [*pairwise(known)][-1:]:
+        cycle = at_version(context, newest)
+        missing = [name for name in cycle.models if _verdict(cycle, name) is None]
+        if missing and newest.rows > before.rows:
+            return newest
+    return None
+
+
+def _grow(context: Context) -> Version | None:
+    """Make the next version of the dataset, or finish making it; None if there is nothing new.
+
+    A version that was begun and whose source has grown since is left behind.
+    """
+    recipe, newest = context.recipe, versions(context)[-1]
+    parent_root = storage.join(newest.root, "data")
+    plan = make_plan(recipe.data, recipe.seed, load_parent(parent_root, newest.data))
+    if not plan.shards:
+        return None
+    number, root = _free(context, newest.number + 1, plan.fingerprint)
+    data_root = storage.join(root, "data")
+    inputs = {"parent": (parent_root, newest.data.digest)}
+    params = as_json(recipe.data)
+    run = context.tracker.run("shard", f"data v{number}", plan.fingerprint, params, inputs)
+    context.connect()
+    data = shard(
+        recipe.data,
+        data_root,
+        seed=recipe.seed,
+        progress=context.counter("shard", "images"),
+        parent=newest.data,
+        parent_root=parent_root,
+    )
+    assert data is not None, "the plan had shards"
+    run.artifact(storage.join(data_root, NAMES["dataset"]))
+    run.finish("FINISHED", {"digest": data.digest, "root": data_root})
+    version = Version(number, root, data)
+    return version if version.rows > newest.rows else None
+
+
+def _free(context: Context, first: int, fingerprint: str) -> tuple[int, str]:
+    """Number and folder of the first version whose data is this work, or nobody's."""
+    for number in count(first):
+        root = context.at(FOLDER, f"v{number:04d}")
+        try:
+            find_done(DatasetManifest, storage.join(root, "data"), "dataset", fingerprint)
+        except ConfigError:
+            continue
+        return number, root
+    raise AssertionError
+
+
+def _evaluate(context: Context, cycle: Context) -> list[EvaluationJob]:
+    """Judge the new models by the truth of version 1."""
+    frozen = {"data_root": context.at("data"), "features_root": context.at("features")}
+    jobs = [evaluate.evaluation_job(cycle, name).model_copy(update=frozen) for name in cycle.models]
+    evaluate.evaluate(context, evaluate.features_job(context), jobs)
+    return jobs
+
+
+def _standing(context: Context, cycle: Context, job: EvaluationJob) -> tuple[Reading, ...] | None:
+    """The champion's values by the protocol of the candidate's; None if there is no champion.
+
+    They are those that it became champion by, if the protocol is still the same; otherwise the champion
+    is sampled and judged again.
+    """
+    champion = registry.champion(context.tracker, job.name)
+    if champion is None or _verdict(cycle, job.name) is not None:
+        return None
+    evaluation = require(Manifest, job.out_root, "evaluation", "evaluate")
+    theirs = champion_readings(champion)
+    if is_comparable(readings_from(evaluation.facts), theirs):
+        return theirs
+    context.progress.say(f"  {job.name}: the champion is judged again, by this recipe's protocol")
+    samples_root = cycle.at("champion", job.name, "samples")
+    how = as_json(context.recipe.sample_options(job.name))
+    again = sample.SampleJob(job.name, champion.root, samples_root, how)
+    options = Options(context.recipe.cluster, context.counter("sample", "images"), context.connect)
+    sample.sample_models([again], context.recipe.sample, seed=cycle.recipe.seed, options=options)
+    rejudged = job.model_copy(
+        update={
+            "samples_root": samples_root,
+            "scores_root": None,
+            "unscored": "",
+            "out_root": cycle.at("champion", job.name, "evaluation"),
+        }
+    )
+    evaluate.do_all(
+        evaluate.missing([rejudged]), context.connect, context.recipe.cluster.cpus_per_worker
+    )
+    facts = require(Manifest, rejudged.out_root, "evaluation", "evaluate").facts
+    return readings_from(facts)
+
+
+def _nothing_new(context: Context, begun_s: float) -> Result:
+    """Nothing to do, unless the last retrain was killed before it moved an alias."""
+    newest = versions(context)[-1]
+    cycle = at_version(context, newest)
+    judged: dict[str, tuple[Manifest, bool]] = {}
+    for name in cycle.models:
+        if (verdict := _verdict(cycle, name)) is not None:
+            judged[name] = verdict, settle(cycle, contender(cycle, name))
+    if any(moved for _, moved in judged.values()):
+        answer = result(context, "retrain", judged, newest.root, begun_s)
+    else:
+        context.progress.say(
+            f"retrain: {NOTHING_NEW} in {context.recipe.data.source} since version {newest.number}"
+        )
+        answer = {
+            "stage": "retrain",
+            "status": NOTHING_NEW,
+            "output": newest.root,
+            "fingerprint": newest.data.fingerprint,
+        }
+    return answer | {"version": newest.number, "dataset": newest.data.digest}
+
+
+def _verdict(context: Context, name: str) -> Manifest | None:
+    return load(Manifest, context.at("verdict", name), "verdict")
