@@ -27,6 +27,7 @@ from genmod.training.published import GRIDS, HISTORY
 from genmod.training.spool import read_spool
 from genmod.world import World
 from pipelines.context import Context, Result
+from pipelines.registry import Candidate, register_later
 from pipelines.run import need_models
 
 OnProgress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -208,6 +209,9 @@ def stage(context: Context) -> Result:
         for entry in manifest.files:
             if entry.path.startswith(f"{GRIDS}/"):
                 run.artifact(storage.join(job.root, entry.path), GRIDS)
+        recipe_yaml = context.recipe.to_yaml()
+        candidate = Candidate(job.name, manifest.digest, job.root, recipe_yaml)
+        register_later(context.tracker, run, candidate)
         facts = {"digest": manifest.digest, "model_digest": manifest.facts["model_digest"]}
         run.finish("FINISHED", {**facts, "root": job.root})
     return _result(context, jobs, manifests, begun_s, worked)
