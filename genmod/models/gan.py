@@ -230,12 +230,12 @@ class Model(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, how: GanSample) -> Tensor:
-        """G(psi z, label), z addressed by ``rng``."""
+        """G(psi z, label) cut to [-1, 1], z addressed by ``rng``."""
         x_BCHW = self._generate(labels_B, rng, how.psi)
         if self.spec.levels == 2:
             # The model of binary data is G followed by the nearer of the two levels.
             return units.to_network((x_BCHW >= 0).to(torch.uint8) * 255, x_BCHW.dtype)
-        return x_BCHW
+        return x_BCHW.clamp(-1.0, 1.0)
 
     def log_prob(self, batch: Batch, rng: Rng, how: Any) -> LogProb:
         """Raise Unscorable, always."""

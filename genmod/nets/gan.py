@@ -52,7 +52,10 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(z, label) to an image in (-1, 1).
+    """(z, label) to an image, whose values are not bounded.
+
+    A squashing output would saturate where images are black or white, as most of a digit is, and G
+    would get no gradient back from there.
 
     Args:
         shape: (C, H, W); H and W are multiples of ``patch * 2 ** (len(widths) - 1)``.
@@ -109,7 +112,7 @@ class Generator(nn.Module):
             x = blocks(x)
             if level < len(self.narrow):
                 x = self.narrow[level](x)
-        return torch.tanh(self.unfold(self.to_patch(activate(x))))
+        return self.unfold(self.to_patch(activate(x)))
 
 
 class Discriminator(nn.Module):
