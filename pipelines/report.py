@@ -47,9 +47,9 @@ class ReportJob(Config):
         return storage.join(self.out_root, PAGE)
 
     def fingerprint(self) -> str:
-        """Of the work; reads the inputs' manifests."""
+        """Of the work; reads the inputs' manifests. A root that was moved keeps its report."""
         digests = {name: manifest.digest for name, _, manifest in self._inputs()}
-        return fingerprint("report", VERSION, self.title, self.tracking, digests)
+        return fingerprint("report", VERSION, digests)
 
     def done(self) -> Manifest | None:
         """The manifest if the work is done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tarfile
 from html.parser import HTMLParser
 
@@ -264,6 +265,15 @@ def test_hostile_names_are_only_text(evaluated, tmp_path):
     page = Page(html)
     assert "script" not in {tag for tag, _ in page.tags}
     assert title in "".join(page.texts)
+
+
+def test_a_moved_root_keeps_its_evaluations_and_its_report(evaluated, tmp_path):
+    root = str(tmp_path / "elsewhere")
+    shutil.copytree(evaluated, root)
+    assert (
+        evaluation_job(root, "vae").done().digest == evaluation_job(evaluated, "vae").done().digest
+    )
+    assert report_job(root, title="elsewhere").done() is not None
 
 
 def test_a_report_on_changed_pictures_is_refused(tmp_path):
