@@ -27,7 +27,7 @@ from torch import Tensor
 from genmod import units
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError, Unscorable
-from genmod.likelihood.ode import Grid, Prior, Solver, log_density
+from genmod.likelihood.ode import Grid, Prior, log_density
 from genmod.manifest import ImageSpec
 from genmod.models.base import (
     COUNTS,
@@ -121,12 +121,10 @@ class DiffusionSample(FlowSolver, SampleOptions):
 class DiffusionScore(ScoreOptions):
     """How to solve the equation from an image to the prior."""
 
-    solver: Solver = "rk4"
-    """Heun, or Runge-Kutta of order 3 or 4: 2, 3 or 4 calls of the net and its derivative a step."""
-    steps: int = Field(default=16, ge=1)
-    """Steps from sigma_min to sigma_max."""
-    rho: float = Field(default=7.0, gt=0)
-    """Spacing of the noise levels, as for sampling."""
+    steps: int = Field(default=24, ge=3)
+    """Steps from sigma_min to sigma_max, each one call of the net and its derivative."""
+    order: int = Field(default=4, ge=1, le=4)
+    """Past values that the solver's polynomial goes through; fewer is safer where the net is rough."""
     draws: int = Field(default=2, ge=2)
     """Solves per row, each with its own dequantisation and probe; their scatter gives the standard error."""
     dequantise: Literal["uniform", "none"] = "uniform"
@@ -160,9 +158,7 @@ class Model(GenerativeModel):
         )
         sigma_data = config.sigma_data or stats.sigma
         if sigma_data <= 0:
-            raise ConfigError(
-                "diffusion: all training images are alike; set net.sigma_data above 0"
-            )
+            raise ConfigError("diffusion: all training images are alike; set net.sigma_data")
         self.denoiser = Denoiser(unet, sigma_data)
 
     @classmethod
@@ -196,9 +192,11 @@ class Model(GenerativeModel):
         error of the implied noise, what log p weighs. Both have no unit.
         """
         assert phase == "denoise", phase
-        y_BCHW = self._continuous(batch, rng.fold("dequantise"), torch.float32)
-        sigma_B = (self.net.p_mean + self.net.p_std * rng.fold("sigma").normal()).exp()
-        noise_BCHW = sigma_B[:, None, None, None] * rng.fold("noise").normal(*self.spec.shape)
+        dtype = torch.promote_types(self._dtype, torch.float32)
+        y_BCHW = self._continuous(batch, rng.fold("dequantise"), dtype)
+        sigma_B = (self.net.p_mean + self.net.p_std * rng.fold("sigma").normal(dtype=dtype)).exp()
+        noise_BCHW = rng.fold("noise").normal(*self.spec.shape, dtype=dtype)
+        noise_BCHW = sigma_B[:, None, None, None] * noise_BCHW
         class_B = self._classes(batch.labels_B)
         if class_B is not None:
             dropped_B = rng.fold("label-drop").uniform() < self.net.label_drop
@@ -229,12 +227,11 @@ class Model(GenerativeModel):
         dequantisation the mean over draws bounds the log probability of the pixels from below (Jensen),
         up to the solver's error, which is not bounded.
         """
-        class_B, given = self._classes(batch.labels_B), ", given the label"
-        if class_B is None:
-            given = ""
-        elif how.unconditional:
+        class_B = self._classes(batch.labels_B)
+        given = "" if class_B is None else ", given the label"
+        if class_B is not None and how.unconditional:
             class_B, given = torch.full_like(class_B, self.spec.classes), ", without its label"
-        grid = Grid(how.solver, how.steps, self.net.sigma_min, self.net.sigma_max, how.rho)
+        grid = Grid(how.steps, how.order, self.net.sigma_min, self.net.sigma_max)
         prior = self._prior(batch.pixels_BCHW.device)
         counts = how.dequantise == "uniform"
         draws: list[Tensor] = []
@@ -244,9 +241,8 @@ class Model(GenerativeModel):
                 x_BCHW = self._continuous(batch, rng.fold("dequantise").at(draw), torch.float64)
             probe_BCHW = None
             if how.trace == "hutchinson":
-                probe_BCHW = (
-                    rng.fold("probe").at(draw).rademacher(*self.spec.shape, dtype=torch.float64)
-                )
+                row_rng = rng.fold("probe").at(draw)
+                probe_BCHW = row_rng.rademacher(*self.spec.shape, dtype=torch.float64)
             draws.append(log_density(self._at(class_B), x_BCHW, probe_BCHW, grid, prior))
         nats_KB = torch.stack(draws)
         if counts:

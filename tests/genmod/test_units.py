@@ -36,3 +36,11 @@ def test_a_uniform_density_costs_eight_bits():
 
 def test_log_bin_volume_is_the_constant_seven():
     assert units.bits_per_dim(units.log_bin_volume(3), 3) == pytest.approx(7.0)
+
+
+def test_two_levels_fill_two_halves():
+    x = units.to_network(torch.tensor([0, 255], dtype=torch.uint8), torch.float64)
+    u = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    assert units.dequantise(x, u, 2).tolist() == [-0.75, 0.75]
+    assert units.log_bin_volume(5, 2) == 0.0
+    assert torch.equal(units.binarise(torch.tensor([-0.1, 0.2], dtype=torch.float64)), x)

@@ -1,0 +1,316 @@
+"""The diffusion family. A new net gives zeros, so a new model is exactly N(0, sigma_data^2) of each pixel:
+its samples and its likelihood are known in closed form."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.distributions import Normal
+
+from genmod import units
+from genmod.config import canonical_json
+from genmod.data.batch import Batch
+from genmod.errors import ConfigError, Unscorable
+from genmod.manifest import ImageSpec
+from genmod.models.base import DataStats, ModelConfig
+from genmod.models.diffusion import DiffusionConfig, DiffusionSample, DiffusionScore, Model
+from genmod.rng import rng_for
+
+GREY = ImageSpec(channels=1, height=4, width=4, classes=3)
+RGB = ImageSpec(channels=3, height=4, width=6)
+SIGMA_DATA = 0.25
+
+
+def build(spec=GREY, mean=0.0, dtype=torch.float64, **net):
+    stats = DataStats(mean=(mean,) * spec.channels, std=(SIGMA_DATA,) * spec.channels)
+    config = DiffusionConfig.tiny().model_copy(update=net)
+    model = ModelConfig(
+        family="diffusion", net=config.model_dump(mode="json"), spec=spec, stats=stats
+    ).build()
+    assert isinstance(model, Model)
+    return model.to(dtype)
+
+
+def trained(spec=GREY, **net):
+    """Weights as after some training: nothing is zero any more."""
+    model = build(spec, **net)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.15 * torch.randn_like(parameter))
+    return model
+
+
+def batch(rows, spec=GREY, std=SIGMA_DATA):
+    rng = rng_for(9, "images", range(rows))
+    pixels = units.to_pixels(std * rng.normal(*spec.shape))
+    labels = torch.arange(rows) % spec.classes if spec.classes else None
+    return Batch(pixels, labels, torch.arange(rows))
+
+
+# Loss
+
+
+def test_loss_by_hand():
+    """A new model's D is c_skip x; everything else written out from the addressed numbers."""
+    model, rows = build(label_drop=0.0), batch(4)
+    rng = rng_for(0, "train", range(4))
+    losses = model.loss("denoise", rows, rng, 0)
+    u = rng.fold("dequantise").uniform(1, 4, 4, dtype=torch.float64)
+    y = (rows.pixels_BCHW + u) / 128 - 1
+    expected, noise_mse = [], []
+    for b in range(4):
+        sigma = math.exp(-1.2 + 1.2 * rng.fold("sigma").normal(dtype=torch.float64)[b].item())
+        noise = sigma * rng.fold("noise").normal(1, 4, 4, dtype=torch.float64)[b]
+        clean = SIGMA_DATA**2 / (sigma**2 + SIGMA_DATA**2) * (y[b] + noise)
+        weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+        expected.append(weight * ((clean - y[b]) ** 2).mean().item())
+        noise_mse.append(((clean - y[b]) ** 2).mean().item() / sigma**2)
+    assert losses.total.item() == pytest.approx(sum(expected) / 4, rel=1e-9)
+    assert losses.terms["edm_loss"].item() == losses.total.item()
+    assert losses.terms["noise_mse"].item() == pytest.approx(sum(noise_mse) / 4, rel=1e-9)
+
+
+def test_a_new_model_loses_one_on_data_of_its_variance():
+    model, rows = build(), batch(2000)
+    loss = model.loss("denoise", rows, rng_for(0, "train", range(2000)), 0).total
+    assert loss.item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_loss_does_not_depend_on_the_split():
+    model, rows, rng = trained(), batch(6), rng_for(0, "train", range(6))
+    whole = model.loss("denoise", rows, rng, 0).total
+    halves = [
+        model.loss("denoise", rows.rows(s), rng.rows(s), 0).total for s in (slice(3), slice(3, 6))
+    ]
+    assert torch.allclose(whole, (halves[0] + halves[1]) / 2, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("spec", [GREY, RGB], ids=["grey", "rgb"])
+def test_gradients_reach_every_parameter(spec):
+    model = trained(spec, label_drop=0.5)
+    model.loss("denoise", batch(24, spec), rng_for(0, "train", range(24)), 0).total.backward()
+    (phase,) = model.phases()
+    moved = model.parameters_of(phase)
+    assert set(moved) == {name for name, _ in model.named_parameters()}
+    for name, parameter in moved.items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_labels_are_dropped_as_often_as_asked():
+    """The row without label of the class embedding learns from dropped labels alone."""
+    never, always = trained(label_drop=0.0), trained(label_drop=0.99)
+    for model, learns in ((never, False), (always, True)):
+        model.loss("denoise", batch(40), rng_for(0, "train", range(40)), 0).total.backward()
+        gradient = model.denoiser.unet.classes.weight.grad
+        assert bool(gradient[GREY.classes].any()) is learns
+        assert bool(gradient[: GREY.classes].any()) is not learns
+
+
+# Samples
+
+
+def test_samples_of_a_new_model_are_its_gaussian():
+    model = build(mean=0.1)  # the prior's mean all but vanishes on the way
+    x = model.sample(
+        torch.arange(3000) % 3, rng_for(0, "s", range(3000)), DiffusionSample(steps=24)
+    )
+    assert x.shape == (3000, 1, 4, 4)
+    assert x.std().item() == pytest.approx(SIGMA_DATA, rel=0.08)
+    assert x.mean().item() == pytest.approx(0, abs=4 * SIGMA_DATA / math.sqrt(x.numel()))
+
+
+def test_samples_are_in_range_and_finite():
+    model = build(RGB, sigma_data=3.0, dtype=torch.float32)
+    x = model.sample(None, rng_for(0, "s", range(20)), DiffusionSample(steps=3))
+    assert x.dtype == torch.float32
+    assert x.shape == (20, 3, 4, 6)
+    assert x.abs().max() == 1  # most would be outside
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        DiffusionSample(steps=4),
+        DiffusionSample(solver="ddim", steps=5, guidance=2.0, guidance_low=0.1, guidance_high=10),
+        DiffusionSample(steps=4, churn=20),
+    ],
+    ids=lambda how: how.sampler,
+)
+def test_samples_do_not_depend_on_the_split(how):
+    model, labels, rng = trained(), torch.arange(7) % 3, rng_for(4, "s", range(100, 107))
+    whole = model.sample(labels, rng, how)
+    singly = [model.sample(labels[i : i + 1], rng.rows(slice(i, i + 1)), how) for i in range(7)]
+    assert torch.allclose(whole, torch.cat(singly), rtol=0, atol=1e-10)
+    assert not torch.equal(whole[0], whole[3])  # same label, other row
+
+
+def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional():
+    model, rng = trained(), rng_for(4, "s", range(3))
+
+    def draw(labels, **how):
+        return model.sample(torch.tensor(labels), rng, DiffusionSample(steps=4, **how))
+
+    plain = draw([0, 1, 2])
+    none, more = draw([0, 1, 2], guidance=0.0), draw([0, 1, 2], guidance=3.0)
+    assert torch.equal(none, draw([2, 2, 0], guidance=0.0))  # the label is ignored
+    assert not torch.allclose(plain, none)
+    assert not torch.allclose(plain, more)
+    below = draw([0, 1, 2], guidance=3.0, guidance_low=100.0)  # no level is as high
+    assert torch.equal(plain, below)
+
+
+def test_guidance_needs_labels_and_dropped_ones():
+    how, rng = DiffusionSample(steps=2, guidance=2), rng_for(0, "s", range(1))
+    with pytest.raises(ConfigError, match="the data has no labels"):
+        build(RGB).sample(None, rng, how)
+    with pytest.raises(ConfigError, match="label_drop is 0"):
+        build(label_drop=0.0).sample(torch.tensor([0]), rng, how)
+
+
+def test_what_draws_from_p():
+    assert DiffusionSample().draws_from_p
+    for other in ({"guidance": 1.5}, {"steps": 4}, {"solver": "ddim"}, {"churn": 5}):
+        assert not DiffusionSample.model_validate(other).draws_from_p, other
+    assert DiffusionSample(churn=5, guidance=2).sampler == "heun-18, churn 5, guided 2"
+
+
+def test_binary_data_gives_binary_samples():
+    spec = ImageSpec(channels=1, height=4, width=4, levels=2)
+    x = build(spec).sample(None, rng_for(0, "s", range(50)), DiffusionSample(steps=4))
+    assert set(units.to_pixels(x).unique().tolist()) == {0, 255}
+
+
+# Likelihood
+
+
+def test_density_of_a_new_model_is_its_gaussian():
+    model, rows = build(), batch(6)
+    how = DiffusionScore(dequantise="none", steps=48)
+    log_prob = model.log_prob(rows, rng_for(0, "score", range(6)), how)
+    std = math.hypot(SIGMA_DATA, model.net.sigma_min)
+    truth = Normal(0, std).log_prob(rows.x_BCHW(torch.float64)).flatten(1).sum(1)
+    assert torch.allclose(log_prob.nats_B, truth, atol=1e-3)
+    assert log_prob.stderr_B.max() < 1e-9  # c_skip I has the same trace under every probe
+    assert (log_prob.label, log_prob.measure) == ("estimate", "lebesgue[-1,1]")
+
+
+@pytest.mark.parametrize("levels", [256, 2])
+def test_bounds_the_probability_of_the_pixels(levels):
+    """The pixels' probability under the Gaussian, the edges' bins open as the sampler's rounding has them."""
+    spec = ImageSpec(channels=1, height=4, width=4, levels=levels)
+    pixels = batch(8, spec).pixels_BCHW
+    if levels == 2:
+        pixels = (pixels // 128) * 255
+    model = build(spec)
+    rows = Batch(pixels, None, torch.arange(8))
+    how = DiffusionScore(steps=32, draws=8)
+    log_prob = model.log_prob(rows, rng_for(0, "score", range(8)), how)
+    normal = Normal(0, torch.tensor(math.hypot(SIGMA_DATA, model.net.sigma_min)).double())
+    index = (pixels.double() * (levels - 1) / 255).round()
+    low, high = index * 2 / levels - 1, (index + 1) * 2 / levels - 1
+    low[index == 0], high[index == levels - 1] = -math.inf, math.inf
+    truth = (normal.cdf(high) - normal.cdf(low)).log().flatten(1).sum(1)
+    gap = truth - log_prob.nats_B
+    assert (gap > -4 * log_prob.stderr_B - 1e-3).all()
+    assert (log_prob.label, log_prob.measure) == ("stochastic_lower_bound", "counts")
+    assert (log_prob.stderr_B > 0).all()
+    if levels == 256:  # bins are narrow against the density, so the bound is tight
+        assert (gap < 4 * log_prob.stderr_B + 1e-2).all()
+
+
+@pytest.mark.parametrize("spec", [GREY, RGB], ids=["grey", "rgb"])
+def test_scores_do_not_depend_on_the_split(spec):
+    model, rows, rng = trained(spec), batch(5, spec), rng_for(3, "score", range(5))
+    how = DiffusionScore(steps=3)
+    whole = model.log_prob(rows, rng, how)
+    for i in range(5):
+        one = slice(i, i + 1)
+        single = model.log_prob(rows.rows(one), rng.rows(one), how)
+        assert torch.allclose(whole.nats_B[one], single.nats_B, rtol=0, atol=1e-10)
+        assert torch.allclose(whole.stderr_B[one], single.stderr_B, rtol=0, atol=1e-10)
+
+
+def test_exact_trace_agrees_with_the_probes():
+    model, rows, rng = trained(), batch(1), rng_for(3, "score", range(1))
+    how = {"steps": 3, "dequantise": "none"}
+    exact = model.log_prob(rows, rng, DiffusionScore(trace="exact", **how))
+    probed = model.log_prob(rows, rng, DiffusionScore(draws=40, **how))
+    assert exact.stderr_B.item() == pytest.approx(0, abs=1e-12)
+    assert probed.stderr_B.item() > 0
+    assert abs(exact.nats_B - probed.nats_B).item() < 4 * probed.stderr_B.item()
+
+
+def test_the_label_counts_and_can_be_dropped():
+    model, rng = trained(), rng_for(3, "score", range(3))
+    pixels = batch(3).pixels_BCHW
+
+    def score(labels, **how):
+        rows = Batch(pixels, torch.tensor(labels), torch.arange(3))
+        return model.log_prob(rows, rng, DiffusionScore(steps=3, **how))
+
+    assert not torch.allclose(score([0, 1, 2]).nats_B, score([1, 2, 0]).nats_B)
+    first, second = score([0, 1, 2], unconditional=True), score([1, 2, 0], unconditional=True)
+    assert torch.equal(first.nats_B, second.nats_B)
+    assert "given the label" in score([0, 1, 2]).of
+    assert "without its label" in first.of
+
+
+def test_samples_are_likelier_under_their_own_model():
+    """Images of a model have more log p under it than images of twice the spread."""
+    model = build()
+    rng = rng_for(0, "score", range(40))
+    how = DiffusionScore(steps=12)
+    own = model.log_prob(batch(40), rng, how).nats_B.mean()
+    other = model.log_prob(batch(40, std=2 * SIGMA_DATA), rng, how).nats_B.mean()
+    assert own - other > 5
+
+
+# Configuration
+
+
+def test_images_that_do_not_divide():
+    config = DiffusionConfig(unshuffle=2, widths=(8, 8, 8), attention=())
+    with pytest.raises(ConfigError, match="do not divide by 8"):
+        Model.check(config, ImageSpec(channels=1, height=28, width=28))
+    Model.check(config, ImageSpec(channels=1, height=32, width=64))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"widths": (8,), "attention": (1,)},
+        {"widths": (8, 12), "attention": (1,), "head": 8},
+        {"sigma_min": 90.0},
+        {"widths": (0,), "attention": ()},
+    ],
+)
+def test_impossible_nets_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        DiffusionConfig.model_validate(wrong)
+
+
+def test_images_without_variance_need_a_sigma():
+    stats = DataStats(mean=(0.0,), std=(0.0,))
+    with pytest.raises(ConfigError, match="sigma_data"):
+        Model(DiffusionConfig.tiny(), GREY, stats)
+    Model(DiffusionConfig.tiny().model_copy(update={"sigma_data": 0.5}), GREY, stats)
+
+
+def test_one_draw_has_no_standard_error():
+    with pytest.raises(ValidationError):
+        DiffusionScore(draws=1)
+
+
+def test_unscorable_without_the_label():
+    never = DiffusionConfig(label_drop=0.0)
+    with pytest.raises(Unscorable, match="label_drop"):
+        Model.check_scorable(never, DiffusionScore(unconditional=True))
+    Model.check_scorable(never, DiffusionScore())
+
+
+def test_options_have_a_fingerprint():
+    for options in (DiffusionConfig(), DiffusionSample(), DiffusionScore()):
+        assert canonical_json(options.model_dump(mode="json"))

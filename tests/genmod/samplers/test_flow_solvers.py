@@ -1,0 +1,147 @@
+"""Samplers against a Gaussian, whose denoiser and flow are known in closed form."""
+
+import math
+
+import pytest
+import torch
+
+from genmod.rng import rng_for
+from genmod.samplers.flow import FlowSolver
+from genmod.samplers.guidance import guided
+from genmod.samplers.ode import Churn, ddim, heun
+from genmod.samplers.schedule import edm_sigmas
+
+MU, S = 0.3, 0.5
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+
+
+def gaussian(x, sigma):
+    """D(x; sigma) of data from N(MU, S^2 I)."""
+    return (S**2 * x + sigma**2 * MU) / (S**2 + sigma**2)
+
+
+def flow_to(x, start, end):
+    """Where the flow takes x: standardised values stay."""
+    return MU + (x - MU) * math.sqrt((S**2 + end**2) / (S**2 + start**2))
+
+
+def starts(count, shape=(1, 4, 4)):
+    rng = rng_for(5, "start", range(count))
+    return MU + math.hypot(SIGMA_MAX, S) * rng.normal(*shape, dtype=torch.float64)
+
+
+def test_schedule_by_hand():
+    sigmas = edm_sigmas(3, 0.01, 4.0, 2.0)
+    assert sigmas.tolist() == [4.0, pytest.approx(((2.0 + 0.1) / 2) ** 2), 0.01, 0.0]
+    assert edm_sigmas(1, 0.01, 4.0, 2.0).tolist() == [4.0, 0.0]
+
+
+def test_schedule_falls_from_max_to_min_to_zero():
+    sigmas = edm_sigmas(18, SIGMA_MIN, SIGMA_MAX, 7.0)
+    assert sigmas.dtype == torch.float64
+    assert (sigmas[:-1] > sigmas[1:]).all()
+    assert (sigmas[0], sigmas[-2], sigmas[-1]) == (SIGMA_MAX, SIGMA_MIN, 0.0)
+
+
+@pytest.mark.parametrize(("method", "order"), [(ddim, 1), (heun, 2)])
+def test_order_of_convergence(method, order):
+    x = starts(4)
+
+    def error(steps):
+        sigmas = edm_sigmas(steps, SIGMA_MIN, SIGMA_MAX, 7.0)[
+            :-1
+        ]  # the last step, to 0, is Euler's
+        exact = flow_to(x, SIGMA_MAX, SIGMA_MIN)
+        return (method(gaussian, x, sigmas) - exact).abs().max().item()
+
+    observed = math.log2(error(65) / error(129))
+    assert observed == pytest.approx(order, abs=0.15)
+
+
+def test_reaches_mean_and_std_of_the_data():
+    x = heun(gaussian, starts(2000), edm_sigmas(32, SIGMA_MIN, SIGMA_MAX, 7.0))
+    count = x.numel()
+    assert x.mean().item() == pytest.approx(MU, abs=4 * S / math.sqrt(count))
+    assert x.std().item() == pytest.approx(S, abs=0.005 + 4 * S / math.sqrt(2 * count))
+
+
+def test_calls_of_the_denoiser():
+    calls = []
+
+    def counting(x, sigma):
+        calls.append(sigma)
+        return gaussian(x, sigma)
+
+    sigmas = edm_sigmas(9, SIGMA_MIN, SIGMA_MAX, 7.0)
+    heun(counting, starts(1), sigmas)
+    assert len(calls) == 17
+    calls.clear()
+    ddim(counting, starts(1), sigmas)
+    assert calls == sigmas[:-1].tolist()
+
+
+def test_float64_state_around_a_float32_net():
+    def single(x, sigma):
+        return gaussian(x.float(), sigma).double()
+
+    sigmas = edm_sigmas(18, SIGMA_MIN, SIGMA_MAX, 7.0)
+    x = heun(single, starts(8).float(), sigmas)
+    assert x.dtype == torch.float64
+    assert torch.allclose(x, heun(gaussian, starts(8), sigmas), atol=1e-5)
+
+
+def test_churn_keeps_the_distribution():
+    churn = Churn(total=30, sigma_low=0.05, sigma_high=50, noise_scale=1.0)
+    rng = rng_for(0, "churn", range(2000))
+    sigmas = edm_sigmas(64, SIGMA_MIN, SIGMA_MAX, 7.0)
+    x = heun(gaussian, starts(2000), sigmas, rng, churn)
+    still = heun(gaussian, starts(2000), sigmas)
+    assert (x - still).abs().mean() > 0.1  # it did something
+    assert x.mean().item() == pytest.approx(MU, abs=4 * S / math.sqrt(x.numel()))
+    assert x.std().item() == pytest.approx(S, abs=0.01)
+
+
+def test_churn_is_limited_to_its_levels():
+    churn = Churn(total=1000, sigma_low=0.1, sigma_high=2.0, noise_scale=1.0)
+    assert churn.factor(0.05, 10) == 0
+    assert churn.factor(3.0, 10) == 0
+    assert churn.factor(1.0, 10) == pytest.approx(math.sqrt(2) - 1)
+    assert churn.factor(1.0, 10_000) == pytest.approx(0.1)
+
+
+def test_rows_do_not_depend_on_each_other():
+    how = FlowSolver(steps=6, churn=10)
+    rng, x = rng_for(1, "rows", range(7)), starts(7)
+    whole = how.solve(gaussian, x, rng, SIGMA_MIN, SIGMA_MAX)
+    one = how.solve(gaussian, x[3:4], rng.rows(slice(3, 4)), SIGMA_MIN, SIGMA_MAX)
+    assert torch.equal(whole[3:4], one)
+
+
+def test_which_solvers_follow_the_flow():
+    assert FlowSolver().solves_the_flow
+    assert FlowSolver(solver="ddim", steps=50).solves_the_flow
+    assert not FlowSolver(solver="ddim", steps=18).solves_the_flow
+    assert not FlowSolver(steps=4).solves_the_flow
+    assert not FlowSolver(churn=1).solves_the_flow
+
+
+def constant(value):
+    return lambda x, sigma: torch.full_like(x, value)
+
+
+def test_guidance_extrapolates():
+    x = torch.zeros(1, 1, 2, 2)
+    assert (guided(constant(3.0), constant(1.0), 2.5)(x, 1.0) == 1 + 2.5 * 2).all()
+    assert (guided(constant(3.0), constant(1.0), 0.0)(x, 1.0) == 1).all()
+
+
+def test_no_guidance_is_the_conditional_alone():
+    def forbidden(x, sigma):
+        raise AssertionError("called")
+
+    x = torch.zeros(1, 1, 2, 2)
+    assert (guided(constant(3.0), forbidden, 1.0)(x, 1.0) == 3).all()
+    limited = guided(constant(3.0), forbidden, 2.0, (0.5, 1.0))
+    assert (limited(x, 0.5) == 3).all()
+    assert (limited(x, 1.1) == 3).all()
+    assert (guided(constant(3.0), constant(1.0), 2.0, (0.5, 1.0))(x, 1.0) == 5).all()
