@@ -1,0 +1,130 @@
+"""The pool of actors: what goes wrong in one piece is told, bounded, and no harm to the others."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.actors import FAILURES, TRIES, Actor, Shape, run, shape
+from cluster.session import ClusterConfig
+from genmod.errors import ConfigError, DataError, GenmodError
+
+CPU = Shape("cpu", 1, 0)
+
+
+def actor_class():
+    """Made here, so that it travels to the actors by value."""
+
+    class Scribe(Actor):
+        """Does what the task says, and leaves a mark for every attempt."""
+
+        def __init__(self, *, folder, **options):
+            super().__init__(**options)
+            self.folder = Path(folder)
+
+        def do(self, task):
+            first = not list(self.folder.glob(f"{task['name']}.*"))
+            (self.folder / f"{task['name']}.{time.monotonic_ns()}").touch()
+            act = task.get("act")
+            if act == "hang":
+                time.sleep(1000)
+            if act == "die once" and first:
+                os._exit(9)
+            if act == "hiccup once" and first:
+                raise OSError("the store hiccups")
+            if act == "store is gone":
+                raise OSError("no route to the store")
+            if act == "bug":
+                raise ZeroDivisionError("a bug")
+            if act == "refuse":
+                raise ConfigError("this is yours to mend")
+            return {"name": task["name"], "pid": os.getpid()}
+
+    return Scribe
+
+
+def attempts(folder, name):
+    return len(list(folder.glob(f"{name}.*")))
+
+
+def tasks(*acts):
+    return [{"name": f"{number:02d}", "act": act} for number, act in enumerate(acts)]
+
+
+def test_an_actor_in_process_tells_what_went_wrong(tmp_path):
+    scribe = actor_class()(folder=tmp_path, device="cpu", threads=1, deadline_s=0.5)
+
+    def facts(name, act):
+        return scribe._within_deadline({"name": name, "act": act})
+
+    assert facts("a", None)["name"] == "a"
+    assert facts("b", "refuse")["error"] == "this is yours to mend"
+    assert attempts(tmp_path, "b") == 1
+    scribe.deadline_s = 60
+    assert facts("c", "hiccup once")["name"] == "c"
+    assert attempts(tmp_path, "c") == 2
+    gone = facts("d", "store is gone")
+    assert "no route to the store" in gone["error"]
+    assert attempts(tmp_path, "d") == TRIES
+    bug = facts("e", "bug")
+    assert bug["error"] == "ZeroDivisionError: a bug"
+    assert "test_actors" in bug["trace"]
+    assert attempts(tmp_path, "e") == 1
+
+
+def test_a_piece_that_hangs_is_given_up(tmp_path):
+    scribe = actor_class()(folder=tmp_path, device="cpu", threads=1, deadline_s=0.2)
+    told = scribe._within_deadline({"name": "a", "act": "hang"})
+    assert told["error"] == "took longer than its deadline of 0.2 s"
+    assert scribe._stuck
+
+
+def test_where_actors_compute():
+    assert shape("auto", ClusterConfig()) == CPU
+    assert shape("auto", ClusterConfig(gpus_per_worker=0.5)) == Shape("cuda", 1, 0.5)
+    assert shape("cuda", ClusterConfig(cpus_per_worker=2)) == Shape("cuda", 2, 1)
+    assert shape("cpu", ClusterConfig(gpus_per_worker=1)) == CPU
+
+
+def collect(results, into):
+    for facts in results:
+        into.append(facts["name"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_faults_of_some_pieces_leave_the_others_whole(ray_session, tmp_path):
+    todo = tasks(None, "die once", "hang", None, "bug", None, None, None)
+    results = run(actor_class(), todo, workers=2, where=CPU, deadline_s=5, folder=str(tmp_path))
+    done = []
+    with pytest.raises(GenmodError, match="2 of 8 pieces of work failed") as caught:
+        collect(results, done)
+    assert sorted(done) == ["00", "01", "03", "05", "06", "07"]
+    assert attempts(tmp_path, "01") == 2
+    assert attempts(tmp_path, "02") == 1
+    assert "the same command makes what is missing" in str(caught.value)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_a_person_must_mend_stops_the_job(ray_session, tmp_path):
+    todo = tasks("refuse", *[None] * 40)
+    results = run(actor_class(), todo, workers=1, where=CPU, deadline_s=9, folder=str(tmp_path))
+    with pytest.raises(DataError, match="00: this is yours to mend"):
+        collect(results, [])
+    assert attempts(tmp_path, "00") == 1
+    settled = len(list(tmp_path.iterdir()))
+    time.sleep(1)
+    assert len(list(tmp_path.iterdir())) == settled <= 41
+
+
+@pytest.mark.ray
+def test_an_actor_that_no_node_can_hold_is_refused_at_once(ray_session):
+    with pytest.raises(ConfigError, match="no node of the cluster has the 1 CPUs and 1 GPUs"):
+        list(run(actor_class(), tasks(None), workers=1, where=Shape("cuda", 1, 1), deadline_s=9))
+
+
+def test_no_work_needs_no_ray():
+    assert list(run(actor_class(), [], workers=1, where=CPU, deadline_s=9)) == []
+    assert FAILURES > 1
