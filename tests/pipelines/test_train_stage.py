@@ -142,9 +142,9 @@ def test_models_are_trained_in_one_launch_and_progress_is_told(undisturbed, data
 
     again = train_stage.train_models(jobs, options(root, connect=never))
     assert [m.digest for m in again] == [m.digest for m in manifests]
+    other = job(dataset, root, "one", TRAIN.model_copy(update={"nimg": 500}))
     with pytest.raises(ConfigError, match="made from something else"):
-        other = TRAIN.model_copy(update={"nimg": 500})
-        train_stage.train_models([job(dataset, root, "one", other)], options(root))
+        train_stage.train_models([other], options(root))
 
 
 def test_killed_worker_leaves_no_trace(undisturbed, dataset, tmp_path, starts):

@@ -1,0 +1,306 @@
+"""Contract tests: what every family promises, asked of every file in genmod/models alike.
+
+No test here knows which family it has. Weights are float64 where numbers are compared.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from genmod.config import as_json, parse
+from genmod.data.batch import Batch
+from genmod.errors import ConfigError, Unscorable
+from genmod.manifest import ImageSpec
+from genmod.models.base import DataStats, GenerativeModel, ModelConfig, families, family
+from genmod.rng import rng_for
+from genmod.training.checkpoint import Checkpoints
+from genmod.training.loop import Plan, train
+from genmod.training.monitors import Grid, Validation
+from genmod.training.plan import OptimConfig, TrainConfig
+from genmod.training.published import load_model, publish_model
+from genmod.training.spool import read_spool
+from genmod.training.state import TrainState, tensors_of, weights_bytes
+from genmod.world import Alone, Group, World
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    family: str
+    spec: ImageSpec
+
+    def __str__(self) -> str:
+        labels = f"{self.spec.classes}-classes" if self.spec.classes else "unlabelled"
+        return f"{self.family}-{'rgb' if self.spec.channels == 3 else 'grey'}-{labels}"
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(
+            family=self.family,
+            net=as_json(family(self.family).Config.tiny()),
+            spec=self.spec,
+            stats=DataStats(mean=(0.0,) * self.spec.channels, std=(0.5,) * self.spec.channels),
+        )
+
+    def build(self) -> GenerativeModel:
+        return self.config.build(3).double()
+
+    def rows(self, index) -> Batch:
+        """Images that depend on their index alone: noise below, bright above, by label."""
+        rng = rng_for(11, "laws/data", index)
+        labels_B = rng.fold("label").integers(max(1, self.spec.classes))
+        pixels = rng.integers(100, *self.spec.shape)
+        pixels[:, :, : self.spec.height // 2] += 60 + 40 * labels_B[:, None, None, None]
+        labelled = labels_B if self.spec.classes else None
+        return Batch(pixels.to(torch.uint8), labelled, rng.index_B)
+
+
+SPECS = (
+    ImageSpec(channels=1, height=8, width=8, classes=3),
+    ImageSpec(channels=3, height=8, width=8),
+)
+CASES = [Case(name, spec) for name in families() for spec in SPECS]
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_family = pytest.mark.parametrize("name", families())
+
+CONFIG = TrainConfig(
+    nimg=48,
+    batch=8,
+    optim=OptimConfig(lr=3e-3, warmup_nimg=8),
+    ema_halflife_nimg=16,
+    ema_rampup=None,
+    log_every_nimg=16,
+    validate_every_nimg=24,
+    grid_every_nimg=24,
+    checkpoint_every_nimg=8,
+)
+
+
+def stream_of(case: Case, world: World, start: int, stop: int | None = None):
+    share = CONFIG.batch // world.size
+    for nimg in itertools.count(start, CONFIG.batch):
+        if stop is not None and nimg >= stop:
+            raise ConnectionError("the power failed")
+        first = nimg + world.rank * share
+        yield case.rows(range(first, first + share))
+
+
+def run(case: Case, world: World, config: TrainConfig = CONFIG, root=None, stop=None) -> TrainState:
+    """Train; with a root, all that training does beside its steps too."""
+    model, plan = case.build(), Plan(config, seed=5)
+    if root is not None:
+        checkpoints = Checkpoints(root, "laws", case.config)
+        validation = Validation(case.rows(range(1000, 1080)), 5, "fp32")
+        plan = Plan(config, 5, root, checkpoints, validation, Grid(4, 5, model.Sample()))
+    return train(model, lambda start: stream_of(case, world, start, stop), world, plan)
+
+
+@cache
+def straight(case: Case) -> TrainState:
+    return run(case, Alone())
+
+
+def trained(case: Case) -> GenerativeModel:
+    return copy.deepcopy(straight(case).ema)
+
+
+def same(state: TrainState, other: TrainState, rtol: float) -> None:
+    for mine, theirs in ((state.model, other.model), (state.ema, other.ema)):
+        values = dict(theirs.named_parameters())
+        assert values.keys() == dict(mine.named_parameters()).keys()
+        for name, value in mine.named_parameters():
+            torch.testing.assert_close(value, values[name], rtol=rtol, atol=rtol * 1e-2, msg=name)
+
+
+@every_case
+def test_resume_in_the_middle_is_the_straight_run_bitwise(case, tmp_path):
+    root = str(tmp_path)
+    with pytest.raises(ConnectionError):
+        run(case, Alone(), root=root, stop=24)
+    assert Checkpoints(root, "laws", case.config).nimgs() == [16, 24]
+    resumed = run(case, Alone(), root=root)
+    assert resumed.files() == straight(case).files()
+    points = {point.nimg: point.metrics for point in read_spool(root)}
+    assert list(points) == [16, 24, 32, 48]
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        for number, case in enumerate(CASES):
+            state = run(case, Group(CPU), root=f"{folder}/{number}")
+            for name, weights in (("raw", state.model), ("ema", state.ema)):
+                with open(f"{folder}/{number}-{name}-{rank}", "wb") as stream:
+                    stream.write(weights_bytes(weights))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two-ranks")
+    mp.start_processes(one_of_two, args=(str(folder),), nprocs=2, start_method="spawn")
+    return folder
+
+
+@every_case
+def test_two_ranks_are_one(case, two_ranks, tmp_path):
+    number = CASES.index(case)
+    for name, weights in (("raw", straight(case).model), ("ema", straight(case).ema)):
+        ranks = [(two_ranks / f"{number}-{name}-{rank}").read_bytes() for rank in range(2)]
+        assert ranks[0] == ranks[1]
+        theirs = tensors_of(ranks[0], name)
+        for key, value in weights.state_dict().items():
+            torch.testing.assert_close(theirs[key], value, rtol=1e-5, atol=1e-8, msg=key)
+    alone = run(case, Alone(), root=str(tmp_path))
+    assert alone.nimg == 48
+    for mine, theirs in zip(
+        read_spool(str(tmp_path)), read_spool(f"{two_ranks}/{number}"), strict=True
+    ):
+        assert mine.metrics == pytest.approx(theirs.metrics, rel=1e-5, abs=1e-7)
+    for nimg in (24, 48):
+        picture = f"grids/{nimg:012d}.png"
+        theirs = (two_ranks / str(number) / picture).read_bytes()
+        assert (tmp_path / picture).read_bytes() == theirs
+
+
+@every_case
+def test_accumulation_changes_nothing(case):
+    parts = run(case, Alone(), CONFIG.model_copy(update={"accumulate": 2}))
+    same(parts, straight(case), rtol=1e-5)
+
+
+@every_case
+def test_each_phase_moves_its_own_parameters_and_no_other(case):
+    phases = case.build().phases()
+    owners = [name for phase in phases for name in case.build().parameters_of(phase)]
+    assert sorted(owners) == sorted(name for name, _ in case.build().named_parameters())
+    for phase in phases:
+        still = {other.name: {"lr": 1e-30} for other in phases if other != phase}
+        state = run(case, Alone(), CONFIG.model_copy(update={"phase_optim": still}))
+        before = dict(case.build().named_parameters())
+        mine = state.model.parameters_of(phase)
+        for name, value in state.model.named_parameters():
+            moved = float((value - before[name]).detach().abs().max())
+            assert moved > 1e-6 if name in mine else moved < 1e-20, (phase.name, name, moved)
+
+
+@every_case
+def test_average_moves_and_lags(case):
+    state, before = straight(case), dict(case.build().named_parameters())
+    raw = dict(state.model.named_parameters())
+    for name, value in state.ema.named_parameters():
+        assert not torch.equal(value, before[name]), name
+        assert not torch.equal(value, raw[name]), name
+    at_once = run(case, Alone(), CONFIG.model_copy(update={"ema_halflife_nimg": 0}))
+    assert weights_bytes(at_once.ema) == weights_bytes(at_once.model)
+
+
+@every_case
+def test_samples_do_not_depend_on_the_batch(case):
+    model = trained(case)
+    rng, how = rng_for(1, "laws/sample", range(6)), model.Sample()
+    labels_B = rng.index_B % case.spec.classes if case.spec.classes else None
+    together = model.sample(labels_B, rng, how)
+    assert together.shape == (6, *case.spec.shape)
+    assert together.isfinite().all()
+    assert together.abs().max() <= 1 + 1e-12
+    assert (together[0] - together[3]).abs().max() > 1e-3
+    for some in (slice(0, 1), slice(1, 6), torch.tensor([4, 2])):
+        apart = model.sample(None if labels_B is None else labels_B[some], rng.rows(some), how)
+        torch.testing.assert_close(apart, together[some], rtol=0, atol=1e-10)
+
+
+@every_case
+def test_scores_do_not_depend_on_the_batch(case):
+    model, batch, how = trained(case), case.rows(range(200, 204)), family(case.family).Score()
+    rng = rng_for(1, "laws/score", batch.index_B)
+    try:
+        model.check_scorable(model.config, how)
+    except Unscorable:
+        with pytest.raises(Unscorable):
+            model.log_prob(batch, rng, how)
+        return
+    together = model.log_prob(batch, rng, how)
+    assert together.nats_B.dtype == together.stderr_B.dtype == torch.float64
+    assert together.nats_B.isfinite().all()
+    assert (together.stderr_B >= 0).all()
+    for some in (slice(0, 1), slice(1, 4)):
+        apart = model.log_prob(batch.rows(some), rng.rows(some), how)
+        torch.testing.assert_close(apart.nats_B, together.nats_B[some], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(apart.stderr_B, together.stderr_B[some], rtol=1e-6, atol=1e-10)
+
+
+@every_family
+def test_probabilities_of_all_images_add_up_to_one_or_less(name):
+    """Of two by two binary pixels there are 16 images: a bound with a wrong unit or volume is found out."""
+    spec = ImageSpec(channels=1, height=2, width=2, levels=2)
+    case = Case(name, spec)
+    how = family(name).Score()
+    try:
+        family(name).check_scorable(family(name).Config.tiny(), how)
+    except Unscorable:
+        pytest.skip("this family has no density")
+    model = case.build()
+    images = list(itertools.product((0, 255), repeat=spec.dims))
+    pixels = torch.tensor(images, dtype=torch.uint8).view(-1, *spec.shape)
+    batch = Batch(pixels, None, torch.arange(len(images)))
+    score = model.log_prob(batch, rng_for(2, "laws/sum", batch.index_B), how)
+    total = float(score.nats_B.exp().sum())
+    slack = 4 * float((score.nats_B.exp() * score.stderr_B).square().sum().sqrt())
+    if score.label.startswith("exact"):
+        assert total == pytest.approx(1, abs=1e-3)
+    elif score.label.endswith("lower_bound"):
+        assert 0.01 < total < 1 + slack + 0.02
+    elif score.label.endswith("upper_bound"):
+        assert total > 1 - slack - 0.02
+
+
+@every_case
+def test_published_and_loaded_it_samples_the_same_bytes(case, tmp_path):
+    state = straight(case)
+    model = copy.deepcopy(state.ema).float()
+    single = TrainState(state.nimg, copy.deepcopy(state.model).float(), model, state.optimisers)
+    published = publish_model(
+        str(tmp_path), case.config, single, fingerprint="f", parents={}, facts={}
+    )
+    for weights, source in (("ema", single.ema), ("raw", single.model)):
+        loaded = load_model(str(tmp_path), weights)
+        rng, how = rng_for(1, "laws/save", range(4)), loaded.Sample()
+        labels_B = rng.index_B % case.spec.classes if case.spec.classes else None
+        assert torch.equal(loaded.sample(labels_B, rng, how), source.sample(labels_B, rng, how))
+        assert weights_bytes(loaded) == weights_bytes(source)
+    assert published.facts["parameters"].keys() == {phase.name for phase in model.phases()}
+
+
+@every_family
+def test_configurations_survive_json_and_refuse_unknown_keys(name):
+    model_class = family(name)
+    for schema, config in (
+        (model_class.Config, model_class.Config.tiny()),
+        (model_class.Config, model_class.Config()),
+        (model_class.Sample, model_class.Sample()),
+        (model_class.Score, model_class.Score()),
+    ):
+        values = json.loads(json.dumps(as_json(config)))
+        assert parse(schema, values, "here") == config
+        with pytest.raises(ConfigError, match=r"unknown key 'here\.no_such_key'"):
+            parse(schema, values | {"no_such_key": 1}, "here")
+
+
+@every_case
+def test_weights_are_a_function_of_configuration_and_seed(case):
+    first, again = case.config.build(3), case.config.build(3)
+    assert weights_bytes(first) == weights_bytes(again)
+    assert weights_bytes(first) != weights_bytes(case.config.build(4))
