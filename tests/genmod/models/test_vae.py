@@ -128,6 +128,15 @@ def test_k_1_is_the_elbo_of_training_at_beta_1_and_labelled_a_lower_bound():
     assert abs(float(elbo.mean() - score.nats_B.mean())) < 4 * spread
 
 
+def test_under_autocast_likelihood_and_divergence_stay_in_float32():
+    model, batch = build(GREY), batch_of(GREY, 4)
+    whole = model.loss("elbo", batch, rng_of(batch), nimg=100).total
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.loss("elbo", batch, rng_of(batch), nimg=100).total
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, whole, rtol=0.02, atol=0)
+
+
 def test_free_bits_hold_each_group_s_kl_up_for_each_image():
     model, batch = build(GREY).double(), batch_of(GREY, 6)
     plain = model.loss("elbo", batch, rng_of(batch), nimg=10**9)
