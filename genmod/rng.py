@@ -153,7 +153,10 @@ class Rng:
 
 
 def rng_for(
-    seed: int, purpose: str, index: Sequence[int] | Tensor | range, device: torch.device | str = "cpu"
+    seed: int,
+    purpose: str,
+    index: Sequence[int] | Tensor | range,
+    device: torch.device | str = "cpu",
 ) -> Rng:
     """An :class:`Rng` over the given indices, which may be a range or a list."""
     if isinstance(index, range):
@@ -163,7 +166,9 @@ def rng_for(
     return Rng(seed, purpose, index_B)
 
 
-def shuffle(position_N: Tensor, size: int, seed: int, purpose: str) -> Tensor:
+def shuffle(
+    position_N: Tensor, size: int, seed: int, purpose: str, which_N: Tensor | None = None
+) -> Tensor:
     """Where each position goes in a keyed random permutation of ``range(size)``; no permutation is stored.
 
     A balanced Feistel network of 6 Philox rounds over the next even power of two, walked until the
@@ -174,7 +179,9 @@ def shuffle(position_N: Tensor, size: int, seed: int, purpose: str) -> Tensor:
         position_N: int64 positions in [0, size).
         size: how many there are, at most 2**62.
         seed: of the run.
-        purpose: names the permutation, e.g. ``order/epoch=3``.
+        purpose: names the permutation, e.g. ``shard/train``.
+        which_N: int64, at least 0: for each position the number of a permutation of its own, e.g. its
+            epoch; 0 if not given.
 
     Returns:
         int64 of the same shape; over all positions, every value of [0, size) once.
@@ -185,18 +192,19 @@ def shuffle(position_N: Tensor, size: int, seed: int, purpose: str) -> Tensor:
     mask = (1 << half_bits) - 1
     key = key_of(seed, f"shuffle/{purpose}")
 
-    def cipher(value_N: Tensor) -> Tensor:
+    which_N = torch.zeros_like(position_N) if which_N is None else which_N
+
+    def cipher(value_N: Tensor, which_N: Tensor) -> Tensor:
         left, right = value_N >> half_bits, value_N & mask
+        counter_4N = torch.stack((right, right, which_N & _MASK32, which_N >> 32))
         for round_number in range(6):
-            counter_4N = torch.stack(
-                (right, torch.full_like(right, round_number), right * 0, right * 0)
-            )
+            counter_4N[0] = right
+            counter_4N[1] = round_number
             word_N = philox4x32(counter_4N, key)[0] & mask
             left, right = right, left ^ word_N
         return (left << half_bits) | right
 
-    value_N = cipher(position_N)
-    while bool((outside := value_N >= size).any()):
-        value_N = value_N.clone()
-        value_N[outside] = cipher(value_N[outside])
+    value_N = cipher(position_N, which_N)
+    while len(outside_M := (value_N >= size).nonzero().flatten()):
+        value_N[outside_M] = cipher(value_N[outside_M], which_N[outside_M])
     return value_N

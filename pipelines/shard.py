@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import ray
-
 from genmod import receipts, storage
 from genmod.data.ingest import make_shard
 from genmod.data.parent import load_parent
@@ -101,6 +99,8 @@ def shard(
 
 
 def _cpus() -> int:
+    import ray
+
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
@@ -123,13 +123,16 @@ def _run_tasks(
     plan: DatasetPlan, root: str, missing: Sequence[PlannedShard], at_once: int
 ) -> Iterator[tuple[str, ShardReceipt]]:
     """Name and receipt of each shard as it is finished; never more than ``at_once`` are under way."""
+    import ray  # here, so that a plan can be made without the seconds that this takes
+
+    task = ray.remote(num_cpus=1, max_retries=TRIES, retry_exceptions=[OSError])(_make)
     waiting = iter(missing)
-    under_way: dict[ray.ObjectRef[Any], str] = {}
+    under_way: dict[Any, str] = {}
     last_s = time.monotonic()
     try:
         while True:
             while len(under_way) < at_once and (planned := next(waiting, None)) is not None:
-                under_way[_task.remote(plan.job(planned, root))] = planned.name
+                under_way[task.remote(plan.job(planned, root))] = planned.name
             if not under_way:
                 return
             finished, _ = ray.wait(list(under_way), num_returns=1, timeout=WAIT_S)
@@ -150,6 +153,8 @@ def _run_tasks(
 
 def _result(reference: Any, where: str) -> Any:
     """What a task gave. A person's mistake comes as it is, anything else in one line."""
+    import ray
+
     try:
         return ray.get(reference, timeout=60)
     except GenmodError:
@@ -162,8 +167,7 @@ def _result(reference: Any, where: str) -> Any:
         raise GenmodError(f"{where} could not be made ({reason}); run again to go on") from error
 
 
-@ray.remote(num_cpus=1, max_retries=TRIES, retry_exceptions=[OSError])
-def _task(job: dict[str, Any]) -> dict[str, Any]:
+def _make(job: dict[str, Any]) -> dict[str, Any]:
     return make_shard(job).model_dump(mode="json")
 
 

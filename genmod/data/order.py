@@ -38,14 +38,10 @@ class Order:
 
     def rows_at(self, position_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of the split, 0 .. rows-1, at positions of the stream. Cheapest for thousands at a time."""
-        row_N = np.empty_like(position_N)
-        epoch_N = position_N // self.rows
-        for epoch in np.unique(epoch_N).tolist():
-            here_N = epoch_N == epoch
-            within_N = torch.from_numpy(position_N[here_N] - epoch * self.rows)
-            purpose = f"order/epoch={epoch}"
-            row_N[here_N] = rng.shuffle(within_N, self.rows, self.seed, purpose).numpy()
-        return row_N
+        at_N = torch.from_numpy(position_N.copy())
+        epoch_N = at_N // self.rows
+        within_N = at_N - epoch_N * self.rows
+        return rng.shuffle(within_N, self.rows, self.seed, "order", epoch_N).numpy()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, Split, requi
 CHUNK_ROWS = 256
 """Rows that are read and decoded together, where batches are smaller."""
 
-ORDER_ROWS = 16384
+ORDER_ROWS = 8192
 """Positions of the stream whose rows are computed together."""
 
 

@@ -116,11 +116,23 @@ def test_shuffle_is_pointwise_and_works_for_a_billion():
     assert together.unique().numel() == 4
 
 
+def test_many_permutations_in_one_call():
+    size, which_N = 50, torch.tensor([0, 3, 2**40])
+    at_N = torch.arange(size).repeat(3)
+    together = shuffle(at_N, size, 5, "order", which_N.repeat_interleave(size)).view(3, size)
+    for k, which in enumerate(which_N):
+        alone = shuffle(torch.arange(size), size, 5, "order", which.repeat(size))
+        assert torch.equal(together[k], alone)
+        assert torch.equal(alone.sort().values, torch.arange(size))
+    assert torch.equal(together[0], shuffle(torch.arange(size), size, 5, "order"))
+    assert len({tuple(row.tolist()) for row in together}) == 3
+
+
 def test_shuffle_is_uniform_in_first_and_last_place():
     size, runs = 8, 4000
-    first = torch.cat(
-        [shuffle(torch.tensor([0, size - 1]), size, s, "o")[None] for s in range(runs)]
-    )
+    which_N = torch.arange(runs).repeat_interleave(2)
+    ends_N = torch.tensor([0, size - 1]).repeat(runs)
+    first = shuffle(ends_N, size, 1, "o", which_N).view(runs, 2)
     for column in first.T:
         assert stats.chisquare(torch.bincount(column, minlength=size).numpy()).pvalue > 1e-4
     assert not (first[:, 0] == first[:, 1]).any()

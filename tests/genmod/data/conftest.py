@@ -1,0 +1,63 @@
+"""Small real datasets, made through the whole path."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from genmod.data.ingest import make_shard
+from genmod.data.parent import load_parent
+from genmod.data.plan import make_manifest, make_plan
+from genmod.data.shards import quarantine_file
+from genmod.data.sources import DataConfig
+from genmod.manifest import publish
+
+
+@pytest.fixture(scope="session")
+def images():
+    """(count, side) -> uint8 images that all differ, and labels."""
+
+    def make(count, side=6, channels=None, classes=3, seed=0):
+        shape = (count, side, side) + ((channels,) if channels else ())
+        random = np.random.default_rng(seed)
+        pixels = random.integers(0, 256, shape, dtype=np.uint8)
+        return pixels, random.permutation(np.arange(count) % classes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build():
+    """Shard a source in this process: (root, data section) -> manifest."""
+
+    def make(root, seed=0, parent=None, parent_root=None, **data):
+        grown = load_parent(str(parent_root), parent) if parent else None
+        plan = make_plan(DataConfig(**data), seed, grown)
+        made = [make_shard(plan.job(shard, str(root))) for shard in plan.shards]
+        refused = [*plan.refused, *(row for receipt in made for row in receipt.refused)]
+        return publish(str(root), make_manifest(plan, made, quarantine_file(str(root), refused)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_idx():
+    """Write an MNIST-format file."""
+
+    def write(path, values, packed=True):
+        head = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+        data = head + values.astype(np.uint8).tobytes()
+        path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory, images, build):
+    """(root, manifest) of 100 labelled images in several shards."""
+    folder = tmp_path_factory.mktemp("dataset")
+    pixels, labels = images(100)
+    np.savez(folder / "source.npz", images=pixels, labels=labels)
+    root = str(folder / "data")
+    return root, build(root, source=f"npz:{folder}/source.npz", shard_rows=16)

@@ -1,0 +1,64 @@
+import io
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genmod.data.tars import TarBuilder, walk
+from genmod.errors import DataError
+
+MEMBERS = st.dictionaries(
+    st.text("abcXYZ019-_.", min_size=1, max_size=100), st.binary(max_size=1500), max_size=5
+)
+
+
+@given(MEMBERS)
+def test_tarfile_reads_what_we_write(members):
+    builder = TarBuilder()
+    offsets = [builder.add(name, body) for name, body in members.items()]
+    data = builder.finish()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = tar.getmembers()
+        assert [(m.name, m.offset_data) for m in found] == list(zip(members, offsets, strict=True))
+        assert [tar.extractfile(m).read() for m in found] == list(members.values())
+        assert all((m.mtime, m.uid, m.gid, m.uname, m.mode) == (0, 0, 0, "", 0o644) for m in found)
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_we_read_what_tarfile_writes(kind):
+    names = ["a/b.png", "d" * 90 + "/" + "f" * 60 + ".cls", "plain"]
+    if kind != tarfile.USTAR_FORMAT:
+        names.append("über/" + "x" * 300)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=kind) as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = number * 700
+            info.mtime = 1.5  # a float: PAX writes an extended header for it
+            tar.addfile(info, io.BytesIO(bytes([number]) * info.size))
+        folder = tarfile.TarInfo("folder")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    members = list(walk(stream, "t.tar"))
+    assert [m.name for m in members] == names
+    data = stream.getvalue()
+    for number, member in enumerate(members):
+        body = data[member.offset : member.offset + member.size_bytes]
+        assert body == bytes([number]) * number * 700
+
+
+def test_damage_is_told_with_the_place():
+    builder = TarBuilder()
+    builder.add("a.png", bytes(2000))
+    builder.add("b.png", bytes(2000))
+    data = builder.finish()
+    for end, reason in [(700, "member at byte 0"), (2800, "header at byte 2560"), (0, "header")]:
+        with pytest.raises(DataError, match=reason):
+            list(walk(io.BytesIO(data[:end]), "t.tar"))
+    with pytest.raises(DataError, match="compressed"):
+        list(walk(io.BytesIO(b"\x1f\x8b" + bytes(range(200)) * 5), "t.tar"))
+    flipped = bytearray(data)
+    flipped[2560] ^= 1
+    with pytest.raises(DataError, match="byte 2560"):
+        list(walk(io.BytesIO(bytes(flipped)), "t.tar"))
