@@ -31,6 +31,9 @@ from genmod.training.spool import Point, write_point
 from genmod.training.state import TrainState, flat
 from genmod.world import World
 
+_OF_THE_STEP = ("grad_norm", "lr")
+"""What is noted of a phase beside its loss and terms."""
+
 
 class Stream(Protocol):
     """A rank's rows of each global batch, in order; ``index_B`` is their position in the stream."""
@@ -154,9 +157,10 @@ class _Run:
         values: list[Tensor] = []
         for optimiser, module in zip(state.optimisers, self.wrapped, strict=True):
             terms = self._gradients(optimiser, module, batch)
-            norm = optimiser.step(optimiser.lr_at(middle_nimg, config.total_nimg))
-            keys += [f"{optimiser.phase.name}/{name}" for name in (*terms, "grad_norm")]
-            values += [*terms.values(), norm]
+            lr = optimiser.lr_at(middle_nimg, config.total_nimg)
+            norm = optimiser.step(lr)
+            keys += [f"{optimiser.phase.name}/{name}" for name in (*terms, *_OF_THE_STEP)]
+            values += [*terms.values(), norm, torch.full_like(norm, lr, dtype=torch.float64)]
         state.nimg += config.batch
         ema.update(state.ema, state.model, ema.decay_at(config, state.nimg))
         state.ledger.add(state.nimg, keys, flat(values))
@@ -188,15 +192,14 @@ class _Run:
             return every_nimg is not None and (last or due(before_nimg, state.nimg, every_nimg))
 
         log, metrics = now(config.log_every_nimg), dict[str, float]()
-        terms = {o.phase.name: state.ledger.terms_of(o.phase.name) for o in state.optimisers}
+        terms = {
+            o.phase.name: state.ledger.terms_of(o.phase.name)[: -len(_OF_THE_STEP)]
+            for o in state.optimisers
+        }
         if log:
             metrics |= _prefixed("train", state.ledger.close(self.world))
-            for optimiser in state.optimisers:
-                lr = optimiser.lr_at(state.nimg - config.batch / 2, config.total_nimg)
-                metrics[f"train/{optimiser.phase.name}/lr"] = lr
         if plan.validation is not None and now(config.validate_every_nimg):
-            own = {phase: [t for t in names if t != "grad_norm"] for phase, names in terms.items()}
-            found = plan.validation.measure(state.ema, state.nimg, own, self.world)
+            found = plan.validation.measure(state.ema, state.nimg, terms, self.world)
             metrics |= _prefixed("val", found)
         if plan.grid is not None and now(config.grid_every_nimg):
             self._write_grid(plan.grid.draw(state.ema, self.world))

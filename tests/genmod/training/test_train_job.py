@@ -1,0 +1,111 @@
+"""A whole training in one process, from a dataset on disk to a published model."""
+
+import numpy as np
+import pytest
+
+from genmod import storage
+from genmod.config import as_json
+from genmod.data.shards import Row, dataset_facts, write_shard
+from genmod.errors import ConfigError, DataError
+from genmod.manifest import DatasetManifest, ImageSpec, faults, publish
+from genmod.models.base import DataStats, ModelConfig, families, family
+from genmod.training.job import TrainJob, plan_job, run_job
+from genmod.training.plan import TrainConfig
+from genmod.training.published import digest_of, load_model, model_config
+from genmod.world import Alone
+
+SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
+TRAIN = TrainConfig(
+    nimg=64, batch=8, log_every_nimg=16, validate_every_nimg=32, grid_every_nimg=32, grid_images=3
+)
+
+
+@pytest.fixture
+def data(tmp_path):
+    root, made, shards = str(tmp_path / "data"), {}, []
+    for split, count in (("train", 20), ("val", 6)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 1), np.uint8)
+        rows = [Row(f"{split}-{i}", i, pixels[i], label=i % 3) for i in range(count)]
+        shard, made[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
+        shards.append(shard)
+    facts = dataset_facts(made)
+    manifest = DatasetManifest(
+        fingerprint="t", facts=facts, spec=SPEC, shards=tuple(shards), class_names=("a", "b", "c")
+    )
+    return publish(root, manifest)
+
+
+def job(data, tmp_path, **changes) -> TrainJob:
+    kind = families()[-1]
+    values = {
+        "name": "m",
+        "root": str(tmp_path / "models" / "m"),
+        "data_root": str(tmp_path / "data"),
+        "data_digest": data.digest,
+        "model": ModelConfig(
+            family=kind,
+            net=as_json(family(kind).Config.tiny()),
+            spec=SPEC,
+            stats=DataStats.model_validate(data.facts["stats"]),
+        ),
+        "train": TRAIN,
+        "seed": 0,
+    }
+    return TrainJob(**values | changes)
+
+
+def test_from_data_to_model(data, tmp_path):
+    mine = plan_job(job(data, tmp_path), data)
+    assert TrainJob.model_validate(as_json(mine)) == mine
+    made = run_job(mine, Alone())
+    assert faults(mine.root, made.files) == []
+    paths = [entry.path for entry in made.files]
+    assert paths[:4] == ["config.json", "ema.safetensors", "raw.safetensors", "history.json"]
+    assert paths[4:] == ["grids/000000000032.png", "grids/000000000064.png"]
+    assert made.parents == {"data": data.digest}
+    assert made.facts["class_names"] == ["a", "b", "c"]
+    assert made.facts["final"].keys() >= {
+        f"val/{p.name}/loss" for p in load_model(mine.root).phases()
+    }
+    assert model_config(mine.root) == mine.model
+    assert run_job(mine, Alone()) == made
+    assert not storage.exists(storage.join(mine.root, "checkpoints"))
+
+
+def test_model_digest_is_of_weights_and_configuration(data, tmp_path):
+    made = run_job(plan_job(job(data, tmp_path), data), Alone())
+    quiet = TRAIN.model_copy(update={"grid_every_nimg": None, "accumulate": 1, "log_every_nimg": 8})
+    other = job(data, tmp_path, root=str(tmp_path / "models" / "other"), train=quiet)
+    again = run_job(plan_job(other, data), Alone())
+    assert again.digest != made.digest
+    assert again.facts["model_digest"] == made.facts["model_digest"] == digest_of(made.files)
+    seeded = job(data, tmp_path, root=str(tmp_path / "models" / "seeded"), seed=1)
+    assert run_job(plan_job(seeded, data), Alone()).facts["model_digest"] != digest_of(made.files)
+
+
+def test_changed_weights_are_not_loaded(data, tmp_path):
+    mine = plan_job(job(data, tmp_path), data)
+    run_job(mine, Alone())
+    url = storage.join(mine.root, "ema.safetensors")
+    weights = storage.read_bytes(url)
+    storage.write_bytes(url, weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"ema\.safetensors does not fit its digest"):
+        load_model(mine.root)
+    load_model(mine.root, "raw")
+
+
+def test_faults_are_told_when_the_plan_is_made(data, tmp_path):
+    no_val = data.model_copy(update={"shards": data.of_split("train")})
+    with pytest.raises(DataError, match="the val split has no rows"):
+        plan_job(job(data, tmp_path), no_val)
+    with pytest.raises(DataError, match="the train split has no rows"):
+        plan_job(job(data, tmp_path), data.model_copy(update={"shards": ()}))
+    wrong = job(data, tmp_path).model.model_copy(update={"net": {"no_such": 1}})
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.m\.net\.no_such'"):
+        plan_job(job(data, tmp_path, model=wrong), data)
+    phases = TRAIN.model_copy(update={"phase_optim": {"none": {}}})
+    with pytest.raises(ConfigError, match="no phase 'none'"):
+        plan_job(job(data, tmp_path, train=phases), data)
+    with pytest.raises(DataError, match="holds dataset"):
+        run_job(job(data, tmp_path, data_digest="0" * 64), Alone())
+    assert not storage.exists(str(tmp_path / "models"))
