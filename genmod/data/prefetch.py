@@ -7,12 +7,14 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
 _POLL_S = 0.1
+_CLOSE_S = 10.0
 
 
 class _Ended:
@@ -67,7 +69,11 @@ class Prefetch(Generic[T]):
         """Stop the thread and wait for it. Nothing comes after this."""
         self._stop.set()
         self._ended = self._ended or _Ended(None)
-        self._thread.join(timeout=10)
+        end_s = time.monotonic() + _CLOSE_S
+        while self._thread.is_alive() and time.monotonic() < end_s:
+            with suppress(queue.Empty):  # make room, so that the thread looks up at once
+                self._queue.get_nowait()
+            self._thread.join(timeout=0.002)
 
     def __enter__(self) -> Self:
         return self

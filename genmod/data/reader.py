@@ -266,12 +266,13 @@ def _stream(reader: RowReader, order: Order, deal: Deal, start: int) -> Iterator
     """Chunks of batches, for ever."""
     local = deal.local_batch
     per_chunk = max(1, CHUNK_ROWS // local)
-    per_block = per_chunk * max(1, ORDER_ROWS // (local * per_chunk))
+    chunks, most = 1, max(1, ORDER_ROWS // (local * per_chunk))
     while True:
-        position_KB = deal.positions(start, per_block)
+        position_KB = deal.positions(start, per_chunk * chunks)
         row_KB = order.rows_at(position_KB.reshape(-1)).reshape(position_KB.shape)
-        for first in range(0, per_block, per_chunk):
+        for first in range(0, len(position_KB), per_chunk):
             some = slice(first, first + per_chunk)
             chunk = reader.read(row_KB[some].reshape(-1), position_KB[some].reshape(-1))
             yield [chunk.rows(slice(k, k + local)) for k in range(0, len(chunk), local)]
-        start += per_block * deal.global_batch
+        start += len(position_KB) * deal.global_batch
+        chunks = min(2 * chunks, most)  # the first batch soon, later ones cheaply
