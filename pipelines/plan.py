@@ -6,8 +6,9 @@ from typing import Any
 
 from genmod.config import Config
 from genmod.cost import sample_s_per_image, score_s_per_image, step_s_per_image
+from genmod.data.plan import ShardPlan
 from genmod.errors import Unscorable
-from genmod.manifest import DatasetManifest, ImageSpec, load
+from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, load
 from genmod.models.base import DataStats, GenerativeModel, ModelConfig
 from pipelines.context import Context, model_config
 from pipelines.progress import duration
@@ -37,8 +38,11 @@ def _text(value: Any) -> str:
 
 def plan(stage: str, context: Context) -> list[Step]:
     """The steps of a stage for the command's models."""
-    stages = {"run": STEPS, "retrain": STEPS}.get(stage, (stage,))
-    planned = plan_data(context)
+    stages = {"run": STEPS, "retrain": (*STEPS, "promote")}.get(stage, (stage,))
+    if stage == "retrain":
+        context, planned = plan_growth(context)
+    else:
+        planned = plan_data(context)
     steps: list[Step] = []
     if "shard" in stages:
         steps.append(planned[0])
@@ -53,6 +57,9 @@ def plan(stage: str, context: Context) -> list[Step]:
     if "evaluate" in stages:
         for name in context.models:
             steps.append(_evaluate(context, name))
+    if "promote" in stages:
+        for name in context.models:
+            steps.append(_promote(context, name))
     return steps
 
 
@@ -63,15 +70,33 @@ def plan_data(context: Context) -> tuple[Step, DatasetManifest | None, ImageSpec
     recipe = context.recipe
     shards = plan_shard(recipe.data, context.at("data"), recipe.seed)
     dataset = load(DatasetManifest, context.at("data"), "dataset")
+    done = dataset is not None and dataset.fingerprint == shards.fingerprint
+    return _shard(shards, done), dataset, shards.spec
+
+
+def plan_growth(
+    context: Context,
+) -> tuple[Context, tuple[Step, DatasetManifest | None, ImageSpec]]:
+    """The same for the dataset's next version, and the command's context on that version."""
+    from pipelines.retrain import next_cycle
+
+    context, shards = next_cycle(context)
+    if shards is not None:
+        return context, (_shard(shards, done=False), None, shards.spec)
+    data = context.dataset()
+    work = {"images": sum(data.rows(split) for split in SPLITS), "spec": str(data.spec)}
+    step = Step(stage="shard", name="data", done=True, fingerprint=data.fingerprint, work=work)
+    return context, (step, data, data.spec)
+
+
+def _shard(shards: ShardPlan, done: bool) -> Step:
     work = {
         "images": shards.rows,
         "shards": shards.shards,
         "bytes": f"about {shards.size_bytes:,}",
         "spec": str(shards.spec),
     }
-    done = dataset is not None and dataset.fingerprint == shards.fingerprint
-    step = Step(stage="shard", name="data", done=done, fingerprint=shards.fingerprint, work=work)
-    return step, dataset, shards.spec
+    return Step(stage="shard", name="data", done=done, fingerprint=shards.fingerprint, work=work)
 
 
 def planned_model(
@@ -155,6 +180,12 @@ def _evaluate(context: Context, name: str) -> Step:
     done, fingerprint = _done(context, "evaluation", name, kind="evaluation")
     work = {"reference split": config.reference, "images at most": config.images}
     return Step(stage="evaluate", name=name, done=done, fingerprint=fingerprint, work=work)
+
+
+def _promote(context: Context, name: str) -> Step:
+    done, fingerprint = _done(context, "verdict", name, kind="verdict")
+    work = {"rules": ", ".join(context.recipe.promote.rules)}
+    return Step(stage="promote", name=name, done=done, fingerprint=fingerprint, work=work)
 
 
 def _expected(context: Context, s_per_image: float, images: int, workers: int) -> str:

@@ -16,7 +16,7 @@ from itertools import count, pairwise
 from genmod import storage
 from genmod.config import as_json
 from genmod.data.parent import load_parent
-from genmod.data.plan import make_plan
+from genmod.data.plan import DatasetPlan, ShardPlan, make_plan
 from genmod.errors import ConfigError
 from genmod.manifest import NAMES, DatasetManifest, Manifest, find_done, load, require
 from genmod.metrics.evaluation import EvaluationJob
@@ -68,7 +68,7 @@ def stage(context: Context) -> Result:
     version = _open_cycle(context, versions(context)) or _grow(context)
     if version is None:
         return _nothing_new(context, begun_s)
-    cycle = at_version(context, version)
+    cycle = _at(context, version.root)
     context.progress.say(f"retrain: version {version.number}, {version.rows:,} images")
     for step in ("train", "sample", "score"):
         models = scorable_models(cycle) if step == "score" else cycle.models
@@ -95,27 +95,53 @@ def versions(context: Context) -> list[Version]:
     return sorted(found, key=lambda version: version.number)
 
 
-def at_version(context: Context, version: Version) -> Context:
-    """The same command on a version of the dataset."""
-    recipe = context.recipe.model_copy(update={"root": version.root})
+def next_cycle(context: Context) -> tuple[Context, ShardPlan | None]:
+    """Where the next cycle would take place, and the plan of its data; None if its data is there.
+
+    Writes nothing. If there is nothing new it is the newest version, where all is done.
+    """
+    known = versions(context)
+    if (version := _open_cycle(context, known)) is not None:
+        return _at(context, version.root), None
+    plan = _growth(context, known[-1])
+    if not plan.shards:
+        return _at(context, known[-1].root), None
+    _, root = _free(context, known[-1].number + 1, plan.fingerprint)
+    return _at(context, root), plan.summary()
+
+
+def _at(context: Context, root: str) -> Context:
+    """The same command on another root."""
+    recipe = context.recipe.model_copy(update={"root": root})
     cycle = Context(recipe, context.models, context.progress)
     cycle.__dict__["tracker"] = context.tracker
     return cycle
 
 
+def _growth(context: Context, newest: Version) -> DatasetPlan:
+    """The plan of what the source has and the newest version does not."""
+    parent = load_parent(storage.join(newest.root, "data"), newest.data)
+    return make_plan(context.recipe.data, context.recipe.seed, parent)
+
+
 def _seat_first(context: Context, name: str) -> None:
     """Let version 1 become the champion, if there is none and the limits let it."""
-    if registry.champion(context.tracker, name) is None:
-        if _verdict(context, name) is None:
-            promote(context, contender(context, name))
-        else:
-            settle(context, contender(context, name))
+    if registry.champion(context.tracker, name) is not None:
+        return
+    first = contender(context, name)
+    if _verdict(context, name) is not None:
+        settle(context, first)
+        return
+    verdict, _ = promote(context, first)
+    word = "champion" if verdict.facts["promote"] else "not promoted"
+    reasons = "; ".join(verdict.facts["reasons"])
+    context.progress.say(f"  {name}: version 1: {word}: {reasons}")
 
 
 def _open_cycle(context: Context, known: Sequence[Version]) -> Version | None:
     """The newest version, if it has more rows than the one before and not all of its verdicts."""
     for before, newest in [*pairwise(known)][-1:]:
-        cycle = at_version(context, newest)
+        cycle = _at(context, newest.root)
         missing = [name for name in cycle.models if _verdict(cycle, name) is None]
         if missing and newest.rows > before.rows:
             return newest
@@ -128,12 +154,11 @@ def _grow(context: Context) -> Version | None:
     A version that was begun and whose source has grown since is left behind.
     """
     recipe, newest = context.recipe, versions(context)[-1]
-    parent_root = storage.join(newest.root, "data")
-    plan = make_plan(recipe.data, recipe.seed, load_parent(parent_root, newest.data))
+    plan = _growth(context, newest)
     if not plan.shards:
         return None
     number, root = _free(context, newest.number + 1, plan.fingerprint)
-    data_root = storage.join(root, "data")
+    data_root, parent_root = storage.join(root, "data"), storage.join(newest.root, "data")
     inputs = {"parent": (parent_root, newest.data.digest)}
     params = as_json(recipe.data)
     run = context.tracker.run("shard", f"data v{number}", plan.fingerprint, params, inputs)
@@ -210,7 +235,7 @@ def _standing(context: Context, cycle: Context, job: EvaluationJob) -> tuple[Rea
 def _nothing_new(context: Context, begun_s: float) -> Result:
     """Nothing to do, unless the last retrain was killed before it moved an alias."""
     newest = versions(context)[-1]
-    cycle = at_version(context, newest)
+    cycle = _at(context, newest.root)
     judged: dict[str, tuple[Manifest, bool]] = {}
     for name in cycle.models:
         if (verdict := _verdict(cycle, name)) is not None:
