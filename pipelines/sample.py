@@ -68,10 +68,14 @@ class SamplePlan(Config):
         """The family's options."""
         return parse(family(self.family).Sample, self.how, f"model.{self.name}.sample")
 
+    @property
+    def want(self) -> Asked:
+        """Which labels."""
+        return Asked(self.spec.classes, self.only_label)
+
     def maker(self, model: GenerativeModel) -> Maker:
         """What makes the images."""
-        want = Asked(self.spec.classes, self.only_label)
-        return Maker(model, self.options(), want, self.seed, self.config.micro_batch)
+        return Maker(model, self.options(), self.want, self.seed, self.config.micro_batch)
 
 
 def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePlan:
@@ -85,7 +89,7 @@ def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePla
     how = parse(family(model.family).Sample, job.how, f"model.{job.name}.sample")
     class_names = tuple(manifest.facts.get("class_names", ()))
     want = asked(config.labels, model.spec, class_names)
-    result = config.result() | {"labels": want.only}
+    result = config.result() | {"labels": want.rule}
     return SamplePlan(
         name=job.name,
         model_root=job.model_root,
@@ -135,9 +139,8 @@ def _job(plan: SamplePlan) -> Job[DatasetManifest, ShardReceipt]:
         parts = [receipt.facts for receipt in receipts if receipt.facts is not None]
         facts = dataset_facts({SPLIT: sum(parts, RowFacts())})
         keys = {"name", "family", "how", "sampler", "draws_from_p", "only_label", "seed"}
-        made = as_json(plan).items()
-        result = plan.config.result()
-        facts["sample"] = {key: value for key, value in made if key in keys} | result
+        made = {key: value for key, value in as_json(plan).items() if key in keys}
+        facts["sample"] = made | plan.config.result() | {"labels": plan.want.rule}
         rows = sum(shard.rows for shard in shards)
         assert rows == plan.rows, f"{rows} images made, {plan.rows} asked for"
         return DatasetManifest(

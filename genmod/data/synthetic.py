@@ -64,13 +64,24 @@ class Asked:
     only: int | None = None
     """The one class that is asked for; all in turn if not given."""
 
-    def labels_B(self, index_B: Tensor) -> Tensor | None:
-        """The label of each index, int64; None for a model without labels."""
+    @property
+    def rule(self) -> int | str:
+        """What is asked for, in the recipe's words: one text for one meaning."""
+        if self.only is not None:
+            return self.only
+        return "balanced" if self.classes else "none"
+
+    def label(self, index: int) -> int | None:
+        """The label of an index; None for a model without labels."""
         if not self.classes:
             return None
-        if self.only is not None:
-            return torch.full_like(index_B, self.only)
-        return index_B % self.classes
+        return index % self.classes if self.only is None else self.only
+
+    def labels_B(self, index_B: Tensor) -> Tensor | None:
+        """The same for many: int64, on their device."""
+        if not self.classes:
+            return None
+        return index_B % self.classes if self.only is None else torch.full_like(index_B, self.only)
 
 
 def asked(labels: int | str, spec: ImageSpec, class_names: Sequence[str] = ()) -> Asked:
@@ -163,8 +174,7 @@ class Maker:
 
     def row(self, index: int, pixels_CHW: Tensor, model_digest: str) -> Row:
         """An image as a row of the dataset. Its sidecar says how to make it again."""
-        labels_B = self.want.labels_B(torch.tensor([index]))
-        label = None if labels_B is None else int(labels_B[0])
+        label = self.want.label(index)
         sidecar = {
             "index": index,
             "seed": self.seed,

@@ -149,7 +149,7 @@ def test_a_synthetic_dataset_is_whole_and_says_what_it_is(root, sampled):
         how = family(name).Sample()
         facts = manifest.facts["sample"]
         assert facts["seed"] == SEED
-        assert facts["weights"] == "ema"
+        assert (facts["weights"], facts["labels"]) == ("ema", "balanced")
         assert (facts["sampler"], facts["draws_from_p"]) == (how.sampler, how.draws_from_p)
         assert manifest.facts["splits"]["train"]["rows_K"] == [8, 7, 7]
 
@@ -327,8 +327,10 @@ def test_plans_tell_the_work(root, tmp_path):
     assert (
         plan_sample(sample_jobs(root, tmp_path)[0], same, seed=SEED).fingerprint == plan.fingerprint
     )
-    other = plan_sample(sample_jobs(root, tmp_path)[0], SAMPLE, seed=SEED + 1)
-    assert other.fingerprint != plan.fingerprint
+    zero = SAMPLE.model_copy(update={"labels": 0})
+    for other, seed in ((SAMPLE, SEED + 1), (zero, SEED)):
+        changed = plan_sample(sample_jobs(root, tmp_path)[0], other, seed=seed)
+        assert changed.fingerprint != plan.fingerprint
     scores = plan_score(score_jobs(root, tmp_path)[0], SCORE, seed=SEED)
     assert (scores.rows, scores.tables) == (11, 5)
     assert not list(tmp_path.iterdir())

@@ -98,8 +98,11 @@ def test_labels_are_a_function_of_the_index():
     index_B = torch.tensor([0, 4, 8, 2])
     assert asked("auto", SPEC).labels_B(index_B).tolist() == [0, 1, 2, 2]
     assert asked("balanced", SPEC) == asked("auto", SPEC)
+    assert [asked(labels, SPEC).rule for labels in ("auto", 0, "2")] == ["balanced", 0, 2]
     for one in (1, "1", "cat"):
         assert asked(one, SPEC, ["dog", "cat", "cow"]).labels_B(index_B).tolist() == [1, 1, 1, 1]
+    for want in (Asked(3), Asked(3, 0), Asked(3, 2)):
+        assert [want.label(int(index)) for index in index_B] == want.labels_B(index_B).tolist()
     plain = SPEC.model_copy(update={"classes": 0})
     for none in ("auto", "none"):
         assert asked(none, plain).labels_B(index_B) is None
