@@ -1,0 +1,148 @@
+"""Our loop's step against a bare torch loop of the same nets and loss, for every model of the quickstart.
+
+The bare loop does what nobody can do without: for each phase zero, loss, backward, AdamW as torch gives it.
+Ours adds clipping, the moving average, the ledger of losses and the fused optimiser. Beside it stand the
+bare loop against itself (what of the difference is noise), and the loss with torch's own random numbers
+(what addressed ones cost). CPU seconds, rounds in turn in one process, medians of each round's ratio.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from genmod.data.batch import Batch
+from genmod.manifest import ImageSpec
+from genmod.models.base import DataStats, GenerativeModel, ModelConfig
+from genmod.rng import Rng, rng_for
+from genmod.training.loop import Plan, train
+from genmod.training.plan import TrainConfig
+from genmod.world import Alone
+from pipelines.config import load
+
+SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
+BATCH, STEPS, ROUNDS = 32, 3, 7
+
+
+class _TorchNoise(Rng):
+    """The same shapes from torch's generator."""
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.rand(len(self), *shape, dtype=dtype)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(len(self), *shape, dtype=dtype)
+
+
+def _stream(start: int) -> Iterator[Batch]:
+    made = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (BATCH, *SPEC.shape), generator=made).to(torch.uint8)
+    labels = torch.arange(BATCH) % SPEC.classes
+    for nimg in itertools.count(start, BATCH):
+        yield Batch(pixels, labels, torch.arange(nimg, nimg + BATCH))
+
+
+def _ours(model: GenerativeModel) -> Callable[[], None]:
+    nimg = STEPS * BATCH
+    config = TrainConfig(nimg=nimg, batch=BATCH, log_every_nimg=nimg)
+    return lambda: (train(model, _stream, Alone(), Plan(config, 0)), None)[1]
+
+
+def _bare(model: GenerativeModel, noise: type[Rng] = Rng) -> Callable[[], None]:
+    owned = [(phase.name, list(model.parameters_of(phase).values())) for phase in model.phases()]
+
+    def steps() -> None:
+        adamw = {name: torch.optim.AdamW(values, lr=1e-3) for name, values in owned}
+        for batch in itertools.islice(_stream(0), STEPS):
+            for name, values in owned:
+                for parameter in model.parameters():
+                    parameter.requires_grad_(False)
+                for parameter in values:
+                    parameter.requires_grad_(True)
+                adamw[name].zero_grad()
+                rng = noise(0, f"train/{name}", batch.index_B)
+                model.loss(name, batch, rng, 0).total.backward()
+                adamw[name].step()
+
+    return steps
+
+
+def _cpu_s(call: Callable[[], None]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def _family(name: str) -> list[dict]:
+    entry = load("quickstart").entry(name)
+    stats = DataStats(mean=(-0.7,), std=(0.6,))
+    model = ModelConfig(family=entry.family, net=entry.net, spec=SPEC, stats=stats).build(0)
+    calls = [
+        _ours(copy.deepcopy(model)),
+        _bare(copy.deepcopy(model)),
+        _bare(copy.deepcopy(model)),
+        _bare(copy.deepcopy(model), _TorchNoise),
+    ]
+    for call in calls:
+        call()
+    taken = [[_cpu_s(call) for call in calls] for _ in range(ROUNDS)]
+
+    def row(what: str, mine: int, theirs: int, peer_name: str) -> dict:
+        rates = [STEPS * BATCH / statistics.median(t[i] for t in taken) for i in (mine, theirs)]
+        return {
+            "name": f"train/{name}/{what}",
+            "unit": "images per CPU second",
+            "ours": rates[0],
+            "peer": rates[1],
+            "peer_name": peer_name,
+            "ratio": statistics.median(t[theirs] / t[mine] for t in taken),
+        }
+
+    return [
+        row("step", 0, 1, "bare torch loop, same nets and loss"),
+        row("control", 1, 2, "the bare loop itself: what differs is noise"),
+        row("addressed-noise", 1, 3, "the bare loop with torch's own random numbers"),
+    ]
+
+
+def _generator() -> dict:
+    """Normal numbers alone, a batch of images of them."""
+    rng = rng_for(0, "bench", range(BATCH))
+
+    def addressed() -> None:
+        for step in range(20):
+            rng.at(step).normal(*SPEC.shape)
+
+    def torchs() -> None:
+        for _ in range(20):
+            torch.randn(BATCH, *SPEC.shape)
+
+    taken = [(_cpu_s(addressed), _cpu_s(torchs)) for _ in range(ROUNDS)]
+    numbers = 20 * BATCH * SPEC.dims / 1e6
+    return {
+        "name": "rng/normal",
+        "unit": "million numbers per CPU second",
+        "ours": numbers / statistics.median(mine for mine, _ in taken),
+        "peer": numbers / statistics.median(theirs for _, theirs in taken),
+        "peer_name": "torch.randn",
+        "ratio": statistics.median(theirs / mine for mine, theirs in taken),
+    }
+
+
+def bench() -> list[dict]:
+    """Every model of the quickstart, and the generator alone."""
+    torch.set_num_threads(1)
+    rows = [row for name in load("quickstart").model for row in _family(name)]
+    return [*rows, _generator()]
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(bench(), indent=2))
