@@ -87,12 +87,13 @@ class Jobs:
 
     Args:
         address: of the head's job server, ``http://HOST:8265``.
+        token: the cluster's, if it is not the one that Ray finds in the environment.
 
     Raises:
         ConfigError: nobody answers there, or the token is not the cluster's.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token: str | None = None) -> None:
         if not address.startswith(("http://", "https://")):
             raise ConfigError(
                 f"--address {address}: jobs go to the head's job server, e.g. http://HOST:8265"
@@ -101,7 +102,8 @@ class Jobs:
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"), self._explained():
-            self._client = _Client(self.address)
+            headers = {"Authorization": f"Bearer {token}"} if token else None
+            self._client = _Client(self.address, headers=headers)
 
     def submit(self, request: JobRequest) -> tuple[str, bool]:
         """Start a job, or find the one of this name that is under way.

@@ -40,7 +40,12 @@ def head():
     mark, token = secrets.token_hex(8), secrets.token_hex(32)
     folder = Path(tempfile.mkdtemp(prefix="gmhead-"))  # short: a socket's path has a limit
     port, jobs_port, *ports = _free_ports(6)
-    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "ray-client-server")
+    names = (
+        "dashboard-agent-listen",
+        "dashboard-agent-grpc",
+        "runtime-env-agent",
+        "ray-client-server",
+    )
     bins = str(Path(sys.executable).parent)
     environment = os.environ | {
         MARK: mark,
