@@ -106,7 +106,10 @@ def _add_recipe_options(parser: argparse.ArgumentParser, recipe_required: bool =
     )
     parser.add_argument("--address", help="auto, local, or a Ray cluster's address")
     parser.add_argument(
-        "--model", action="append", metavar="NAME", help="only this model of the recipe (repeatable)"
+        "--model",
+        action="append",
+        metavar="NAME",
+        help="only this model of the recipe (repeatable)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, start nothing")
     _add_output_options(parser)
@@ -157,7 +160,9 @@ def _submit(options: argparse.Namespace) -> dict[str, Any]:
         if job := getattr(options, action):
             return submit.manage(action, job, options.address)
     if not options.job_stage or not options.recipe:
-        raise ConfigError("submit needs a stage and a recipe: genmod submit run --recipe quickstart")
+        raise ConfigError(
+            "submit needs a stage and a recipe: genmod submit run --recipe quickstart"
+        )
     return submit.submit(
         options.job_stage,
         recipe=options.recipe,
