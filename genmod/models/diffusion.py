@@ -46,6 +46,7 @@ from genmod.rng import Rng
 from genmod.samplers.flow import FlowSolver
 from genmod.samplers.guidance import guided
 from genmod.samplers.ode import Denoise
+from genmod.samplers.schedule import TrainingNoise
 
 
 class DiffusionConfig(FamilyConfig):
@@ -69,10 +70,8 @@ class DiffusionConfig(FamilyConfig):
     """The least noise of the model; half a bin of an 8-bit pixel is 0.0039."""
     sigma_max: float = Field(default=80.0, gt=0)
     """The most noise of the model, where the prior is."""
-    p_mean: float = -1.2
-    """Mean of ln sigma in training. Table 1, Karras et al. 2022."""
-    p_std: float = Field(default=1.2, gt=0)
-    """Standard deviation of ln sigma in training; the larger, the better log p and the worse images."""
+    noise: TrainingNoise = TrainingNoise()
+    """Which noise levels it is trained on."""
     label_drop: float = Field(default=0.1, ge=0, lt=1)
     """Share of rows trained without their label, for guidance and for p(x)."""
 
@@ -159,7 +158,7 @@ class Model(GenerativeModel):
         sigma_data = config.sigma_data or stats.sigma
         if sigma_data <= 0:
             raise ConfigError("diffusion: all training images are alike; set net.sigma_data")
-        self.denoiser = Denoiser(unet, sigma_data)
+        self.denoiser = Denoiser(unet, stats.mean, sigma_data)
 
     @classmethod
     def check(cls, config: DiffusionConfig, spec: ImageSpec) -> None:
@@ -194,7 +193,8 @@ class Model(GenerativeModel):
         assert phase == "denoise", phase
         dtype = torch.promote_types(self._dtype, torch.float32)
         y_BCHW = self._continuous(batch, rng.fold("dequantise"), dtype)
-        sigma_B = (self.net.p_mean + self.net.p_std * rng.fold("sigma").normal(dtype=dtype)).exp()
+        net = self.net
+        sigma_B = net.noise.draw(rng.fold("sigma"), net.sigma_min, net.sigma_max, dtype)
         noise_BCHW = rng.fold("noise").normal(*self.spec.shape, dtype=dtype)
         noise_BCHW = sigma_B[:, None, None, None] * noise_BCHW
         class_B = self._classes(batch.labels_B)
@@ -211,7 +211,7 @@ class Model(GenerativeModel):
     def sample(self, labels_B: Tensor | None, rng: Rng, how: DiffusionSample) -> Tensor:
         """Solve from the prior down; the prior's draw and any churn are addressed by ``rng``'s rows."""
         denoise = self._solvable(labels_B, how)
-        prior = self._prior(rng.index_B.device)
+        prior = self._prior()
         noise_BCHW = rng.fold("prior").normal(*self.spec.shape, dtype=torch.float64)
         x_BCHW = prior.mean_C11 + prior.std * noise_BCHW
         x_BCHW = how.solve(denoise, x_BCHW, rng, self.net.sigma_min, self.net.sigma_max)
@@ -232,7 +232,7 @@ class Model(GenerativeModel):
         if class_B is not None and how.unconditional:
             class_B, given = torch.full_like(class_B, self.spec.classes), ", without its label"
         grid = Grid(how.steps, how.order, self.net.sigma_min, self.net.sigma_max)
-        prior = self._prior(batch.pixels_BCHW.device)
+        prior = self._prior()
         counts = how.dequantise == "uniform"
         draws: list[Tensor] = []
         for draw in range(how.draws):
@@ -262,9 +262,9 @@ class Model(GenerativeModel):
     def _dtype(self) -> torch.dtype:
         return self.denoiser.unet.stem.weight.dtype
 
-    def _prior(self, device: torch.device) -> Prior:
-        mean_C11 = torch.tensor(self.stats.mean, dtype=torch.float64, device=device)[:, None, None]
-        return Prior(mean_C11, math.hypot(self.net.sigma_max, self.denoiser.sigma_data))
+    def _prior(self) -> Prior:
+        std = math.hypot(self.net.sigma_max, self.denoiser.sigma_data)
+        return Prior(self.denoiser.mean_C11.double(), std)
 
     def _continuous(self, batch: Batch, rng: Rng, dtype: torch.dtype) -> Tensor:
         """Images spread over their pixels' bins."""

@@ -2,6 +2,7 @@
 
     D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)                        Eq. 7, Karras et al. 2022
 
+Its coefficients are derived for data of mean 0, so x is taken relative to the mean of its channel.
 Letters: B batch, C channels, H height, W width.
 
 References:
@@ -11,6 +12,9 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from genmod.nets.unet import UNet
@@ -19,11 +23,15 @@ from genmod.nets.unet import UNet
 class Denoiser(nn.Module):
     """D(x; sigma): expected clean images given noisy ones."""
 
-    def __init__(self, unet: UNet, sigma_data: float) -> None:
-        """``unet`` is F; ``sigma_data`` is the standard deviation of clean images."""
+    mean_C11: Tensor
+
+    def __init__(self, unet: UNet, mean: Sequence[float], sigma_data: float) -> None:
+        """``unet`` is F; ``mean`` of each channel and ``sigma_data`` around it are the clean images'."""
         super().__init__()
         self.unet = unet
         self.sigma_data = sigma_data
+        mean_C11 = torch.tensor(mean, dtype=torch.float64)[:, None, None]
+        self.register_buffer("mean_C11", mean_C11, persistent=False)
 
     def forward(self, x_BCHW: Tensor, sigma_B: Tensor, class_B: Tensor | None) -> Tensor:
         """Denoise, in the precision of ``x_BCHW`` around a net in its own. Table 1, Karras et al. 2022.
@@ -40,8 +48,11 @@ class Denoiser(nn.Module):
         c_in_B111 = variance_B111.rsqrt()
         c_out_B111 = sigma_B111 * self.sigma_data * c_in_B111
         c_noise_B = sigma_B.log() / 4
-        raw_BCHW = self.unet((c_in_B111 * x_BCHW).to(net_dtype), c_noise_B.to(net_dtype), class_B)
-        return c_skip_B111 * x_BCHW + c_out_B111 * raw_BCHW.to(x_BCHW.dtype)
+        mean_C11 = self.mean_C11.to(x_BCHW.dtype)
+        centred_BCHW = x_BCHW - mean_C11
+        scaled_BCHW = (c_in_B111 * centred_BCHW).to(net_dtype)
+        raw_BCHW = self.unet(scaled_BCHW, c_noise_B.to(net_dtype), class_B).to(x_BCHW.dtype)
+        return mean_C11 + c_skip_B111 * centred_BCHW + c_out_B111 * raw_BCHW
 
     def loss_weight(self, sigma_B: Tensor) -> Tensor:
         """lambda(sigma) = 1 / c_out^2, which makes the loss of a new net 1. Table 1, Karras et al. 2022."""

@@ -1,9 +1,36 @@
-"""Noise levels for solving a diffusion's equation, from noise to data."""
+"""Noise levels: those a denoiser is trained on, and those its equation is solved at. Letters: B batch."""
 
 from __future__ import annotations
 
+import math
+
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from genmod.config import Config
+from genmod.rng import Rng
+
+
+class TrainingNoise(Config):
+    """Distribution of noise levels in training: log-normal, and for a share of the rows log-uniform."""
+
+    mean: float = -1.2
+    """P_mean, of ln sigma. Table 1, Karras et al. 2022; higher for small images of simple things."""
+    std: float = Field(default=1.2, gt=0)
+    """P_std, of ln sigma."""
+    uniform: float = Field(default=0.1, ge=0, le=1)
+    """Share of rows at a level from anywhere in the model's range, for log p asks for all of them."""
+
+    def draw(
+        self, rng: Rng, sigma_min: float, sigma_max: float, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """(B,) noise levels, addressed by ``rng``'s rows."""
+        normal_B = self.mean + self.std * rng.fold("normal").normal(dtype=dtype)
+        low, high = math.log(sigma_min), math.log(sigma_max)
+        uniform_B = low + (high - low) * rng.fold("uniform").uniform(dtype=dtype)
+        anywhere_B = rng.fold("which").uniform() < self.uniform
+        return torch.where(anywhere_B, uniform_B, normal_B).exp()
 
 
 def edm_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:

@@ -16,6 +16,7 @@ from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig
 from genmod.models.diffusion import DiffusionConfig, DiffusionSample, DiffusionScore, Model
 from genmod.rng import rng_for
+from genmod.samplers.schedule import TrainingNoise
 
 GREY = ImageSpec(channels=1, height=4, width=4, classes=3)
 RGB = ImageSpec(channels=3, height=4, width=6)
@@ -23,6 +24,7 @@ SIGMA_DATA = 0.25
 
 
 def build(spec=GREY, mean=0.0, dtype=torch.float64, **net):
+    """``mean`` is of the data, the centre of the model's Gaussian."""
     stats = DataStats(mean=(mean,) * spec.channels, std=(SIGMA_DATA,) * spec.channels)
     config = DiffusionConfig.tiny().model_copy(update=net)
     model = ModelConfig(
@@ -53,17 +55,20 @@ def batch(rows, spec=GREY, std=SIGMA_DATA):
 
 
 def test_loss_by_hand():
-    """A new model's D is c_skip x; everything else written out from the addressed numbers."""
-    model, rows = build(label_drop=0.0), batch(4)
+    """A new model's D is mean + c_skip (x - mean); the rest written out from the addressed numbers."""
+    mean = 0.1
+    model, rows = build(mean=mean, label_drop=0.0), batch(4)
     rng = rng_for(0, "train", range(4))
     losses = model.loss("denoise", rows, rng, 0)
+    sigmas = TrainingNoise().draw(rng.fold("sigma"), 0.002, 80.0, torch.float64)
     u = rng.fold("dequantise").uniform(1, 4, 4, dtype=torch.float64)
     y = (rows.pixels_BCHW + u) / 128 - 1
     expected, noise_mse = [], []
     for b in range(4):
-        sigma = math.exp(-1.2 + 1.2 * rng.fold("sigma").normal(dtype=torch.float64)[b].item())
+        sigma = sigmas[b].item()
         noise = sigma * rng.fold("noise").normal(1, 4, 4, dtype=torch.float64)[b]
-        clean = SIGMA_DATA**2 / (sigma**2 + SIGMA_DATA**2) * (y[b] + noise)
+        c_skip = SIGMA_DATA**2 / (sigma**2 + SIGMA_DATA**2)
+        clean = mean + c_skip * (y[b] + noise - mean)
         weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
         expected.append(weight * ((clean - y[b]) ** 2).mean().item())
         noise_mse.append(((clean - y[b]) ** 2).mean().item() / sigma**2)
@@ -119,7 +124,7 @@ def test_samples_of_a_new_model_are_its_gaussian():
     )
     assert x.shape == (3000, 1, 4, 4)
     assert x.std().item() == pytest.approx(SIGMA_DATA, rel=0.08)
-    assert x.mean().item() == pytest.approx(0, abs=4 * SIGMA_DATA / math.sqrt(x.numel()))
+    assert x.mean().item() == pytest.approx(0.1, abs=4 * SIGMA_DATA / math.sqrt(x.numel()))
 
 
 def test_samples_are_in_range_and_finite():
@@ -187,11 +192,11 @@ def test_binary_data_gives_binary_samples():
 
 
 def test_density_of_a_new_model_is_its_gaussian():
-    model, rows = build(), batch(6)
+    model, rows = build(mean=0.1), batch(6)
     how = DiffusionScore(dequantise="none", steps=48)
     log_prob = model.log_prob(rows, rng_for(0, "score", range(6)), how)
     std = math.hypot(SIGMA_DATA, model.net.sigma_min)
-    truth = Normal(0, std).log_prob(rows.x_BCHW(torch.float64)).flatten(1).sum(1)
+    truth = Normal(0.1, std).log_prob(rows.x_BCHW(torch.float64)).flatten(1).sum(1)
     assert torch.allclose(log_prob.nats_B, truth, atol=1e-3)
     assert log_prob.stderr_B.max() < 1e-9  # c_skip I has the same trace under every probe
     assert (log_prob.label, log_prob.measure) == ("estimate", "lebesgue[-1,1]")

@@ -145,11 +145,11 @@ def test_preconditioning_by_hand():
             return x_BCHW
 
     echo = Echo()
-    denoise = Denoiser(echo, 0.5)
+    denoise = Denoiser(echo, [0.4], 0.5)
     x = torch.full((1, 1, 2, 2), 2.0)
     # sigma = 1.2: sigma^2 + sigma_data^2 = 1.69 = 1.3^2
     out = denoise(x, torch.tensor([1.2]), None)
     c_skip, c_out, c_in = 0.25 / 1.69, 1.2 * 0.5 / 1.3, 1 / 1.3
-    assert torch.allclose(out, (c_skip + c_out * c_in) * x)
+    assert torch.allclose(out, 0.4 + (c_skip + c_out * c_in) * (x - 0.4))
     assert echo.noise_B.item() == pytest.approx(0.0455804, abs=1e-6)  # ln(1.2) / 4
     assert denoise.loss_weight(torch.tensor([1.2])).item() == pytest.approx(1.69 / 0.36)

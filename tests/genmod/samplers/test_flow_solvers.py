@@ -9,7 +9,7 @@ from genmod.rng import rng_for
 from genmod.samplers.flow import FlowSolver
 from genmod.samplers.guidance import guided
 from genmod.samplers.ode import Churn, ddim, heun
-from genmod.samplers.schedule import edm_sigmas
+from genmod.samplers.schedule import TrainingNoise, edm_sigmas
 
 MU, S = 0.3, 0.5
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
@@ -41,6 +41,25 @@ def test_schedule_falls_from_max_to_min_to_zero():
     assert sigmas.dtype == torch.float64
     assert (sigmas[:-1] > sigmas[1:]).all()
     assert (sigmas[0], sigmas[-2], sigmas[-1]) == (SIGMA_MAX, SIGMA_MIN, 0.0)
+
+
+def test_training_noise_has_its_mean_and_spread():
+    rng = rng_for(0, "noise", range(20_000))
+    t = TrainingNoise(mean=-0.4, std=1.5, uniform=0.0).draw(rng, SIGMA_MIN, SIGMA_MAX).log()
+    assert t.mean().item() == pytest.approx(-0.4, abs=4 * 1.5 / math.sqrt(20_000))
+    assert t.std().item() == pytest.approx(1.5, rel=0.03)
+
+
+def test_training_noise_from_anywhere_in_the_range():
+    rng = rng_for(0, "noise", range(20_000))
+    low, high = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
+    t = TrainingNoise(uniform=1.0).draw(rng, SIGMA_MIN, SIGMA_MAX).log()
+    assert t.min() >= low - 1e-5
+    assert t.max() <= high + 1e-5
+    assert t.mean().item() == pytest.approx((low + high) / 2, abs=0.1)
+    assert t.std().item() == pytest.approx((high - low) / math.sqrt(12), rel=0.02)
+    some = TrainingNoise(std=0.01, uniform=0.25).draw(rng, SIGMA_MIN, SIGMA_MAX).log()
+    assert ((some + 1.2).abs() > 0.1).float().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize(("method", "order"), [(ddim, 1), (heun, 2)])

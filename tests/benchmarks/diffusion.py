@@ -1,0 +1,123 @@
+"""Diffusion's step, samplers and scores through the model interface against bare calls of the same U-Net.
+
+The peers do what nobody can do without: as many passes of the net, forward or forward and back to the
+input, as the solver makes. Ours adds addressed noise, preconditioning, the solver in float64 and the trace.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from genmod.data.batch import Batch
+from genmod.manifest import ImageSpec
+from genmod.models.base import DataStats, ModelConfig
+from genmod.models.diffusion import DiffusionSample, DiffusionScore, Model
+from genmod.rng import rng_for
+
+SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
+BATCH, ROUNDS = 50, 7
+
+
+def _model() -> Model:
+    net = {"unshuffle": 2, "widths": [48, 96], "blocks": 1, "attention": [1], "embedding": 64}
+    stats = DataStats(mean=(-0.7,), std=(0.6,))
+    model = ModelConfig(family="diffusion", net=net, spec=SPEC, stats=stats).build(0)
+    assert isinstance(model, Model)
+    return model
+
+
+def _batch() -> Batch:
+    made = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (BATCH, *SPEC.shape), generator=made).to(torch.uint8)
+    return Batch(pixels, torch.arange(BATCH) % SPEC.classes, torch.arange(BATCH))
+
+
+def _bare_step(model: Model, batch: Batch) -> None:
+    """The U-Net forward and backward, with torch's own noise and a plain squared error."""
+    model.zero_grad()
+    x_BCHW = batch.x_BCHW()
+    noise_BCHW = torch.randn_like(x_BCHW)
+    raw_BCHW = model.denoiser.unet(x_BCHW + noise_BCHW, torch.randn(BATCH), batch.labels_B)
+    (raw_BCHW - noise_BCHW).square().mean().backward()
+
+
+@torch.no_grad()
+def _bare_calls(model: Model, batch: Batch, calls: int) -> None:
+    x_BCHW, noise_B = batch.x_BCHW(), torch.zeros(BATCH)
+    for _ in range(calls):
+        model.denoiser.unet(x_BCHW, noise_B, batch.labels_B)
+
+
+def _bare_products(model: Model, batch: Batch, calls: int) -> None:
+    """Forward, and a vector times the Jacobian."""
+    x_BCHW, noise_B = batch.x_BCHW().requires_grad_(True), torch.zeros(BATCH)
+    for _ in range(calls):
+        raw_BCHW = model.denoiser.unet(x_BCHW, noise_B, batch.labels_B)
+        torch.autograd.grad(raw_BCHW, x_BCHW, x_BCHW.detach())
+
+
+def _cpu_s(call: Callable[[], object]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def _paired(
+    name: str, ours: Callable[[], object], peer: Callable[[], object], peer_name: str
+) -> dict:
+    """Rounds in turn, in one process: the ratio is the median over rounds, so drift cancels."""
+    ours(), peer()
+    rounds = [(_cpu_s(ours), _cpu_s(peer)) for _ in range(ROUNDS)]
+    return {
+        "name": name,
+        "unit": "images per CPU second",
+        "ours": BATCH / statistics.median(mine for mine, _ in rounds),
+        "peer": BATCH / statistics.median(theirs for _, theirs in rounds),
+        "peer_name": peer_name,
+        "ratio": statistics.median(theirs / mine for mine, theirs in rounds),
+    }
+
+
+def bench() -> list[dict]:
+    """Training step (without the optimiser), Heun, DDIM, guided Heun, and log p."""
+    torch.set_num_threads(1)
+    model, batch = _model(), _batch()
+    rng = rng_for(0, "bench", batch.index_B)
+
+    def step() -> None:
+        model.zero_grad()
+        model.loss("denoise", batch, rng, 0).total.backward()
+
+    def sampled(calls: int, **options: str | int | float) -> dict:
+        how = DiffusionSample.model_validate(options)
+        return _paired(
+            f"diffusion/sample {how.sampler}",
+            lambda: model.sample(batch.labels_B, rng, how),
+            lambda: _bare_calls(model, batch, calls),
+            f"{calls} bare calls of the net",
+        )
+
+    how = DiffusionScore(steps=20, draws=2)
+    products = 2 * 21
+    return [
+        _paired("diffusion/step", step, lambda: _bare_step(model, batch), "the net, torch's noise"),
+        sampled(23, steps=12),
+        sampled(24, solver="ddim", steps=24),
+        sampled(46, steps=12, guidance=2.0),
+        _paired(
+            "diffusion/score 20 steps, 2 draws",
+            lambda: model.log_prob(batch, rng, how),
+            lambda: _bare_products(model, batch, products),
+            f"{products} bare vector-Jacobian products",
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(bench(), indent=2))
