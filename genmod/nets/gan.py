@@ -20,6 +20,10 @@ SLOPE = 0.2
 """Of the leaky ReLU below zero."""
 GAIN = math.sqrt(2.0 / (1.0 + SLOPE**2))
 """Keeps the second moment through a leaky ReLU (He et al. 2015, Delving deep into rectifiers, Eq. 15)."""
+KNEE = 0.95
+"""Where the output of G bends, in network units."""
+SLOPE_BEYOND = 0.1
+"""Of the output of G beyond the knee."""
 BRANCH_GAIN = 0.1
 """Of the last layer of a residual branch: a block begins near the identity, yet every weight moves."""
 
@@ -27,6 +31,17 @@ BRANCH_GAIN = 0.1
 def activate(x: Tensor) -> Tensor:
     """The leaky ReLU of both nets; piecewise linear, so the double backward of the penalties is cheap."""
     return F.leaky_relu(x, SLOPE)
+
+
+def bend(u: Tensor) -> Tensor:
+    """The output of G: linear within ``KNEE`` of 0, a tenth as steep beyond.
+
+    Black and white, which fill most of a digit, lie beyond the knee. There the errors of the last layer
+    count a tenth; with a linear output they are visible grain. And the gradient never vanishes: a tanh
+    that has once turned black all over stays so.
+    """
+    inside = u.clamp(-KNEE, KNEE)
+    return inside + SLOPE_BEYOND * (u - inside)
 
 
 def _scaled(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Conv2d | nn.Linear:
@@ -52,10 +67,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(z, label) to an image, whose values are not bounded.
-
-    A squashing output would saturate where images are black or white, as most of a digit is, and G
-    would get no gradient back from there.
+    """(z, label) to an image, whose values may pass [-1, 1] a little.
 
     Args:
         shape: (C, H, W); H and W are multiples of ``patch * 2 ** (len(widths) - 1)``.
@@ -112,7 +124,7 @@ class Generator(nn.Module):
             x = blocks(x)
             if level < len(self.narrow):
                 x = self.narrow[level](x)
-        return self.unfold(self.to_patch(activate(x)))
+        return bend(self.unfold(self.to_patch(activate(x))))
 
 
 class Discriminator(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genmod.nets.gan import Discriminator, Generator, ResidualBlock
+from genmod.nets.gan import Discriminator, Generator, ResidualBlock, bend
 
 SHAPES = [((1, 8, 8), 0), ((1, 28, 20), 10), ((3, 12, 16), 3)]
 
@@ -77,6 +77,15 @@ def test_signals_keep_their_size_in_a_deep_net():
         y = blocks(x)
     assert 0.9 < y.std() / x.std() < 1.2
     assert not torch.equal(x, y)
+
+
+def test_output_bends_but_never_goes_flat():
+    u = torch.tensor([-3.0, -0.95, -0.2, 0.0, 0.5, 0.95, 1.95], requires_grad=True)
+    y = bend(u)
+    expected = torch.tensor([-1.155, -0.95, -0.2, 0.0, 0.5, 0.95, 1.05])
+    torch.testing.assert_close(y.detach(), expected)
+    (slope,) = torch.autograd.grad(y.sum(), u)
+    assert slope.min() > 0.09
 
 
 def test_labels_go_with_classes():
