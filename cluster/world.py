@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +34,7 @@ class GroupOptions:
     where: Shape
     """What each worker asks for."""
     scratch: str
-    """URL of a folder, seen by all nodes, for Ray's own notes; nothing of ours goes there."""
+    """URL of a folder of this launch's own, seen by all nodes, for Ray's notes; the caller removes it."""
     max_failures: int
     """How often the group is started again after a worker was lost or raised."""
 
@@ -91,7 +94,8 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         ),
     )
     try:
-        trainer.fit()
+        with _interruptible():
+            trainer.fit()
     except TrainingFailedError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise GenmodError(
@@ -99,8 +103,21 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
             f"{lines[-1] if lines else type(error).__name__}; the same command goes on from the newest "
             "checkpoint"
         ) from error
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Ctrl-C is KeyboardInterrupt in here, as elsewhere; Ray would end the process, and stay in its way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        raise KeyboardInterrupt from ended
     finally:
-        storage.remove(storage.join(options.scratch, name))
+        signal.signal(signal.SIGINT, before)
 
 
 def _worker(told: dict[str, Any]) -> None:

@@ -74,12 +74,13 @@ def train_models(jobs: Sequence[TrainJob], options: TrainOptions) -> list[Manife
 
 def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
     """One group of workers for some jobs with as many workers each."""
-    notes = storage.join(options.scratch, f"notes-{uuid.uuid4().hex[:12]}")
+    scratch = storage.join(options.scratch, uuid.uuid4().hex[:12])
+    notes = storage.join(scratch, "notes")
     values = {"notes": notes, "jobs": [as_json(job) for job in jobs]}
     group = GroupOptions(
         workers=jobs[0].train.workers,
         where=shape("auto", options.cluster),
-        scratch=storage.join(options.scratch, "ray"),
+        scratch=storage.join(scratch, "ray"),
         max_failures=max(job.train.max_failures for job in jobs),
     )
     watch = _Watch(jobs, options.on_progress)
@@ -92,7 +93,7 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         if error := left(notes):
             raise error
     finally:
-        storage.remove(notes)
+        storage.remove(scratch)
 
 
 def work(world: World, values: dict[str, Any]) -> None:

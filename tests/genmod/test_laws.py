@@ -182,6 +182,32 @@ def test_accumulation_changes_nothing(case):
 
 
 @every_case
+def test_channels_last_changes_nothing(case):
+    same(
+        run(case, Alone(), CONFIG.model_copy(update={"channels_last": True})), straight(case), 1e-5
+    )
+
+
+@every_case
+def test_bf16_is_near_fp32(case):
+    plain, config = case.config.build(3), CONFIG.model_copy(update={"precision": "bf16"})
+    states = [
+        train(
+            copy.deepcopy(plain), lambda start: stream_of(case, Alone(), start), Alone(), Plan(c, 5)
+        )
+        for c in (CONFIG, config)
+    ]
+    before = torch.cat([p.detach().flatten() for p in plain.parameters()])
+    fp32, bf16 = (
+        torch.cat([p.detach().flatten() for p in state.model.parameters()]) - before
+        for state in states
+    )
+    assert all(p.dtype == torch.float32 for p in states[1].model.parameters())
+    assert not torch.equal(bf16, fp32)
+    assert float(torch.cosine_similarity(bf16, fp32, dim=0)) > 0.8
+
+
+@every_case
 def test_each_phase_moves_its_own_parameters_and_no_other(case):
     phases = case.build().phases()
     owners = [name for phase in phases for name in case.build().parameters_of(phase)]
