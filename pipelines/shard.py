@@ -16,6 +16,7 @@ from genmod.data.plan import (
     check_budget,
     make_manifest,
     make_plan,
+    over_budget,
 )
 from genmod.data.shards import ShardReceipt, quarantine_file
 from genmod.data.sources import DataConfig
@@ -91,10 +92,10 @@ def shard(
         return None
     claim(root, plan.fingerprint)
     made = _make_all(plan, root, workers or data.workers or _cpus(), progress)
-    refused = [*plan.refused, *(row for receipt in made for row in receipt.refused)]
-    quarantine = quarantine_file(root, refused)
-    own = refused[len(plan.parent.refused) if plan.parent else 0 :]
-    check_budget(data, own, len(own) + sum(r.shard.rows for r in made if r.shard))
+    refused = [row for receipt in made for row in receipt.refused]
+    quarantine = quarantine_file(root, [*plan.refused, *refused])
+    own = [*plan.own_refused, *refused]
+    check_budget(data, own, plan.rows + len(plan.own_refused))
     return publish(root, make_manifest(plan, made, quarantine))
 
 
@@ -107,7 +108,7 @@ def _cpus() -> int:
 def _make_all(
     plan: DatasetPlan, root: str, at_once: int, progress: Callable[[int, int], None]
 ) -> list[ShardReceipt]:
-    """Receipts of all shards in the plan's order; tasks make those that have none."""
+    """Receipts in the plan's order; tasks make those that are missing. Not all if too much is refused."""
     names = [planned.name for planned in plan.shards]
     made = receipts.load_all(ShardReceipt, root, names, plan.fingerprint)
     missing = [planned for planned in plan.shards if planned.name not in made]
@@ -116,7 +117,11 @@ def _make_all(
     for name, receipt in _run_tasks(plan, root, missing, at_once):
         made[name] = receipt
         progress(sum(rows[name] for name in made), plan.rows)
-    return [made[name] for name in names]
+        refused = sum(len(receipt.refused) for receipt in made.values())
+        own = len(plan.own_refused)
+        if over_budget(plan.data, refused + own, plan.rows + own):
+            break
+    return [made[name] for name in names if name in made]
 
 
 def _run_tasks(

@@ -33,7 +33,7 @@ def verify(url: str) -> list[str]:
 def _below(url: str) -> Iterator[str]:
     for file in storage.walk_files(url):
         if file.rpartition("/")[2] in NAMES.values():
-            yield file
+            yield file.removeprefix("file://")
 
 
 def _verify_one(url: str) -> list[str]:

@@ -177,9 +177,9 @@ class Codec:
 
     def _inflate(self, blob: bytes) -> bytes:
         """The filtered rows of one of our PNGs; of anything else, rows that are marked as filtered."""
-        if blob[:_IDAT_AT] == self._head and blob[_IDAT_AT + 4 : _BODY_AT] == b"IDAT":
+        if blob.startswith(self._head) and blob.startswith(b"IDAT", _IDAT_AT + 4):
             end = _BODY_AT + int.from_bytes(blob[_IDAT_AT : _IDAT_AT + 4])
-            if blob[end + 4 :] == _END:
+            if len(blob) == end + 4 + len(_END) and blob.endswith(_END):
                 try:
                     raw = zlib.decompressobj().decompress(blob[_BODY_AT:end], self._raw)
                 except zlib.error as error:

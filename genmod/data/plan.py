@@ -89,6 +89,11 @@ class DatasetPlan:
         """Of all shards to make."""
         return sum(len(shard.row_N) for shard in self.shards)
 
+    @property
+    def own_refused(self) -> tuple[RefusedRow, ...]:
+        """What the plan refuses, without what the parent did."""
+        return self.refused[len(self.parent.refused) if self.parent else 0 :]
+
     def job(self, shard: PlannedShard, root: str) -> dict[str, Any]:
         """Everything that the maker of a shard needs, as JSON values."""
         rows = shard.row_N.tolist()
@@ -232,9 +237,14 @@ def _sift(
     return np.array(kept, dtype=np.int64), refused
 
 
+def over_budget(data: DataConfig, refused: int, rows: int) -> bool:
+    """Whether more of the inputs are refused than the recipe allows."""
+    return refused > data.max_quarantined * rows
+
+
 def check_budget(data: DataConfig, refused: Sequence[RefusedRow], rows: int) -> None:
-    """Raise DataError if more of the rows are refused than the recipe allows."""
-    if len(refused) > data.max_quarantined * rows:
+    """Raise DataError if more of the inputs are refused than the recipe allows."""
+    if over_budget(data, len(refused), rows):
         _, name, reason = refused[0]
         raise DataError(
             f"{data.source}: {len(refused)} of {rows} inputs are refused, more than "

@@ -80,7 +80,7 @@ def test_the_stream_is_the_order(dataset):
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
 def test_any_world_and_any_resume_point_give_the_same_ids(dataset, data):

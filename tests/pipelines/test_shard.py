@@ -1,0 +1,235 @@
+"""The shard stage on Ray: the same bytes for any number of workers, and what is done stays done."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from genmod.data.reader import iter_split
+from genmod.data.sources import DataConfig
+from genmod.errors import ConfigError, DataError
+from genmod.manifest import SPLITS
+from pipelines.shard import plan_shard, shard
+from pipelines.verify import verify
+
+DIGITS = DataConfig(source="builtin:digits", shard_rows=200)
+
+
+def digests(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def done(ray_session, tmp_path_factory):
+    """(folder, manifest) of the digits, sharded by one worker."""
+    folder = tmp_path_factory.mktemp("shard") / "one"
+    return folder, shard(DIGITS, str(folder), seed=3, workers=1)
+
+
+@pytest.mark.ray
+def test_two_workers_write_the_same_files_as_one(done, tmp_path):
+    folder, manifest = done
+    seen = []
+    other = shard(
+        DIGITS, str(tmp_path / "two"), seed=3, workers=2, progress=lambda *p: seen.append(p)
+    )
+    assert other == manifest
+    assert digests(tmp_path / "two") == digests(folder)
+    assert seen[0] == (0, 1797)
+    assert seen[-1] == (1797, 1797)
+    assert [at for at, _ in seen] == sorted(at for at, _ in seen)
+    assert verify(str(folder)) == []
+
+
+@pytest.mark.ray
+def test_the_plan_tells_what_is_made(done, tmp_path):
+    _, manifest = done
+    plan = plan_shard(DIGITS, str(tmp_path / "new"), 3)
+    assert (plan.rows, plan.shards) == (1797, len(manifest.shards))
+    assert plan.rows_by_split == {split: manifest.rows(split) for split in SPLITS}
+    assert plan.spec == manifest.spec
+    assert plan.fingerprint == manifest.fingerprint
+    size_bytes = sum(entry.tar.size_bytes for entry in manifest.shards)
+    assert plan.size_bytes == pytest.approx(size_bytes, rel=0.05)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+def test_again_does_nothing_and_another_recipe_is_refused(done):
+    folder, manifest = done
+    before = times(folder)
+    assert shard(DIGITS, str(folder), seed=3) == manifest
+    assert times(folder) == before
+    for stage in (shard, plan_shard):
+        with pytest.raises(ConfigError, match="made from something else"):
+            stage(DIGITS, str(folder), seed=4)
+    assert times(folder) == before
+
+
+@pytest.mark.ray
+def test_ray_data_reads_the_tars(done):
+    import ray
+
+    folder, manifest = done
+    tars = [str(folder / entry.tar.path) for entry in manifest.of_split("val")]
+    rows = ray.data.read_webdataset(tars).take_all()
+    assert len(rows) == manifest.rows("val")
+    by_key = {row["__key__"]: row for row in rows}
+    table = pq.read_table(folder / manifest.of_split("val")[0].index.path).to_pylist()
+    for line, image in zip(
+        table, next(iter_split(str(folder), manifest, "val", 200)).pixels_BCHW, strict=True
+    ):
+        row = by_key[line["key"]]
+        assert int(row["cls"]) == line["label"]
+        assert np.array_equal(np.asarray(row["png"]).squeeze(), image[0].numpy())
+
+
+DRIVER = """
+    import sys
+    from cluster.environment import set_environment
+    set_environment()
+    from cluster.session import LOCAL, ClusterConfig, connect
+    from genmod.data.sources import DataConfig
+    from pipelines.shard import shard
+    connect(ClusterConfig(address=LOCAL, cpus=1))
+    shard(DataConfig.model_validate_json(sys.argv[1]), sys.argv[2], seed=3, workers=1)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_stage_whose_driver_is_killed_is_gone_on_with(done, tmp_path):
+    folder, manifest = done
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", textwrap.dedent(DRIVER), DIGITS.model_dump_json()]
+    driver = subprocess.Popen([*command, str(killed)])
+    end_s = time.monotonic() + 180
+    while not list(killed.glob("receipts/*.json")) and time.monotonic() < end_s:
+        assert driver.poll() is None
+        time.sleep(0.001)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait(10)
+    time.sleep(2)  # its workers end
+    receipts = {path: path.stat().st_mtime_ns for path in killed.glob("receipts/*.json")}
+    assert 0 < len(receipts) < len(manifest.shards)
+    assert not (killed / "dataset.json").exists()
+    torn = next(
+        e for e in manifest.shards if not (killed / f"receipts/{e.tar.path[:-4]}.json").exists()
+    )
+    (killed / torn.tar.path).write_bytes(b"half a tar")
+    assert shard(DIGITS, str(killed), seed=3) == manifest
+    assert {path: path.stat().st_mtime_ns for path in receipts} == receipts
+    assert digests(killed) == digests(folder)
+
+
+@pytest.mark.ray
+def test_a_worker_that_is_killed_is_replaced(ray_session, tmp_path):
+    data = DataConfig(source="builtin:mnist5k", shard_rows=250)
+    made = []
+    stage = threading.Thread(
+        target=lambda: made.append(shard(data, str(tmp_path / "d"), seed=0, workers=2))
+    )
+    stage.start()
+    killed = 0
+    while stage.is_alive() and killed < 2:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if killed < 2 and process.name().startswith("ray::_make"):
+                    process.kill()
+                    killed += 1
+            except psutil.NoSuchProcess:
+                continue
+    stage.join(300)
+    assert killed > 0
+    assert sum(made[0].rows(split) for split in SPLITS) == 5000
+    assert verify(str(tmp_path / "d")) == []
+
+
+@pytest.mark.ray
+def test_too_much_refused_stops_the_stage_without_a_dataset(ray_session, tmp_path, png_folder):
+    for name in ("x.png", "y.png"):
+        (png_folder / "c0" / name).write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+    data = DataConfig(source=f"folder:{png_folder}", max_quarantined=0.01, image_size=6, channels=1)
+    root = tmp_path / "d"
+    with pytest.raises(DataError, match=r"2 of 42 inputs are refused.*broken|not an image"):
+        shard(data, str(root), seed=0)
+    assert not (root / "dataset.json").exists()
+    assert pq.read_table(root / "quarantine.parquet").num_rows == 2
+    lenient = data.model_copy(update={"max_quarantined": 0.1})
+    manifest = shard(lenient, str(root), seed=0)
+    assert (manifest.quarantined, sum(manifest.rows(s) for s in SPLITS)) == (2, 40)
+
+
+@pytest.mark.ray
+def test_a_source_that_changes_under_the_stage_is_not_retried(ray_session, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((50, 4, 4), np.uint8))
+    data = DataConfig(source=f"npz:{tmp_path}/a.npz", shard_rows=10)
+    changed = []
+
+    def change(done, total):
+        if not changed:  # after the plan, before the first task
+            np.savez(tmp_path / "a.npz", x=np.ones((50, 4, 4), np.uint8))
+            changed.append(time.monotonic())
+
+    with pytest.raises(DataError, match="changed while it was being sharded"):
+        shard(data, str(tmp_path / "d"), seed=0, progress=change)
+
+
+@pytest.mark.ray
+def test_growth_shards_what_is_new_alone(ray_session, tmp_path):
+    def write(count):
+        pixels = np.random.default_rng(0).integers(0, 256, (900, 4, 4), dtype=np.uint8)
+        np.savez(tmp_path / "a.npz", x=pixels[:count], y=np.arange(count) % 3)
+
+    write(400)
+    data = DataConfig(source=f"npz:{tmp_path}/a.npz", shard_rows=100)
+    v1 = shard(data, str(tmp_path / "v1"), seed=0)
+    assert (
+        shard(data, str(tmp_path / "v2"), seed=0, parent=v1, parent_root=str(tmp_path / "v1"))
+        is None
+    )
+    assert not (tmp_path / "v2").exists()
+    write(900)
+    v2 = shard(data, str(tmp_path / "v2"), seed=0, parent=v1, parent_root=str(tmp_path / "v1"))
+    assert sum(v2.rows(split) for split in SPLITS) == 900
+    assert v2.parents["dataset"] == v1.digest
+    assert verify(str(tmp_path / "v2")) == []
+    again = shard(data, str(tmp_path / "v2"), seed=0, parent=v1, parent_root=str(tmp_path / "v1"))
+    assert again == v2
+    assert sum(len(b) for b in iter_split(str(tmp_path / "v2"), v2, "train", 64)) == v2.rows(
+        "train"
+    )
+    assert (
+        shard(data, str(tmp_path / "v3"), seed=0, parent=v2, parent_root=str(tmp_path / "v2"))
+        is None
+    )
+
+
+@pytest.fixture
+def png_folder(tmp_path):
+    """40 images of 6x6 in two classes."""
+    from PIL import Image
+
+    folder = tmp_path / "pngs"
+    for number in range(40):
+        pixels = np.full((6, 6), number, np.uint8)
+        (folder / f"c{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"c{number % 2}" / f"{number}.png")
+    return folder
