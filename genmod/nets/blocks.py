@@ -89,15 +89,17 @@ class SelfAttention(nn.Module):
         assert channels % head == 0, (channels, head)
         self.heads = channels // head
         self.norm = group_norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = zeroed(nn.Linear(channels, channels))
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """The same shape."""
-        qkv_BTC = self.qkv(self.norm(h_BCHW)).flatten(2).transpose(1, 2)
-        q, k, v = qkv_BTC.unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
-        mixed_BCT = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(1, 2)
-        return h_BCHW + self.project(mixed_BCT.unflatten(2, h_BCHW.shape[2:]))
+        h_BTC = self.norm(h_BCHW).flatten(2).transpose(1, 2)
+        qkv_BTC = self.qkv(h_BTC).unflatten(2, (3 * self.heads, -1))
+        q, k, v = qkv_BTC.transpose(1, 2).chunk(3, dim=1)
+        mixed_BTC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        added_BCT = self.project(mixed_BTC).transpose(1, 2)
+        return h_BCHW + added_BCT.unflatten(2, h_BCHW.shape[2:])
 
 
 class Down(nn.Module):

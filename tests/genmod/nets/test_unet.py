@@ -97,9 +97,9 @@ def test_attention_by_hand():
     """One head, against softmax(q k^T / sqrt(d)) v written out."""
     attention = perturbed(SelfAttention(4, 4)).double()
     h = torch.randn(1, 4, 2, 2, dtype=torch.float64)
-    q, k, v = attention.qkv(attention.norm(h))[0].flatten(1).chunk(3)
-    mixed = v @ torch.softmax(q.T @ k / 2, dim=1).T
-    expected = h + attention.project(mixed.view(1, 4, 2, 2))
+    q, k, v = attention.qkv(attention.norm(h)[0].flatten(1).T).chunk(3, dim=1)
+    mixed = torch.softmax(q @ k.T / 2, dim=1) @ v
+    expected = h + attention.project(mixed).T.view(1, 4, 2, 2)
     assert torch.allclose(attention(h), expected)
 
 
