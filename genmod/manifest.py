@@ -173,10 +173,11 @@ def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> Man
     found = manifest.fingerprint if manifest else _claimed(root)
     if found is not None and found != wanted:
         state = "holds" if manifest else "is being filled with"
+        grown = "; if its source has grown: genmod retrain" if kind == "dataset" else ""
         raise ConfigError(
             f"{root} {state} a {kind} made from something else "
             f"(fingerprint {found[:12]}, this recipe's is {wanted[:12]}); "
-            "give another root with --set root=URL, or remove that folder"
+            f"give another root with --set root=URL, or remove that folder{grown}"
         )
     return manifest
 
