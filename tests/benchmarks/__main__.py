@@ -1,4 +1,4 @@
-"""Runs every benchmark: ``python -m tests.benchmarks [NAME ...]``. One core, CPU seconds, peers in the same run.
+"""Runs every benchmark: ``python -m tests.benchmarks [NAME ...]``. One core, peers in the same run.
 
 Prints a table for people and writes JSON with versions, machine and configuration to runs/bench/.
 """
@@ -42,7 +42,9 @@ def main(wanted: list[str]) -> int:
     torch.set_num_threads(1)
     import tests.benchmarks as package
 
-    names = [info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "__main__"]
+    names = [
+        info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "__main__"
+    ]
     unknown = set(wanted) - set(names)
     if unknown:
         print(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
