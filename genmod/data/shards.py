@@ -161,7 +161,7 @@ def write_shard(
         DataError: a row's key, shape or label is not allowed.
     """
     codec, tar, histogram = Codec(spec), TarBuilder(), _Histogram(spec)
-    columns: dict[str, list[Any]] = {column: [] for column in INDEX_SCHEMA.names}
+    lines: list[tuple[Any, ...]] = []
     rows_K = [0] * spec.classes
     for row in rows:
         _check_row(row, spec)
@@ -172,11 +172,11 @@ def write_shard(
             rows_K[row.label] += 1
         if row.sidecar is not None:
             tar.add(f"{row.key}.json", json.dumps(row.sidecar, sort_keys=True).encode())
-        values = (row.key, row.index, offset, len(blob), row.label, crc32(blob), row.name)
-        for column, value in zip(columns.values(), values, strict=True):
-            column.append(value)
+        check = crc32(blob)
+        lines.append((row.key, row.index, offset, len(blob), row.label, check, row.name))
         histogram.add(row.image_HWC)
-    count = len(columns["key"])
+    count = len(lines)
+    columns = dict(zip(INDEX_SCHEMA.names, zip(*lines, strict=True), strict=False))
     if count == 0 or len(set(columns["key"])) != count:
         raise DataError(f"{root}/{name}: {count} rows, wanted at least one, with unique keys")
     entry = ShardEntry(

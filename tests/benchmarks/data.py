@@ -7,6 +7,7 @@ Shuffles differ in strength: ours is over the whole split, webdataset's over a b
 from __future__ import annotations
 
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -42,6 +43,7 @@ READ_IMAGES = 40 * BATCH
 
 Images = tuple[np.ndarray, list[int]]
 PILLOW, FAST = "webdataset", "webdataset, mtime=0 and the fast codec"
+SYNCED = "{}, each tar synced to disk as ours is"
 
 
 def bench() -> list[dict[str, Any]]:
@@ -110,6 +112,11 @@ def write_peer(images: Images, pattern: str, encode: Callable[[Any], bytes], **h
             writer.write({"__key__": f"{i:08d}", "png": encode(pixels[i]), "cls": label})
 
 
+def sync(file: str) -> None:
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def pillow_png(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, format="PNG")
@@ -121,6 +128,9 @@ def writers(images: Images, folder: Path) -> dict[str, Callable[[], object]]:
     return {
         "ours": lambda: write_ours(images, folder),
         PILLOW: lambda: write_peer(images, f"{folder}/pillow-%06d.tar", pillow_png),
+        SYNCED.format(PILLOW): lambda: write_peer(
+            images, f"{folder}/synced-%06d.tar", pillow_png, post=sync
+        ),
         FAST: lambda: write_peer(
             images, f"{folder}/fast-%06d.tar", lambda x: codec.encode(x[:, :, None]), mtime=0
         ),
@@ -136,14 +146,13 @@ def packers(images: Images, folder: Path) -> dict[str, Callable[[], object]]:
     def ours() -> None:
         for start in range(0, len(blobs), SHARD_ROWS):
             tar = TarBuilder()
-            columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+            lines = []
             for i in range(start, start + SHARD_ROWS):
                 key, blob = f"{i:08d}", blobs[i]
                 offset = tar.add(f"{key}.png", blob)
                 tar.add(f"{key}.cls", b"%d" % labels[i])
-                values = (key, i, offset, len(blob), labels[i], crc32(blob), None)
-                for column, value in zip(columns.values(), values, strict=True):
-                    column.append(value)
+                lines.append((key, i, offset, len(blob), labels[i], crc32(blob), None))
+            columns = dict(zip(INDEX_SCHEMA.names, zip(*lines, strict=True), strict=True))
             write_file(str(folder / "packed"), f"{start}.tar", tar.finish())
             write_file(str(folder / "packed"), f"{start}.idx", table_bytes(columns, INDEX_SCHEMA))
 
@@ -153,7 +162,9 @@ def packers(images: Images, folder: Path) -> dict[str, Callable[[], object]]:
     return {
         "ours": ours,
         PILLOW: lambda: peer("packed-default"),
+        SYNCED.format(PILLOW): lambda: peer("packed-default", post=sync),
         "webdataset, mtime=0": lambda: peer("packed-mtime0", mtime=0),
+        SYNCED.format("webdataset, mtime=0"): lambda: peer("packed-mtime0", mtime=0, post=sync),
     }
 
 
