@@ -122,8 +122,8 @@ class DiffusionScore(ScoreOptions):
 
     steps: int = Field(default=24, ge=3)
     """Steps from sigma_min to sigma_max, each one call of the net and its derivative."""
-    order: int = Field(default=4, ge=1, le=4)
-    """Past values that the solver's polynomial goes through; fewer is safer where the net is rough."""
+    order: int = Field(default=3, ge=1, le=4)
+    """Past values that the solver's polynomial goes through; 4 pays for very smooth nets only."""
     draws: int = Field(default=2, ge=2)
     """Solves per row, each with its own dequantisation and probe; their scatter gives the standard error."""
     dequantise: Literal["uniform", "none"] = "uniform"

@@ -23,7 +23,7 @@ BATCH, ROUNDS = 50, 7
 
 
 def _model() -> Model:
-    net = {"unshuffle": 2, "widths": [48, 96], "blocks": 1, "attention": [1], "embedding": 64}
+    net = {"unshuffle": 2, "widths": [32, 64], "blocks": 1, "attention": [1], "embedding": 64}
     stats = DataStats(mean=(-0.7,), std=(0.6,))
     model = ModelConfig(family="diffusion", net=net, spec=SPEC, stats=stats).build(0)
     assert isinstance(model, Model)

@@ -193,7 +193,7 @@ def test_binary_data_gives_binary_samples():
 
 def test_density_of_a_new_model_is_its_gaussian():
     model, rows = build(mean=0.1), batch(6)
-    how = DiffusionScore(dequantise="none", steps=48)
+    how = DiffusionScore(dequantise="none", steps=48, order=4)
     log_prob = model.log_prob(rows, rng_for(0, "score", range(6)), how)
     std = math.hypot(SIGMA_DATA, model.net.sigma_min)
     truth = Normal(0.1, std).log_prob(rows.x_BCHW(torch.float64)).flatten(1).sum(1)
@@ -211,7 +211,7 @@ def test_bounds_the_probability_of_the_pixels(levels):
         pixels = (pixels // 128) * 255
     model = build(spec)
     rows = Batch(pixels, None, torch.arange(8))
-    how = DiffusionScore(steps=32, draws=8)
+    how = DiffusionScore(steps=32, order=4, draws=8)
     log_prob = model.log_prob(rows, rng_for(0, "score", range(8)), how)
     normal = Normal(0, torch.tensor(math.hypot(SIGMA_DATA, model.net.sigma_min)).double())
     index = (pixels.double() * (levels - 1) / 255).round()
