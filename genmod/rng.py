@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
@@ -37,6 +39,13 @@ def philox4x32(counter_4N: Tensor, key: tuple[int, int]) -> Tensor:
     Returns:
         int64 of shape (4, N), each value a 32-bit word.
     """
+    if counter_4N.device.type == "cpu":
+        return torch.from_numpy(_philox4x32_numpy(counter_4N.numpy(), key))
+    return philox4x32_torch(counter_4N, key)
+
+
+def philox4x32_torch(counter_4N: Tensor, key: tuple[int, int]) -> Tensor:
+    """:func:`philox4x32` in operations that every torch device has."""
     device = counter_4N.device
     even = counter_4N[0::2]  # words 0 and 2, the ones that are multiplied
     odd = counter_4N[1::2]  # words 1 and 3
@@ -52,6 +61,22 @@ def philox4x32(counter_4N: Tensor, key: tuple[int, int]) -> Tensor:
         even = high.bitwise_xor_(odd).bitwise_xor_(key_21).bitwise_and_(_MASK32)
         odd = product.flip(0)  # only its lower 32 bits count; masked where it is used
     return torch.stack((even[0], odd[0] & _MASK32, even[1], odd[1] & _MASK32))
+
+
+def _philox4x32_numpy(counter_4N: NDArray[np.int64], key: tuple[int, int]) -> NDArray[np.int64]:
+    """The same bits on a CPU in half the time: unsigned words, in place."""
+    words_4N = counter_4N.view(np.uint64)
+    even, odd = words_4N[0::2].copy(), words_4N[1::2].copy()
+    multipliers = np.array([[_MULTIPLIER_0], [_MULTIPLIER_1]], dtype=np.uint64)
+    product = np.empty_like(even)
+    for r in range(_ROUNDS):
+        words = [[(key[0] + r * _WEYL_0) & _MASK32], [(key[1] + r * _WEYL_1) & _MASK32]]
+        np.multiply(even, multipliers, out=product)
+        np.right_shift(product[::-1], np.uint64(32), out=even)
+        np.bitwise_xor(even, odd, out=even)
+        np.bitwise_xor(even, np.array(words, dtype=np.uint64), out=even)
+        np.bitwise_and(product[::-1], np.uint64(_MASK32), out=odd)
+    return np.stack((even[0], odd[0], even[1], odd[1])).view(np.int64)
 
 
 def key_of(seed: int, purpose: str) -> tuple[int, int]:

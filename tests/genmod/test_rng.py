@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from genmod.rng import Rng, key_of, philox4x32, rng_for, shuffle
+from genmod.rng import Rng, key_of, philox4x32, philox4x32_torch, rng_for, shuffle
 
 ONES = 0xFFFFFFFF
 
@@ -26,9 +26,16 @@ ONES = 0xFFFFFFFF
         ),
     ],
 )
-def test_known_answers_of_random123(counter, key, answer):
-    words_4N = philox4x32(torch.tensor(counter)[:, None], key)
+@pytest.mark.parametrize("philox", [philox4x32, philox4x32_torch])
+def test_known_answers_of_random123(philox, counter, key, answer):
+    words_4N = philox(torch.tensor(counter)[:, None], key)
     assert " ".join(f"{word:08x}" for word in words_4N[:, 0].tolist()) == answer
+
+
+def test_the_cpus_way_gives_the_devices_bits():
+    counter_4N = Rng(3, "test", torch.arange(4000)).bits(4).T.contiguous()
+    key = key_of(5, "x")
+    assert torch.equal(philox4x32(counter_4N, key), philox4x32_torch(counter_4N, key))
 
 
 DRAWS = {
