@@ -139,7 +139,7 @@ def _train(context: Context, name: str, model: GenerativeModel) -> Step:
 def _sample(context: Context, name: str, model: GenerativeModel) -> Step:
     config = context.recipe.sample
     how = context.recipe.sample_options(name)
-    done, fingerprint = _done(context, "samples", name, kind="dataset")
+    done, fingerprint = _done(context, config.output, name, kind="dataset")
     work = {
         "images": config.count,
         "shards": -(-config.count // config.shard_rows),
@@ -157,7 +157,7 @@ def _score(
     context: Context, name: str, model: GenerativeModel, dataset: DatasetManifest | None
 ) -> Step:
     config = context.recipe.score
-    done, fingerprint = _done(context, "scores", name, kind="scores")
+    done, fingerprint = _done(context, config.output, name, kind="scores")
     work: dict[str, Any] = {"split": config.split, "workers": config.workers}
     try:
         check_scorable(context, name)

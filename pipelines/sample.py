@@ -227,7 +227,7 @@ def stage(context: Context) -> Result:
             SampleJob(
                 name,
                 context.at("models", name),
-                context.at("samples", name),
+                context.at(recipe.sample.output, name),
                 as_json(recipe.sample_options(name)),
             ),
             recipe.sample,

@@ -237,7 +237,7 @@ def stage(context: Context) -> Result:
                 name,
                 context.at("models", name),
                 context.at("data"),
-                context.at("scores", name),
+                context.at(recipe.score.output, name),
                 as_json(recipe.score_options(name)),
             ),
             recipe.score,

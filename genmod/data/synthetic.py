@@ -47,12 +47,14 @@ class SampleConfig(Config):
     weights: Literal["ema", "raw"] = "ema"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
+    output: str = Field(default="samples", min_length=1)
+    """Folder below the root, or a URL; each model has one in it. ``evaluate`` judges the default one."""
     deadline_s: float = Field(default=3600.0, gt=0)
     """For one shard. One that takes longer is given up, the others go on, the stage fails."""
 
     def result(self) -> dict[str, Any]:
         """The fields that the images depend on, for the fingerprint."""
-        return self.model_dump(mode="json", exclude={"workers", "device", "deadline_s"})
+        return self.model_dump(mode="json", exclude={"workers", "device", "output", "deadline_s"})
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,14 @@ class ScoreConfig(Config):
     weights: Literal["ema", "raw"] = "ema"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
+    output: str = Field(default="scores", min_length=1)
+    """Folder below the root, or a URL; each model has one in it. ``evaluate`` reads the default one."""
     deadline_s: float = Field(default=3600.0, gt=0)
     """For one unit of work. One that takes longer is given up, the others go on, the stage fails."""
 
     def result(self) -> dict[str, Any]:
         """The fields that the scores depend on, for the fingerprint."""
-        return self.model_dump(mode="json", exclude={"workers", "device", "deadline_s"})
+        return self.model_dump(mode="json", exclude={"workers", "device", "output", "deadline_s"})
 
 
 class ScoreLabel(Config):
