@@ -104,11 +104,51 @@ def _family(name: str) -> list[dict]:
             "ratio": statistics.median(t[theirs] / t[mine] for t in taken),
         }
 
+    default = ModelConfig(family=entry.family, net={}, spec=SPEC, stats=stats).build(0)
+    nets = {"default net": default, "quickstart's small net": model}
+    shares = [
+        {
+            "name": f"train/{name}/noise-share, {net}, batch {BATCH}",
+            "unit": "share of a step",
+            "ours": (share := _noise_share(_bare(copy.deepcopy(of)))),
+            "peer": 0.02,
+            "peer_name": "goal: at most",
+            "ratio": share / 0.02,
+        }
+        for net, of in nets.items()
+    ]
     return [
+        *shares,
         row("step", 0, 1, "bare torch loop, same nets and loss"),
         row("control", 1, 2, "the bare loop itself: what differs is noise"),
         row("addressed-noise", 1, 3, "the bare loop with torch's own random numbers"),
     ]
+
+
+def _noise_share(steps: Callable[[], None]) -> float:
+    """Share of the CPU time of bare steps that is spent in addressed random numbers."""
+    spent_s = 0.0
+    methods = {name: getattr(Rng, name) for name in ("uniform", "normal", "rademacher", "integers")}
+
+    def timed(method: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            nonlocal spent_s
+            begun_s = time.process_time()
+            result = method(*args, **kwargs)
+            spent_s += time.process_time() - begun_s
+            return result
+
+        return call
+
+    steps()
+    try:
+        for name, method in methods.items():
+            setattr(Rng, name, timed(method))
+        taken_s = _cpu_s(steps)
+        return spent_s / taken_s
+    finally:
+        for name, method in methods.items():
+            setattr(Rng, name, method)
 
 
 def _generator() -> dict:
