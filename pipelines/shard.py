@@ -162,9 +162,7 @@ def _result(reference: Any, where: str) -> Any:
 
     try:
         return ray.get(reference, timeout=60)
-    except GenmodError:
-        raise
-    except (ray.exceptions.RayError, OSError) as error:
+    except (ray.exceptions.RayError, GenmodError, OSError) as error:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, GenmodError):
             raise cause from None

@@ -37,6 +37,9 @@ _ENVIRONMENT = {
 }
 """What MLflow's client reads; set before it is imported, unless the person has set it."""
 
+ARTIFACTS = "mlartifacts"
+"""Folder beside an embedded MLflow's database: copies that MLflow looks after, not results of ours."""
+
 STALL_S = 20.0
 """How long the end of a command waits for an MLflow that gives no sign of life."""
 
@@ -219,7 +222,7 @@ def _place(config: TrackingConfig, root: str) -> tuple[str, str]:
         return "", ""
     if config.uri:
         database = config.uri.removeprefix("sqlite:///")
-        beside = str(Path(database).absolute().parent / "mlartifacts")
+        beside = str(Path(database).absolute().parent / ARTIFACTS)
         return config.uri, beside if database != config.uri else ""
     if "://" in root and not root.startswith("file://"):
         raise ConfigError(
@@ -227,7 +230,7 @@ def _place(config: TrackingConfig, root: str) -> tuple[str, str]:
             "server with --set tracking.uri=http://HOST:PORT, or --set tracking.enabled=false"
         )
     folder = root.removeprefix("file://")
-    return f"sqlite:///{folder}/mlflow.db", f"{folder}/mlartifacts"
+    return f"sqlite:///{folder}/mlflow.db", f"{folder}/{ARTIFACTS}"
 
 
 def _import_client() -> Any:

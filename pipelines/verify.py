@@ -13,6 +13,7 @@ from genmod.config import fingerprint
 from genmod.data.inspection import shard_faults
 from genmod.errors import DataError
 from genmod.manifest import NAMES, DatasetManifest, FileEntry, faults, load
+from pipelines.tracking import ARTIFACTS
 
 _FILE_FIELDS = set(FileEntry.model_fields)
 
@@ -32,7 +33,8 @@ def verify(url: str) -> list[str]:
 
 def _below(url: str) -> Iterator[str]:
     for file in storage.walk_files(url):
-        if file.rpartition("/")[2] in NAMES.values():
+        copied = f"/{ARTIFACTS}/" in file.removeprefix(url)  # MLflow's, without what they name
+        if file.rpartition("/")[2] in NAMES.values() and not copied:
             yield file.removeprefix("file://")
 
 

@@ -111,3 +111,11 @@ def test_an_edited_manifest_and_one_that_is_none(root):
 def test_nothing_to_verify(tmp_path):
     (fault,) = verify(str(tmp_path))
     assert "no manifest there" in fault
+
+
+def test_copies_that_mlflow_keeps_are_not_results(root):
+    copies = root / "mlartifacts" / "run" / "artifacts"
+    copies.mkdir(parents=True)
+    (copies / "dataset.json").write_bytes((root / "data" / "dataset.json").read_bytes())
+    assert verify(str(root)) == []
+    assert verify(str(copies))
