@@ -194,13 +194,13 @@ class Model(GenerativeModel):
         dtype = torch.promote_types(self._dtype, torch.float32)
         y_BCHW = self._continuous(batch, rng.fold("dequantise"), dtype)
         net = self.net
-        sigma_B = net.noise.draw(rng.fold("sigma"), net.sigma_min, net.sigma_max, dtype)
+        u_2B = rng.fold("level").uniform(2, dtype=torch.float64).T + 2.0**-33  # never 0
+        sigma_B = net.noise.quantile(u_2B[0], net.sigma_min, net.sigma_max).to(dtype)
         noise_BCHW = rng.fold("noise").normal(*self.spec.shape, dtype=dtype)
         noise_BCHW = sigma_B[:, None, None, None] * noise_BCHW
         class_B = self._classes(batch.labels_B)
         if class_B is not None:
-            dropped_B = rng.fold("label-drop").uniform() < self.net.label_drop
-            class_B = class_B.where(~dropped_B, self.spec.classes)
+            class_B = class_B.where(u_2B[1] >= net.label_drop, self.spec.classes)
         clean_BCHW = self.denoiser(y_BCHW + noise_BCHW, sigma_B, class_B)
         error_B = (clean_BCHW - y_BCHW).square().flatten(1).mean(1)
         total = (self.denoiser.loss_weight(sigma_B) * error_B).mean()

@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor
 
 from genmod.config import Config
-from genmod.rng import Rng
 
 
 class TrainingNoise(Config):
@@ -22,15 +21,16 @@ class TrainingNoise(Config):
     uniform: float = Field(default=0.1, ge=0, le=1)
     """Share of rows at a level from anywhere in the model's range, for log p asks for all of them."""
 
-    def draw(
-        self, rng: Rng, sigma_min: float, sigma_max: float, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """(B,) noise levels, addressed by ``rng``'s rows."""
-        normal_B = self.mean + self.std * rng.fold("normal").normal(dtype=dtype)
+    def quantile(self, u_B: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
+        """(B,) noise levels that uniform numbers in (0, 1) stand for, one number a level.
+
+        Numbers below ``uniform`` give the log-uniform share, the others the log-normal one.
+        """
         low, high = math.log(sigma_min), math.log(sigma_max)
-        uniform_B = low + (high - low) * rng.fold("uniform").uniform(dtype=dtype)
-        anywhere_B = rng.fold("which").uniform() < self.uniform
-        return torch.where(anywhere_B, uniform_B, normal_B).exp()
+        anywhere_B = low + (high - low) * (u_B / self.uniform if self.uniform else u_B)
+        rest_B = (u_B - self.uniform) / (1 - self.uniform) if self.uniform < 1 else u_B
+        usual_B = self.mean + self.std * torch.special.ndtri(rest_B)
+        return torch.where(u_B < self.uniform, anywhere_B, usual_B).exp()
 
 
 def edm_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:

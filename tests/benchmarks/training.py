@@ -40,12 +40,12 @@ class _TorchNoise(Rng):
         return torch.randn(len(self), *shape, dtype=dtype)
 
 
-def _stream(start: int) -> Iterator[Batch]:
+def _stream(start: int, batch: int = BATCH) -> Iterator[Batch]:
     made = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (BATCH, *SPEC.shape), generator=made).to(torch.uint8)
-    labels = torch.arange(BATCH) % SPEC.classes
-    for nimg in itertools.count(start, BATCH):
-        yield Batch(pixels, labels, torch.arange(nimg, nimg + BATCH))
+    pixels = torch.randint(0, 256, (batch, *SPEC.shape), generator=made).to(torch.uint8)
+    labels = torch.arange(batch) % SPEC.classes
+    for nimg in itertools.count(start, batch):
+        yield Batch(pixels, labels, torch.arange(nimg, nimg + batch))
 
 
 def _ours(model: GenerativeModel) -> Callable[[], None]:
@@ -54,12 +54,12 @@ def _ours(model: GenerativeModel) -> Callable[[], None]:
     return lambda: (train(model, _stream, Alone(), Plan(config, 0)), None)[1]
 
 
-def _bare(model: GenerativeModel, noise: type[Rng] = Rng) -> Callable[[], None]:
+def _bare(model: GenerativeModel, noise: type[Rng] = Rng, size: int = BATCH) -> Callable[[], None]:
     owned = [(phase.name, list(model.parameters_of(phase).values())) for phase in model.phases()]
 
     def steps() -> None:
         adamw = {name: torch.optim.AdamW(values, lr=1e-3) for name, values in owned}
-        for batch in itertools.islice(_stream(0), STEPS):
+        for batch in itertools.islice(_stream(0, size), STEPS):
             for name, values in owned:
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)
@@ -105,17 +105,19 @@ def _family(name: str) -> list[dict]:
         }
 
     default = ModelConfig(family=entry.family, net={}, spec=SPEC, stats=stats).build(0)
-    nets = {"default net": default, "quickstart's small net": model}
+    train = load("quickstart").train_config(name)
+    rank_batch = train.batch // train.workers
+    nets = [("default net", default, BATCH), ("quickstart's small net", model, rank_batch)]
     shares = [
         {
-            "name": f"train/{name}/noise-share, {net}, batch {BATCH}",
+            "name": f"train/{name}/noise-share, {net}, {batch} images a rank",
             "unit": "share of a step",
-            "ours": (share := _noise_share(_bare(copy.deepcopy(of)))),
+            "ours": (share := _noise_share(_bare(copy.deepcopy(of), size=batch))),
             "peer": 0.02,
             "peer_name": "goal: at most",
             "ratio": share / 0.02,
         }
-        for net, of in nets.items()
+        for net, of, batch in nets
     ]
     return [
         *shares,
