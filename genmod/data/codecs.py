@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyspng
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from genmod.data.damage import damage, declared_bits
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec
 
@@ -50,20 +53,34 @@ def decode_foreign(data: bytes) -> NDArray[np.uint8]:
     Raises:
         Refused: not an image, broken, too large, animated, or pixels that 8-bit grey or RGB cannot hold.
     """
-    if data[:8] == _SIGNATURE and data[24:25] == b"\x10":
-        raise Refused("16 bits a channel; convert it to 8")
+    if not data:
+        raise Refused("an empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_declared(image)
-            image.load()
-            return np.asarray(_grey_or_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is refused below
+            return _decode(data)
     except Refused:
         raise
+    except Image.DecompressionBombError as error:
+        raise Refused(f"declares too many pixels: {error}") from None
     except UnidentifiedImageError:
         raise Refused("not an image that can be read") from None
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         reason = (str(error) or type(error).__name__).splitlines()[0][:160]
         raise Refused(f"broken image: {reason}") from None
+
+
+def _decode(data: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_declared(image)
+        bits_C: Any = image.tag_v2.get(258, ()) if isinstance(image, TiffImageFile) else ()
+        bits = max((declared_bits(data), *bits_C))
+        if bits > 8:
+            raise Refused(f"{bits} bits a channel; convert it to 8")
+        if fault := damage(data):
+            raise Refused(f"broken image: {fault}")
+        image.load()
+        return np.asarray(_grey_or_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
 
 
 def _check_declared(image: Image.Image) -> None:

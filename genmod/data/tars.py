@@ -55,16 +55,21 @@ class TarBuilder:
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file in a tar."""
+    """A file in a tar."""
 
     name: str
     offset: int
     """Of its body, in bytes from the tar's start."""
     size_bytes: int
+    regular: bool = True
+    """Not a link, a folder, a device or a sparse file."""
 
 
-def walk(stream: IO[bytes], where: str) -> Iterator[Member]:
-    """The regular files of a seekable tar, in order. Bodies are skipped, not read.
+_REGULAR = (b"0", b"\x00", b"7")
+
+
+def walk(stream: IO[bytes], where: str, every: bool = False) -> Iterator[Member]:
+    """The regular files of a seekable tar, in order, or every member. Bodies are skipped, not read.
 
     Raises:
         DataError: not a tar, or one that was cut off; ``where`` names it.
@@ -80,15 +85,18 @@ def walk(stream: IO[bytes], where: str) -> Iterator[Member]:
             return
         size_bytes = _check_header(header, where, at)
         kind, body_at = header[156:157], at + BLOCK
-        if kind in (b"0", b"\x00", b"7") and extended.size_bytes is not None:
+        if kind in _REGULAR and extended.size_bytes is not None:
             size_bytes = extended.size_bytes
         if body_at + size_bytes > end:
             raise DataError(f"{where}: cut off in the member at byte {at}; fetch it again")
         if kind in (b"x", b"L"):
             extended.read(kind, stream.read(min(size_bytes, 1 << 20)))
+        elif kind in (b"K", b"g"):  # the target of a link, defaults for all
+            pass
         else:
-            if kind in (b"0", b"\x00", b"7"):
-                yield Member(extended.name or _name(header), body_at, size_bytes)
+            if every or kind in _REGULAR:
+                name = extended.name or _name(header)
+                yield Member(name, body_at, size_bytes, kind in _REGULAR)
             extended = _Extended()
         at = body_at + size_bytes + -size_bytes % BLOCK
 
@@ -103,17 +111,18 @@ class _Extended:
         if kind == b"L":
             self.name = body.rstrip(b"\x00").decode("utf-8", "replace")
             return
-        while body:  # records "LENGTH key=value\n"
-            length, _, _ = body.partition(b" ")
-            count = int(length) if length.isdigit() else 0
+        at = 0
+        while at < len(body):  # records "LENGTH key=value\n"
+            digits = body[at : at + 20].partition(b" ")[0]
+            count = int(digits) if digits.isdigit() else 0
             if count < 5:
                 return
-            key, _, value = body[len(length) + 1 : count - 1].partition(b"=")
+            key, _, value = body[at + len(digits) + 1 : at + count - 1].partition(b"=")
             if key == b"path":
                 self.name = value.decode("utf-8", "replace")
-            elif key == b"size" and value.isdigit():
+            elif key == b"size" and value.isdigit() and len(value) < 20:
                 self.size_bytes = int(value)
-            body = body[count:]
+            at += count
 
 
 def _check_header(header: bytes, where: str, at: int) -> int:

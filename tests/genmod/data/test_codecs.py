@@ -93,13 +93,13 @@ def test_a_png_that_inflates_without_end_is_not_inflated():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "not an image"),
+        (b"", "empty file"),
         (b"GIF89a-but-not-really", "image"),
         (encoded(Image.new("RGB", (9, 9), (1, 2, 3)))[:-30], "broken image"),
         (encoded(Image.new("I;16", (3, 3))), "16 bits"),
         (encoded(Image.new("CMYK", (3, 3)), "JPEG"), "mode CMYK"),
         (encoded(Image.new("RGBA", (3, 3), (1, 2, 3, 9))), "transparent"),
-        (encoded(Image.new("F", (3, 3)), "TIFF"), "mode F"),
+        (encoded(Image.new("F", (3, 3)), "TIFF"), "32 bits"),
         (
             encoded(Image.new("L", (3, 3)), "GIF", save_all=True,
                     append_images=[Image.new("L", (3, 3), 9)]),
