@@ -138,6 +138,17 @@ def create(url: str, data: bytes) -> bool:
     return True
 
 
+def make_durable(folder_url: str) -> None:
+    """Make the names in a local folder outlive a power cut; other stores do that by themselves."""
+    fs, path = filesystem(folder_url)
+    if isinstance(fs, LocalFileSystem):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def remove(url: str) -> None:
     """Remove an object or a folder with all that is in it; nothing happens if it is not there."""
     fs, path = filesystem(url)

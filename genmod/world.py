@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+@dataclass
+class Pulse:
+    """How far a process has come; whoever watches over it looks here. Threads may read it at any time."""
+
+    count: int = 0
+    """Grows with everything that is begun."""
+    at: str = "start"
+    """What was begun last."""
+
+    def mark(self, at: str) -> None:
+        """Something is begun."""
+        self.at = at
+        self.count += 1
 
 
 class World(Protocol):
@@ -26,6 +41,11 @@ class World(Protocol):
     @property
     def device(self) -> torch.device:
         """Where this process computes."""
+        ...
+
+    @property
+    def pulse(self) -> Pulse:
+        """Marked by those who work, so that a process that hangs can be told from one that waits."""
         ...
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -48,6 +68,7 @@ class Alone:
     device: torch.device = torch.device("cpu")
     rank: int = 0
     size: int = 1
+    pulse: Pulse = field(default_factory=Pulse)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself."""
@@ -66,6 +87,7 @@ class Group:
     """The default torch.distributed process group, which somebody else has set up."""
 
     device: torch.device
+    pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def rank(self) -> int:

@@ -3,7 +3,8 @@
     checkpoints/000000012800-1f3a.../   model.safetensors, ema.safetensors, optimiser.safetensors, state.json
     checkpoints/000000012800.json       the receipt: created only if absent, so one writer wins
 
-A reader trusts receipts alone, newest first, and checks every digest.
+A reader trusts receipts alone, newest first, and checks every digest. What is older is deleted after the
+new receipt is on disk, except the newest few and the one with the best validation loss.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from genmod import storage
 from genmod.config import Config, as_json, canonical_json
-from genmod.errors import ConfigError, DataError
+from genmod.errors import ConfigError, DataError, StorageError
 from genmod.manifest import Manifest, write_file
-from genmod.training.state import TrainState
+from genmod.training.state import Snapshot, TrainState
 from genmod.world import World, agreed
 
 FOLDER = "checkpoints"
@@ -41,27 +43,59 @@ class Checkpoints:
     config: Config
     """The model's configuration, kept beside the weights."""
     keep: int = 2
-    """How many to keep."""
+    """How many of the newest to keep; the best is kept too."""
 
     @property
     def url(self) -> str:
         """The folder."""
         return storage.join(self.root, FOLDER)
 
-    def save(self, state: TrainState) -> None:
-        """Write a checkpoint, then its receipt, then delete the oldest. For one rank."""
-        attempt = f"{_name(state.nimg)}-{uuid.uuid4().hex[:12]}"
-        contents = {CONFIG: canonical_json(as_json(self.config))} | state.files()
-        files = [write_file(self.url, f"{attempt}/{file}", data) for file, data in contents.items()]
+    def save(self, snapshot: Snapshot, val_loss: float | None = None) -> None:
+        """Write a checkpoint, then its receipt, then delete the oldest. For one rank.
+
+        Args:
+            snapshot: what to keep.
+            val_loss: of these weights, if it is known; less is better.
+
+        Raises:
+            StorageError: the store did not take it; earlier checkpoints are as they were.
+        """
+        try:
+            self._write(snapshot, val_loss)
+            self._delete_old()
+        except (OSError, StorageError) as error:
+            raise StorageError(
+                f"{self.url} did not take the checkpoint at {snapshot.nimg:,} images "
+                f"({_reason(error)}); mend the store or make room in it, and give the same command "
+                "again: it goes on from the newest whole checkpoint"
+            ) from error
+
+    def _write(self, snapshot: Snapshot, val_loss: float | None) -> None:
+        attempt = f"{_name(snapshot.nimg)}-{uuid.uuid4().hex[:12]}"
+        folder = storage.join(self.url, attempt)
+        try:
+            contents = {CONFIG: canonical_json(as_json(self.config))} | snapshot.files()
+            files = [
+                write_file(self.url, f"{attempt}/{file}", data) for file, data in contents.items()
+            ]
+            storage.make_durable(folder)
+        except BaseException:
+            with suppress(OSError, StorageError):  # what it holds is room that others may need
+                storage.remove(folder)
+            raise
         receipt = Manifest(
             kind="checkpoint",
             fingerprint=self.fingerprint,
             files=tuple(files),
-            facts={"nimg": state.nimg},
+            facts={"nimg": snapshot.nimg, "val_loss": val_loss},
         ).sealed()
-        if not storage.create(self._receipt_url(state.nimg), canonical_json(as_json(receipt))):
-            storage.remove(storage.join(self.url, attempt))  # another writer's, of the same bytes
-        self._delete_old()
+        url = self._receipt_url(snapshot.nimg)
+        if not storage.create(url, canonical_json(as_json(receipt))):
+            with suppress(DataError):
+                if self._receipt(snapshot.nimg).digest == receipt.digest:
+                    return  # the store took it, and lost its answer
+            storage.remove(folder)  # another writer's, of the same bytes
+        storage.make_durable(self.url)
 
     def newest(self, state: TrainState) -> int | None:
         """Restore the newest checkpoint that is whole, and say which; None if there is none. For one rank.
@@ -130,16 +164,30 @@ class Checkpoints:
             )
         return receipt
 
+    def kept(self) -> list[int]:
+        """Of those that are there, the newest and the best; ascending."""
+        nimgs = self.nimgs()
+        losses: dict[int, float] = {}
+        for nimg in nimgs:
+            with suppress(DataError):
+                loss = self._receipt(nimg).facts.get("val_loss")
+                if loss is not None:
+                    losses[nimg] = float(loss)
+        best = [min(losses, key=lambda nimg: (losses[nimg], -nimg))] if losses else []
+        return sorted({*nimgs[-self.keep :], *best})
+
     def _delete_old(self) -> None:
         """Receipts first, so that none names what is gone; also what crashed writers left behind."""
-        nimgs = self.nimgs()
-        for nimg in nimgs[: -self.keep]:
-            storage.remove(self._receipt_url(nimg))
-        if not nimgs:
+        kept = self.kept()
+        if not kept:
             return  # another process has published the model meanwhile
-        oldest_kept = _name(nimgs[-self.keep :][0])
+        for nimg in self.nimgs():
+            if nimg not in kept and nimg < kept[-1]:
+                storage.remove(self._receipt_url(nimg))
+        wanted = {_name(nimg) for nimg in kept}
         for name in storage.list_names(self.url):
-            if "-" in name and name.partition("-")[0] < oldest_kept:
+            stem, dash, _ = name.partition("-")
+            if dash and stem < _name(kept[-1]) and stem not in wanted:
                 storage.remove(storage.join(self.url, name))
 
 
@@ -153,3 +201,8 @@ def resume(checkpoints: Checkpoints, state: TrainState, world: World) -> None:
 
 def _name(nimg: int) -> str:
     return f"{nimg:012d}"
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, StorageError) else f"{type(error).__name__}: {text}"

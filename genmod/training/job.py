@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 from typing import Any
 
 from genmod.config import Config, as_json, parse
 from genmod.data.reader import TrainingStream, open_dataset, read_rows
-from genmod.errors import DataError
+from genmod.errors import DataError, StorageError
 from genmod.manifest import DatasetManifest, Manifest, find_done, load
 from genmod.models.base import GenerativeModel, ModelConfig, family
 from genmod.training.checkpoint import Checkpoints
@@ -16,6 +17,9 @@ from genmod.training.monitors import Grid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
 from genmod.training.published import publish_model
 from genmod.world import World, agreed
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a local store says when trying again would not help."""
 
 
 class TrainJob(Config):
@@ -69,11 +73,19 @@ def run_job(job: TrainJob, world: World) -> Manifest:
     Goes on from the newest checkpoint, whatever the number of ranks was then.
 
     Raises:
-        GenmodError: something that would come again: the data changed, training diverged.
+        GenmodError: something that would come again: the data changed, training diverged, a disk is full.
     """
     done = world.rank == 0 and find_done(Manifest, job.root, "model", job.fingerprint) is not None
     if not agreed(world, int(done)):
-        _train_and_publish(job, world)
+        try:
+            _train_and_publish(job, world)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise StorageError(
+                f"{job.root} takes no more ({error.strerror}); make room there and give the same command "
+                "again: it goes on from the newest whole checkpoint"
+            ) from error
     if world.rank == 0:
         Checkpoints(job.root, job.fingerprint, job.model).remove()
     world.barrier()
@@ -93,6 +105,7 @@ def _train_and_publish(job: TrainJob, world: World) -> None:
     checkpoints = Checkpoints(job.root, job.fingerprint, job.model, job.train.keep_checkpoints)
     batches = partial(_stream, job, data, world)
     state = train(model, batches, world, _plan(job, data, model, checkpoints))
+    world.pulse.mark("publish")
     if world.rank == 0:
         publish_model(
             job.root,

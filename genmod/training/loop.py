@@ -6,9 +6,10 @@ Letters: B batch, K quantities.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, Self
 
 import torch
@@ -29,6 +30,7 @@ from genmod.training.precision import autocast
 from genmod.training.published import GRIDS
 from genmod.training.spool import Point, write_point
 from genmod.training.state import TrainState, flat
+from genmod.training.writer import Writer
 from genmod.world import World
 
 _OF_THE_STEP = ("grad_norm", "lr")
@@ -84,11 +86,15 @@ def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) ->
     state, total_nimg = run.state, plan.config.total_nimg
     if state.nimg >= total_nimg:
         return state
-    stream = batches(state.nimg)
+    stream, mark = batches(state.nimg), world.pulse.mark
     try:
-        while state.nimg < total_nimg:
-            run.step(next(stream))
-            run.look()
+        with run.writer:
+            while state.nimg < total_nimg:
+                mark("data")
+                run.step(next(stream))
+                mark("look")
+                run.look()
+            mark("last checkpoint")
     finally:
         stream.close()
         model.requires_grad_(True)
@@ -121,6 +127,8 @@ class _Run:
     plan: Plan
     wrapped: Sequence[nn.Module]
     """For each phase."""
+    writer: Writer = field(default_factory=Writer)
+    """Of checkpoints, on rank 0."""
     begun_s: float = 0.0
     begun_cpu_s: float = 0.0
     begun_nimg: int = 0
@@ -177,7 +185,9 @@ class _Run:
         for part in range(parts):
             some = batch.rows(slice(part * rows, (part + 1) * rows))
             with _silent(module, last=part == parts - 1):
+                self.world.pulse.mark(f"{optimiser.phase.name} forward")
                 loss, terms = module(some, self.state.nimg)
+                self.world.pulse.mark(f"{optimiser.phase.name} backward")
                 _backward(loss / parts, self.plan.config)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -185,6 +195,7 @@ class _Run:
 
     def look(self) -> None:
         """Whatever is due after a step: metrics, validation, picture, checkpoint. All ranks come here."""
+        self.writer.check()
         state, plan, config = self.state, self.plan, self.plan.config
         before_nimg, last = state.nimg - config.batch, state.nimg >= config.total_nimg
 
@@ -198,6 +209,7 @@ class _Run:
         }
         if log:
             metrics |= _prefixed("train", state.ledger.close(self.world))
+        found: dict[str, float] = {}
         if plan.validation is not None and now(config.validate_every_nimg):
             found = plan.validation.measure(state.ema, state.nimg, terms, self.world)
             metrics |= _prefixed("val", found)
@@ -210,7 +222,13 @@ class _Run:
         if plan.checkpoints is not None and now(config.checkpoint_every_nimg):
             state.ledger.settle(self.world)
             if self.world.rank == 0:
-                plan.checkpoints.save(state)
+                save, snapshot = plan.checkpoints.save, state.snapshot()
+                self.writer.begin(partial(save, snapshot, self._val_loss(found)))
+
+    def _val_loss(self, found: Mapping[str, float]) -> float | None:
+        """What says which weights are better. Phases that play against one another have no such loss."""
+        names = [optimiser.phase.name for optimiser in self.state.optimisers]
+        return found.get(f"{names[0]}/loss") if len(names) == 1 else None
 
     def restart_clock(self) -> None:
         """Speeds are measured from here."""

@@ -75,9 +75,13 @@ class TrainConfig(Config):
     checkpoint_every_nimg: int | None = Field(default=20_000, gt=0)
     """What a crash may cost at most; null for none."""
     keep_checkpoints: int = Field(default=2, gt=0)
-    """Older ones are deleted when a new one is safe."""
+    """The newest so many are kept, and the one with the best validation loss; others are deleted when a
+    new one is safe."""
     max_failures: int = Field(default=3, ge=0)
     """How often workers that crashed are started again. Faults that would come again are not retried."""
+    hang_s: float = Field(default=600, gt=0)
+    """A worker that comes no further for so long is taken to hang: it is named, its stack is written down,
+    and the group is started again. Longer than a compilation, a validation and a picture of samples take."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -132,6 +136,7 @@ _HOW = {
     "checkpoint_every_nimg",
     "keep_checkpoints",
     "max_failures",
+    "hang_s",
 }
 
 

@@ -26,6 +26,22 @@ MODEL, EMA, OPTIMISER, STATE = (
 """The files of a checkpoint."""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A state at one moment, on the CPU; training goes on without changing it."""
+
+    nimg: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """Name of a file -> what is in it."""
+    facts: bytes
+    """The rest, as JSON."""
+
+    def files(self) -> dict[str, bytes]:
+        """Name -> bytes. The same state gives the same bytes."""
+        named = {name: safetensors.save(dict(held)) for name, held in self.tensors.items()}
+        return {**named, STATE: self.facts}
+
+
 @dataclass
 class TrainState:
     """What one training step turns into the next."""
@@ -39,18 +55,22 @@ class TrainState:
     ledger: Ledger = field(default_factory=Ledger)
     """Losses of the steps that are not logged yet."""
 
-    def files(self) -> dict[str, bytes]:
-        """Name -> bytes. The same state gives the same bytes."""
+    def snapshot(self) -> Snapshot:
+        """A copy of all of it."""
         moments = {
             name: t for optimiser in self.optimisers for name, t in optimiser.tensors().items()
         }
-        facts = {"nimg": self.nimg, "ledger": self.ledger.as_json()}
-        return {
-            MODEL: weights_bytes(self.model),
-            EMA: weights_bytes(self.ema),
-            OPTIMISER: tensor_bytes(moments),
-            STATE: canonical_json(facts),
+        tensors = {
+            MODEL: _copied(self.model.state_dict()),
+            EMA: _copied(self.ema.state_dict()),
+            OPTIMISER: _copied(moments),
         }
+        facts = canonical_json({"nimg": self.nimg, "ledger": self.ledger.as_json()})
+        return Snapshot(self.nimg, tensors, facts)
+
+    def files(self) -> dict[str, bytes]:
+        """Name -> bytes. The same state gives the same bytes."""
+        return self.snapshot().files()
 
     def load(self, files: Mapping[str, bytes]) -> None:
         """Take over what :meth:`files` gave. DataError if it does not fit this model."""
@@ -62,6 +82,13 @@ class TrainState:
         facts = json.loads(files[STATE])
         self.nimg = int(facts["nimg"])
         self.ledger = Ledger.from_json(facts["ledger"])
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU that share no memory with these."""
+    return {
+        name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()
+    }
 
 
 def weights_bytes(model: nn.Module) -> bytes:

@@ -97,7 +97,7 @@ def test_second_writer_loses_and_cleans_up(checkpoints, crashed):
     before = storage.list_names(checkpoints.url)
     state = copy.copy(crashed)
     state.nimg = 24
-    checkpoints.save(state)
+    checkpoints.save(state.snapshot())
     assert storage.list_names(checkpoints.url) == before
 
 
