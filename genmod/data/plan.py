@@ -7,6 +7,8 @@ its parent. Letters: N rows.
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from genmod.data.codecs import Codec, Refused, conform
 from genmod.data.parent import Parent
 from genmod.data.resolve import resolve_spec
 from genmod.data.shards import RowFacts, ShardReceipt, dataset_facts, key_of
-from genmod.data.sources import DataConfig, Listing, Splits, open_source, pixels_of
+from genmod.data.sources import NO_LABEL, DataConfig, Listing, Splits, open_source, pixels_of
 from genmod.data.tars import BLOCK
 from genmod.errors import DataError
 from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpec, Split
@@ -51,6 +53,7 @@ class ShardPlan(Config):
     size_bytes: int
     """About as many bytes of tars."""
     fingerprint: str
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class DatasetPlan:
             shards=len(self.shards),
             size_bytes=self.rows * self._bytes_of_a_row(),
             fingerprint=self.fingerprint,
+            class_names=self.class_names,
         )
 
     def _bytes_of_a_row(self) -> int:
@@ -229,12 +233,19 @@ def _sift(
         if key in used:
             refused.append((key, name, "its key is in use already"))
         elif labels is not None and not 0 <= labels[row] < spec.classes:
-            reason = f"label {labels[row]}, there are {spec.classes} classes"
-            refused.append((key, name, "has no label" if labels[row] < 0 else reason))
+            refused.append((key, name, _label_fault(labels[row], spec.classes)))
         else:
             used.add(key)
             kept.append(row)
     return np.array(kept, dtype=np.int64), refused
+
+
+def _label_fault(label: int, classes: int) -> str:
+    if label == NO_LABEL:
+        return "has no label"
+    if label < 0:
+        return "its label is not a number of a class"
+    return f"label {label}, there are {classes} classes"
 
 
 def over_budget(data: DataConfig, refused: int, rows: int) -> bool:
@@ -245,11 +256,23 @@ def over_budget(data: DataConfig, refused: int, rows: int) -> bool:
 def check_budget(data: DataConfig, refused: Sequence[RefusedRow], rows: int) -> None:
     """Raise DataError if more of the inputs are refused than the recipe allows."""
     if over_budget(data, len(refused), rows):
+        kinds = Counter(_NUMBERS.sub("N", reason.partition(":")[0]) for _, _, reason in refused)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
+        rest = len(refused) - sum(count for _, count in kinds.most_common(3))
         _, name, reason = refused[0]
         raise DataError(
             f"{data.source}: {len(refused)} of {rows} inputs are refused, more than "
-            f"data.max_quarantined={data.max_quarantined:g} allows; the first is {name}: {reason}"
+            f"data.max_quarantined={data.max_quarantined:g} allows "
+            f"({counts}{f', {rest} others' if rest else ''}); the first is {_shown(name)}: {reason}"
         )
+
+
+_NUMBERS = re.compile(r"\d+")
+
+
+def _shown(name: str) -> str:
+    """A name for people: what a terminal would act on is written out."""
+    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def make_manifest(

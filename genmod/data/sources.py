@@ -1,8 +1,8 @@
 """Where data comes from: the recipe's ``data`` section, and the kinds of source behind one interface.
 
 A source is named by one text, ``KIND:WHERE``, from which any process can open it again. It is listed once,
-by the process that makes the plan; the list says for each row what a task needs to fetch it (a small JSON
-value), so that no task lists again.
+by the process that makes the plan; an entry says what a task needs to fetch its image (a small JSON value),
+so that no task lists again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,22 +78,46 @@ Ref = Any
 """A small JSON value that says where a row is; each kind of source has its own."""
 
 
+NO_LABEL, BAD_LABEL = -1, -2
+"""Labels of a row that has none, and of one whose label is not a number of a class."""
+
+
+class Entry(NamedTuple):
+    """One input of a source, without its image."""
+
+    name: str
+    """What the source calls it; unchanged when the source grows."""
+    ref: Ref
+    label: int | str = NO_LABEL
+    """Number of its class, or its name, or one of the above."""
+    fault: str | None = None
+    """Why it cannot be a row."""
+
+
+@dataclass
+class Scan:
+    """What a source tells of itself; whole when all its entries have been taken."""
+
+    fingerprint: str = ""
+    """Of the content: digests, or names and sizes."""
+    size_bytes: int = 0
+    """Of the images as they are, for estimates."""
+    shape: tuple[int, int, int] | None = None
+    """(C, H, W) if all images are declared to have it."""
+
+
 @dataclass(frozen=True)
 class Listing:
-    """Every row of a source, without the images."""
+    """Every row of a small source in memory, without the images."""
 
-    names: Sequence[str]
-    """What each row is called in the source; unique and unchanged when the source grows."""
-    refs: Sequence[Ref]
+    names: list[str]
+    refs: list[Ref]
     labels_N: NDArray[np.int64] | None
     """Negative where a row has none. None: the source is not labelled."""
     fingerprint: str
-    """Of the content: digests, or names and sizes."""
     size_bytes: int
-    """Of the images as they are, for estimates."""
     class_names: tuple[str, ...] = ()
     shape: tuple[int, int, int] | None = None
-    """(C, H, W) if all images are declared to have it."""
     refused: tuple[tuple[str, str], ...] = ()
     """(name, reason) of what was found but cannot be a row."""
 
@@ -124,20 +148,54 @@ class Source(ABC):
         return f"{self.kind}:{self.where}"
 
     @abstractmethod
-    def listing(self) -> Listing:
-        """Every row. Raises DataError if the source is not there or holds nothing."""
+    def entries(self, scan: Scan) -> Iterator[Entry]:
+        """Every input, always in the same order, one by one; ``scan`` is filled on the way.
+
+        Raises:
+            DataError: the source is not there or holds nothing.
+        """
 
     @abstractmethod
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
         """The images of some rows, in the order of ``refs``.
 
         Args:
-            refs: from the listing.
-            fingerprint: the listing's.
+            refs: from the entries.
+            fingerprint: the scan's.
 
         Raises:
             DataError: the source is no longer what was listed.
         """
+
+    def listing(self) -> Listing:
+        """All entries at once, for sources that are known to be small."""
+        scan = Scan()
+        rows: list[Entry] = []
+        refused: list[tuple[str, str]] = []
+        for entry in self.entries(scan):
+            if entry.fault is None:
+                rows.append(entry)
+            else:
+                refused.append((entry.name, entry.fault))
+        class_names = tuple(sorted({row.label for row in rows if isinstance(row.label, str)}))
+        number = {name: label for label, name in enumerate(class_names)}
+        labels = [number[r.label] if isinstance(r.label, str) else r.label for r in rows]
+        labels_N = np.array(labels, dtype=np.int64)
+        return Listing(
+            names=[row.name for row in rows],
+            refs=[row.ref for row in rows],
+            labels_N=labels_N if (labels_N >= 0).any() else None,
+            fingerprint=scan.fingerprint,
+            size_bytes=scan.size_bytes,
+            class_names=class_names,
+            shape=scan.shape,
+            refused=tuple(refused),
+        )
+
+
+def readable(name: str) -> str:
+    """A name of the source as text that any file can hold: bytes that are not UTF-8 are written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 _MODULES = {

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from genmod import storage
 from genmod.config import fingerprint
-from genmod.data.sources import Image, Listing, Ref, Source
+from genmod.data.sources import BAD_LABEL, NO_LABEL, Entry, Image, Ref, Scan, Source
 from genmod.errors import ConfigError, DataError, did_you_mean
+
+MAX_BYTES = 1 << 33
+"""A file whose arrays declare more is not unpacked: they are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,14 @@ class Arrays:
         raise IndexError(row)
 
 
+def row_name(row: int, prefix: str = "") -> str:
+    """Name of a row that has only a number; it stays when rows are appended."""
+    return f"{prefix}{row:08d}"
+
+
 def row_names(count: int, prefix: str = "") -> list[str]:
-    """Names of rows that have only a number; they stay when rows are appended."""
-    return [f"{prefix}{row:08d}" for row in range(count)]
+    """Names of rows that have only numbers."""
+    return [row_name(row, prefix) for row in range(count)]
 
 
 class ArraySource(Source):
@@ -57,25 +65,21 @@ class ArraySource(Source):
     def load(self) -> Arrays:
         """Read everything. Raises DataError."""
 
-    def listing(self) -> Listing:
+    def entries(self, scan: Scan) -> Iterator[Entry]:
         """Every row; reads everything."""
         arrays = self.load()
         _keep(arrays)
         shapes = {part.shape[1:] for part in arrays.images}
-        shape = None
         if len(shapes) == 1:
             height, width, *channels = shapes.pop()
-            shape = (channels[0] if channels else 1, height, width)
+            scan.shape = (channels[0] if channels else 1, height, width)
         if not arrays.names:
             raise DataError(f"{self.text} holds no images")
-        return Listing(
-            names=arrays.names,
-            refs=range(len(arrays.names)),
-            labels_N=arrays.labels_N,
-            fingerprint=arrays.fingerprint,
-            size_bytes=sum(part.nbytes for part in arrays.images),
-            shape=shape,
-        )
+        scan.fingerprint = arrays.fingerprint
+        scan.size_bytes = sum(part.nbytes for part in arrays.images)
+        for row, name in enumerate(arrays.names):
+            label = NO_LABEL if arrays.labels_N is None else int(arrays.labels_N[row])
+            yield Entry(name, row, label if label >= NO_LABEL else BAD_LABEL)
 
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
         """Rows by number."""
@@ -183,7 +187,7 @@ class Idx(ArraySource):
                     raise DataError(f"{url} is not an IDX file of bytes in {dimensions} dimensions")
                 shape = struct.unpack(f">{dimensions}I", head[4:])
                 wanted = int(np.prod(shape, dtype=object))
-                if wanted > len(data) * 1100:  # more than deflate can hold
+                if wanted > min(MAX_BYTES, len(data) * 1100):  # more than deflate can hold
                     raise DataError(f"{url} declares {wanted} values in {len(data)} bytes")
                 values = stream.read(wanted + 1)
         except (OSError, EOFError, zlib.error) as error:
@@ -208,6 +212,7 @@ class Npz(ArraySource):
             raise DataError(f"{self.text}: no such file") from None
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                _check_declared(archive, self.text)
                 image_name = self._pick(archive, ("images", "x"))
                 label_name = self._pick(archive, ("labels", "y"))
                 if image_name is None:
@@ -246,7 +251,17 @@ class Npz(ArraySource):
             raise DataError(
                 f"{self.text}: labels are {labels.dtype} {labels.shape}, wanted integers ({count},)"
             )
-        return labels.astype(np.int64)
+        return np.where(labels > np.iinfo(np.int32).max, BAD_LABEL, labels).astype(np.int64)
+
+
+def _check_declared(archive: Any, where: str) -> None:
+    """Refuse an archive that says it is too large, before any of it is unpacked."""
+    declared = sum(info.file_size for info in archive.zip.infolist())
+    if declared > MAX_BYTES:
+        raise DataError(
+            f"{where} declares {declared} bytes, more than {MAX_BYTES}; "
+            "give it as webdataset or parquet files"
+        )
 
 
 KINDS = {source.kind: source for source in (Builtin, Idx, Npz)}

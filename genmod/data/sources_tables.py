@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from genmod import storage
-from genmod.config import fingerprint
+from genmod.config import canonical_json, fingerprint
 from genmod.data.codecs import Refused
-from genmod.data.sources import Image, Listing, Ref, Source
-from genmod.data.sources_array import row_names
+from genmod.data.sources import (
+    BAD_LABEL,
+    NO_LABEL,
+    Entry,
+    Image,
+    Ref,
+    Scan,
+    Source,
+)
+from genmod.data.sources_array import row_name
+from genmod.data.sources_files import MAX_FILE_BYTES
 from genmod.data.sources_tars import expand
 from genmod.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "png", "jpg", "bytes")
 """Bytes, or a struct with a field ``bytes``. The first that is there is taken."""
+MAX_GROUP_BYTES = 1 << 31
+MAX_LABEL = (1 << 31) - 1
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label")
 """Integers, or texts that name classes. The first that is there is taken."""
 
@@ -31,46 +42,37 @@ class Parquet(Source):
     kind = "parquet"
     scattered = False
 
-    def listing(self) -> Listing:
+    def entries(self, scan: Scan) -> Iterator[Entry]:
         """Every row, in the order of the files; reads the labels, not the images."""
-        names: list[str] = []
-        refs: list[Ref] = []
-        labels: list[Any] = []
-        content: list[Any] = []
-        size_bytes = 0
-        label_column = None
+        content = hashlib.sha256()
+        rows, kinds = 0, set[str]()
         for url in self._files():
             stem = posixpath.basename(url).removesuffix(".parquet")
-            content.append([stem, storage.size_bytes(url)])
-            file = self._open(url)
-            image_column = self._pick(file, IMAGE_COLUMNS)
-            if image_column is None:
+            content.update(canonical_json([stem, storage.size_bytes(url)]))
+            with closing(self._open(url)) as file:
+                image_column = self._pick(file, IMAGE_COLUMNS)
+                if image_column is None:
+                    raise DataError(
+                        f"{url}: columns {', '.join(file.schema_arrow.names)}; "
+                        f"wanted one with image bytes called {' or '.join(IMAGE_COLUMNS)}"
+                    )
+                label_column = self._pick(file, LABEL_COLUMNS)
+                kinds.add(_label_kind(file, label_column, url))
+                number = 0
+                for group in range(file.num_row_groups):
+                    scan.size_bytes += _check_group(file, group, url)
+                    for row, label in enumerate(_labels(file, group, label_column)):
+                        content.update(f"{label!r},".encode())
+                        yield Entry(row_name(number, f"{stem}-"), [url, group, row], label)
+                        number += 1
+            rows += number
+            if len(kinds) > 1:
                 raise DataError(
-                    f"{url}: columns {', '.join(file.schema_arrow.names)}; "
-                    f"wanted one with image bytes called {' or '.join(IMAGE_COLUMNS)}"
+                    f"{self.text}: {url} has {_label_kind(file, label_column, url)}, others differ"
                 )
-            label_column = self._pick(file, LABEL_COLUMNS)
-            names += row_names(file.metadata.num_rows, f"{stem}-")
-            for group in range(file.num_row_groups):
-                metadata = file.metadata.row_group(group)
-                refs += [[url, group, row] for row in range(metadata.num_rows)]
-                size_bytes += metadata.total_byte_size
-            if label_column is not None:
-                labels += file.read(columns=[label_column])[label_column].to_pylist()
-            file.close()
-        if not names:
+        if rows == 0:
             raise DataError(f"{self.text} holds no rows")
-        if labels and len(labels) != len(names):
-            raise DataError(f"{self.text}: some files have a label column, others have none")
-        labels_N, class_names = self._labels(labels) if label_column else (None, ())
-        return Listing(
-            names=names,
-            refs=refs,
-            labels_N=labels_N,
-            fingerprint=fingerprint(self.kind, content, labels),
-            size_bytes=size_bytes,
-            class_names=class_names,
-        )
+        scan.fingerprint = fingerprint(self.kind, content.hexdigest())
 
     def _files(self) -> list[str]:
         fs, path = storage.filesystem(self.where)
@@ -86,15 +88,6 @@ class Parquet(Source):
     @staticmethod
     def _pick(file: Any, names: Sequence[str]) -> str | None:
         return next((name for name in names if name in file.schema_arrow.names), None)
-
-    def _labels(self, values: list[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        if all(value is None or isinstance(value, int) for value in values):
-            return np.array([-1 if v is None else v for v in values], dtype=np.int64), ()
-        if not all(value is None or isinstance(value, str) for value in values):
-            raise DataError(f"{self.text}: labels are neither integers nor texts")
-        class_names = tuple(sorted({value for value in values if value is not None}))
-        number = {name: label for label, name in enumerate(class_names)}
-        return np.array([number.get(value, -1) for value in values], dtype=np.int64), class_names
 
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
         """Rows by [file, row group, row in it]."""
@@ -112,12 +105,50 @@ class Parquet(Source):
             yield _image_bytes(column, row)
 
 
+def _check_group(file: Any, group: int, url: str) -> int:
+    """The declared size of a row group, which is read whole. Raises DataError if that is too much."""
+    size_bytes = int(file.metadata.row_group(group).total_byte_size)
+    if size_bytes > MAX_GROUP_BYTES:
+        raise DataError(
+            f"{url}: row group {group} declares {size_bytes} bytes, more than {MAX_GROUP_BYTES}; "
+            "write it with smaller row groups"
+        )
+    return size_bytes
+
+
+def _label_kind(file: Any, column: str | None, url: str) -> str:
+    if column is None:
+        return "no label column"
+    kind = file.schema_arrow.field(column).type
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return "numbers for labels"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "texts for labels"
+    raise DataError(f"{url}: labels are {kind}, wanted integers or texts")
+
+
+def _labels(file: Any, group: int, column: str | None) -> Iterator[int | str]:
+    """Of the rows of a group; what is not a class number becomes BAD_LABEL."""
+    if column is None:
+        yield from [NO_LABEL] * file.metadata.row_group(group).num_rows
+        return
+    for value in file.read_row_group(group, columns=[column])[column].to_pylist():
+        if isinstance(value, str):
+            yield value
+        elif value is None:
+            yield NO_LABEL
+        else:
+            yield int(value) if NO_LABEL <= value <= MAX_LABEL else BAD_LABEL
+
+
 def _image_bytes(column: Any, row: int) -> Image:
     value = column[row].as_py() if row < len(column) else None
     if isinstance(value, dict):
         value = cast("dict[str, Any]", value).get("bytes")
     if not isinstance(value, bytes):
         return Refused("has no image bytes")
+    if len(value) > MAX_FILE_BYTES:
+        return Refused(f"a file of {len(value)} bytes, more than {MAX_FILE_BYTES}")
     return value
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import numpy as np
-
 from genmod import storage
-from genmod.config import fingerprint
+from genmod.config import canonical_json, fingerprint
 from genmod.data.codecs import EXTENSIONS
-from genmod.data.sources import Image, Listing, Ref, Source
+from genmod.data.sources import (
+    BAD_LABEL,
+    NO_LABEL,
+    Entry,
+    Image,
+    Ref,
+    Scan,
+    Source,
+    readable,
+)
 from genmod.data.sources_files import fetch_ranges
 from genmod.data.tars import walk
 from genmod.errors import DataError
@@ -64,85 +72,84 @@ def expand(text: str, where: str) -> list[str]:
 
 
 @dataclass
-class _Found:
-    """What the scan of the tars has found so far."""
+class _Sample:
+    """What a tar's members say of one key."""
 
-    names: list[str] = field(default_factory=list[str])
-    refs: list[Ref] = field(default_factory=list[Ref])
-    labels: list[int] = field(default_factory=list[int])
-    refused: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    size_bytes: int = 0
+    image: tuple[int, int] | None = None
+    """Offset and size."""
+    label: int = NO_LABEL
+    fault: str | None = None
+    names: set[str] = field(default_factory=set[str])
 
 
 class WebDataset(Source):
-    """Tars of KEY.png, .jpg, ... with KEY.cls where there are labels; other members are passed over."""
+    """Tars of KEY.png, .jpg, ... with KEY.cls where there are labels; other members are passed over.
+
+    Nothing is unpacked: a member is read where it lies, and its name is no more than a name. The members of a
+    key may lie anywhere in their tar. If it has several images the first is taken; two members of one name,
+    or a link in the place of an image or a label, refuse the sample.
+    """
 
     kind = "webdataset"
     scattered = False
 
-    def listing(self) -> Listing:
+    def entries(self, scan: Scan) -> Iterator[Entry]:
         """Every sample, in the order of the tars; reads their headers and labels, not their images."""
-        found = _Found()
-        content: list[Any] = []
+        content = hashlib.sha256()
+        found = False
         for url in expand(self.text, self.where):
             fs, path = storage.filesystem(url)
             tar = posixpath.basename(path)
-            content.append([tar, int(cast(Any, fs.size(path)))])
+            content.update(canonical_json([tar, int(cast(Any, fs.size(path)))]))
             with fs.open(path, "rb") as stream:
-                self._scan(cast(Any, stream), url, found)
-        if not found.names:
+                samples = _samples(cast(Any, stream), url)
+            for key, sample in samples.items():
+                name = readable(f"{tar.removesuffix('.tar')}/{key}")
+                content.update(canonical_json([name, sample.label]))
+                if sample.image is None:
+                    yield Entry(name, None, fault=sample.fault or "has no image member")
+                    continue
+                found = True
+                scan.size_bytes += sample.image[1]
+                yield Entry(name, [url, *sample.image], sample.label, sample.fault)
+        if not found:
             raise DataError(f"{self.text}: no images in the tars")
-        labelled = any(label >= 0 for label in found.labels)
-        return Listing(
-            names=found.names,
-            refs=found.refs,
-            labels_N=np.array(found.labels, dtype=np.int64) if labelled else None,
-            fingerprint=fingerprint(self.kind, content, found.names, found.labels),
-            size_bytes=found.size_bytes,
-            refused=tuple(found.refused),
-        )
-
-    def _scan(self, stream: Any, url: str, found: _Found) -> None:
-        """Group a tar's members: the key is the path up to the first dot of the file's name."""
-        tar = posixpath.basename(url).removesuffix(".tar")
-        open_key, image, label = None, None, -1
-
-        def close() -> None:
-            if open_key is None:
-                return
-            name = f"{tar}/{open_key}"
-            if image is None:
-                found.refused.append((name, "has no image member"))
-                return
-            found.names.append(name)
-            found.refs.append([url, *image])
-            found.labels.append(label)
-            found.size_bytes += image[1]
-
-        for member in walk(stream, url):
-            folder, slash, file = member.name.rpartition("/")
-            stem, _, extension = file.partition(".")
-            key = folder + slash + stem
-            if key != open_key:
-                close()
-                open_key, image, label = key, None, -1
-            last = extension.lower().rpartition(".")[2]
-            if last in EXTENSIONS and image is None:
-                image = (member.offset, member.size_bytes)
-            elif extension == "cls":
-                stream.seek(member.offset)
-                text = stream.read(min(member.size_bytes, 32)).strip()
-                label = int(text) if text.isdigit() and len(text) < 10 else -1
-        close()
+        scan.fingerprint = fingerprint(self.kind, content.hexdigest())
 
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
         """Members by [tar, offset, size]."""
         if not refs:
             return
         fs, _ = storage.filesystem(refs[0][0])
-        paths = [storage.filesystem(url)[1] for url, _, _ in refs]
+        path = {url: storage.filesystem(url)[1] for url in {url for url, _, _ in refs}}
+        paths = [path[url] for url, _, _ in refs]
         starts = [offset for _, offset, _ in refs]
-        yield from fetch_ranges(fs, paths, starts, [offset + size for _, offset, size in refs])
+        yield from fetch_ranges(fs, paths, starts, [size for _, _, size in refs])
+
+
+def _samples(stream: Any, url: str) -> dict[str, _Sample]:
+    """A tar's members by key, which is the path up to the first dot of the file's name."""
+    samples: dict[str, _Sample] = {}
+    for member in walk(stream, url, every=True):
+        folder, slash, file = member.name.rpartition("/")
+        stem, _, extension = file.partition(".")
+        extension = extension.lower()
+        is_image = extension.rpartition(".")[2] in EXTENSIONS
+        if not member.regular and not (is_image or extension == "cls"):
+            continue
+        sample = samples.setdefault(folder + slash + stem, _Sample())
+        if not member.regular:
+            sample.fault = f"its member .{extension} is a link or no regular file"
+        elif member.name in sample.names:
+            sample.fault = f"has two members .{extension}"
+        elif is_image and sample.image is None:
+            sample.image = (member.offset, member.size_bytes)
+        elif extension == "cls":
+            stream.seek(member.offset)
+            text = stream.read(min(member.size_bytes, 32)).strip()
+            sample.label = int(text) if text.isdigit() and len(text) < 10 else BAD_LABEL
+        sample.names.add(member.name)
+    return samples
 
 
 KINDS = {WebDataset.kind: WebDataset}

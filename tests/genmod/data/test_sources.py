@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from genmod.data.codecs import Refused
-from genmod.data.sources import open_source, pixels_of
+from genmod.data.sources import BAD_LABEL, open_source, pixels_of
 from genmod.data.sources_tars import expand_braces
 from genmod.errors import ConfigError, DataError
 
@@ -58,7 +58,7 @@ def test_idx(tmp_path, images, write_idx, packed):
         write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte{end}", labels[part], packed)
     source = open_source(f"idx:{tmp_path}")
     listing = source.listing()
-    assert listing.names[:2] == ("t10k-00000000", "t10k-00000001")
+    assert listing.names[:2] == ["t10k-00000000", "t10k-00000001"]
     assert listing.names[-1] == "train-00000019"
     order = np.r_[20:30, 0:20]
     assert listing.labels_N.tolist() == labels[order].tolist()
@@ -182,7 +182,7 @@ def test_webdataset_samples_that_are_not_whole(tmp_path, images):
             tar.addfile(info, io.BytesIO(body))
     listing = open_source(f"webdataset:{tmp_path}/t.tar").listing()
     assert listing.names == ["t/a", "t/c"]
-    assert listing.labels_N.tolist() == [1, -1]
+    assert listing.labels_N.tolist() == [1, BAD_LABEL]
     assert listing.refused == (("t/b", "has no image member"),)
 
 
