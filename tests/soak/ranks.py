@@ -1,0 +1,128 @@
+"""Trainings whose ranks are forked processes, to be killed at will; and a tiny dataset for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genmod.config import as_json
+from genmod.data.shards import Row, dataset_facts, write_shard
+from genmod.manifest import DatasetManifest, ImageSpec, publish
+from genmod.models.base import DataStats, ModelConfig, families, family
+from genmod.training.job import TrainJob, plan_job
+from genmod.training.plan import OptimConfig, TrainConfig
+
+SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
+TRAIN = TrainConfig(
+    nimg=192,
+    batch=24,
+    log_every_nimg=48,
+    validate_every_nimg=96,
+    validation_rows=20,
+    grid_every_nimg=None,
+    checkpoint_every_nimg=48,
+    optim=OptimConfig(lr=1e-3, warmup_nimg=48),
+)
+
+
+def make_dataset(root: str, train_rows: int = 100) -> DatasetManifest:
+    """A dataset of noise in two shards."""
+    made, shards = {}, []
+    for split, count in (("train", train_rows), ("val", 20)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 1), np.uint8)
+        rows = [Row(f"{split}-{i}", i, pixels[i], label=i % 3) for i in range(count)]
+        shard, made[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
+        shards.append(shard)
+    facts = dataset_facts(made)
+    manifest = DatasetManifest(fingerprint="t", facts=facts, spec=SPEC, shards=tuple(shards))
+    return publish(root, manifest)
+
+
+def make_job(
+    data_root: str, data: DatasetManifest, root: Path, train: TrainConfig = TRAIN, at: int = -1
+) -> TrainJob:
+    """A training of the family ``at`` at its tiniest."""
+    name = families()[at]
+    model = ModelConfig(
+        family=name,
+        net=as_json(family(name).Config.tiny()),
+        spec=SPEC,
+        stats=DataStats.model_validate(data.facts["stats"]),
+    )
+    job = TrainJob(
+        name=name,
+        root=str(root),
+        data_root=data_root,
+        data_digest=data.digest,
+        model=model,
+        train=train,
+        seed=7,
+    )
+    return plan_job(job, data)
+
+
+class Forge:
+    """The process that forks ranks; see forge.py."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forge.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        self._open: set[int] = set()
+
+    def start(self, job: TrainJob, **told: Any) -> int:
+        """Start a rank; its pid."""
+        pid = self._ask({"do": "start", "job": as_json(job), **told})["pid"]
+        self._open.add(pid)
+        return pid
+
+    def start_group(self, job: TrainJob, size: int, store: Path, **told: Any) -> list[int]:
+        """Start all ranks of a group; their pids. ``ids`` is a folder here, with a file for each rank."""
+        pids = []
+        for rank in range(size):
+            mine = {k: v for k, v in told.items() if rank == 0 or k not in ("die_at", "steps")}
+            if "ids" in mine:
+                mine["ids"] = str(Path(mine["ids"]) / f"{store.name}-{rank}")
+            pids.append(self.start(job, rank=rank, size=size, store=str(store), **mine))
+        return pids
+
+    def wait(self, pid: int) -> int:
+        """A rank's exit status, or minus the signal that ended it."""
+        status = self._ask({"do": "wait", "pid": pid})["status"]
+        self._open.discard(pid)
+        return status
+
+    def run(self, job: TrainJob, **told: Any) -> int:
+        """One process that trains alone; its exit status."""
+        return self.wait(self.start(job, **told))
+
+    def close(self) -> None:
+        """End it, and all ranks."""
+        for pid in list(self._open):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self.wait(pid)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+    def _ask(self, told: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the forge has ended"
+        return json.loads(line)
