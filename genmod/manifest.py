@@ -9,7 +9,7 @@ else's work and is never overwritten.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -173,9 +173,11 @@ def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> Man
     found = manifest.fingerprint if manifest else _claimed(root)
     if found is not None and found != wanted:
         state = "holds" if manifest else "is being filled with"
-        grown = "; if its source has grown: genmod retrain" if kind == "dataset" else ""
+        real = manifest is not None and "source" in manifest.facts
+        grown = "; if its source has grown: genmod retrain" if real else ""
+        article = {"scores": "", "evaluation": "an "}.get(kind, "a ")
         raise ConfigError(
-            f"{root} {state} a {kind} made from something else "
+            f"{root} {state} {article}{kind} made from something else "
             f"(fingerprint {found[:12]}, this recipe's is {wanted[:12]}); "
             f"give another root with --set root=URL, or remove that folder{grown}"
         )
@@ -191,6 +193,17 @@ def claim(root: str, wanted: str) -> None:
     found = _claimed(root)
     if found != wanted:
         raise ConfigError(f"{root} was just claimed by another recipe; give another root")
+
+
+def unclaim(root: str) -> None:
+    """Let a folder go whose work cannot be done, and with it the receipts of that work."""
+    storage.remove(storage.join(root, "receipts"))
+    storage.remove(storage.join(root, _CLAIM))
+
+
+def is_claimed(names: Collection[str]) -> bool:
+    """Whether a folder with such files is being filled, or was and has lost its manifest."""
+    return _CLAIM in names and not any(name in names for name in NAMES.values())
 
 
 def _claimed(root: str) -> str | None:
@@ -234,4 +247,6 @@ def faults(root: str, files: Sequence[FileEntry]) -> list[str]:
                 found.append(f"{url}: its sha256 is not {entry.sha256[:12]}…")
         except FileNotFoundError:
             found.append(f"{url}: missing")
+        except OSError as error:
+            found.append(f"{url}: cannot be read ({error.strerror or error})")
     return found

@@ -127,7 +127,7 @@ def _run_stage(options: argparse.Namespace) -> dict[str, Any]:
     if options.address:
         assignments.append(f"cluster.address={options.address}")
     recipe = config.load(options.recipe, assignments)
-    context = run.Context(recipe, models=tuple(options.model or recipe.model))
+    context = run.Context(recipe, models=tuple(dict.fromkeys(options.model or recipe.model)))
     if options.dry_run:
         return _dry_run(options.stage, context)
     stage: Callable[[run.Context], dict[str, Any]] = run.stage(options.stage)
@@ -154,7 +154,7 @@ def _dry_run(stage: str, context: Any) -> dict[str, Any]:
 
 
 def _submit(options: argparse.Namespace) -> dict[str, Any]:
-    from pipelines import submit
+    from pipelines import config, run, submit
 
     for action in ("status", "logs", "stop"):
         if job := getattr(options, action):
@@ -163,13 +163,17 @@ def _submit(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(
             "submit needs a stage and a recipe: genmod submit run --recipe quickstart"
         )
+    if options.dry_run:
+        recipe = config.load(options.recipe, options.set)
+        return _dry_run(
+            options.job_stage, run.Context(recipe, tuple(options.model or recipe.model))
+        )
     return submit.submit(
         options.job_stage,
         recipe=options.recipe,
         assignments=options.set,
-        models=options.model or (),
+        models=tuple(dict.fromkeys(options.model or ())),
         address=options.address,
-        dry_run=options.dry_run,
         wait=not options.no_wait,
         as_json=options.json,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import yaml
 from pydantic import Field
@@ -24,6 +25,10 @@ from genmod.training.plan import TrainConfig
 from pipelines.tracking import TrackingConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+
+
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A model's name is a folder's name and a registered model's."""
 
 
 class ModelEntry(Config):
@@ -47,7 +52,7 @@ class Recipe(Config):
     """URL of the folder that all results go below."""
     seed: int = Field(0, ge=0)
     data: DataConfig
-    model: dict[str, ModelEntry] = Field(min_length=1)
+    model: dict[ModelName, ModelEntry] = Field(min_length=1)
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
     score: ScoreConfig = ScoreConfig()
@@ -109,17 +114,37 @@ def load(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
     tree = _read(name_or_file)
     for text in assignments:
         _assign(tree, text)
+    _refuse_not_finite(tree, "")
     recipe = parse(Recipe, tree, "")
     recipe = recipe.model_copy(update={"root": storage.resolve(recipe.root)})
+    if recipe.root.startswith("memory:"):
+        raise ConfigError(
+            f"recipe: root is {recipe.root}, which only one process can see; give a folder or a store"
+        )
     recipe.check()
     return recipe
+
+
+def _refuse_twice(node: yaml.Node | None) -> None:
+    """The last of two equal keys of a section would win without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(
+                    f"{key.value!r} is there twice, line {key.start_mark.line + 1}"
+                )
+            seen.add(str(key.value))
+            _refuse_twice(value)
 
 
 def _read(name_or_file: str) -> dict[str, Any]:
     shipped = RECIPES / f"{name_or_file}.yaml"
     path = shipped if shipped.is_file() and "/" not in name_or_file else Path(name_or_file)
     try:
-        tree = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        _refuse_twice(yaml.compose(text, yaml.SafeLoader))
+        tree = yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(
             f"no recipe {name_or_file!r}: it is neither a file nor a shipped recipe; "
@@ -127,6 +152,8 @@ def _read(name_or_file: str) -> dict[str, Any]:
         ) from None
     except IsADirectoryError:
         raise ConfigError(f"the recipe {name_or_file!r} is a folder; give a YAML file") from None
+    except OSError as error:
+        raise ConfigError(f"the recipe {name_or_file!r} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not YAML: {reason}") from None
@@ -150,6 +177,14 @@ def _assign(tree: dict[str, Any], text: str) -> None:
         if not isinstance(section, dict):
             raise ConfigError(f"--set {text!r}: {key!r} is a value, not a section")
     section[keys[-1]] = parsed
+
+
+def _refuse_not_finite(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in cast("dict[Any, Any]", value).items():
+            _refuse_not_finite(inner, f"{where}.{key}" if where else str(key))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"recipe: {where} is {value}, wanted a finite number")
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from genmod import storage
 from genmod.config import Config
 from genmod.cost import sample_s_per_image, score_s_per_image, step_s_per_image
 from genmod.data.plan import ShardPlan
 from genmod.errors import Unscorable
-from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, load
-from genmod.models.base import DataStats, GenerativeModel, ModelConfig
-from pipelines.context import Context, model_config
+from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load
+from genmod.metrics.evaluation import EvaluationJob
+from genmod.models.base import GenerativeModel
+from pipelines.checks import Data, check
+from pipelines.context import Context
 from pipelines.progress import duration
-from pipelines.run import STEPS, check_scorable
+from pipelines.run import STEPS, check_scorable, is_scorable
 
 
 class Step(Config):
@@ -37,56 +42,64 @@ def _text(value: Any) -> str:
 
 
 def plan(stage: str, context: Context) -> list[Step]:
-    """The steps of a stage for the command's models."""
+    """The steps of a stage for the command's models.
+
+    Raises:
+        ConfigError: a stage would refuse its work, e.g. because its folder holds other work.
+    """
+    from pipelines.evaluate import evaluation_job
+    from pipelines.retrain import frozen_job
+
     stages = {"run": STEPS, "retrain": (*STEPS, "promote")}.get(stage, (stage,))
+    judged = evaluation_job
     if stage == "retrain":
-        context, planned = plan_growth(context)
+        judged = partial(frozen_job, context)
+        context, first, data = plan_growth(context)
     else:
-        planned = plan_data(context)
-    steps: list[Step] = []
-    if "shard" in stages:
-        steps.append(planned[0])
-    for name in context.models:
-        model = planned_model(context, name, planned[1], planned[2])
+        first, data = plan_data(context)
+    models = check(context, data, stages)
+    if stage == "score" and not any(is_scorable(context, name) for name in models):
+        check_scorable(context, context.models[0])  # says why
+    steps = [first] if "shard" in stages else []
+    for name, model in models.items():
         if "train" in stages:
-            steps.append(_train(context, name, model))
+            steps.append(_train(context, name, model, data))
         if "sample" in stages:
             steps.append(_sample(context, name, model))
         if "score" in stages:
-            steps.append(_score(context, name, model, planned[1]))
+            steps.append(_score(context, name, model, data))
     if "evaluate" in stages:
-        for name in context.models:
-            steps.append(_evaluate(context, name))
+        steps += [_evaluate(context, judged(context, name)) for name in models]
     if "promote" in stages:
-        for name in context.models:
-            steps.append(_promote(context, name))
+        steps += [_promote(context, name) for name in models]
     return steps
 
 
-def plan_data(context: Context) -> tuple[Step, DatasetManifest | None, ImageSpec]:
-    """The shard stage's plan, the dataset if it is there, and what its images will be."""
+def plan_data(context: Context) -> tuple[Step, Data]:
+    """The shard stage's plan, and the dataset as it is or will be."""
     from pipelines.shard import plan_shard
 
     recipe = context.recipe
     shards = plan_shard(recipe.data, context.at("data"), recipe.seed)
     dataset = load(DatasetManifest, context.at("data"), "dataset")
-    done = dataset is not None and dataset.fingerprint == shards.fingerprint
-    return _shard(shards, done), dataset, shards.spec
+    step = _shard(shards, done=dataset is not None)
+    return step, Data.of(dataset) if dataset else Data.planned(shards)
 
 
-def plan_growth(
-    context: Context,
-) -> tuple[Context, tuple[Step, DatasetManifest | None, ImageSpec]]:
+def plan_growth(context: Context) -> tuple[Context, Step, Data]:
     """The same for the dataset's next version, and the command's context on that version."""
     from pipelines.retrain import next_cycle
 
+    first = context.dataset()
     context, shards = next_cycle(context)
     if shards is not None:
-        return context, (_shard(shards, done=False), None, shards.spec)
+        grown = Data.planned(shards)
+        rows = {split: first.rows(split) + grown.rows[split] for split in SPLITS}
+        return context, _shard(shards, done=False), replace(grown, rows=rows)
     data = context.dataset()
     work = {"images": sum(data.rows(split) for split in SPLITS), "spec": str(data.spec)}
     step = Step(stage="shard", name="data", done=True, fingerprint=data.fingerprint, work=work)
-    return context, (step, data, data.spec)
+    return context, step, Data.of(data)
 
 
 def _shard(shards: ShardPlan, done: bool) -> Step:
@@ -99,30 +112,25 @@ def _shard(shards: ShardPlan, done: bool) -> Step:
     return Step(stage="shard", name="data", done=done, fingerprint=shards.fingerprint, work=work)
 
 
-def planned_model(
-    context: Context, name: str, dataset: DatasetManifest | None, spec: ImageSpec
-) -> GenerativeModel:
-    """The model that would be trained, built; with stand-in statistics if the data is not there yet."""
-    if dataset is not None:
-        return model_config(context.recipe, name, dataset).build(context.recipe.seed)
-    entry = context.recipe.entry(name)
-    stats = DataStats(mean=(0.0,) * spec.channels, std=(0.5,) * spec.channels)
-    config = ModelConfig(family=entry.family, net=entry.net, spec=spec, stats=stats)
-    return config.build(context.recipe.seed)
-
-
-def _done(context: Context, *parts: str, kind: str) -> tuple[bool, str | None]:
-    from genmod.manifest import Manifest
-
+def _found(root: str, kind: str, fingerprint: str) -> tuple[bool, str]:
+    """Whether this very work is done, and its fingerprint. ConfigError if the folder holds other work."""
     schema = DatasetManifest if kind == "dataset" else Manifest
-    found = load(schema, context.at(*parts), kind)
-    return found is not None, found.fingerprint if found else None
+    return find_done(schema, root, kind, fingerprint) is not None, fingerprint
 
 
-def _train(context: Context, name: str, model: GenerativeModel) -> Step:
+UNKNOWN: tuple[bool, None] = False, None
+"""Of work whose input is not there yet."""
+
+
+def _train(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
+    from pipelines.train import job_of
+
     config = context.recipe.train_config(name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    done, fingerprint = _done(context, "models", name, kind="model")
+    done, fingerprint = UNKNOWN
+    if data.manifest is not None:
+        job = job_of(context, name, data.manifest)
+        done, fingerprint = _found(job.root, "model", job.fingerprint)
     work = {
         "images": config.nimg,
         "steps": -(-config.nimg // config.batch),
@@ -136,10 +144,19 @@ def _train(context: Context, name: str, model: GenerativeModel) -> Step:
     return Step(stage="train", name=name, done=done, fingerprint=fingerprint, work=work)
 
 
+def _model_is_there(context: Context, name: str) -> bool:
+    return load(Manifest, context.at("models", name), "model") is not None
+
+
 def _sample(context: Context, name: str, model: GenerativeModel) -> Step:
+    from pipelines.sample import plan_of
+
     config = context.recipe.sample
     how = context.recipe.sample_options(name)
-    done, fingerprint = _done(context, config.output, name, kind="dataset")
+    done, fingerprint = UNKNOWN
+    if _model_is_there(context, name):
+        planned = plan_of(context, name)
+        done, fingerprint = _found(planned.out_root, "dataset", planned.fingerprint)
     work = {
         "images": config.count,
         "shards": -(-config.count // config.shard_rows),
@@ -153,11 +170,10 @@ def _sample(context: Context, name: str, model: GenerativeModel) -> Step:
     return Step(stage="sample", name=name, done=done, fingerprint=fingerprint, work=work)
 
 
-def _score(
-    context: Context, name: str, model: GenerativeModel, dataset: DatasetManifest | None
-) -> Step:
+def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
+    from pipelines.score import plan_of
+
     config = context.recipe.score
-    done, fingerprint = _done(context, config.output, name, kind="scores")
     work: dict[str, Any] = {"split": config.split, "workers": config.workers}
     try:
         check_scorable(context, name)
@@ -165,25 +181,29 @@ def _score(
         return Step(
             stage="score", name=name, done=False, fingerprint=None, work={"Unscorable": str(reason)}
         )
-    if dataset is not None:
-        rows = min(dataset.rows(config.split), config.max_rows or dataset.rows(config.split))
-        how = context.recipe.score_options(name)
-        work["rows"] = rows
-        work["expected time"] = _expected(
-            context, score_s_per_image(model, how), rows, config.workers
-        )
+    done, fingerprint = UNKNOWN
+    if data.manifest is not None and _model_is_there(context, name):
+        planned = plan_of(context, name)
+        done, fingerprint = _found(planned.out_root, "scores", planned.fingerprint)
+    rows = min(data.rows[config.split], config.max_rows or data.rows[config.split])
+    work["rows"] = rows
+    s_per_image = score_s_per_image(model, context.recipe.score_options(name))
+    work["expected time"] = _expected(context, s_per_image, rows, config.workers)
     return Step(stage="score", name=name, done=done, fingerprint=fingerprint, work=work)
 
 
-def _evaluate(context: Context, name: str) -> Step:
+def _evaluate(context: Context, job: EvaluationJob) -> Step:
     config = context.recipe.evaluate
-    done, fingerprint = _done(context, "evaluation", name, kind="evaluation")
+    done, fingerprint = UNKNOWN
+    if all(storage.exists(url) for url in job.manifests()):
+        done, fingerprint = _found(job.out_root, "evaluation", job.fingerprint())
     work = {"reference split": config.reference, "images at most": config.images}
-    return Step(stage="evaluate", name=name, done=done, fingerprint=fingerprint, work=work)
+    return Step(stage="evaluate", name=job.name, done=done, fingerprint=fingerprint, work=work)
 
 
 def _promote(context: Context, name: str) -> Step:
-    done, fingerprint = _done(context, "verdict", name, kind="verdict")
+    verdict = load(Manifest, context.at("verdict", name), "verdict")
+    done, fingerprint = verdict is not None, verdict.fingerprint if verdict else None
     work = {"rules": ", ".join(context.recipe.promote.rules)}
     return Step(stage="promote", name=name, done=done, fingerprint=fingerprint, work=work)
 

@@ -24,6 +24,7 @@ from genmod.metrics.judge import readings_from
 from genmod.metrics.protocol import Reading
 from pipelines import evaluate, registry, sample
 from pipelines.bulk import Options
+from pipelines.checks import Data, check
 from pipelines.context import Context, Result
 from pipelines.promote import (
     champion_readings,
@@ -33,7 +34,7 @@ from pipelines.promote import (
     result,
     settle,
 )
-from pipelines.run import narrowed, need_models, scorable_models
+from pipelines.run import STEPS, narrowed, need_models, scorable_models
 from pipelines.run import stage as stage_of
 from pipelines.shard import shard
 
@@ -61,7 +62,7 @@ def stage(context: Context) -> Result:
     """The command: one cycle if the source has grown or a cycle is unfinished, else nothing."""
     begun_s = time.monotonic()
     need_models(context)
-    context.dataset()
+    check(context, Data.of(context.dataset()), STEPS)
     context.tracker.warm_up()
     for name in context.models:
         _seat_first(context, name)
@@ -190,10 +191,19 @@ def _free(context: Context, first: int, fingerprint: str) -> tuple[int, str]:
     raise AssertionError
 
 
+def frozen_job(context: Context, cycle: Context, name: str) -> EvaluationJob:
+    """What judges a cycle's model by the truth of version 1."""
+    frozen = {
+        "data_root": context.at("data"),
+        "features_root": context.at("features"),
+        "scored_root": cycle.at("data"),
+    }
+    return evaluate.evaluation_job(cycle, name).model_copy(update=frozen)
+
+
 def _evaluate(context: Context, cycle: Context) -> list[EvaluationJob]:
     """Judge the new models by the truth of version 1."""
-    frozen = {"data_root": context.at("data"), "features_root": context.at("features")}
-    jobs = [evaluate.evaluation_job(cycle, name).model_copy(update=frozen) for name in cycle.models]
+    jobs = [frozen_job(context, cycle, name) for name in cycle.models]
     evaluate.evaluate(context, evaluate.features_job(context), jobs)
     return jobs
 

@@ -30,7 +30,10 @@ def run(context: Context) -> Result:
     Models that have no density are said so before any work, and left out of scoring.
     """
     begun_s = time.monotonic()
+    from pipelines.checks import check, data_of
+
     scorable = scorable_models(context)
+    check(context, data_of(context), STEPS)
     context.tracker.warm_up()
     results: dict[str, Result] = {}
     for name in STEPS:
@@ -73,6 +76,15 @@ def scorable_models(context: Context) -> tuple[str, ...]:
         except Unscorable as reason:
             context.progress.say(f"score: {name} is left out, Unscorable: {reason}")
     return tuple(names)
+
+
+def is_scorable(context: Context, name: str) -> bool:
+    """Whether a model has a density, as the recipe asks for it."""
+    try:
+        check_scorable(context, name)
+    except Unscorable:
+        return False
+    return True
 
 
 def check_scorable(context: Context, name: str) -> None:

@@ -218,22 +218,17 @@ def regenerate(dataset_root: str, model_root: str, index: int) -> Row:
     return maker.row(index, maker.image(index), manifest.digest)
 
 
+def plan_of(context: Context, name: str) -> SamplePlan:
+    """The plan for one of the recipe's models."""
+    recipe = context.recipe
+    how = as_json(recipe.sample_options(name))
+    out_root = context.at(recipe.sample.output, name)
+    job = SampleJob(name, context.at("models", name), out_root, how)
+    return plan_sample(job, recipe.sample, seed=recipe.seed)
+
+
 def stage(context: Context) -> Result:
     """The command: a synthetic dataset from each of the recipe's models."""
-    recipe = context.recipe
     need_models(context)
-    plans = [
-        plan_sample(
-            SampleJob(
-                name,
-                context.at("models", name),
-                context.at(recipe.sample.output, name),
-                as_json(recipe.sample_options(name)),
-            ),
-            recipe.sample,
-            seed=recipe.seed,
-        )
-        for name in context.models
-    ]
-    jobs = [_job(plan) for plan in plans]
-    return run_stage(context, "sample", jobs, SampleActor, recipe.sample)
+    jobs = [_job(plan) for plan in [plan_of(context, name) for name in context.models]]
+    return run_stage(context, "sample", jobs, SampleActor, context.recipe.sample)

@@ -224,26 +224,20 @@ def score(job: ScoreJob, config: ScoreConfig, *, seed: int, options: Options = A
     return score_models([job], config, seed=seed, options=options)[0]
 
 
+def plan_of(context: Context, name: str) -> ScorePlan:
+    """The plan for one of the recipe's models."""
+    recipe = context.recipe
+    how = as_json(recipe.score_options(name))
+    out_root = context.at(recipe.score.output, name)
+    job = ScoreJob(name, context.at("models", name), context.at("data"), out_root, how)
+    return plan_score(job, recipe.score, seed=recipe.seed)
+
+
 def stage(context: Context) -> Result:
     """The command: a log-likelihood of each row from each of the recipe's models that has a density."""
     models = scorable_models(context)
     if not models:
         check_scorable(context, context.models[0])  # says why
     context = narrowed(context, models)
-    recipe = context.recipe
-    plans = [
-        plan_score(
-            ScoreJob(
-                name,
-                context.at("models", name),
-                context.at("data"),
-                context.at(recipe.score.output, name),
-                as_json(recipe.score_options(name)),
-            ),
-            recipe.score,
-            seed=recipe.seed,
-        )
-        for name in context.models
-    ]
-    jobs = [_job(plan) for plan in plans]
-    return run_stage(context, "score", jobs, ScoreActor, recipe.score)
+    jobs = [_job(plan) for plan in [plan_of(context, name) for name in models]]
+    return run_stage(context, "score", jobs, ScoreActor, context.recipe.score)

@@ -20,8 +20,8 @@ from genmod.data.plan import (
 )
 from genmod.data.shards import ShardReceipt, quarantine_file
 from genmod.data.sources import DataConfig
-from genmod.errors import GenmodError
-from genmod.manifest import NAMES, DatasetManifest, claim, find_done, load, publish
+from genmod.errors import DataError, GenmodError
+from genmod.manifest import NAMES, DatasetManifest, claim, find_done, load, publish, unclaim
 from pipelines.context import Context, Result
 
 TRIES = 3
@@ -95,7 +95,13 @@ def shard(
     refused = [row for receipt in made for row in receipt.refused]
     quarantine = quarantine_file(root, [*plan.refused, *refused])
     own = [*plan.own_refused, *refused]
-    check_budget(data, own, plan.rows + len(plan.own_refused))
+    try:
+        check_budget(data, own, plan.rows + len(plan.own_refused))
+    except DataError:
+        unclaim(
+            root
+        )  # quarantine.parquet stays, for a person to read; another recipe may have the folder
+        raise
     return publish(root, make_manifest(plan, made, quarantine))
 
 

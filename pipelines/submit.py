@@ -32,7 +32,6 @@ def submit(
     assignments: Sequence[str] = (),
     models: Sequence[str] = (),
     address: str | None = None,
-    dry_run: bool = False,
     wait: bool = True,
     as_json: bool = False,
 ) -> dict[str, Any]:
@@ -44,7 +43,6 @@ def submit(
         assignments: texts ``a.b=c``, applied here.
         models: only these models of the recipe; empty means all.
         address: of the head's job server; RAY_API_SERVER_ADDRESS if not given.
-        dry_run: let the job print its plan only.
         wait: follow the job to its end; otherwise return when it is submitted.
         as_json: the job's own JSON answer becomes part of the result.
 
@@ -58,7 +56,6 @@ def submit(
     for model in models:
         resolved.entry(model)
     options = [part for model in models for part in ("--model", model)]
-    options += ["--dry-run"] if dry_run else []
     with tempfile.TemporaryDirectory(prefix="genmod-job-") as folder:
         Path(folder, FILE).write_text(resolved.to_yaml())
         job_id, started = jobs.submit(_request(stage, resolved, options, folder, as_json))

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -117,7 +119,11 @@ class Tracker:
         """The command, or the address, that shows the runs."""
         if not self.config.enabled:
             return "tracking is off"
-        return f"mlflow ui --backend-store-uri {self.uri}" if self._artifacts else self.uri
+        if not self._artifacts:
+            return self.uri
+        beside = Path(sys.executable).with_name("mlflow")
+        program = str(beside) if beside.exists() else "mlflow"
+        return shlex.join([program, "ui", "--backend-store-uri", self.uri])
 
     def close(self, stall_s: float = STALL_S) -> bool:
         """Wait for what is still to be logged; gives up on an MLflow that fails or stalls."""

@@ -1,7 +1,6 @@
 """The plan of a dataset: which row of the source goes to which split, which shard, under which key.
 
-A pure function of the recipe's ``data`` section, the seed, the source's listing and, when a dataset grows,
-its parent. Letters: N rows.
+A pure function of the recipe's ``data``, the seed, the source's listing and a parent. Letters: N rows.
 """
 
 from __future__ import annotations
@@ -30,11 +29,8 @@ from genmod.data.tars import BLOCK
 from genmod.errors import DataError
 from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpec, Split
 
-SHARD_ROWS, SHARD_BYTES = 2048, 32 << 20
-"""Rows and pixel bytes of a shard where the recipe does not say."""
-
-PROBE_ROWS = 16
-"""Rows that are encoded to estimate the size of all."""
+SHARD_ROWS, SHARD_BYTES, PROBE_ROWS = 2048, 32 << 20, 16
+"""Rows and pixel bytes of a shard where the recipe does not say; rows encoded to estimate all."""
 
 RefusedRow = tuple[str, str, str]
 """(key, name, reason)."""
@@ -119,14 +115,14 @@ class DatasetPlan:
 
     def summary(self) -> ShardPlan:
         """For people and for ``--dry-run``; encodes some rows to learn how large they become."""
-        by_split = dict.fromkeys(SPLITS, 0)
+        by_split: Counter[str] = Counter()
         for shard in self.shards:
             by_split[shard.split] += len(shard.row_N)
         return ShardPlan(
             source=self.source,
             spec=self.spec,
             rows=self.rows,
-            rows_by_split={str(split): rows for split, rows in by_split.items()},
+            rows_by_split={split: by_split[split] for split in SPLITS},
             refused=len(self.refused),
             shards=len(self.shards),
             size_bytes=self.rows * self._bytes_of_a_row(),

@@ -14,6 +14,7 @@ from genmod.data.synthetic import SPLIT
 from genmod.errors import ConfigError, DataError
 from genmod.likelihood.table import read_parquet
 from genmod.manifest import (
+    NAMES,
     DatasetManifest,
     FileEntry,
     Manifest,
@@ -102,6 +103,8 @@ class EvaluationJob(Config):
     out_root: str
     scores_root: str | None = None
     """None for a model without scores; ``unscored`` then says why."""
+    scored_root: str | None = None
+    """URL of the dataset that was scored, if it is not the one at ``data_root``."""
     unscored: str = ""
     config: EvaluateConfig
     seed: int = 0
@@ -114,6 +117,13 @@ class EvaluationJob(Config):
             "features": self.features_root,
         }
         return roots if self.scores_root is None else roots | {"scores": self.scores_root}
+
+    def manifests(self) -> list[str]:
+        """URLs of the inputs' manifests."""
+        kinds = {"data": "dataset", "samples": "dataset"}
+        return [
+            storage.join(root, NAMES[kinds.get(name, name)]) for name, root in self.roots().items()
+        ]
 
     def given(self) -> dict[str, Manifest]:
         """The manifests of what other stages have made. ConfigError for one that is not there."""
@@ -129,7 +139,19 @@ class EvaluationJob(Config):
             )
         if self.scores_root is not None:
             made_by = f"score --model {self.name}"
-            found["scores"] = require(Manifest, self.scores_root, "scores", made_by)
+            scores = require(Manifest, self.scores_root, "scores", made_by)
+            found["scores"] = scores
+            scored = open_dataset(self.scored_root) if self.scored_root else data
+            for what, theirs, wanted in (
+                ("model", scores.parents["model"], samples.parents["model"]),
+                ("dataset", scores.parents["dataset"], scored.digest),
+            ):
+                if theirs != wanted:
+                    raise ConfigError(
+                        f"the scores at {self.scores_root} are of {what} {theirs[:12]}, the samples at "
+                        f"{self.samples_root} go with {wanted[:12]}; remove the older folder and make "
+                        f"it again: genmod {made_by}"
+                    )
         return found
 
     def inputs(self) -> dict[str, Manifest]:

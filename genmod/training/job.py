@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from genmod.config import Config, as_json, parse
 from genmod.data.reader import TrainingStream, open_dataset, read_rows
 from genmod.errors import DataError, StorageError
-from genmod.manifest import DatasetManifest, Manifest, find_done, load
+from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load
 from genmod.models.base import GenerativeModel, ModelConfig, family
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
@@ -54,17 +55,22 @@ def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
     net = parse(model_class.Config, job.model.net, f"model.{job.name}.net")
     model_class.check(net, job.model.spec)
     parse(model_class.Sample, job.sample, f"model.{job.name}.sample")
-    if not data.rows("train"):
-        raise DataError(f"{job.data_root}: the train split has no rows; shard more data")
-    if job.train.validate_every_nimg is not None and not data.rows("val"):
-        raise DataError(
-            f"{job.data_root}: the val split has no rows; raise data.splits.val, "
-            "or set train.validate_every_nimg=null"
-        )
+    check_rows(job.train, job.data_root, {split: data.rows(split) for split in SPLITS})
     model = job.model.model_copy(update={"net": as_json(net)})
     planned = job.model_copy(update={"model": model})
     job.train.check_phases(model.build().phases())
     return planned
+
+
+def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> None:
+    """DataError if a split that training reads has no rows."""
+    if not rows["train"]:
+        raise DataError(f"{data_root}: the train split has no rows; shard more data")
+    if config.validate_every_nimg is not None and not rows["val"]:
+        raise DataError(
+            f"{data_root}: the val split has no rows; raise data.splits.val, "
+            "or set train.validate_every_nimg=null"
+        )
 
 
 def run_job(job: TrainJob, world: World) -> Manifest:

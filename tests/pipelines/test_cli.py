@@ -13,7 +13,7 @@ from pipelines.cli import STAGES, main
 @pytest.fixture
 def world(tmp_path):
     """A recipe over a small unlabelled source, and the root it names."""
-    images = np.zeros((12, 8, 8), dtype=np.uint8)
+    images = np.zeros((200, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=images)
     (tmp_path / "my.yaml").write_text(
         f"""
@@ -78,11 +78,40 @@ def test_dry_run_prints_recipe_and_plan_and_writes_nothing(world, capsys):
     planned = [(step["stage"], step["name"]) for step in answer["plan"]]
     assert planned[0] == ("shard", "data")
     assert {("train", "small"), ("sample", "game"), ("score", "small")} <= set(planned)
-    assert answer["plan"][0]["work"]["images"] == 12
+    assert answer["plan"][0]["work"]["images"] == 200
     assert any(line.startswith("# train small: to do; images ") for line in out)
     unscorable = next(s for s in answer["plan"] if (s["stage"], s["name"]) == ("score", "game"))
     assert "Unscorable" in unscorable["work"]
     assert not (world / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("sample.labels=7", "sample.labels"),
+        ("data.splits={val: 0.2, test: 0}", "split test"),
+        ("data.splits={val: 0, test: 0.2}", "the val split has no rows"),
+        ("sample.count=3", "sample.count"),
+        ("model.game.net={generator: {widths: [8, 8, 8, 8, 8]}}", "gan"),
+        ("root=memory://here", "only one process can see"),
+        ("train.optim.lr=.inf", "finite"),
+        ("model.a/b={family: vae}", "model.a/b"),
+        ("model.../out={family: vae}", "model"),
+    ],
+)
+@pytest.mark.parametrize("words", [("run",), ("run", "--dry-run")])
+def test_a_run_refuses_what_a_later_stage_would(world, capsys, words, change, says):
+    assert command(world, *words, "--set", change) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("genmod: error: ")]
+    assert says in line
+    assert not (world / "out").exists()
+
+
+def test_a_key_that_is_there_twice(world, capsys):
+    with (world / "my.yaml").open("a") as recipe:
+        recipe.write("root: elsewhere\n")
+    assert command(world, "shard", "--dry-run") == 2
+    assert "'root' is there twice" in capsys.readouterr().err
 
 
 def test_a_recipe_that_is_not_there(capsys):

@@ -17,7 +17,7 @@ from genmod import storage
 from genmod.data.shards import Row, write_shard
 from genmod.errors import ConfigError, DataError
 from genmod.likelihood.table import Moments, Rows, ScoreLabel, Scores, summary
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, publish, write_file
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load, publish, write_file
 from genmod.metrics.evaluation import EvaluationJob, FeaturesJob
 from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.judge import readings_from
@@ -81,7 +81,7 @@ def model(root, family):
     return publish(root, Manifest(kind="model", fingerprint=root, files=(entry,), facts=facts))
 
 
-def scores(root, rows=97):
+def scores(root, model="", data="", rows=97):
     nats_B = torch.linspace(-140, -90, rows, dtype=torch.float64)
     log_prob = LogProb(
         nats_B, nats_B * 0, "stochastic_lower_bound", "iwae", "prior", "counts", {"k": 64}
@@ -94,18 +94,24 @@ def scores(root, rows=97):
         "split": "val",
         "rows_of_files": [rows],
     }
-    return publish(root, Manifest(kind="scores", fingerprint=root, files=(entry,), facts=facts))
+    parents = {"model": model, "dataset": data}
+    return publish(
+        root,
+        Manifest(kind="scores", fingerprint=root, files=(entry,), facts=facts, parents=parents),
+    )
 
 
 def fill(root):
     """What the stages before leave behind: a scored model and one without a density."""
-    dataset(f"{root}/data", {"train": (0, 1000), "val": (1000, 1200), "test": (1200, 1500)})
+    parts = {"train": (0, 1000), "val": (1000, 1200), "test": (1200, 1500)}
+    data = dataset(f"{root}/data", parts)
     for name in ("vae", "gan"):
         made = model(f"{root}/models/{name}", name)
         facts = {"sample": {"sampler": "ancestral", "draws_from_p": True, "seed": 0}}
         parents = {"model": made.digest}
         dataset(f"{root}/samples/{name}", {"train": (1500, 1790)}, facts, parents=parents)
-    scores(f"{root}/scores/vae")
+    of = load(Manifest, f"{root}/models/vae", "model")
+    scores(f"{root}/scores/vae", of.digest, data.digest)
     return root
 
 
@@ -213,6 +219,18 @@ def test_inputs_that_are_missing_or_misshapen_are_refused_before_anything_is_wri
     with pytest.raises(ConfigError, match="1x6x8"):
         evaluation_job(evaluated, "vae", samples_root=str(tmp_path / "odd"), out_root=out).do()
     assert not storage.exists(out)
+
+
+def test_scores_of_another_model_or_dataset_are_not_shown_as_this_ones(evaluated, tmp_path):
+    mine = evaluation_job(evaluated, "vae").inputs()["scores"].parents
+    for what in ("model", "dataset"):
+        other = str(tmp_path / what)
+        changed = mine | {what: "0" * 64}
+        scores(other, changed["model"], changed["dataset"])
+        job = evaluation_job(evaluated, "vae", scores_root=other, out_root=str(tmp_path / "out"))
+        with pytest.raises(ConfigError, match=f"of {what} 000000000000"):
+            job.do()
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_reference_is_refused(evaluated, tmp_path):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from genmod.data.shards import Row, dataset_facts, quarantine_file, write_shard
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, publish, write_file
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest, claim, publish, write_file
 from pipelines.verify import verify
 
 
@@ -106,6 +106,24 @@ def test_an_edited_manifest_and_one_that_is_none(root):
         file.write_text(text)
         (fault,) = verify(str(root / "data"))
         assert "not a manifest" in fault
+
+
+def test_a_folder_without_its_manifest_is_unfinished(root):
+    claim(str(root / "scores" / "m"), "f")
+    (fault,) = verify(str(root))
+    assert "scores/m: unfinished" in fault
+    (root / "scores" / "m" / "claim.json").unlink()
+    assert verify(str(root / "data" / "dataset.json")) == []
+    assert verify(str(root)) == []
+
+
+def test_what_an_evaluation_was_made_from_must_be_there(root):
+    features = publish(str(root / "features"), Manifest(kind="features", fingerprint="f"))
+    parents = {"features": features.digest, "scores": "ab" * 32}
+    made = Manifest(kind="evaluation", fingerprint="f", parents=parents, facts={"model": "m"})
+    publish(str(root / "evaluation" / "m"), made)
+    (fault,) = verify(str(root))
+    assert fault.startswith("m: the scores abababababab")
 
 
 def test_nothing_to_verify(tmp_path):
