@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         interruption = GenmodError("interrupted; the same command goes on from here")
         return _failed(options, interruption, 1, begun_s)
+    except PermissionError as error:
+        what = error.filename or "something there"
+        denied = ConfigError(f"{what}: permission denied; let this user read or write it")
+        return _failed(options, denied, denied.exit_code, begun_s)
     except Exception as error:  # one line for people; the traceback is there with --debug
         return _failed(options, error, 1, begun_s)
     code = int(result.pop("exit_code", 0))
