@@ -118,7 +118,7 @@ def _make_all(
     names = [planned.name for planned in plan.shards]
     made = receipts.load_all(ShardReceipt, root, names, plan.fingerprint)
     missing = [planned for planned in plan.shards if planned.name not in made]
-    rows = {planned.name: len(planned.row_N) for planned in plan.shards}
+    rows = {planned.name: planned.rows for planned in plan.shards}
     progress(sum(rows[name] for name in made), plan.rows)
     for name, receipt in _run_tasks(plan, root, missing, at_once):
         made[name] = receipt

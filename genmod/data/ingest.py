@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from genmod import receipts
 from genmod.config import Config
 from genmod.data.codecs import Refused, Resize, conform
-from genmod.data.shards import Row, ShardReceipt, write_shard
+from genmod.data.shards import Row, ShardReceipt, key_of, write_shard
 from genmod.data.sources import open_source, pixels_of
 from genmod.manifest import ImageSpec, Split
 
@@ -26,7 +27,6 @@ class ShardJob(Config):
     source: str
     source_fingerprint: str
     refs: tuple[Any, ...]
-    keys: tuple[str, ...]
     names: tuple[str, ...]
     labels: tuple[int, ...] | None
 
@@ -42,10 +42,12 @@ def make_shard(values: Mapping[str, Any]) -> ShardReceipt:
     """
     job = ShardJob.model_validate(dict(values))
     refused: list[tuple[str, str, str]] = []
-    rows = list(_rows(job, refused))
+    rows = _rows(job, refused)
+    first = next(rows, None)
     entry, facts = None, None
-    if rows:
-        entry, facts = write_shard(job.root, job.name, job.split, job.spec, rows)
+    if first is not None:
+        whole = chain((first,), rows)
+        entry, facts = write_shard(job.root, job.name, job.split, job.spec, whole)
     receipt = ShardReceipt(
         fingerprint=job.fingerprint, shard=entry, facts=facts, refused=tuple(refused)
     )
@@ -55,7 +57,8 @@ def make_shard(values: Mapping[str, Any]) -> ShardReceipt:
 def _rows(job: ShardJob, refused: list[tuple[str, str, str]]) -> Iterator[Row]:
     images = open_source(job.source).fetch(job.refs, job.source_fingerprint)
     for number, image in enumerate(images):
-        key, name = job.keys[number], job.names[number]
+        name = job.names[number]
+        key = key_of(name)
         try:
             image_HWC = conform(pixels_of(image), job.spec, job.resize)
         except Refused as reason:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
-
-import numpy as np
 
 from genmod import storage
 from genmod.data.shards import QUARANTINE, RowFacts, read_table
-from genmod.data.sources import Listing
 from genmod.errors import DataError
 from genmod.manifest import DatasetManifest, FileEntry, ShardEntry, Split
 
@@ -25,8 +22,6 @@ class Parent:
 
     root: str
     manifest: DatasetManifest
-    known_keys: frozenset[str]
-    """Of its samples, and of the inputs that it refused."""
     refused: tuple[tuple[str, str, str], ...]
     """(key, name, reason) from its quarantine."""
 
@@ -57,41 +52,41 @@ class Parent:
         """Of the rows that a split has already."""
         return RowFacts.model_validate(self.manifest.facts["splits"].get(split, {}))
 
-    def adopt(self, listing: Listing) -> Listing:
-        """The listing with classes numbered as the parent numbers them.
+    def adopt(self, class_names: Sequence[str]) -> tuple[str, ...]:
+        """The names and numbers of classes that a source with these has to take over.
 
         Raises:
             DataError: it has a class that the parent lacks, so models of the parent could not learn it.
         """
         mine = self.manifest.class_names
-        if listing.labels_N is None or listing.class_names == mine:
-            return listing
-        if new := [name for name in listing.class_names if name not in mine]:
+        if new := [name for name in class_names if name not in mine]:
             raise DataError(
                 f"class {new[0]!r} is not one of the dataset's that grows, {self.root}; "
                 "make a new dataset under another root"
             )
-        number_K = np.array([mine.index(name) for name in listing.class_names] + [-1])
-        labels_N = np.where(listing.labels_N < 0, -1, number_K[listing.labels_N])
-        return replace(listing, labels_N=labels_N, class_names=mine)
+        return mine
+
+    def keys(self) -> Iterator[Sequence[str]]:
+        """Of its samples and of the inputs that it refused, in parts."""
+
+        def read(shard: ShardEntry) -> Sequence[str]:
+            url = storage.join(self.root, shard.index.path)
+            return cast(
+                "list[str]", read_table(storage.read_bytes(url), url, ["key"])["key"].to_pylist()
+            )
+
+        yield [key for key, _, _ in self.refused]
+        shards = self.manifest.shards
+        with ThreadPoolExecutor(READERS) as pool:
+            for at in range(0, len(shards), READERS):
+                yield from pool.map(read, shards[at : at + READERS])
 
 
 def load_parent(root: str, manifest: DatasetManifest) -> Parent:
-    """Read the keys of a dataset and what it refused."""
-
-    def keys(shard: ShardEntry) -> Sequence[str]:
-        url = storage.join(root, shard.index.path)
-        return cast(
-            "list[str]", read_table(storage.read_bytes(url), url, ["key"])["key"].to_pylist()
-        )
-
-    with ThreadPoolExecutor(READERS) as pool:
-        known = [key for some in pool.map(keys, manifest.shards) for key in some]
+    """Open a dataset, and read what it refused."""
     refused: list[tuple[str, str, str]] = []
     if any(entry.path == QUARANTINE for entry in manifest.files):
         url = storage.join(root, QUARANTINE)
         table = read_table(storage.read_bytes(url), url).to_pydict()
         refused = list(zip(table["key"], table["name"], table["reason"], strict=True))
-    return Parent(
-        root, manifest, frozenset([*known, *(key for key, _, _ in refused)]), tuple(refused)
-    )
+    return Parent(root, manifest, tuple(refused))

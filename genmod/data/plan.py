@@ -5,7 +5,6 @@ A pure function of the recipe's ``data``, the seed, the source's listing and a p
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,11 +19,13 @@ from numpy.typing import NDArray
 
 from genmod import rng
 from genmod.config import Config, fingerprint
+from genmod.data.catalogue import CHUNK_ROWS, Catalogue, Places, RefusedRow
 from genmod.data.codecs import Codec, Refused, conform
 from genmod.data.parent import Parent
 from genmod.data.resolve import resolve_spec
-from genmod.data.shards import RowFacts, ShardReceipt, dataset_facts, key_of
-from genmod.data.sources import NO_LABEL, DataConfig, Listing, Splits, open_source, pixels_of
+from genmod.data.shards import RowFacts, ShardReceipt, dataset_facts
+from genmod.data.sources import DataConfig, Scan, open_source, pixels_of
+from genmod.data.spill import Groups, RowLine
 from genmod.data.tars import BLOCK
 from genmod.errors import DataError
 from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpec, Split
@@ -32,8 +33,11 @@ from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpe
 SHARD_ROWS, SHARD_BYTES, PROBE_ROWS = 2048, 32 << 20, 16
 """Rows and pixel bytes of a shard where the recipe does not say; rows encoded to estimate all."""
 
-RefusedRow = tuple[str, str, str]
-"""(key, name, reason)."""
+TASK_BYTES = 512 << 20
+"""A process with what it imports, files that it fetches ahead, and a large image."""
+
+TAR_ROW_BYTES = 4 * BLOCK
+"""What a row takes in a tar beside its pixels."""
 
 
 class ShardPlan(Config):
@@ -58,35 +62,39 @@ class PlannedShard:
 
     name: str
     split: Split
-    row_N: NDArray[np.int64]
-    """Numbers of rows in the listing, in the shard's order."""
+    rows: int
     first_index: int
     """Index in the split of the first row; the others follow."""
+    group: int
+    """Where the lines of its rows lie, and which is the first of them."""
+    first_line: int
 
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """What the stage will do, before it does anything."""
+    """What the stage will do, before it does anything. Its rows are on disk, not in memory."""
 
     fingerprint: str
     source: str
     """``KIND:WHERE``, absolute."""
-    listing: Listing
-    keys: Sequence[str]
+    scan: Scan
     data: DataConfig
     spec: ImageSpec
     class_names: tuple[str, ...]
+    class_numbers: tuple[int, ...]
+    """Of the classes as the lines number them, where they have names."""
     shards: tuple[PlannedShard, ...]
     refused: tuple[RefusedRow, ...]
     """What the plan already refuses, and what the parent refused."""
     parents: dict[str, str]
     """Digests of what the dataset is made from."""
     parent: Parent | None
+    groups: Groups
 
     @property
     def rows(self) -> int:
         """Of all shards to make."""
-        return sum(len(shard.row_N) for shard in self.shards)
+        return sum(shard.rows for shard in self.shards)
 
     @property
     def own_refused(self) -> tuple[RefusedRow, ...]:
@@ -95,8 +103,10 @@ class DatasetPlan:
 
     def job(self, shard: PlannedShard, root: str) -> dict[str, Any]:
         """Everything that the maker of a shard needs, as JSON values."""
-        rows = shard.row_N.tolist()
-        labels = self.listing.labels_N if self.spec.classes else None
+        lines = self.lines(shard)
+        labels = [line.label for line in lines] if self.spec.classes else None
+        if labels and self.class_numbers:
+            labels = [self.class_numbers[label] for label in labels]
         return {
             "root": root,
             "name": shard.name,
@@ -106,18 +116,28 @@ class DatasetPlan:
             "spec": self.spec.model_dump(mode="json"),
             "resize": self.data.resize,
             "source": self.source,
-            "source_fingerprint": self.listing.fingerprint,
-            "refs": [self.listing.refs[row] for row in rows],
-            "keys": [self.keys[row] for row in rows],
-            "names": [self.listing.names[row] for row in rows],
-            "labels": None if labels is None else labels[shard.row_N].tolist(),
+            "source_fingerprint": self.scan.fingerprint,
+            "refs": [line.ref for line in lines],
+            "names": [line.name for line in lines],
+            "labels": labels,
         }
+
+    def lines(self, shard: PlannedShard) -> list[RowLine]:
+        """The rows of a shard, in its order."""
+        return self.groups.rows(shard.group, shard.first_line, shard.rows)
+
+    @property
+    def task_bytes(self) -> int:
+        """Memory that the maker of a shard needs: pixels and tar of the largest, what it reads at once."""
+        rows = max((shard.rows for shard in self.shards), default=0)
+        shard_bytes = rows * (self.spec.dims + TAR_ROW_BYTES)
+        return TASK_BYTES + 3 * shard_bytes + 2 * self.scan.piece_bytes
 
     def summary(self) -> ShardPlan:
         """For people and for ``--dry-run``; encodes some rows to learn how large they become."""
         by_split: Counter[str] = Counter()
         for shard in self.shards:
-            by_split[shard.split] += len(shard.row_N)
+            by_split[shard.split] += shard.rows
         return ShardPlan(
             source=self.source,
             spec=self.spec,
@@ -134,25 +154,15 @@ class DatasetPlan:
         """Headers, the label's block, and the mean of a few images, in whole blocks."""
         if not self.shards:
             return 0
-        row_N = self.shards[0].row_N
-        some = row_N[:: -(-len(row_N) // PROBE_ROWS)].tolist()
-        refs = [self.listing.refs[row] for row in some]
+        lines = self.lines(self.shards[0])
+        refs = [line.ref for line in lines[:: -(-len(lines) // PROBE_ROWS)]]
         codec, sizes = Codec(self.spec), [0]
-        for image in open_source(self.source).fetch(refs, self.listing.fingerprint):
+        for image in open_source(self.source).fetch(refs, self.scan.fingerprint):
             with suppress(Refused):
                 image_HWC = conform(pixels_of(image), self.spec, self.data.resize)
                 sizes.append(-(-len(codec.encode(image_HWC)) // BLOCK) * BLOCK)
         label = 2 * BLOCK if self.spec.classes else 0
         return BLOCK + label + sum(sizes) // max(1, len(sizes) - 1)
-
-
-def split_of(key: str, splits: Splits) -> Split:
-    """The split of a key: the same for ever, whatever else the dataset holds and whatever the seed."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"genmod.split").digest()
-    share = int.from_bytes(digest, "little") / 2**64
-    if share < splits.test:
-        return "test"
-    return "val" if share < splits.test + splits.val else "train"
 
 
 def make_plan(data: DataConfig, seed: int, parent: Parent | None = None) -> DatasetPlan:
@@ -168,80 +178,66 @@ def make_plan(data: DataConfig, seed: int, parent: Parent | None = None) -> Data
         DataError: the source is not there, or too much of it cannot be used.
     """
     source = open_source(data.source)
-    listing = source.listing()
-    if parent is not None:
-        listing = parent.adopt(listing)
-    spec, class_names = resolve_spec(data, source, listing, parent)
-    keys = [key_of(name) for name in listing.names]
-    kept_N, refused = _sift(listing, keys, spec, parent)
-    check_budget(data, refused, len(listing) + len(listing.refused))
-    if parent is not None:
-        refused = [*parent.refused, *refused]
-    splits = [split_of(keys[row], data.splits) for row in kept_N.tolist()]
-    if "train" not in splits and parent is None:
-        raise DataError(f"{source.text}: {len(kept_N)} rows leave nothing to train on; add data")
+    catalogue = Catalogue(source, data.splits, parent.keys() if parent else ())
+    spec, class_names = resolve_spec(data, source, catalogue, parent)
+    catalogue.sift(spec.classes)
+    refused = catalogue.refused(spec.classes)
+    check_budget(data, refused, catalogue.inputs)
+    if parent is None and catalogue.rows_of("train") == 0:
+        raise DataError(
+            f"{source.text}: {catalogue.inputs} inputs leave nothing to train on; add data"
+        )
     row_limit = data.shard_rows or max(1, min(SHARD_ROWS, SHARD_BYTES // spec.dims))
-    shards: list[PlannedShard] = []
-    for split in SPLITS:
-        row_N = kept_N[[mine == split for mine in splits]]
-        if source.scattered:
-            at_N = torch.arange(len(row_N))
-            row_N = row_N[rng.shuffle(at_N, len(row_N), seed, f"shard/{split}").numpy()]
-        index = parent.facts(split).next_index if parent else 0
-        version = f"v{parent.version + 1:03d}-" if parent else ""
-        count = -(-len(row_N) // row_limit)
-        bounds = [number * len(row_N) // max(1, count) for number in range(count + 1)]
-        for number, (first, end) in enumerate(pairwise(bounds)):
-            name = f"{split}-{version}{number:06d}"
-            shards.append(PlannedShard(name, split, row_N[first:end], index + first))
-    parents = {"source": listing.fingerprint, **(parent.digests if parent else {})}
+    shards, groups = _deal(catalogue, row_limit, seed if source.scattered else None, parent)
+    parents = {"source": catalogue.scan.fingerprint, **(parent.digests if parent else {})}
     return DatasetPlan(
         fingerprint=fingerprint("dataset", FORMAT, data.result(), seed, parents),
         source=source.text,
-        listing=listing,
-        keys=keys,
+        scan=catalogue.scan,
         data=data,
         spec=spec,
         class_names=class_names,
+        class_numbers=tuple(catalogue.class_numbers(class_names)) if spec.classes else (),
         shards=tuple(shards),
-        refused=tuple(refused),
+        refused=(*(parent.refused if parent else ()), *refused),
         parents=parents,
         parent=parent,
+        groups=groups,
     )
 
 
-def _sift(
-    listing: Listing, keys: Sequence[str], spec: ImageSpec, parent: Parent | None
-) -> tuple[NDArray[np.int64], list[RefusedRow]]:
-    """Rows to shard, and what is refused without looking at an image."""
-    known = parent.known_keys if parent else frozenset[str]()
-    refused = [
-        (key, name, reason)
-        for name, reason in listing.refused
-        if (key := key_of(name)) not in known
-    ]
-    labels = listing.labels_N.tolist() if listing.labels_N is not None and spec.classes else None
-    kept: list[int] = []
-    used: set[str] = set()
-    for row, (key, name) in enumerate(zip(keys, listing.names, strict=True)):
-        if key in known:
-            continue
-        if key in used:
-            refused.append((key, name, "its key is in use already"))
-        elif labels is not None and not 0 <= labels[row] < spec.classes:
-            refused.append((key, name, _label_fault(labels[row], spec.classes)))
-        else:
-            used.add(key)
-            kept.append(row)
-    return np.array(kept, dtype=np.int64), refused
+def _deal(
+    catalogue: Catalogue, row_limit: int, seed: int | None, parent: Parent | None
+) -> tuple[list[PlannedShard], Groups]:
+    """Shards of about the same size, and their rows: mixed over a split's shards, or in order if not."""
+    shards: list[PlannedShard] = []
+    starts: dict[Split, NDArray[np.int64]] = {}
+    groups: dict[Split, NDArray[np.int64]] = {}
+    version = f"v{parent.version + 1:03d}-" if parent else ""
+    together = max(1, CHUNK_ROWS // row_limit)
+    group = 0
+    for split in SPLITS:
+        rows = catalogue.rows_of(split)
+        index = parent.facts(split).next_index if parent else 0
+        count = -(-rows // row_limit)
+        bounds = [number * rows // max(1, count) for number in range(count + 1)]
+        groups[split] = group + np.arange(count, dtype=np.int64) // together
+        group += -(-count // together)
+        starts[split] = np.array(bounds[:-1], dtype=np.int64)
+        for number, (first, end) in enumerate(pairwise(bounds)):
+            name, mine = f"{split}-{version}{number:06d}", int(groups[split][number])
+            first_line = first - bounds[number - number % together]
+            shards.append(PlannedShard(name, split, end - first, index + first, mine, first_line))
 
+    def group_of(split: Split, first: int, count: int) -> Places:
+        slot_M = np.arange(first, first + count, dtype=np.int64)
+        if seed is not None:
+            size = catalogue.rows_of(split)
+            slot_M = rng.shuffle(torch.from_numpy(slot_M), size, seed, f"shard/{split}").numpy()
+        shard_M = np.searchsorted(starts[split], slot_M, side="right") - 1
+        return slot_M, groups[split][shard_M]
 
-def _label_fault(label: int, classes: int) -> str:
-    if label == NO_LABEL:
-        return "has no label"
-    if label < 0:
-        return "its label is not a number of a class"
-    return f"label {label}, there are {classes} classes"
+    return shards, catalogue.place(group_of)
 
 
 def over_budget(data: DataConfig, refused: int, rows: int) -> bool:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from genmod.data.catalogue import Catalogue
 from genmod.data.codecs import Refused
 from genmod.data.parent import Parent
-from genmod.data.sources import DataConfig, Listing, Source, pixels_of
+from genmod.data.sources import DataConfig, Source, pixels_of
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import ImageSpec
 
 MAX_CLASSES = 100_000
 """More than these are taken for a fault of the labels."""
 
-PEEK_ROWS = 64
-"""How many images are tried to learn the size, where the recipe does not say."""
-
 
 def resolve_spec(
-    data: DataConfig, source: Source, listing: Listing, parent: Parent | None
+    data: DataConfig, source: Source, catalogue: Catalogue, parent: Parent | None
 ) -> tuple[ImageSpec, tuple[str, ...]]:
     """The dataset's spec and class names.
 
@@ -24,14 +22,14 @@ def resolve_spec(
         ConfigError: the recipe asks for what is not there.
         DataError: no image of the source can be read.
     """
-    classes, class_names = _classes(data, source, listing, parent)
+    classes, class_names = _classes(data, source, catalogue, parent)
     size = data.image_size
     if parent is not None:
         channels, height, width = parent.manifest.spec.shape
-    elif listing.shape is not None:
-        channels, height, width = listing.shape
+    elif catalogue.scan.shape is not None:
+        channels, height, width = catalogue.scan.shape
     elif size is None or data.channels is None:
-        channels, height, width = _peek(source, listing)
+        channels, height, width = _peek(source, catalogue)
     else:
         channels, height, width = data.channels, 0, 0
     if size is not None:
@@ -52,7 +50,7 @@ def resolve_spec(
 
 
 def _classes(
-    data: DataConfig, source: Source, listing: Listing, parent: Parent | None
+    data: DataConfig, source: Source, catalogue: Catalogue, parent: Parent | None
 ) -> tuple[int, tuple[str, ...]]:
     """How many classes the dataset has, and their names if they have any."""
     if data.labels is False:
@@ -61,7 +59,10 @@ def _classes(
                 f"the recipe says data.labels=false and data.classes={data.classes}; leave one out"
             )
         return 0, ()
-    found, names = listing.classes, listing.class_names
+    found, names = catalogue.classes, catalogue.class_names
+    if parent is not None and names:
+        names = parent.adopt(names)
+        found = len(names)
     if found == 0:
         if data.classes or data.labels is True:
             asked = f"data.classes={data.classes}" if data.classes else "data.labels=true"
@@ -81,10 +82,10 @@ def _classes(
     return classes, names
 
 
-def _peek(source: Source, listing: Listing) -> tuple[int, int, int]:
+def _peek(source: Source, catalogue: Catalogue) -> tuple[int, int, int]:
     """(C, H, W) of the first image that can be read."""
     reason = ""
-    for image in source.fetch(listing.refs[:PEEK_ROWS], listing.fingerprint):
+    for image in source.fetch(catalogue.first_refs, catalogue.scan.fingerprint):
         try:
             shape = pixels_of(image).shape
         except Refused as error:
@@ -92,5 +93,6 @@ def _peek(source: Source, listing: Listing) -> tuple[int, int, int]:
             continue
         return (1 if len(shape) == 2 else shape[2]), shape[0], shape[1]
     raise DataError(
-        f"{source.text}: none of the first {PEEK_ROWS} images can be read; the first: {reason}"
+        f"{source.text}: none of the first {len(catalogue.first_refs)} images can be read; "
+        f"the first: {reason}"
     )

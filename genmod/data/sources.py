@@ -104,6 +104,8 @@ class Scan:
     """Of the images as they are, for estimates."""
     shape: tuple[int, int, int] | None = None
     """(C, H, W) if all images are declared to have it."""
+    piece_bytes: int = 0
+    """The most that a task has to hold to fetch one image."""
 
 
 @dataclass(frozen=True)

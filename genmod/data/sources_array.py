@@ -76,7 +76,7 @@ class ArraySource(Source):
         if not arrays.names:
             raise DataError(f"{self.text} holds no images")
         scan.fingerprint = arrays.fingerprint
-        scan.size_bytes = sum(part.nbytes for part in arrays.images)
+        scan.size_bytes = scan.piece_bytes = sum(part.nbytes for part in arrays.images)
         for row, name in enumerate(arrays.names):
             label = NO_LABEL if arrays.labels_N is None else int(arrays.labels_N[row])
             yield Entry(name, row, label if label >= NO_LABEL else BAD_LABEL)

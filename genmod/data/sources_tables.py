@@ -60,7 +60,9 @@ class Parquet(Source):
                 kinds.add(_label_kind(file, label_column, url))
                 number = 0
                 for group in range(file.num_row_groups):
-                    scan.size_bytes += _check_group(file, group, url)
+                    size_bytes = _check_group(file, group, url)
+                    scan.size_bytes += size_bytes
+                    scan.piece_bytes = max(scan.piece_bytes, size_bytes)
                     for row, label in enumerate(_labels(file, group, label_column)):
                         content.update(f"{label!r},".encode())
                         yield Entry(row_name(number, f"{stem}-"), [url, group, row], label)

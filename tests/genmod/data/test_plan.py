@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genmod import storage
+from genmod.data.catalogue import split_of
 from genmod.data.ingest import make_shard
 from genmod.data.parent import load_parent
-from genmod.data.plan import check_budget, make_plan, split_of
+from genmod.data.plan import check_budget, make_plan
 from genmod.data.reader import open_dataset, split_reader
 from genmod.data.shards import key_of
 from genmod.data.sources import DataConfig, Splits
@@ -39,8 +40,8 @@ def test_shares_of_splits_and_every_row_once(npz):
     assert sum(rows.values()) == 3000
     assert abs(rows["val"] - 600) < 4 * 22  # four standard deviations of a binomial
     assert abs(rows["test"] - 300) < 4 * 17
-    every = np.concatenate([shard.row_N for shard in plan.shards])
-    assert sorted(every.tolist()) == list(range(3000))
+    every = [line.ref for shard in plan.shards for line in plan.lines(shard)]
+    assert sorted(every) == list(range(3000))
 
 
 @given(st.text("abc019-_", min_size=1, max_size=20), st.floats(0, 0.4), st.floats(0, 0.4))
@@ -54,13 +55,16 @@ def test_the_seed_moves_rows_between_shards_not_between_splits(npz):
     data = DataConfig(source=npz(200), shard_rows=20)
     first, again, other = make_plan(data, 1), make_plan(data, 1), make_plan(data, 2)
     rows = [
-        {split: np.concatenate([s.row_N for s in p.shards if s.split == split]) for split in SPLITS}
+        {
+            split: [line.ref for s in p.shards if s.split == split for line in p.lines(s)]
+            for split in SPLITS
+        }
         for p in (first, other)
     ]
     for split in SPLITS:
         assert sorted(rows[0][split]) == sorted(rows[1][split])
-    assert rows[0]["train"].tolist() != rows[1]["train"].tolist()
-    assert rows[0]["train"].tolist() != sorted(rows[0]["train"])
+    assert rows[0]["train"] != rows[1]["train"]
+    assert rows[0]["train"] != sorted(rows[0]["train"])
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
