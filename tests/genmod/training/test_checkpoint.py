@@ -2,14 +2,24 @@
 
 import copy
 import json
+import threading
+import uuid
+from dataclasses import replace
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
 
 from genmod import storage
-from genmod.errors import ConfigError
+from genmod.errors import ConfigError, StorageError
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
+from genmod.training.monitors import Validation
 from genmod.training.plan import TrainConfig
+from genmod.training.spool import read_spool
+from genmod.training.state import Snapshot
 from genmod.world import Alone
 
 CONFIG = TrainConfig(nimg=40, batch=4, log_every_nimg=12, checkpoint_every_nimg=8)
@@ -114,3 +124,86 @@ def test_nothing_is_pickled(checkpoints, crashed):
         data = storage.read_bytes(storage.join(folder, name))
         header = data[8 : 8 + int.from_bytes(data[:8], "little")]
         json.loads(data if name.endswith(".json") else header)
+
+
+@given(st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=9), st.integers(1, 3))
+def test_the_newest_and_the_best_are_kept(losses, keep):
+    """Against the law said otherwise; after every save what is kept is whole."""
+    snapshot = Snapshot(0, {}, b"{}")
+    kept = Checkpoints(f"memory://{uuid.uuid4().hex}", "mine", CONFIG, keep)
+    for number, loss in enumerate(losses):
+        kept.save(replace(snapshot, nimg=number), loss)
+        known = {at: told for at, told in enumerate(losses[: number + 1]) if told is not None}
+        newest = set(range(max(0, number + 1 - keep), number + 1))
+        if not known:
+            assert set(kept.nimgs()) == newest
+        else:
+            found = set(kept.nimgs())
+            assert found - newest <= {at for at in known if known[at] == min(known.values())}
+            assert min(known[at] for at in found & known.keys()) == min(known.values())
+            assert newest <= found
+            assert len(found) <= keep + 1
+        folders = {name.partition("-")[0] for name in storage.list_names(kept.url) if "-" in name}
+        assert folders == {f"{at:012d}" for at in kept.nimgs()}
+
+
+def test_the_validation_loss_of_the_averaged_weights_says_which_is_best(
+    gaussian, gaussian_stream, tmp_path
+):
+    config = CONFIG.model_copy(update={"validate_every_nimg": 16})
+    checkpoints = Checkpoints(str(tmp_path), "mine", config, keep=1)
+    rows = next(gaussian_stream()(1000))
+    plan = Plan(config, 0, str(tmp_path), checkpoints, Validation(rows, 0, "fp32"))
+    train(gaussian, gaussian_stream(), Alone(), plan)
+    losses = {p.nimg: p.metrics.get("val/fit/loss") for p in read_spool(str(tmp_path))}
+    measured = {nimg: loss for nimg, loss in losses.items() if loss is not None}
+    assert set(measured) == {16, 32, 40}
+    assert checkpoints.kept() == sorted({40, min(measured, key=measured.__getitem__)})
+
+
+class Slow(MemoryFileSystem):
+    """A store in memory that takes a write only when the gate is open."""
+
+    protocol = "slow"
+    store: dict = {}
+    pseudo_dirs = [""]
+    gate = threading.Event()
+    at_once, most_at_once = 0, 0
+
+    def pipe_file(self, path, value, mode="overwrite", **more):
+        Slow.at_once += 1
+        Slow.most_at_once = max(Slow.most_at_once, Slow.at_once)
+        assert self.gate.wait(60), "training waited for the store"
+        Slow.at_once -= 1
+        return super().pipe_file(path, value, mode=mode, **more)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(gaussian, gaussian_stream):
+    """The gate opens when training has come seven images short of the next checkpoint."""
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    checkpoints = Checkpoints("slow://root", "mine", CONFIG)
+    straight = train(copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(CONFIG, 0))
+    shut_at = []
+
+    def batches(start):
+        for nimg, batch in zip(range(start, 10**6, 4), gaussian_stream()(start), strict=False):
+            if nimg == 12:
+                shut_at.append(checkpoints.nimgs())
+                Slow.gate.set()
+            yield batch
+
+    state = train(gaussian, batches, Alone(), Plan(CONFIG, 0, None, checkpoints))
+    assert shut_at == [[]]
+    assert checkpoints.nimgs() == [32, 40], "the end waits for the last"
+    assert Slow.most_at_once == 1
+    restored = copy.deepcopy(state)
+    checkpoints.restore(40, restored)
+    assert restored.files() == straight.files() == state.files()
+
+
+def test_a_write_that_fails_ends_training(gaussian, gaussian_stream, tmp_path):
+    (tmp_path / "checkpoints").write_bytes(b"no folder")
+    plan = Plan(CONFIG, 0, None, Checkpoints(str(tmp_path), "mine", CONFIG))
+    with pytest.raises(StorageError, match="did not take the checkpoint at 8 images"):
+        train(gaussian, gaussian_stream(), Alone(), plan)
+    assert "writer" not in {thread.name for thread in threading.enumerate()}
