@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cluster.session import ClusterConfig
+from cluster.room import room
+from cluster.session import ClusterConfig, wait_s
 from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.manifest import Manifest, require
 from genmod.models.base import GenerativeModel
@@ -53,13 +54,15 @@ class Shape:
     device: Literal["cpu", "cuda"]
     cpus: float
     gpus: float
+    wait_s: float = 0.0
+    """How long nodes with room may take to come."""
 
 
 def shape(device: Literal["auto", "cpu", "cuda"], cluster: ClusterConfig) -> Shape:
     """The actors of a job. ``auto`` is cuda where the recipe gives workers GPUs."""
     if device == "cuda" or (device == "auto" and cluster.gpus_per_worker > 0):
-        return Shape("cuda", cluster.cpus_per_worker, cluster.gpus_per_worker or 1)
-    return Shape("cpu", cluster.cpus_per_worker, 0)
+        return Shape("cuda", cluster.cpus_per_worker, cluster.gpus_per_worker or 1, wait_s(cluster))
+    return Shape("cpu", cluster.cpus_per_worker, 0, wait_s(cluster))
 
 
 class Actor(ABC):
@@ -210,12 +213,8 @@ def run(
 
 
 def _check_room(where: Shape) -> None:
-    import ray
-
-    for node in ray.nodes():
-        has = node["Resources"]
-        if node["Alive"] and has.get("CPU", 0) >= where.cpus and has.get("GPU", 0) >= where.gpus:
-            return
+    if room(where, 1):
+        return
     raise ConfigError(
         f"no node of the cluster has the {where.cpus:g} CPUs and {where.gpus:g} GPUs that one worker asks "
         "for; start one that has, or change cluster.cpus_per_worker and cluster.gpus_per_worker"

@@ -27,6 +27,8 @@ class ClusterConfig(Config):
     """Logical CPUs of a local Ray; all of the machine's if not given."""
     object_store_bytes: int = Field(256 << 20, ge=80 << 20)
     """Shared memory of a local Ray. Payloads do not travel through it, so it is small."""
+    wait_s: float = Field(60, ge=0)
+    """How long nodes may take to come, on a cluster that has no room for the workers yet."""
     cpus_per_worker: float = Field(1, gt=0)
     """What a worker of any stage asks for."""
     gpus_per_worker: float = Field(0, ge=0)
@@ -38,6 +40,11 @@ def address_of(config: ClusterConfig) -> str:
     if config.address == AUTO:
         return os.environ.get("RAY_ADDRESS", LOCAL)  # Ray sets it for its jobs
     return config.address
+
+
+def wait_s(config: ClusterConfig) -> float:
+    """How long to wait for room: a Ray of this machine alone grows no nodes."""
+    return 0.0 if address_of(config) == LOCAL else config.wait_s
 
 
 def connect(config: ClusterConfig) -> None:
