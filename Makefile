@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KILLS ?= 200
+SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit check format bench clean
+.PHONY: help setup quickstart test unit check format bench soak clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +40,9 @@ format: setup  ## format and mend what can be mended
 
 bench: setup  ## every benchmark; JSON under runs/bench
 	$(BIN)/python -m tests.benchmarks
+
+soak: setup  ## kill jobs at random times (KILLS=200 SEED=0), compare with undisturbed ones
+	nice $(BIN)/python -m tests.soak --kills $(KILLS) --seed $(SEED)
 
 clean:  ## remove the environment and the runs
 	rm -rf $(VENV) runs

@@ -11,7 +11,7 @@ import time
 
 from genmod import errors, storage
 from genmod.config import canonical_json
-from genmod.errors import GenmodError
+from genmod.errors import GenmodError, StorageError
 from genmod.world import World
 
 TOGETHER_S = 10.0
@@ -31,10 +31,13 @@ def leave(url: str, world: World, error: GenmodError, together_s: float = TOGETH
 
     Raises:
         GenmodError: the error itself, if other ranks have not left notes in time. They are at work and would
-            wait for this rank; raising makes Ray end them.
+            wait for this rank; raising makes Ray end them. Also if the note cannot be written.
     """
     note = {"type": type(error).__name__, "message": str(error)}
-    storage.create(storage.join(url, f"{world.rank:06d}.json"), canonical_json(note))
+    try:
+        storage.create(storage.join(url, f"{world.rank:06d}.json"), canonical_json(note))
+    except (OSError, StorageError):
+        raise error from None  # the store is what is wrong
     deadline_s = time.monotonic() + together_s
     while len(storage.list_names(url)) < world.size:
         if time.monotonic() > deadline_s:

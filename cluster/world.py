@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import uuid
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.actors import Shape
+from cluster.room import room
+from cluster.watchdog import Watchdog, beating
 from genmod import storage
 from genmod.errors import ConfigError, GenmodError
 from genmod.world import Alone, Group, World
@@ -22,8 +25,8 @@ Work = Callable[[World, dict[str, Any]], None]
 STARTS = 5
 """How often a group that did not come up is started again."""
 
-COLLECTIVE_TIMEOUT_S = 600
-"""Workers that wait for one another for longer have lost one."""
+COLLECTIVE_SLACK_S = 300
+"""Workers wait for one another for so much longer than the watchdog does, which says who is late."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class GroupOptions:
     """What each worker asks for."""
     scratch: str
     """URL of a folder of this launch's own, seen by all nodes, for Ray's notes; the caller removes it."""
+    hang_s: float
+    """A worker that comes no further for so long is ended."""
+    stacks: str
+    """URL of a folder for the stacks of workers that hang."""
     max_failures: int
     """How often the group is started again after a worker was lost or raised."""
 
@@ -57,8 +64,8 @@ def current_world(where: Shape) -> World:
 def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None:
     """Run ``work`` on a group of workers that form a World, and wait for its end.
 
-    A worker that is lost, or raises, takes the group down; then the whole group starts anew, so the work
-    must go on from what it has saved.
+    A worker that is lost, hangs, or raises, takes the group down; then the whole group starts anew, so the
+    work must go on from what it has saved.
 
     Raises:
         ConfigError: the cluster has no room for the group.
@@ -74,11 +81,20 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
     resources = {"CPU": where.cpus} | ({"GPU": where.gpus} if where.gpus else {})
     # A name of its own for each launch: Ray's notes of an earlier one do not count, ours do.
     name = f"group-{uuid.uuid4().hex[:12]}"
+    beats = storage.join(options.scratch, "beats")
+    watchdog = Watchdog(beats, options.hang_s, options.stacks)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"work": work, "values": values, "where": where},
+        train_loop_config={
+            "work": work,
+            "values": values,
+            "where": where,
+            "beats": beats,
+            "hang_s": options.hang_s,
+        },
         torch_config=TorchConfig(
-            backend="nccl" if where.device == "cuda" else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+            backend="nccl" if where.device == "cuda" else "gloo",
+            timeout_s=math.ceil(options.hang_s) + COLLECTIVE_SLACK_S,
         ),
         scaling_config=ScalingConfig(
             num_workers=options.workers,
@@ -94,10 +110,11 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         ),
     )
     try:
-        with _interruptible():
+        with _interruptible(), watchdog:
             trainer.fit()
     except TrainingFailedError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines += watchdog.hangs[-1:]
         raise GenmodError(
             f"{options.workers} workers failed {options.max_failures + 1} times, last by: "
             f"{lines[-1] if lines else type(error).__name__}; the same command goes on from the newest "
@@ -122,7 +139,12 @@ def _interruptible() -> Generator[None]:
 
 def _worker(told: dict[str, Any]) -> None:
     """What Ray Train calls in each worker."""
-    told["work"](current_world(told["where"]), told["values"])
+    import ray
+
+    world = current_world(told["where"])
+    node = ray.get_runtime_context().get_node_id()
+    with beating(told["beats"], world, told["hang_s"], node):
+        told["work"](world, told["values"])
 
 
 def _ray_storage(url: str) -> dict[str, Any]:
@@ -138,17 +160,11 @@ def _ray_storage(url: str) -> dict[str, Any]:
 
 def _check_room(options: GroupOptions) -> None:
     """Refuse a group that would wait for ever."""
-    import ray
-
-    where, room = options.where, 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            fits = int(has.get("CPU", 0) / where.cpus)
-            room += min(fits, int(has.get("GPU", 0) / where.gpus)) if where.gpus else fits
-    if room < options.workers:
+    where = options.where
+    found = room(where, options.workers)
+    if found < options.workers:
         raise ConfigError(
             f"train.workers is {options.workers}, each with {where.cpus:g} CPUs and {where.gpus:g} GPUs, but "
-            f"the cluster has room for {room}; set train.workers={max(1, room)}, "
+            f"the cluster has room for {found}; set train.workers={max(1, found)}, "
             "or change cluster.cpus_per_worker and cluster.gpus_per_worker"
         )

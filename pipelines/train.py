@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from cluster.session import ClusterConfig
 from cluster.world import GroupOptions, run_group
 from genmod import storage
 from genmod.config import as_json, fingerprint
-from genmod.errors import GenmodError
+from genmod.errors import GenmodError, StorageError
 from genmod.manifest import NAMES, DatasetManifest, Manifest, claim, find_done, require
 from genmod.training.job import TrainJob, plan_job, run_job
 from genmod.training.published import GRIDS, HISTORY
@@ -32,6 +33,9 @@ from pipelines.run import need_models
 
 OnProgress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with a model's name, images seen, images in all, and what was measured there."""
+
+STACKS = "stacks"
+"""Below a model's root: where workers that hung were. For people, so no manifest names them."""
 
 POLL_S = 0.5
 """Between looks at what the workers have written."""
@@ -81,6 +85,8 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         workers=jobs[0].train.workers,
         where=shape("auto", options.cluster),
         scratch=storage.join(scratch, "ray"),
+        hang_s=max(job.train.hang_s for job in jobs),
+        stacks=storage.join(jobs[0].root, STACKS),
         max_failures=max(job.train.max_failures for job in jobs),
     )
     watch = _Watch(jobs, options.on_progress)
@@ -93,7 +99,10 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         if error := left(notes):
             raise error
     finally:
-        storage.remove(scratch)
+        with suppress(
+            OSError, StorageError
+        ):  # of no use by now; a store that is gone was told above
+            storage.remove(scratch)
 
 
 def work(world: World, values: dict[str, Any]) -> None:

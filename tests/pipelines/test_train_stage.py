@@ -163,6 +163,60 @@ def test_killed_worker_leaves_no_trace(undisturbed, dataset, tmp_path, starts):
     assert made.digest == undisturbed[0][0].digest
 
 
+def test_workers_that_hang_are_named_and_leave_no_trace(
+    undisturbed, dataset, tmp_path, monkeypatch, caplog, starts
+):
+    """Rank 1 is stopped like a frozen machine; in the next launch rank 0 waits for data for ever."""
+    flag, noted = tmp_path / "hang-once", train_stage.work
+    flag.touch()
+
+    def hanging(world, values):
+        from genmod.training import job as jobs
+
+        real = jobs._stream
+
+        def stream(job, data, world, start_nimg):
+            batches = real(job, data, world, start_nimg)
+
+            class Stuck:
+                def __next__(self):
+                    if world.rank == 0 and start_nimg > 0 and flag.exists():
+                        flag.unlink()
+                        time.sleep(10_000)
+                    return next(batches)
+
+                def close(self):
+                    batches.close()
+
+            return Stuck()
+
+        jobs._stream = stream
+        noted(world, values)
+
+    monkeypatch.setattr(train_stage, "work", hanging)
+    mine = job(dataset, tmp_path, "one", TRAIN.model_copy(update={"hang_s": 10, "max_failures": 9}))
+    stopped = []
+
+    def stop_rank_1():
+        wait_for(lambda: [p.nimg for p in read_spool(mine.root) if p.nimg >= 4_400], "progress")
+        stopped.append(int(next(starts.glob("1-*")).name.split("-")[1]))
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    stopper = threading.Thread(target=stop_rank_1)
+    stopper.start()
+    (made,) = train_stage.train_models([mine], options(tmp_path))
+    stopper.join()
+    assert shas(made) == shas(undisturbed[0][0])
+    assert made.digest == undisturbed[0][0].digest
+    assert not flag.exists()
+    assert f"rank 1 (process {stopped[0]} on node" in caplog.text
+    assert "rank 0 (process" in caplog.text
+    assert "came no further for 10 s, last at data" in caplog.text
+    stacks = {path.name: path.read_text() for path in Path(mine.root, "stacks").iterdir()}
+    assert "in train" in stacks[f"rank-1-{stopped[0]}.txt"]
+    assert [text for name, text in stacks.items() if "rank-0" in name and "in __next__" in text]
+
+
 DRIVER = """
 import json, sys
 from cluster.environment import set_environment

@@ -8,7 +8,7 @@ path; commands are JSON lines on stdin, answers JSON lines on stdout:
 
 A rank may note every step that it takes on the disk (``steps``), die by SIGKILL before one of them
 (``die_at``), lose its store before one (``lose_at``), be limited in the size of its files (``file_bytes``),
-and note the rows that it is given (``ids``).
+and note the rows that it is given (``ids``). With a ``stage`` the fork is a driver of that stage instead.
 """
 
 from __future__ import annotations
@@ -128,8 +128,36 @@ def be_a_rank(told: dict) -> int:
     return 0
 
 
+def be_a_driver(told: dict) -> int:
+    """The same for a stage's driver, on the Ray at ``address``."""
+    from cluster.session import ClusterConfig, connect
+    from genmod.data.sources import DataConfig
+    from genmod.data.synthetic import SampleConfig
+    from genmod.errors import GenmodError
+    from genmod.training.job import TrainJob
+    from pipelines.sample import SampleJob, sample_models
+    from pipelines.shard import shard
+    from pipelines.train import TrainOptions, train_models
+
+    cluster = ClusterConfig(address=told["address"])
+    try:
+        connect(cluster)
+        if told["stage"] == "shard":
+            shard(DataConfig.model_validate(told["data"]), told["root"], seed=3, workers=2)
+        elif told["stage"] == "sample":
+            job = SampleJob("soak", told["model"], told["root"], {})
+            sample_models([job], SampleConfig.model_validate(told["config"]), seed=3)
+        else:
+            options = TrainOptions(cluster, f"{told['root']}.scratch")
+            train_models([TrainJob.model_validate(told["job"])], options)
+    except GenmodError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
 def start(told: dict) -> int:
-    """Fork a rank. Returns its pid."""
+    """Fork a rank or a driver. Returns its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -138,7 +166,7 @@ def start(told: dict) -> int:
         errors = os.open(told.get("stderr", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(errors, 2)
         os.dup2(errors, 1)
-        status = be_a_rank(told)
+        status = be_a_driver(told) if "stage" in told else be_a_rank(told)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -156,6 +184,13 @@ def main() -> None:
 
     for name in families():
         family(name)
+    if "ray" in sys.argv:  # for drivers; an import of seconds
+        import ray.data
+        import ray.train.torch  # noqa: F401
+
+        import pipelines.sample
+        import pipelines.shard
+        import pipelines.train  # noqa: F401
     torch.set_num_threads(1)
     for line in sys.stdin:
         told = json.loads(line)

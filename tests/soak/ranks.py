@@ -72,9 +72,9 @@ def make_job(
 class Forge:
     """The process that forks ranks; see forge.py."""
 
-    def __init__(self) -> None:
+    def __init__(self, *flags: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forge.py"))],
+            [sys.executable, str(Path(__file__).with_name("forge.py")), *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -84,7 +84,11 @@ class Forge:
 
     def start(self, job: TrainJob, **told: Any) -> int:
         """Start a rank; its pid."""
-        pid = self._ask({"do": "start", "job": as_json(job), **told})["pid"]
+        return self.start_stage(job=as_json(job), **told)
+
+    def start_stage(self, **told: Any) -> int:
+        """Start a driver, if there is a ``stage``; its pid."""
+        pid = self._ask({"do": "start", **told})["pid"]
         self._open.add(pid)
         return pid
 
