@@ -30,6 +30,10 @@ class StorageError(GenmodError):
     exit_code = 2
 
 
+class StoreLost(GenmodError, ConnectionError):
+    """A store has not answered for as long as anybody was patient. It may answer tomorrow."""
+
+
 class Unscorable(ConfigError):
     """The model has no density that was asked for; raised when the plan is made."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from cluster.environment import set_environment
+from tests.stores import proxy as proxies
+from tests.stores import weed
 
 set_environment()
 
@@ -24,3 +28,42 @@ def ray_session():
     connect(ClusterConfig(address=LOCAL, cpus=2))
     yield
     disconnect()
+
+
+@pytest.fixture(scope="session")
+def store():
+    """A real S3 store with one bucket, shared by all tests that ask for it."""
+    with weed.running() as running:
+        yield running
+
+
+@pytest.fixture
+def s3_root(store, monkeypatch):
+    """URL of a folder of this test's own; the environment is that of a process that may write there."""
+    for name, value in store.environment().items():
+        monkeypatch.setenv(name, value)
+    yield from _fresh_root()
+
+
+@pytest.fixture
+def proxy(store):
+    """A proxy before the store that fails as asked."""
+    with proxies.proxied(store) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied_root(store, proxy, monkeypatch):
+    """As ``s3_root``, through the proxy."""
+    for name, value in store.environment(proxy.endpoint).items():
+        monkeypatch.setenv(name, value)
+    yield from _fresh_root()
+
+
+def _fresh_root():
+    """File systems keep their connections; none may outlive the environment that it was made in."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    yield f"s3://{weed.BUCKET}/{uuid.uuid4().hex}"
+    S3FileSystem.clear_instance_cache()

@@ -1,4 +1,4 @@
-"""Files anywhere: fsspec URLs, whole-object writes and the one atomic step that publishes a result.
+"""Whole objects by URL, and the one atomic step that publishes a result.
 
 Two kinds of object are written. *Data* goes under a name that fixes its bytes (or that no other attempt
 uses), so writing it twice does no harm. A *receipt* says that data is whole; it is created only if nobody
@@ -11,64 +11,64 @@ import hashlib
 import os
 import posixpath
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, cast
 
-import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from genmod.errors import StorageError
+from genmod.storage import s3, urls
+from genmod.storage.patience import wait_for
+from genmod.storage.urls import is_s3, join
 
+BLOCK_BYTES = 4 << 20
+"""Objects that need not be in memory are read in blocks of this size."""
 
-def resolve(url: str) -> str:
-    """A local path made absolute; a URL as it is. Trailing slashes go."""
-    if "://" in url:
-        return url.rstrip("/") if not url.endswith("://") else url
-    return str(Path(url).expanduser().absolute())
-
-
-def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL and the path on it."""
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        scheme = url.split("://", maxsplit=1)[0]
-        raise StorageError(
-            f"{url}: reading {scheme}:// needs a package that is not installed ({error}); "
-            f"install genmod[{scheme}]"
-        ) from error
-    except ValueError as error:
-        raise StorageError(f"{url}: {error}") from error
-    return cast(AbstractFileSystem, fs), str(path)
-
-
-def join(url: str, *parts: str) -> str:
-    """Put relative parts after a URL. An absolute part (path or URL) replaces what is before it."""
-    for part in parts:
-        absolute = "://" in part or posixpath.isabs(part)
-        url = part if absolute else f"{url.rstrip('/')}/{part}"
-    return url
+PENDING = ".pending-"
+"""Names that begin so are no objects yet."""
 
 
 def exists(url: str) -> bool:
     """Whether an object or folder is there."""
-    fs, path = filesystem(url)
-    return bool(fs.exists(path))
+    fs, path = _filesystem(url)
+    return bool(_do(fs, url, "exists", path))
 
 
 def read_bytes(url: str) -> bytes:
     """The whole object. Raises FileNotFoundError."""
-    fs, path = filesystem(url)
-    return cast(bytes, fs.cat_file(path))
+    fs, path = _filesystem(url)
+    if is_s3(url) and isinstance(fs, AsyncFileSystem):
+        return s3.read(fs, url, path)
+    return cast(bytes, _do(fs, url, "cat_file", path))
+
+
+def read_ranges(url: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+    """Pieces of an object, in the order asked for; shorter where it ends. Raises FileNotFoundError."""
+    fs, path = _filesystem(url)
+    if is_s3(url) and isinstance(fs, AsyncFileSystem):
+        return s3.read_ranges(fs, url, path, offsets, lengths)
+    return [
+        cast(bytes, _do(fs, url, "cat_file", path, start=offset, end=offset + length))
+        for offset, length in zip(offsets, lengths, strict=True)
+    ]
+
+
+def read_blocks(url: str) -> Iterator[bytes]:
+    """The object in blocks of ``BLOCK_BYTES``, the last one shorter. Raises FileNotFoundError."""
+    offset, block = 0, None
+    while block is None or len(block) == BLOCK_BYTES:
+        (block,) = read_ranges(url, [offset], [BLOCK_BYTES])
+        offset += len(block)
+        yield block
 
 
 def size_bytes(url: str) -> int:
     """The object's size. Raises FileNotFoundError."""
-    fs, path = filesystem(url)
-    return int(cast(Any, fs.size(path)))
+    fs, path = _filesystem(url)
+    return int(_do(fs, url, "info", path)["size"])
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -76,44 +76,47 @@ def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_of(url: str, block_bytes: int = 1 << 22) -> str:
+def sha256_of(url: str) -> str:
     """Hex digest of an object, read in blocks."""
-    fs, path = filesystem(url)
     digest = hashlib.sha256()
-    with fs.open(path, "rb") as stream:
-        while block := cast(bytes, stream.read(block_bytes)):
-            digest.update(block)
+    for block in read_blocks(url):
+        digest.update(block)
     return digest.hexdigest()
 
 
 def list_names(url: str) -> list[str]:
     """Sorted names of what lies directly in a folder; empty if there is no such folder."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     fs.invalidate_cache()
     try:
-        found = cast(list[str], fs.ls(path, detail=False))
+        found = cast(list[str], _do(fs, url, "ls", path, detail=False))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    names = {posixpath.basename(name.rstrip("/")) for name in found}
-    return sorted(name for name in names if name and not name.startswith(_PENDING))
+    itself = path.rstrip("/")  # some stores keep an empty object for a folder
+    names = {posixpath.basename(name.rstrip("/")) for name in found if name.rstrip("/") != itself}
+    return sorted(name for name in names if name and not name.startswith(PENDING))
 
 
 def walk_files(url: str) -> Iterator[str]:
-    """URLs of every file below a folder, sorted within each folder."""
-    fs, path = filesystem(url)
-    for folder, _, names in cast(Any, fs.walk(path)):
+    """URLs of every file below a folder, sorted within each. Raises OSError where it may not look."""
+    fs, path = _filesystem(url)
+    if not fs.exists(path):
+        return
+    for folder, _, names in cast(Any, fs.walk(path, on_error="raise")):
         for name in sorted(cast(list[str], names)):
             yield str(fs.unstrip_protocol(f"{folder}/{name}"))
 
 
 def write_bytes(url: str, data: bytes | memoryview) -> None:
     """Write a whole object: it is there with all its bytes or not at all. Replaces what was there."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     if isinstance(fs, LocalFileSystem):
         pending = _write_pending(path, data)
         os.replace(pending, path)
-        return
-    fs.pipe_file(path, bytes(data))
+    elif is_s3(url) and isinstance(fs, AsyncFileSystem):
+        s3.write(fs, url, path, bytes(data))
+    else:
+        _do(fs, url, "pipe_file", path, bytes(data))
 
 
 def create(url: str, data: bytes) -> bool:
@@ -121,7 +124,7 @@ def create(url: str, data: bytes) -> bool:
 
     On local files an exclusive hard link, elsewhere the store's conditional put (``If-None-Match: *``).
     """
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     if isinstance(fs, LocalFileSystem):
         pending = _write_pending(path, data)
         try:
@@ -131,6 +134,8 @@ def create(url: str, data: bytes) -> bool:
         finally:
             os.unlink(pending)
         return True
+    if is_s3(url) and isinstance(fs, AsyncFileSystem):
+        return s3.create(fs, url, path, data)
     try:
         fs.pipe_file(path, data, mode="create")
     except FileExistsError:
@@ -140,7 +145,7 @@ def create(url: str, data: bytes) -> bool:
 
 def make_durable(folder_url: str) -> None:
     """Make the names in a local folder outlive a power cut; other stores do that by themselves."""
-    fs, path = filesystem(folder_url)
+    fs, path = _filesystem(folder_url)
     if isinstance(fs, LocalFileSystem):
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -151,9 +156,9 @@ def make_durable(folder_url: str) -> None:
 
 def remove(url: str) -> None:
     """Remove an object or a folder with all that is in it; nothing happens if it is not there."""
-    fs, path = filesystem(url)
+    fs, path = _filesystem(url)
     with suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+        _do(fs, url, "rm", path, recursive=True)
 
 
 def probe(url: str) -> None:
@@ -162,7 +167,7 @@ def probe(url: str) -> None:
     Raises:
         StorageError: and says which of the two.
     """
-    name = join(url, f"{_PENDING}probe-{uuid.uuid4().hex}")
+    name = join(url, f"{PENDING}probe-{uuid.uuid4().hex}")
     try:
         first, second = create(name, b"1"), create(name, b"2")
         held = read_bytes(name)
@@ -178,14 +183,24 @@ def probe(url: str) -> None:
         )
 
 
-_PENDING = ".pending-"
+def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """A file system that tries once: patience is ours."""
+    return urls.filesystem(url, tries=1)
+
+
+def _do(fs: AbstractFileSystem, url: str, method: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a method of a file system; patiently where the store is remote."""
+    if isinstance(fs, AsyncFileSystem):
+        coroutine = getattr(fs, f"_{method}")
+        return wait_for(fs, url, lambda: coroutine(*args, **kwargs))
+    return getattr(fs, method)(*args, **kwargs)
 
 
 def _write_pending(path: str, data: bytes | memoryview) -> str:
     """Write and fsync a temporary neighbour of a local path."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    pending = os.path.join(folder, f"{_PENDING}{uuid.uuid4().hex}")
+    pending = os.path.join(folder, f"{PENDING}{uuid.uuid4().hex}")
     try:
         with open(pending, "xb") as stream:
             stream.write(data)

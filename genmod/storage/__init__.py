@@ -1,0 +1,54 @@
+"""Files anywhere: URLs, whole-object writes, the one atomic step that publishes a result, a cache.
+
+Local files, and remote stores that a request may fail on: see :mod:`genmod.storage.patience`.
+"""
+
+from genmod.storage.objects import (
+    create,
+    exists,
+    list_names,
+    make_durable,
+    probe,
+    read_blocks,
+    read_bytes,
+    read_ranges,
+    remove,
+    sha256,
+    sha256_of,
+    size_bytes,
+    walk_files,
+    write_bytes,
+)
+from genmod.storage.settings import (
+    FORWARDED,
+    CacheConfig,
+    StorageConfig,
+    environment_of,
+    settings,
+)
+from genmod.storage.urls import filesystem, join, resolve
+
+__all__ = [
+    "FORWARDED",
+    "CacheConfig",
+    "StorageConfig",
+    "create",
+    "environment_of",
+    "exists",
+    "filesystem",
+    "join",
+    "list_names",
+    "make_durable",
+    "probe",
+    "read_blocks",
+    "read_bytes",
+    "read_ranges",
+    "remove",
+    "resolve",
+    "settings",
+    "sha256",
+    "sha256_of",
+    "size_bytes",
+    "walk_files",
+    "write_bytes",
+]

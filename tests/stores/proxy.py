@@ -1,0 +1,213 @@
+"""A proxy before a store that fails as asked: real sockets, real resets."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tests.stores.weed import Store
+
+Kind = Literal["500", "503", "refuse", "lose", "cut", "trickle", "silence", "unconditional", "flip"]
+"""What happens to a request.
+
+500, 503: the store does not see it. refuse: a reset, the store does not see it. lose: the store acts on it, a
+reset comes for an answer. cut: half of the answer, then a reset. trickle: the answer comes byte by byte.
+silence: the store acts on it, no answer comes. unconditional: the store does not see ``If-None-Match``.
+flip: the store gets one bit otherwise, and no checksum.
+"""
+
+TRICKLE_S = 0.05
+
+ERROR = b'<?xml version="1.0"?><Error><Code>%s</Code><Message>injected</Message></Error>'
+
+
+@dataclass
+class Fault:
+    """What to do to the next ``times`` requests that fit."""
+
+    kind: Kind
+    method: str = ""
+    part: str = ""
+    """Of the path and query."""
+    times: int = 1
+
+
+@dataclass
+class Proxy:
+    """The faults that are planned, and what has come by."""
+
+    store: Store
+    endpoint: str = ""
+    faults: list[Fault] = field(default_factory=list)
+    every: int = 0
+    """Besides ``faults``: each so-many-th request fails, in the ways of ``cycle`` in turn."""
+    cycle: tuple[Kind, ...] = ()
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    """Method, path with query, range."""
+    injected: list[Kind] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def choose(self, method: str, path: str, span: str) -> Kind | None:
+        """What shall happen to a request."""
+        with self.lock:
+            self.requests.append((method, path, span))
+            for fault in self.faults:
+                if fault.times and fault.method in ("", method) and fault.part in path:
+                    fault.times -= 1
+                    self.injected.append(fault.kind)
+                    return fault.kind
+            if self.every and len(self.requests) % self.every == 0:
+                kind = self.cycle[len(self.requests) // self.every % len(self.cycle)]
+                self.injected.append(kind)
+                return kind
+        return None
+
+
+@contextmanager
+def proxied(store: Store) -> Generator[Proxy]:
+    """A proxy on a port of its own; threads that hang are let go at the end."""
+    proxy = Proxy(store)
+
+    class Bound(_Handler):
+        pass
+
+    Bound.proxy = proxy
+    with _Server(("127.0.0.1", 0), Bound) as server:
+        proxy.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            proxy.ended.set()
+            server.shutdown()
+            thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients go away when they like."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    proxy: Proxy
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+    def _answer(self) -> None:
+        kind = self.proxy.choose(self.command, self.path, self.headers.get("Range", ""))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if kind in ("500", "503"):
+            code = b"InternalError" if kind == "500" else b"SlowDown"
+            self._send(int(kind), [], ERROR % code)
+            return
+        if kind == "refuse":
+            self._reset()
+            return
+        headers = [(name, value) for name, value in self.headers.items() if name != "Expect"]
+        if kind in ("unconditional", "flip"):
+            headers, body = self._otherwise(kind, headers, body)
+        status, reply_headers, reply = self._forward(headers, body)
+        if kind == "silence":
+            self.proxy.ended.wait(60)
+        if kind in ("lose", "silence"):
+            self._reset()
+        elif kind in ("cut", "trickle"):
+            self._badly(kind, status, reply_headers, reply)
+        else:
+            self._send(status, reply_headers, reply)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _answer
+
+    def _forward(self, headers, body):
+        to = urlsplit(self.proxy.store.endpoint)
+        connection = http.client.HTTPConnection(to.hostname, to.port, timeout=60)
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        reply = connection.getresponse()
+        data = reply.read()
+        connection.close()
+        return reply.status, reply.getheaders(), data
+
+    def _head(self, status, headers, data):
+        self.send_response_only(status)
+        told = None
+        for name, value in headers:
+            if name.lower() == "content-length":
+                told = value
+            elif name.lower() not in ("transfer-encoding", "connection"):
+                self.send_header(name, value)
+        length = told if self.command == "HEAD" and told else str(len(data))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+
+    def _send(self, status, headers, data):
+        self._head(status, headers, data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _badly(self, kind: Kind, status, headers, data) -> None:
+        self._head(status, headers, data)
+        if kind == "trickle":
+            for at in range(len(data)):
+                if self.proxy.ended.wait(TRICKLE_S):
+                    break
+                self.wfile.write(data[at : at + 1])
+                self.wfile.flush()
+            return
+        self.wfile.write(data[: len(data) // 2])
+        self.wfile.flush()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with suppress(OSError):
+            self.connection.close()
+        # The two streams hold the socket too; it is reset when the last of them lets go.
+        self.rfile.close()
+        with suppress(OSError, ValueError):
+            self.wfile.close()
+
+    def _otherwise(self, kind: Kind, headers, body):
+        """The request with something changed on the way, as one who holds the key would sign it."""
+        from botocore.auth import S3SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+
+        gone = {"authorization", "x-amz-date", "x-amz-content-sha256", "content-length"}
+        if kind == "unconditional":
+            gone.add("if-none-match")
+        else:
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+            gone.add("content-md5")
+        kept = {
+            name: value
+            for name, value in headers
+            if name.lower() not in gone and "checksum" not in name.lower()
+        }
+        request = AWSRequest(self.command, f"http://{kept['Host']}{self.path}", kept, body)
+        credentials = Credentials(self.proxy.store.key, self.proxy.store.secret)
+        S3SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
+        signed = dict(request.headers.items()) | {"Content-Length": str(len(body))}
+        return list(signed.items()), body

@@ -1,0 +1,127 @@
+"""SeaweedFS from its wheel: started on ports and in a folder of its own, killed by its id."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+START_S = 60.0
+BUCKET = "genmod"
+PORTS = ("master", "volume", "filer", "s3")
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the store is and who may use it."""
+
+    endpoint: str
+    key: str
+    secret: str
+    folder: Path
+
+    def environment(self, endpoint: str | None = None) -> dict[str, str]:
+        """The standard variables of a process that uses it, perhaps through a proxy."""
+        return {
+            "AWS_ENDPOINT_URL": endpoint or self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": str(self.folder / "none"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "none"),
+        }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def running() -> Generator[Store]:
+    """A store with one bucket; it and its data are gone at the end."""
+    program = shutil.which("weed", path=sysconfig.get_path("scripts"))
+    assert program, "the store of the tests is not installed: pip install -e '.[dev]'"
+    folder = Path(tempfile.mkdtemp(prefix="gmweed-"))
+    key, secret = secrets.token_hex(10), secrets.token_hex(20)
+    who = {"accessKey": key, "secretKey": secret}
+    rights = ["Admin", "Read", "List", "Tagging", "Write"]
+    identity = {"name": "admin", "credentials": [who], "actions": rights}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    ports = free_ports(2 * len(PORTS))
+    http = dict(zip(PORTS, ports[: len(PORTS)], strict=True))
+    grpc = dict(zip(PORTS, ports[len(PORTS) :], strict=True))
+    (folder / "data").mkdir()
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [
+                *(program, "server", f"-dir={folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+                *(f"-{name}.port={port}" for name, port in http.items()),
+                *(f"-{name}.port.grpc={port}" for name, port in grpc.items()),
+                *("-filer", f"-filer.localSocket={folder}/filer.sock", "-master.telemetry=false"),
+                *("-master.volumeSizeLimitMB=64", "-volume.max=0", "-metricsPort=0"),
+                *("-s3", f"-s3.config={folder}/s3.json", f"-s3.localSocket={folder}/s3.sock"),
+                *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"GOMAXPROCS": "2"},
+        )
+    try:
+        store = Store(f"http://127.0.0.1:{http['s3']}", key, secret, folder)
+        _wait(process, store)
+        yield store
+    finally:
+        process.kill()  # a polite end takes it half a minute
+        process.wait(10)
+        for name, port in grpc.items():
+            with suppress(FileNotFoundError):
+                os.unlink(f"/tmp/seaweedfs-{name}-grpc-{port}.sock")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def client(store: Store, endpoint: str | None = None):
+    """A plain client, not genmod's."""
+    import botocore.config
+    import botocore.session
+
+    return botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=endpoint or store.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=store.key,
+        aws_secret_access_key=store.secret,
+        config=botocore.config.Config(retries={"total_max_attempts": 1}),
+    )
+
+
+def _wait(process: subprocess.Popen[bytes], store: Store) -> None:
+    """Until an object has been written: the port is open long before that works."""
+    import botocore.exceptions
+
+    s3, end_s = client(store), time.monotonic() + START_S
+    failures = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
+    while process.poll() is None and time.monotonic() < end_s:
+        with suppress(*failures):
+            if BUCKET not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]:
+                s3.create_bucket(Bucket=BUCKET)
+            s3.put_object(Bucket=BUCKET, Key="up", Body=b"up")
+            s3.delete_object(Bucket=BUCKET, Key="up")
+            return
+        time.sleep(0.2)
+    raise AssertionError((store.folder / "log").read_text()[-2000:])
