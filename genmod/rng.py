@@ -221,7 +221,7 @@ def _mix64(word_N: Tensor) -> Tensor:
 
 
 def shuffle(
-    position_N: Tensor, size: int, seed: int, purpose: str, which_N: Tensor | None = None
+    position_N: Tensor, size: int | Tensor, seed: int, purpose: str, which_N: Tensor | None = None
 ) -> Tensor:
     """Where each position goes in a keyed random permutation of ``range(size)``; no permutation is stored.
 
@@ -231,7 +231,8 @@ def shuffle(
 
     Args:
         position_N: int64 positions in [0, size).
-        size: how many there are, at most 2**62.
+        size: how many there are, at most 2**62; or int64 of the same shape as the positions, at least 1 and
+            below 2**52, where each is of a permutation of another size. The values are the same either way.
         seed: of the run.
         purpose: names the permutation, e.g. ``shard/train``.
         which_N: int64, at least 0: for each position the number of a permutation of its own, e.g. its
@@ -240,9 +241,12 @@ def shuffle(
     Returns:
         int64 of the same shape; over all positions, every value of [0, size) once.
     """
-    if size <= 1:
+    if isinstance(size, Tensor):
+        a = (size - 1).double().sqrt().long() + 1  # exact below 2**52: roots are rounded correctly
+    elif size <= 1:
         return torch.zeros_like(position_N)
-    a = math.isqrt(size - 1) + 1
+    else:
+        a = math.isqrt(size - 1) + 1
     b = -(-size // a)
     low, high = key_of(seed, f"shuffle/{purpose}")
     which_N = torch.zeros_like(position_N) if which_N is None else which_N
@@ -252,14 +256,19 @@ def shuffle(
         mixed_N = _mix64(half_N * (0x9E3779B97F4A7C15 - 2**64) + key_N + number)
         return mixed_N >> 1 & (1 << 63) - 1
 
-    def cipher(value_N: Tensor, key_N: Tensor) -> Tensor:
+    def cipher(value_N: Tensor, key_N: Tensor, a: int | Tensor, b: int | Tensor) -> Tensor:
         left, right = value_N % a, value_N // a
         for number in range(0, 16, 2):
             left = (left + word(right, key_N, number) % a) % a
             right = (right + word(left, key_N, number + 1) % b) % b
         return right * a + left
 
-    value_N = cipher(position_N, key_N)
+    def some(value: int | Tensor, which_M: Tensor) -> int | Tensor:
+        return value[which_M] if isinstance(value, Tensor) else value
+
+    value_N = cipher(position_N, key_N, a, b)
     while len(outside_M := (value_N >= size).nonzero().flatten()):
-        value_N[outside_M] = cipher(value_N[outside_M], key_N[outside_M])
+        value_N[outside_M] = cipher(
+            value_N[outside_M], key_N[outside_M], some(a, outside_M), some(b, outside_M)
+        )
     return value_N

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from genmod import storage
+from genmod.data.arrange import Arrangement, OrderConfig, Part, arrange
 from genmod.data.batch import Batch
 from genmod.data.codecs import Codec
-from genmod.data.order import Deal, Order
+from genmod.data.order import Deal, RowOrder
 from genmod.data.prefetch import Prefetch
 from genmod.data.shards import INDEX_SCHEMA, read_table
 from genmod.data.tarfiles import TarFiles
@@ -211,6 +212,7 @@ class TrainingStream:
         seed: int = 0,
         start_nimg: int = 0,
         depth: int = 2,
+        arrangement: Arrangement | None = None,
     ) -> None:
         """Position the stream; costs the same for any ``start_nimg``.
 
@@ -224,11 +226,14 @@ class TrainingStream:
             seed: of the run.
             start_nimg: position of the first global batch.
             depth: chunks of at least 256 images that are read ahead.
+            arrangement: which rows in which order; a uniform one of the split if not given.
         """
-        order = Order.of(manifest, split, seed)
         deal = Deal(global_batch, rank, size)
-        self._reader = split_reader(root, manifest, split)
-        self._batches = Prefetch(_stream(self._reader, order, deal, start_nimg), depth)
+        if arrangement is None:
+            parts = [Part(root, manifest)]
+            arrangement = arrange(parts, split, OrderConfig(), seed=seed, global_batch=global_batch)
+        self._reader = RowReader(root, manifest.spec, arrangement.shards)
+        self._batches = Prefetch(_stream(self._reader, arrangement.order, deal, start_nimg), depth)
         self._ready: list[Batch] = []
 
     @property
@@ -262,7 +267,7 @@ class TrainingStream:
         self.close()
 
 
-def _stream(reader: RowReader, order: Order, deal: Deal, start: int) -> Iterator[list[Batch]]:
+def _stream(reader: RowReader, order: RowOrder, deal: Deal, start: int) -> Iterator[list[Batch]]:
     """Chunks of batches, for ever."""
     local = deal.local_batch
     per_chunk = max(1, CHUNK_ROWS // local)

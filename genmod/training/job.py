@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from genmod.config import Config, as_json, parse
+from genmod.data.arrange import OWN, Part, arrange, check_mix, mixed_parts
 from genmod.data.reader import TrainingStream, open_dataset, read_rows
 from genmod.errors import DataError, StorageError
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load
@@ -32,6 +33,8 @@ class TrainJob(Config):
     data_root: str
     data_digest: str
     """Of the dataset's manifest, as it was when the job was planned."""
+    mixed: dict[str, str] = {}
+    """URL -> digest of each other dataset in ``train.order.mix``."""
     model: ModelConfig
     train: TrainConfig
     sample: dict[str, Any] = {}
@@ -41,7 +44,7 @@ class TrainJob(Config):
     @property
     def fingerprint(self) -> str:
         """What the model is made from."""
-        return training_fingerprint(self.model, self.train, self.data_digest, self.seed)
+        return training_fingerprint(self.model, self.train, self.data_digest, self.seed, self.mixed)
 
 
 def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
@@ -56,15 +59,20 @@ def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
     model_class.check(net, job.model.spec)
     parse(model_class.Sample, job.sample, f"model.{job.name}.sample")
     check_rows(job.train, job.data_root, {split: data.rows(split) for split in SPLITS})
+    order = job.train.order.resolved()
+    others = mixed_parts(order)
+    check_mix(others, "train", data.spec, data.class_names)
+    mixed = {part.root: part.manifest.digest for part in others}
+    train = job.train.model_copy(update={"order": order})
     model = job.model.model_copy(update={"net": as_json(net)})
-    planned = job.model_copy(update={"model": model})
+    planned = job.model_copy(update={"model": model, "train": train, "mixed": mixed})
     job.train.check_phases(model.build().phases())
     return planned
 
 
 def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> None:
     """DataError if a split that training reads has no rows."""
-    if not rows["train"]:
+    if not rows["train"] and config.order.mix.get(OWN, 1):
         raise DataError(f"{data_root}: the train split has no rows; shard more data")
     if config.validate_every_nimg is not None and not rows["val"]:
         raise DataError(
@@ -101,15 +109,11 @@ def run_job(job: TrainJob, world: World) -> Manifest:
 
 
 def _train_and_publish(job: TrainJob, world: World) -> None:
-    data = open_dataset(job.data_root)
-    if data.digest != job.data_digest:
-        raise DataError(
-            f"{job.data_root} holds dataset {data.digest[:12]}, but the job was planned for "
-            f"{job.data_digest[:12]}; give the command again"
-        )
+    parts = _parts(job)
+    data = parts[0].manifest
     model = job.model.build(job.seed)
     checkpoints = Checkpoints(job.root, job.fingerprint, job.model, job.train.keep_checkpoints)
-    batches = partial(_stream, job, data, world)
+    batches = partial(_stream, job, parts, world)
     state = train(model, batches, world, _plan(job, data, model, checkpoints))
     world.pulse.mark("publish")
     if world.rank == 0:
@@ -118,21 +122,38 @@ def _train_and_publish(job: TrainJob, world: World) -> None:
             job.model,
             state,
             fingerprint=job.fingerprint,
-            parents={"data": job.data_digest},
+            parents={"data": job.data_digest}
+            | {f"mixed-{digest[:12]}": digest for digest in job.mixed.values()},
             facts={"seed": job.seed, "class_names": list(data.class_names)},
         )
 
 
-def _stream(job: TrainJob, data: DatasetManifest, world: World, start_nimg: int) -> TrainingStream:
+def _parts(job: TrainJob) -> list[Part]:
+    """The recipe's dataset and those mixed with it. DataError if one is not what was planned."""
+    order = job.train.order
+    own = Part(job.data_root, open_dataset(job.data_root), order.mix.get(OWN, 1.0))
+    parts = [own, *mixed_parts(order)]
+    for part in parts:
+        planned = job.data_digest if part is own else job.mixed[part.root]
+        if part.manifest.digest != planned:
+            raise DataError(
+                f"{part.root} holds dataset {part.manifest.digest[:12]}, but the job was planned for "
+                f"{planned[:12]}; give the command again"
+            )
+    return parts
+
+
+def _stream(job: TrainJob, parts: list[Part], world: World, start_nimg: int) -> TrainingStream:
+    config = job.train
     return TrainingStream(
         job.data_root,
-        data,
+        parts[0].manifest,
         "train",
-        global_batch=job.train.batch,
+        global_batch=config.batch,
         rank=world.rank,
         size=world.size,
-        seed=job.seed,
         start_nimg=start_nimg,
+        arrangement=arrange(parts, "train", config.order, seed=job.seed, global_batch=config.batch),
     )
 
 

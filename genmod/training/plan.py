@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from genmod.config import Config, as_json, fingerprint, parse
+from genmod.data.arrange import OWN, OrderConfig
+from genmod.data.mixture import whole_weights
 from genmod.errors import ConfigError, did_you_mean
 from genmod.models.base import ModelConfig, Phase
 
@@ -41,6 +43,8 @@ class OptimConfig(Config):
 class TrainConfig(Config):
     """The recipe's ``train``, which a model may change by its own ``train``."""
 
+    order: OrderConfig = OrderConfig()
+    """Which row comes when."""
     nimg: int = Field(default=200_000, gt=0)
     """Images to train on, counting repetitions; rounded up to whole steps."""
     batch: int = Field(default=128, gt=0)
@@ -120,7 +124,8 @@ class TrainConfig(Config):
 
         Not: how many processes share the work, in which layout it is computed, what is logged and kept.
         """
-        return {key: value for key, value in as_json(self).items() if key not in _HOW}
+        fields = {key: value for key, value in as_json(self).items() if key not in _HOW}
+        return fields | {"order": self.order.result()}
 
 
 _HOW = {
@@ -146,7 +151,23 @@ def due(before_nimg: int, nimg: int, every_nimg: int | None) -> bool:
 
 
 def training_fingerprint(
-    model: ModelConfig, config: TrainConfig, data_digest: str, seed: int
+    model: ModelConfig,
+    config: TrainConfig,
+    data_digest: str,
+    seed: int,
+    mixed: Mapping[str, str] | None = None,
 ) -> str:
-    """What a trained model was made from."""
-    return fingerprint("train", model, config.result(), data_digest, seed)
+    """What a trained model was made from.
+
+    Args:
+        model: its configuration.
+        config: the recipe's ``train``.
+        data_digest: of the recipe's dataset.
+        seed: of the run.
+        mixed: URL -> digest of each other dataset in ``train.order.mix``.
+    """
+    digests = {**(mixed or {}), OWN: data_digest}
+    mix = config.order.mix
+    whole = whole_weights(list(mix.values())) if mix else ()
+    shares = sorted((digests[url], weight) for url, weight in zip(mix, whole, strict=True))
+    return fingerprint("train", model, config.result(), data_digest, seed, *shares)

@@ -135,6 +135,17 @@ def test_many_permutations_in_one_call():
     assert len({tuple(row.tolist()) for row in together}) == 3
 
 
+@given(sizes=st.lists(st.integers(1, 300) | st.integers(1, 2**52 - 1), min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_permutations_of_many_sizes_in_one_call(sizes):
+    size_N = torch.tensor(sizes).repeat_interleave(2)
+    at_N, which_N = size_N // 3, torch.arange(len(size_N))
+    together = shuffle(at_N, size_N, 5, "order", which_N)
+    for n, size in enumerate(size_N.tolist()):
+        alone = shuffle(at_N[n : n + 1], size, 5, "order", which_N[n : n + 1])
+        assert together[n] == alone[0]
+
+
 def test_shuffle_is_uniform_in_first_and_last_place():
     size, runs = 8, 4000
     which_N = torch.arange(runs).repeat_interleave(2)
