@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -48,13 +49,16 @@ def plan(stage: str, context: Context) -> list[Step]:
         ConfigError: a stage would refuse its work, e.g. because its folder holds other work.
     """
     from pipelines.evaluate import evaluation_job
-    from pipelines.retrain import frozen_job
+    from pipelines.retrain import frozen_job, next_cycle
+    from pipelines.versions import is_there, next_version
 
     stages = {"run": STEPS, "retrain": (*STEPS, "promote")}.get(stage, (stage,))
     judged = evaluation_job
     if stage == "retrain":
         judged = partial(frozen_job, context)
-        context, first, data = plan_growth(context)
+        context, first, data = plan_growth(context, next_cycle)
+    elif stage == "shard" and context.recipe.data.append and is_there(context):
+        context, first, data = plan_growth(context, next_version)
     else:
         first, data = plan_data(context)
     models = check(context, data, stages)
@@ -86,12 +90,12 @@ def plan_data(context: Context) -> tuple[Step, Data]:
     return step, Data.of(dataset) if dataset else Data.planned(shards)
 
 
-def plan_growth(context: Context) -> tuple[Context, Step, Data]:
+def plan_growth(
+    context: Context, version: Callable[[Context], tuple[Context, ShardPlan | None]]
+) -> tuple[Context, Step, Data]:
     """The same for the dataset's next version, and the command's context on that version."""
-    from pipelines.retrain import next_cycle
-
     first = context.dataset()
-    context, shards = next_cycle(context)
+    context, shards = version(context)
     if shards is not None:
         grown = Data.planned(shards)
         rows = {split: first.rows(split) + grown.rows[split] for split in SPLITS}

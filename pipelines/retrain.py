@@ -7,18 +7,13 @@ feature space. Each step ends with its manifest, so a retrain that was killed go
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import pairwise
 
-from genmod import storage
 from genmod.config import as_json
-from genmod.data.parent import load_parent
-from genmod.data.plan import DatasetPlan, ShardPlan, make_plan
-from genmod.errors import ConfigError
-from genmod.manifest import NAMES, DatasetManifest, Manifest, find_done, load, require
+from genmod.data.plan import ShardPlan
+from genmod.manifest import Manifest, load, require
 from genmod.metrics.evaluation import EvaluationJob
 from genmod.metrics.judge import readings_from
 from genmod.metrics.protocol import Reading
@@ -36,26 +31,7 @@ from pipelines.promote import (
 )
 from pipelines.run import STEPS, narrowed, need_models, scorable_models
 from pipelines.run import stage as stage_of
-from pipelines.shard import shard
-
-FOLDER = "retrain"
-
-NOTHING_NEW = "nothing new"
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of the dataset."""
-
-    number: int
-    root: str
-    """URL of the folder that holds ``data`` and what was made of it."""
-    data: DatasetManifest
-
-    @property
-    def rows(self) -> int:
-        """Of all splits."""
-        return sum(shard.rows for shard in self.data.shards)
+from pipelines.versions import NOTHING_NEW, Version, at, grow, next_version, versions
 
 
 def stage(context: Context) -> Result:
@@ -66,10 +42,10 @@ def stage(context: Context) -> Result:
     context.tracker.warm_up()
     for name in context.models:
         _seat_first(context, name)
-    version = _open_cycle(context, versions(context)) or _grow(context)
+    version = _open_cycle(context, versions(context)) or grow(context)
     if version is None:
         return _nothing_new(context, begun_s)
-    cycle = _at(context, version.root)
+    cycle = at(context, version.root)
     context.progress.say(f"retrain: version {version.number}, {version.rows:,} images")
     for step in ("train", "sample", "score"):
         models = scorable_models(cycle) if step == "score" else cycle.models
@@ -84,18 +60,6 @@ def stage(context: Context) -> Result:
     return answer | {"version": version.number, "dataset": version.data.digest}
 
 
-def versions(context: Context) -> list[Version]:
-    """Every version whose dataset is there, oldest first."""
-    found = [Version(1, context.recipe.root, context.dataset())]
-    for name in storage.list_names(context.at(FOLDER)):
-        if match := re.fullmatch(r"v(\d{4,})", name):
-            root = context.at(FOLDER, name)
-            data = load(DatasetManifest, storage.join(root, "data"), "dataset")
-            if data is not None:
-                found.append(Version(int(match[1]), root, data))
-    return sorted(found, key=lambda version: version.number)
-
-
 def next_cycle(context: Context) -> tuple[Context, ShardPlan | None]:
     """Where the next cycle would take place, and the plan of its data; None if its data is there.
 
@@ -103,26 +67,8 @@ def next_cycle(context: Context) -> tuple[Context, ShardPlan | None]:
     """
     known = versions(context)
     if (version := _open_cycle(context, known)) is not None:
-        return _at(context, version.root), None
-    plan = _growth(context, known[-1])
-    if not plan.shards:
-        return _at(context, known[-1].root), None
-    _, root = _free(context, known[-1].number + 1, plan.fingerprint)
-    return _at(context, root), plan.summary()
-
-
-def _at(context: Context, root: str) -> Context:
-    """The same command on another root."""
-    recipe = context.recipe.model_copy(update={"root": root})
-    cycle = Context(recipe, context.models, context.progress)
-    cycle.__dict__["tracker"] = context.tracker
-    return cycle
-
-
-def _growth(context: Context, newest: Version) -> DatasetPlan:
-    """The plan of what the source has and the newest version does not."""
-    parent = load_parent(storage.join(newest.root, "data"), newest.data)
-    return make_plan(context.recipe.data, context.recipe.seed, parent)
+        return at(context, version.root), None
+    return next_version(context)
 
 
 def _seat_first(context: Context, name: str) -> None:
@@ -142,53 +88,11 @@ def _seat_first(context: Context, name: str) -> None:
 def _open_cycle(context: Context, known: Sequence[Version]) -> Version | None:
     """The newest version, if it has more rows than the one before and not all of its verdicts."""
     for before, newest in [*pairwise(known)][-1:]:
-        cycle = _at(context, newest.root)
+        cycle = at(context, newest.root)
         missing = [name for name in cycle.models if _verdict(cycle, name) is None]
         if missing and newest.rows > before.rows:
             return newest
     return None
-
-
-def _grow(context: Context) -> Version | None:
-    """Make the next version of the dataset, or finish making it; None if there is nothing new.
-
-    A version that was begun and whose source has grown since is left behind.
-    """
-    recipe, newest = context.recipe, versions(context)[-1]
-    plan = _growth(context, newest)
-    if not plan.shards:
-        return None
-    number, root = _free(context, newest.number + 1, plan.fingerprint)
-    data_root, parent_root = storage.join(root, "data"), storage.join(newest.root, "data")
-    inputs = {"parent": (parent_root, newest.data.digest)}
-    params = as_json(recipe.data)
-    run = context.tracker.run("shard", f"data v{number}", plan.fingerprint, params, inputs)
-    context.connect()
-    data = shard(
-        recipe.data,
-        data_root,
-        seed=recipe.seed,
-        progress=context.counter("shard", "images"),
-        parent=newest.data,
-        parent_root=parent_root,
-    )
-    assert data is not None, "the plan had shards"
-    run.artifact(storage.join(data_root, NAMES["dataset"]))
-    run.finish("FINISHED", {"digest": data.digest, "root": data_root})
-    version = Version(number, root, data)
-    return version if version.rows > newest.rows else None
-
-
-def _free(context: Context, first: int, fingerprint: str) -> tuple[int, str]:
-    """Number and folder of the first version whose data is this work, or nobody's."""
-    for number in count(first):
-        root = context.at(FOLDER, f"v{number:04d}")
-        try:
-            find_done(DatasetManifest, storage.join(root, "data"), "dataset", fingerprint)
-        except ConfigError:
-            continue
-        return number, root
-    raise AssertionError
 
 
 def frozen_job(context: Context, cycle: Context, name: str) -> EvaluationJob:
@@ -245,7 +149,7 @@ def _standing(context: Context, cycle: Context, job: EvaluationJob) -> tuple[Rea
 def _nothing_new(context: Context, begun_s: float) -> Result:
     """Nothing to do, unless the last retrain was killed before it moved an alias."""
     newest = versions(context)[-1]
-    cycle = _at(context, newest.root)
+    cycle = at(context, newest.root)
     judged: dict[str, tuple[Manifest, bool]] = {}
     for name in cycle.models:
         if (verdict := _verdict(cycle, name)) is not None:

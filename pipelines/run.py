@@ -32,6 +32,11 @@ def run(context: Context) -> Result:
     begun_s = time.monotonic()
     from pipelines.checks import check, data_of
 
+    if context.recipe.data.append:
+        raise ConfigError(
+            "recipe: data.append=true is for genmod shard alone; "
+            "genmod retrain makes models of what is new"
+        )
     scorable = scorable_models(context)
     check(context, data_of(context), STEPS)
     context.tracker.warm_up()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from genmod import receipts, storage
+from genmod.config import as_json
 from genmod.data.ingest import make_shard
 from genmod.data.parent import load_parent
 from genmod.data.plan import (
@@ -20,7 +21,7 @@ from genmod.data.plan import (
 )
 from genmod.data.shards import ShardReceipt, quarantine_file
 from genmod.data.sources import DataConfig
-from genmod.errors import DataError, GenmodError
+from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.manifest import NAMES, DatasetManifest, claim, find_done, load, publish, unclaim
 from pipelines.context import Context, Result
 
@@ -59,6 +60,7 @@ def shard(
     progress: Callable[[int, int], None] = nobody,
     parent: DatasetManifest | None = None,
     parent_root: str | None = None,
+    plan: DatasetPlan | None = None,
 ) -> DatasetManifest | None:
     """Make the dataset at ``root``, or what is missing of it. Ray is connected.
 
@@ -71,6 +73,7 @@ def shard(
         parent: the dataset at ``parent_root`` that this one grows from. Only rows that it does not know are
             sharded, and its shards are shared.
         parent_root: URL of the parent.
+        plan: of all this, if it is made already; it is made here if not given.
 
     Returns:
         The manifest, also if it was there already; None if there is nothing that the parent does not know.
@@ -81,26 +84,25 @@ def shard(
         GenmodError: the tasks failed, or none finished for half an hour.
     """
     assert (parent is None) == (parent_root is None)
-    plan = make_plan(
+    plan = plan or make_plan(
         data, seed, load_parent(parent_root, parent) if parent and parent_root else None
     )
     done = find_done(DatasetManifest, root, "dataset", plan.fingerprint)
     if done is not None:
         progress(plan.rows, plan.rows)
         return done
-    if parent is not None and not plan.shards:
+    if plan.parent is not None and not plan.shards:
         return None
+    task_bytes = _task_bytes(plan)
     claim(root, plan.fingerprint)
-    made = _make_all(plan, root, workers or data.workers or _cpus(), progress)
+    made = _make_all(plan, root, workers or data.workers or _cpus(), task_bytes, progress)
     refused = [row for receipt in made for row in receipt.refused]
     quarantine = quarantine_file(root, [*plan.refused, *refused])
     own = [*plan.own_refused, *refused]
     try:
         check_budget(data, own, plan.rows + len(plan.own_refused))
     except DataError:
-        unclaim(
-            root
-        )  # quarantine.parquet stays, for a person to read; another recipe may have the folder
+        unclaim(root)  # another recipe may have the folder; quarantine.parquet stays, to be read
         raise
     return publish(root, make_manifest(plan, made, quarantine))
 
@@ -111,8 +113,30 @@ def _cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def _task_bytes(plan: DatasetPlan) -> int:
+    """What a task asks for, so that no more run on a node than its memory holds.
+
+    Raises:
+        ConfigError: no node that has CPUs has so much.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest = max((node.get("memory", 0) for node in nodes if node.get("CPU")), default=None)
+    if largest is not None and plan.task_bytes > largest:
+        raise ConfigError(
+            f"making a shard of {plan.source} takes {plan.task_bytes >> 20} MiB, the largest node has "
+            f"{int(largest) >> 20} MiB; set data.shard_rows lower, or cut up the source's files"
+        )
+    return plan.task_bytes
+
+
 def _make_all(
-    plan: DatasetPlan, root: str, at_once: int, progress: Callable[[int, int], None]
+    plan: DatasetPlan,
+    root: str,
+    at_once: int,
+    task_bytes: int,
+    progress: Callable[[int, int], None],
 ) -> list[ShardReceipt]:
     """Receipts in the plan's order; tasks make those that are missing. Not all if too much is refused."""
     names = [planned.name for planned in plan.shards]
@@ -120,7 +144,7 @@ def _make_all(
     missing = [planned for planned in plan.shards if planned.name not in made]
     rows = {planned.name: planned.rows for planned in plan.shards}
     progress(sum(rows[name] for name in made), plan.rows)
-    for name, receipt in _run_tasks(plan, root, missing, at_once):
+    for name, receipt in _run_tasks(plan, root, missing, at_once, task_bytes):
         made[name] = receipt
         progress(sum(rows[name] for name in made), plan.rows)
         refused = sum(len(receipt.refused) for receipt in made.values())
@@ -131,12 +155,18 @@ def _make_all(
 
 
 def _run_tasks(
-    plan: DatasetPlan, root: str, missing: Sequence[PlannedShard], at_once: int
+    plan: DatasetPlan, root: str, missing: Sequence[PlannedShard], at_once: int, task_bytes: int
 ) -> Iterator[tuple[str, ShardReceipt]]:
     """Name and receipt of each shard as it is finished; never more than ``at_once`` are under way."""
     import ray  # here, so that a plan can be made without the seconds that this takes
 
-    task = ray.remote(num_cpus=1, max_retries=TRIES, retry_exceptions=[OSError])(_make)
+    task = ray.remote(
+        num_cpus=1,
+        memory=task_bytes,
+        scheduling_strategy="SPREAD",
+        max_retries=TRIES,
+        retry_exceptions=[OSError],
+    )(_make)
     waiting = iter(missing)
     under_way: dict[Any, str] = {}
     last_s = time.monotonic()
@@ -181,24 +211,49 @@ def _make(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def stage(context: Context) -> Result:
-    """The command: the recipe's dataset."""
+    """The command: the recipe's dataset, or its next version."""
     begun_s = time.monotonic()
     recipe, root = context.recipe, context.at("data")
-    summary = plan_shard(recipe.data, root, recipe.seed)
     made = load(DatasetManifest, root, "dataset")
+    if made is not None and recipe.data.append:
+        return _append(context, begun_s)
+    plan = make_plan(recipe.data, recipe.seed)
+    find_done(DatasetManifest, root, "dataset", plan.fingerprint)
     new = made is None
-    run = context.tracker.run("shard", "data", summary.fingerprint, recipe.data.model_dump(), {})
+    run = context.tracker.run("shard", "data", plan.fingerprint, as_json(recipe.data), {})
     if made is None:
         storage.probe(recipe.root)
         context.connect()
         watch = context.counter("shard", "images")
-        made = shard(recipe.data, root, seed=recipe.seed, progress=watch)
+        made = shard(recipe.data, root, seed=recipe.seed, progress=watch, plan=plan)
         assert made is not None, "only growing a dataset can come to nothing"
-    run.metrics({f"rows/{split}": float(rows) for split, rows in summary.rows_by_split.items()}, 0)
+    run.metrics({f"rows/{split}": float(rows) for split, rows in plan.rows_by_split.items()}, 0)
     run.artifact(storage.join(root, NAMES["dataset"]))
     run.finish("FINISHED", {"digest": made.digest, "root": root})
+    _tell_refused(context, made, root)
+    return context.result("shard", begun_s, new, root, made, digest=made.digest)
+
+
+def _append(context: Context, begun_s: float) -> Result:
+    """The dataset's next version, of what is new; nothing if nothing is."""
+    from pipelines.versions import NOTHING_NEW, grow, versions
+
+    version = grow(context)
+    newest = version or versions(context)[-1]
+    root = storage.join(newest.root, "data")
+    facts = {"version": newest.number, "digest": newest.data.digest}
+    if version is not None:
+        _tell_refused(context, version.data, root)
+        return context.result("shard", begun_s, True, root, version.data, **facts)
+    context.progress.say(
+        f"shard: {NOTHING_NEW} in {context.recipe.data.source} since version {newest.number}"
+    )
+    answer = {"stage": "shard", "status": NOTHING_NEW, "output": root}
+    return answer | {"fingerprint": newest.data.fingerprint, **facts}
+
+
+def _tell_refused(context: Context, made: DatasetManifest, root: str) -> None:
     if made.quarantined:
         context.progress.say(
             f"shard: {made.quarantined} inputs were refused; {root}/quarantine.parquet says why"
         )
-    return context.result("shard", begun_s, new, root, made, digest=made.digest)

@@ -97,6 +97,11 @@ class DatasetPlan:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def rows_by_split(self) -> dict[str, int]:
+        """Of the shards to make."""
+        return {split: sum(s.rows for s in self.shards if s.split == split) for split in SPLITS}
+
+    @property
     def own_refused(self) -> tuple[RefusedRow, ...]:
         """What the plan refuses, without what the parent did."""
         return self.refused[len(self.parent.refused) if self.parent else 0 :]
@@ -135,14 +140,11 @@ class DatasetPlan:
 
     def summary(self) -> ShardPlan:
         """For people and for ``--dry-run``; encodes some rows to learn how large they become."""
-        by_split: Counter[str] = Counter()
-        for shard in self.shards:
-            by_split[shard.split] += shard.rows
         return ShardPlan(
             source=self.source,
             spec=self.spec,
             rows=self.rows,
-            rows_by_split={split: by_split[split] for split in SPLITS},
+            rows_by_split=self.rows_by_split,
             refused=len(self.refused),
             shards=len(self.shards),
             size_bytes=self.rows * self._bytes_of_a_row(),

@@ -63,12 +63,17 @@ class DataConfig(Config):
     splits: Splits = Splits()
     max_quarantined: float = Field(default=0.01, ge=0, le=1)
     """Share of the inputs that may be refused before the stage gives up."""
+    append: bool = False
+    """``genmod shard`` makes the dataset's next version, of what the source has and the newest one lacks.
+    Not part of the result."""
     workers: int | None = Field(default=None, gt=0)
     """Shards made at the same time; as many as there are CPUs if not given. Not part of the result."""
 
     def result(self) -> dict[str, Any]:
         """The fields that the bytes depend on, for the fingerprint; the source counts by its content."""
-        return self.model_dump(mode="json", exclude={"source", "max_quarantined", "workers"})
+        return self.model_dump(
+            mode="json", exclude={"source", "max_quarantined", "append", "workers"}
+        )
 
 
 Image = bytes | NDArray[np.uint8] | Refused
