@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from genmod.data.arrange import check_order
 from genmod.data.plan import ShardPlan
 from genmod.data.synthetic import asked
 from genmod.errors import ConfigError
@@ -69,6 +70,7 @@ def check(context: Context, data: Data, stages: Collection[str]) -> dict[str, Ge
         if "train" in stages:
             config = recipe.train_config(name)
             check_rows(config, context.at("data"), data.rows)
+            check_order(config.order, "train", data.spec, data.class_names)
             config.check_phases(model.phases())
     if "sample" in stages:
         asked(recipe.sample.labels, data.spec, data.class_names)

@@ -124,6 +124,26 @@ def check_mix(
         seen[theirs.digest] = part.root
 
 
+def check_order(
+    config: OrderConfig, split: Split, spec: ImageSpec, class_names: tuple[str, ...]
+) -> list[Part]:
+    """Whether a dataset can be read so, whether it is there already or only planned.
+
+    Returns:
+        The other datasets of the mix.
+
+    Raises:
+        ConfigError: classes are to be balanced where there are none, or datasets cannot be mixed.
+    """
+    if config.balance == "classes" and not spec.classes:
+        raise ConfigError(
+            "train.order.balance is classes, but the dataset has no labels; set train.order.balance=none"
+        )
+    others = mixed_parts(config)
+    check_mix(others, split, spec, class_names)
+    return others
+
+
 def arrange(
     parts: Sequence[Part], split: Split, config: OrderConfig, *, seed: int, global_batch: int
 ) -> Arrangement:
@@ -143,11 +163,13 @@ def arrange(
         ConfigError: the datasets cannot be mixed or balanced.
         DataError: with ``balance``, an index is not what the manifest says.
     """
+    first = parts[0].manifest
+    check_order(config.model_copy(update={"mix": {}}), split, first.spec, first.class_names)
     if len(parts) == 1:
         (part,) = parts
         order = _Arranger(split, config, seed, global_batch).order(part, "order")
         return Arrangement(part.manifest.of_split(split), order)
-    check_mix(parts, split, parts[0].manifest.spec, parts[0].manifest.class_names)
+    check_mix(parts, split, first.spec, first.class_names)
     whole = whole_weights([part.weight for part in parts])
     weighted = [(part, weight) for part, weight in zip(parts, whole, strict=True) if weight]
     weighted.sort(key=lambda pair: pair[0].manifest.digest)
@@ -182,8 +204,6 @@ class _Arranger:
 
     def _class_index(self, part: Part) -> ClassIndex:
         shards, spec = part.manifest.of_split(self.split), part.manifest.spec
-        if not spec.classes:
-            raise ConfigError(f"train.order.balance is classes, but {part.root} has no labels")
         labels = shard_labels(partial(storage.join, part.root), shards)
         index = ClassIndex([shard.rows for shard in shards], spec.classes, labels)
         if empty := (index.rows_K == 0).nonzero()[0].tolist():

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from genmod.config import Config, as_json, parse
-from genmod.data.arrange import OWN, Part, arrange, check_mix, mixed_parts
+from genmod.data.arrange import OWN, Part, arrange, check_order, mixed_parts
+from genmod.data.order import epoch_rows
 from genmod.data.reader import TrainingStream, open_dataset, read_rows
 from genmod.errors import DataError, StorageError
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load
@@ -60,8 +61,7 @@ def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
     parse(model_class.Sample, job.sample, f"model.{job.name}.sample")
     check_rows(job.train, job.data_root, {split: data.rows(split) for split in SPLITS})
     order = job.train.order.resolved()
-    others = mixed_parts(order)
-    check_mix(others, "train", data.spec, data.class_names)
+    others = check_order(order, "train", data.spec, data.class_names)
     mixed = {part.root: part.manifest.digest for part in others}
     train = job.train.model_copy(update={"order": order})
     model = job.model.model_copy(update={"net": as_json(net)})
@@ -71,7 +71,7 @@ def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
 
 
 def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> None:
-    """DataError if a split that training reads has no rows."""
+    """DataError if a split that training reads has no rows, ConfigError if it has too few."""
     if not rows["train"] and config.order.mix.get(OWN, 1):
         raise DataError(f"{data_root}: the train split has no rows; shard more data")
     if config.validate_every_nimg is not None and not rows["val"]:
@@ -79,6 +79,7 @@ def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> 
             f"{data_root}: the val split has no rows; raise data.splits.val, "
             "or set train.validate_every_nimg=null"
         )
+    epoch_rows(rows["train"], config.batch, config.order.last)
 
 
 def run_job(job: TrainJob, world: World) -> Manifest:

@@ -5,6 +5,7 @@ import pytest
 
 from genmod import storage
 from genmod.config import as_json
+from genmod.data.arrange import OrderConfig
 from genmod.data.shards import Row, dataset_facts, write_shard
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import DatasetManifest, ImageSpec, faults, publish
@@ -109,3 +110,45 @@ def test_faults_are_told_when_the_plan_is_made(data, tmp_path):
     with pytest.raises(DataError, match="holds dataset"):
         run_job(job(data, tmp_path, data_digest="0" * 64), Alone())
     assert not storage.exists(str(tmp_path / "models"))
+
+
+def test_a_model_of_a_mix_is_made_from_all_its_datasets(data, tmp_path, monkeypatch):
+    """The second dataset is named by a relative path, and counts by its content."""
+    other = str(tmp_path / "other")
+    rows = [Row(f"o{i}", i, np.full((8, 8, 1), i, np.uint8), label=i % 3) for i in range(9)]
+    shard, made = write_shard(other, "train-000000", "train", SPEC, rows)
+    facts = dataset_facts({"train": made})
+    second = publish(
+        other, data.model_copy(update={"fingerprint": "o", "facts": facts, "shards": (shard,)})
+    )
+    monkeypatch.chdir(tmp_path)
+    order = OrderConfig(mix={"data": 1, "other": 2}, balance="classes", window=None)
+    mixed = job(data, tmp_path, train=TRAIN.model_copy(update={"order": order}))
+    planned = plan_job(mixed, data)
+    assert planned.mixed == {other: second.digest}
+    assert planned.train.order.mix == {"data": 1, other: 2}
+    assert planned.fingerprint != plan_job(job(data, tmp_path), data).fingerprint
+    doubled = OrderConfig(mix={other: 4, "data": 2}, balance="classes")
+    again = mixed.model_copy(update={"train": TRAIN.model_copy(update={"order": doubled})})
+    assert plan_job(again, data).fingerprint == planned.fingerprint
+    model = run_job(planned, Alone())
+    assert model.parents == {"data": data.digest, f"mixed-{second.digest[:12]}": second.digest}
+
+    moved = planned.model_copy(update={"root": str(tmp_path / "n"), "mixed": {other: "0" * 64}})
+    with pytest.raises(DataError, match=f"{other} holds dataset {second.digest[:12]}"):
+        run_job(moved, Alone())
+
+
+def test_an_order_that_does_not_fit_the_data_is_told_when_the_plan_is_made(data, tmp_path):
+    def plan(manifest=data, **order):
+        train = TRAIN.model_copy(update={"order": OrderConfig(**order), "batch": 32})
+        plan_job(job(data, tmp_path, train=train), manifest)
+
+    plan(last="wrap")
+    with pytest.raises(ConfigError, match="20 rows do not fill one batch of 32"):
+        plan(last="drop")
+    with pytest.raises(ConfigError, match="no dataset at"):
+        plan(mix={"data": 1, str(tmp_path / "nowhere"): 1})
+    bare = data.model_copy(update={"spec": SPEC.model_copy(update={"classes": 0})})
+    with pytest.raises(ConfigError, match="the dataset has no labels"):
+        plan(bare, balance="classes")
