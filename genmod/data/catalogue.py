@@ -53,17 +53,25 @@ def split_of(key: str, splits: Splits) -> Split:
 class Catalogue:
     """The inputs of one source, as it was when it was listed."""
 
-    def __init__(self, source: Source, splits: Splits, known: Iterable[Sequence[str]] = ()) -> None:
+    def __init__(
+        self,
+        source: Source,
+        splits: Splits,
+        known: Iterable[Sequence[str]] = (),
+        chunk_rows: int = CHUNK_ROWS,
+    ) -> None:
         """List the source.
 
         Args:
             source: to be listed; it is read now.
             splits: shares by which a key belongs to a split.
             known: keys that the parent has, in parts.
+            chunk_rows: handled together.
 
         Raises:
             DataError: the source is not there or holds nothing.
         """
+        self.chunk_rows = chunk_rows
         self.scan = Scan()
         self.first_refs: list[Ref] = []
         self.faults: list[RefusedRow] = []
@@ -130,7 +138,7 @@ class Catalogue:
             lines.append(json.dumps((name, ref, number)))
             keys.append(key)
             labels.append(number)
-            if len(keys) == CHUNK_ROWS:
+            if len(keys) == self.chunk_rows:
                 flush()
         if keys:
             flush()
@@ -218,7 +226,7 @@ class Catalogue:
         return groups
 
     def _codes_of(self, chunk: int) -> NDArray[np.uint8]:
-        return self.code_N[chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS]
+        return self.code_N[chunk * self.chunk_rows : (chunk + 1) * self.chunk_rows]
 
 
 def _label_fault(label: int, classes: int) -> str:
