@@ -10,11 +10,15 @@ import os
 
 from pydantic import Field
 
+from genmod import storage
 from genmod.config import Config
 from genmod.errors import ConfigError
 
 LOCAL = "local"
 AUTO = "auto"
+
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the command of a job."""
 
 
 class ClusterConfig(Config):
@@ -62,13 +66,28 @@ def connect(config: ClusterConfig) -> None:
         _start_local(config)
         return
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": told} if (told := told_to_workers()) else None,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"no Ray cluster answers at {address} ({reason}); give another with --address, "
             "or --address local to use this machine alone"
         ) from error
+
+
+def told_to_workers() -> dict[str, str]:
+    """What this process knows of stores, and workers on other machines must know too.
+
+    Never credentials: those each node finds for itself, and Ray shows such variables to whoever looks. Where
+    stores are, a job has told its workers when it was submitted.
+    """
+    names = storage.FORWARDED if _JOB not in os.environ else ()
+    return {name: os.environ[name] for name in (*names, storage.VARIABLE) if name in os.environ}
 
 
 def disconnect() -> None:

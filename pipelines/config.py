@@ -21,6 +21,7 @@ from genmod.gate import PromoteConfig
 from genmod.likelihood.table import ScoreConfig
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.models.base import SampleOptions, ScoreOptions, family
+from genmod.storage import StorageConfig
 from genmod.training.plan import TrainConfig
 from pipelines.tracking import TrackingConfig
 
@@ -60,6 +61,7 @@ class Recipe(Config):
     promote: PromoteConfig = PromoteConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+    storage: StorageConfig = StorageConfig()
 
     def at(self, *parts: str) -> str:
         """URL of something below the root."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from cluster import session
+from genmod import storage
 from genmod.manifest import DatasetManifest, Manifest, require
 from genmod.models.base import DataStats, ModelConfig
 from pipelines.config import Recipe
@@ -33,6 +35,8 @@ class Context:
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
+        if "storage" in self.recipe.model_fields_set:
+            os.environ.update(storage.environment_of(self.recipe.storage))
         for name in self.models:
             self.recipe.entry(name)
 

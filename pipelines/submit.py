@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genmod import storage
 from genmod.config import fingerprint
 from genmod.errors import ConfigError, GenmodError
 
@@ -127,6 +128,7 @@ def _request(
         name=f"genmod-{stage}-{fingerprint(stage, recipe, list(options))[:12]}",
         entrypoint=shlex.join([*words, "--json"] if as_json else words),
         working_dir=folder,
+        env={name: os.environ[name] for name in storage.FORWARDED if name in os.environ},
         metadata={"genmod": stage, "root": recipe.root},
     )
 

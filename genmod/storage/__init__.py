@@ -21,6 +21,7 @@ from genmod.storage.objects import (
 )
 from genmod.storage.settings import (
     FORWARDED,
+    VARIABLE,
     CacheConfig,
     StorageConfig,
     environment_of,
@@ -30,6 +31,7 @@ from genmod.storage.urls import filesystem, join, resolve
 
 __all__ = [
     "FORWARDED",
+    "VARIABLE",
     "CacheConfig",
     "StorageConfig",
     "create",

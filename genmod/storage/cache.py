@@ -139,13 +139,13 @@ def _fetch(url: str, folder: Path, sha256: str, handle: int) -> int:
     try:
         offset, size_bytes = 0, os.fstat(handle).st_size
         for block in read_blocks(url):
-            digest.update(block)
             if offset + len(block) > size_bytes:
-                break
+                raise DataError(f"{url} is longer than its {size_bytes} bytes")
+            digest.update(block)
             if os.pwrite(handle, block, offset) != len(block):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             offset += len(block)
-        if digest.hexdigest() != sha256:
+        if digest.hexdigest() != sha256 or offset != size_bytes:
             raise DataError(f"{url} does not fit its digest")
         os.fsync(handle)
         os.utime(handle)
