@@ -228,7 +228,7 @@ def publish(root: str, manifest: ManifestT) -> ManifestT:
     return theirs
 
 
-def write_file(root: str, path: str, data: bytes) -> FileEntry:
+def write_file(root: str, path: str, data: bytes | memoryview) -> FileEntry:
     """Write one file of a stage below its root and say what it is."""
     storage.write_bytes(storage.join(root, path), data)
     return FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data))

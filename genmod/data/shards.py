@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from genmod.config import Config
 from genmod.data.codecs import EXTENSIONS, Codec
-from genmod.data.tars import TarBuilder
+from genmod.data.tars import tar_of
 from genmod.errors import DataError
 from genmod.manifest import FileEntry, ImageSpec, ShardEntry, Split, write_file
 from genmod.units import LEVELS
@@ -160,32 +160,65 @@ def write_shard(
     Raises:
         DataError: a row's key, shape or label is not allowed.
     """
-    codec, tar, histogram = Codec(spec), TarBuilder(), _Histogram(spec)
-    lines: list[tuple[Any, ...]] = []
+    codec, histogram, samples = Codec(spec), _Histogram(spec), list[Encoded]()
     rows_K = [0] * spec.classes
     for row in rows:
         _check_row(row, spec)
-        blob = codec.encode(row.image_HWC)
-        offset = tar.add(f"{row.key}.png", blob)
+        sidecar = row.sidecar
+        body = None if sidecar is None else json.dumps(sidecar, sort_keys=True).encode()
+        image = codec.encode(row.image_HWC)
+        samples.append(Encoded(row.key, row.index, image, row.label, row.name, body))
         if row.label is not None:
-            tar.add(f"{row.key}.cls", b"%d" % row.label)
             rows_K[row.label] += 1
-        if row.sidecar is not None:
-            tar.add(f"{row.key}.json", json.dumps(row.sidecar, sort_keys=True).encode())
-        check = crc32(blob)
-        lines.append((row.key, row.index, offset, len(blob), row.label, check, row.name))
         histogram.add(row.image_HWC)
-    count = len(lines)
-    columns = dict(zip(INDEX_SCHEMA.names, zip(*lines, strict=True), strict=False))
-    if count == 0 or len(set(columns["key"])) != count:
-        raise DataError(f"{root}/{name}: {count} rows, wanted at least one, with unique keys")
-    entry = ShardEntry(
+    entry = pack_shard(root, name, split, samples)
+    return entry, histogram.facts(len(samples), max(s.number for s in samples) + 1, rows_K)
+
+
+class Encoded(NamedTuple):
+    """A sample whose image is a file already."""
+
+    key: str
+    number: int
+    """Its ``index``."""
+    image: bytes
+    label: int | None = None
+    name: str | None = None
+    sidecar: bytes | None = None
+
+
+def pack_shard(
+    root: str, name: str, split: Split, samples: Sequence[Encoded], suffix: str = ".png"
+) -> ShardEntry:
+    """Write NAME.tar and NAME.idx.parquet of images as they are, ``suffix`` says what they are.
+
+    Raises:
+        DataError: no samples, or two with one key.
+    """
+    if not samples or len({sample.key for sample in samples}) != len(samples):
+        raise DataError(f"{root}/{name}: {len(samples)} rows, wanted some, with unique keys")
+    names, bodies, image_at = list[str](), list[bytes](), list[int]()
+    for key, _, image, label, _, sidecar in samples:
+        image_at.append(len(names))
+        names.append(key + suffix)
+        bodies.append(image)
+        if label is not None:
+            names.append(key + ".cls")
+            bodies.append(b"%d" % label)
+        if sidecar is not None:
+            names.append(key + ".json")
+            bodies.append(sidecar)
+    whole, offset_N = tar_of(names, bodies)
+    keys, indices, images, labels, given, _ = zip(*samples, strict=True)
+    sizes, checks = list(map(len, images)), list(map(crc32, images))
+    columns = (keys, indices, offset_N[image_at], sizes, labels, checks, given)
+    table = dict(zip(INDEX_SCHEMA.names, columns, strict=True))
+    return ShardEntry(
         split=split,
-        rows=count,
-        tar=write_file(root, f"{name}.tar", tar.finish()),
-        index=write_file(root, f"{name}.idx.parquet", table_bytes(columns, INDEX_SCHEMA)),
+        rows=len(samples),
+        tar=write_file(root, f"{name}.tar", whole),
+        index=write_file(root, f"{name}.idx.parquet", table_bytes(table, INDEX_SCHEMA)),
     )
-    return entry, histogram.facts(count, max(columns["index"]) + 1, rows_K)
 
 
 def _check_row(row: Row, spec: ImageSpec) -> None:
@@ -200,7 +233,7 @@ def _check_row(row: Row, spec: ImageSpec) -> None:
         raise DataError(f"{row.key}: label {row.label}, the dataset has {spec.classes} classes")
 
 
-def table_bytes(columns: Mapping[str, Sequence[Any]], schema: Any) -> bytes:
+def table_bytes(columns: Mapping[str, Sequence[Any] | NDArray[Any]], schema: Any) -> bytes:
     """A small Parquet file with a pyarrow schema; the same bytes for the same values."""
     sink = pa.BufferOutputStream()
     table = pa.table(dict(columns), schema=schema)
@@ -247,13 +280,18 @@ def dataset_facts(made: Mapping[Split, RowFacts]) -> dict[str, Any]:
     return facts
 
 
+def channel_stats(facts: RowFacts) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel's pixels, 0..255; integers until the last division."""
+    both, count = zip(facts.pixel_sum_C, facts.pixel_square_sum_C, strict=True), facts.pixels
+    std = [math.sqrt(squares * count - total * total) / count for total, squares in both]
+    return [total / count for total in facts.pixel_sum_C], std
+
+
 def _network_stats(facts: RowFacts) -> dict[str, list[float]]:
-    """Integers until the last division; a pixel p is x = 2 (p + 1/2) / 256 - 1, as in genmod.units."""
-    scale, count = 2.0 / LEVELS, facts.pixels
-    both = zip(facts.pixel_sum_C, facts.pixel_square_sum_C, strict=True)
-    std = [math.sqrt(squares * count - total * total) / count * scale for total, squares in both]
-    mean = [(total / count + 0.5) * scale - 1.0 for total in facts.pixel_sum_C]
-    return {"mean": mean, "std": std}
+    """A pixel p is x = 2 (p + 1/2) / 256 - 1, as in genmod.units."""
+    mean_C, std_C = channel_stats(facts)
+    scale = 2.0 / LEVELS
+    return {"mean": [(m + 0.5) * scale - 1.0 for m in mean_C], "std": [s * scale for s in std_C]}
 
 
 def quarantine_file(root: str, refused: Sequence[Sequence[str]]) -> FileEntry:

@@ -6,9 +6,12 @@ extensions for names and sizes that other writers use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from genmod.errors import DataError
 
@@ -16,41 +19,79 @@ BLOCK = 512
 MAX_NAME_BYTES = 100
 
 _ZEROS = bytes(BLOCK)
-_END = bytes(2 * BLOCK)
-# mode, uid, gid / size goes between / mtime, checksum as spaces, type, link name, magic, names, device.
+_SIZE_AT, _SUM_AT = 124, 148
+# mode, uid, gid / size / mtime, checksum as spaces, type, link name, magic, names, device.
 _OWNER = b"0000644\x00" + b"0000000\x00" * 2
-_AFTER_SIZE = b"00000000000\x00"
-_AFTER_CHECK = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x00" * 2 + bytes(155 + 12)
-_CONSTANT_SUM = sum(_OWNER) + sum(_AFTER_SIZE) + 8 * ord(" ") + sum(_AFTER_CHECK)
-
-
-def _header(name: bytes, size_bytes: int) -> bytes:
-    size = b"%011o\x00" % size_bytes
-    check = b"%06o\x00 " % (_CONSTANT_SUM + sum(name) + sum(size))
-    return b"".join((name.ljust(100, b"\x00"), _OWNER, size, _AFTER_SIZE, check, _AFTER_CHECK))
+_AFTER_SIZE = b"00000000000\x00" + b" " * 8 + b"0" + bytes(100)
+_AFTER_LINK = b"ustar\x0000" + bytes(64) + b"0000000\x00" * 2 + bytes(155 + 12)
+_EMPTY = bytes(MAX_NAME_BYTES) + _OWNER + bytes(12) + _AFTER_SIZE + _AFTER_LINK
+_SHIFT_D = 3 * np.arange(10, -1, -1)
 
 
 class TarBuilder:
     """A tar that grows in memory; the same members give the same bytes."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._names: list[str] = []
+        self._bodies: list[bytes] = []
         self._size_bytes = 0
 
     def add(self, name: str, body: bytes) -> int:
         """Append a member, name in ASCII. Returns the offset of its body."""
-        encoded = name.encode("ascii")
-        assert len(encoded) <= MAX_NAME_BYTES, name
         length = len(body)
         offset = self._size_bytes + BLOCK
-        padding = -length % BLOCK
-        self._parts += (_header(encoded, length), body, _ZEROS[:padding])
-        self._size_bytes = offset + length + padding
+        self._names.append(name)
+        self._bodies.append(body)
+        self._size_bytes = offset + length + -length % BLOCK
         return offset
 
-    def finish(self) -> bytes:
+    def finish(self) -> memoryview:
         """The whole file."""
-        return b"".join((*self._parts, _END))
+        return tar_of(self._names, self._bodies)[0]
+
+
+def tar_of(names: Sequence[str], bodies: Sequence[bytes]) -> tuple[memoryview, NDArray[np.int64]]:
+    """A tar of members, all headers made at once: the same bytes as from a :class:`TarBuilder`.
+
+    Args:
+        names: in ASCII, at most ``MAX_NAME_BYTES`` long.
+        bodies: of each.
+
+    Returns:
+        The whole file, and the offset of each body.
+    """
+    assert max(map(len, names), default=0) <= MAX_NAME_BYTES
+    size_N = np.fromiter(map(len, bodies), np.int64, len(bodies))
+    assert size_N.max(initial=0) < 8**11
+    end_N = np.cumsum(1 + -(-size_N // BLOCK))  # in blocks
+    offset_N = BLOCK * (np.append(0, end_N[:-1]) + 1) if len(end_N) else end_N
+    whole_KB = np.zeros((int(end_N[-1] if len(end_N) else 0) + 2, BLOCK), dtype=np.uint8)
+    whole_KB[offset_N // BLOCK - 1] = _headers(names, size_N)
+    whole = whole_KB.data.cast("B")
+    for offset, size, body in zip(offset_N.tolist(), size_N.tolist(), bodies, strict=True):
+        whole[offset : offset + size] = body
+    return whole, offset_N
+
+
+def _headers(names: Sequence[str], size_N: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """One header a row."""
+    header_NB = np.empty((len(names), BLOCK), dtype=np.uint8)
+    header_NB[:] = np.frombuffer(_EMPTY, dtype=np.uint8)
+    name_N = np.array(names, dtype=f"S{MAX_NAME_BYTES}")
+    header_NB[:, :MAX_NAME_BYTES] = name_N.view(np.uint8).reshape(-1, MAX_NAME_BYTES)
+    header_NB[:, _SIZE_AT : _SIZE_AT + 11] = _octal(size_N, 11)
+    sum_N = header_NB[:, : _SIZE_AT + 11].sum(axis=1, dtype=np.int64) + _REST_SUM
+    header_NB[:, _SUM_AT : _SUM_AT + 6] = _octal(sum_N, 6)
+    header_NB[:, _SUM_AT + 6] = 0
+    return header_NB
+
+
+_REST_SUM = sum(_EMPTY[_SIZE_AT + 11 :])
+
+
+def _octal(value_N: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
+    """Digits in ASCII, one number a row."""
+    return ((value_N[:, None] >> _SHIFT_D[-digits:]) & 7).astype(np.uint8) + np.uint8(ord("0"))
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import tarfile
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genmod.data.tars import TarBuilder, walk
+from genmod.data.tars import TarBuilder, tar_of, walk
 from genmod.errors import DataError
 
 MEMBERS = st.dictionaries(
@@ -62,3 +63,18 @@ def test_damage_is_told_with_the_place():
     flipped[2560] ^= 1
     with pytest.raises(DataError, match="byte 2560"):
         list(walk(io.BytesIO(bytes(flipped)), "t.tar"))
+
+
+@given(MEMBERS)
+def test_members_one_by_one_and_all_at_once_are_the_same_file(members):
+    builder = TarBuilder()
+    offsets = [builder.add(name, body) for name, body in members.items()]
+    whole, offset_N = tar_of(list(members), list(members.values()))
+    assert (bytes(whole), offset_N.tolist()) == (bytes(builder.finish()), offsets)
+
+
+def test_the_bytes_of_a_tar_never_change():
+    """Datasets that exist are named by their digests."""
+    whole, _ = tar_of(["a.png", "a.cls", "b.json"], [bytes(range(256)) * 3, b"7", b""])
+    wanted = "de71649d8b12596b19569d315288663502b15b9b0a5b074a8ac2fd171a4c6d4a"
+    assert hashlib.sha256(whole).hexdigest() == wanted
