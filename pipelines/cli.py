@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.environment import set_environment
 from genmod.errors import ConfigError, GenmodError
+from genmod.manifest import SPLITS
 
 STAGES = {
     "run": "every stage in order: shard, train, sample, score, evaluate, report",
@@ -98,6 +99,19 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("url", help="a folder that holds a dataset, model, scores or report")
     _add_output_options(verify)
     verify.set_defaults(command=_verify)
+    inspect = commands.add_parser("inspect", help="what a dataset is, in words and a contact sheet")
+    inspect.add_argument("url", help="a folder that holds a dataset")
+    inspect.add_argument(
+        "--out",
+        default="contact-sheet.png",
+        metavar="FILE",
+        help="the contact sheet, replaced if it is there (default: %(default)s in the current folder)",
+    )
+    inspect.add_argument(
+        "--split", choices=SPLITS, help="that the sheet shows (default: the first with rows)"
+    )
+    _add_output_options(inspect)
+    inspect.set_defaults(command=_inspect)
     return parser
 
 
@@ -198,3 +212,11 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
         "faults": faults,
         "exit_code": 1 if faults else 0,
     }
+
+
+def _inspect(options: argparse.Namespace) -> dict[str, Any]:
+    from pipelines.inspect import inspect
+
+    facts, text = inspect(options.url, options.out, options.split)
+    print(text)
+    return {"stage": "inspect", "status": "done", "output": options.url, **facts}
