@@ -181,19 +181,26 @@ class Codec:
         Raises:
             DataError: a blob is not an image of this dataset's shape.
         """
-        spec = self.spec
+        spec, channels = self.spec, self.spec.channels
         raws = [self._inflate(blob) for blob in blobs]
-        rows_BHR = np.frombuffer(b"".join(raws), dtype=np.uint8)
-        rows_BHR = rows_BHR.reshape(len(blobs), spec.height, self._row)
-        plain_B = ~rows_BHR[:, :, 0].any(axis=1)
-        image_BHWC = rows_BHR[:, :, 1:].reshape(-1, spec.height, spec.width, spec.channels)
-        image_BCHW = np.array(image_BHWC.transpose(0, 3, 1, 2), order="C")
-        for b in np.flatnonzero(~plain_B).tolist():
-            image_BCHW[b] = self._decode_general(blobs[b]).transpose(2, 0, 1)
+        ours = [raw for raw in raws if raw is not None]
+        rows_KHR = np.frombuffer(b"".join(ours), dtype=np.uint8)
+        rows_KHR = rows_KHR.reshape(len(ours), spec.height, self._row)
+        image_KHWC = rows_KHR[:, :, 1:].reshape(len(ours), spec.height, spec.width, channels)
+        if len(ours) == len(blobs):
+            return np.array(image_KHWC.transpose(0, 3, 1, 2), order="C")
+        is_ours_B = np.array([raw is not None for raw in raws])
+        image_BCHW = np.empty((len(blobs), *spec.shape), dtype=np.uint8)
+        image_BCHW[is_ours_B] = image_KHWC.transpose(0, 3, 1, 2)
+        others = [blob for blob, raw in zip(blobs, raws, strict=True) if raw is None]
+        image_LHWC = np.empty((len(others), spec.height, spec.width, channels), dtype=np.uint8)
+        for blob, image_HWC in zip(others, image_LHWC, strict=True):
+            self._decode_general(blob, image_HWC)
+        image_BCHW[~is_ours_B] = image_LHWC.transpose(0, 3, 1, 2)
         return image_BCHW
 
-    def _inflate(self, blob: bytes) -> bytes:
-        """The filtered rows of one of our PNGs; of anything else, rows that are marked as filtered."""
+    def _inflate(self, blob: bytes) -> bytes | None:
+        """The rows of one of our PNGs, each after a filter byte of 0; of anything else None."""
         if blob.startswith(self._head) and blob.startswith(b"IDAT", _IDAT_AT + 4):
             end = _BODY_AT + int.from_bytes(blob[_IDAT_AT : _IDAT_AT + 4])
             if len(blob) == end + 4 + len(_END) and blob.endswith(_END):
@@ -201,11 +208,12 @@ class Codec:
                     raw = zlib.decompressobj().decompress(blob[_BODY_AT:end], self._raw)
                 except zlib.error as error:
                     raise DataError(f"broken PNG: {error}") from None
-                if len(raw) == self._raw:
+                if len(raw) == self._raw and not any(raw[:: self._row]):
                     return raw
-        return b"\xff" * self._raw
+        return None
 
-    def _decode_general(self, blob: bytes) -> NDArray[np.uint8]:
+    def _decode_general(self, blob: bytes, image_HWC: NDArray[np.uint8]) -> None:
+        """Into the given array."""
         spec = self.spec
         wanted = (spec.height, spec.width, spec.channels)
         try:
@@ -213,15 +221,17 @@ class Codec:
                 width, height = struct.unpack(">II", blob[16:24])
                 if (height, width) != wanted[:2]:
                     raise DataError(f"image of {height}x{width}, wanted {spec}")
-                image = np.atleast_3d(pyspng.load(blob))
+                found = np.atleast_3d(pyspng.load(blob))
+                if found.shape != wanted or found.dtype != np.uint8:
+                    raise DataError(
+                        f"image of shape {found.shape} and {found.dtype}, wanted {spec}"
+                    )
+                image_HWC[:] = found
             else:
                 height, width, colours, _ = simplejpeg.decode_jpeg_header(blob)
                 if (height, width, 1 if colours == "Gray" else 3) != wanted:
                     raise DataError(f"JPEG of {height}x{width} {colours}, wanted {spec}")
                 colours = "GRAY" if spec.channels == 1 else "RGB"
-                image = simplejpeg.decode_jpeg(blob, colours)
+                simplejpeg.decode_jpeg(blob, colours, buffer=image_HWC)
         except (ValueError, RuntimeError, struct.error) as error:
             raise DataError(f"neither a PNG nor a JPEG that can be read ({error})") from None
-        if image.shape != wanted or image.dtype != np.uint8:
-            raise DataError(f"image of shape {image.shape} and {image.dtype}, wanted {spec}")
-        return image

@@ -150,3 +150,16 @@ def test_conform_channels_and_sizes():
     assert conform(
         np.array([[127, 128]], np.uint8), spec(1, 2, levels=2), "none"
     ).ravel().tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpegs_are_decoded_as_pillow_decodes_them(channels):
+    mode, ramp = ("L", "RGB")[channels == 3], np.add.outer(np.arange(32) * 4, np.arange(24) * 5)
+    image = Image.fromarray(
+        np.stack([ramp + 9 * c for c in range(channels)], -1).squeeze().astype(np.uint8)
+    )
+    blob = encoded(image, "JPEG", quality=95)
+    codec = Codec(spec(32, 24, channels))
+    pixels_BCHW = codec.decode([blob] * 3)
+    wanted_HWC = np.asarray(Image.open(io.BytesIO(blob)).convert(mode)).reshape(32, 24, channels)
+    assert np.abs(pixels_BCHW.astype(int) - wanted_HWC.transpose(2, 0, 1)).max() <= 2
