@@ -280,18 +280,13 @@ def dataset_facts(made: Mapping[Split, RowFacts]) -> dict[str, Any]:
     return facts
 
 
-def channel_stats(facts: RowFacts) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel's pixels, 0..255; integers until the last division."""
-    both, count = zip(facts.pixel_sum_C, facts.pixel_square_sum_C, strict=True), facts.pixels
-    std = [math.sqrt(squares * count - total * total) / count for total, squares in both]
-    return [total / count for total in facts.pixel_sum_C], std
-
-
 def _network_stats(facts: RowFacts) -> dict[str, list[float]]:
-    """A pixel p is x = 2 (p + 1/2) / 256 - 1, as in genmod.units."""
-    mean_C, std_C = channel_stats(facts)
-    scale = 2.0 / LEVELS
-    return {"mean": [(m + 0.5) * scale - 1.0 for m in mean_C], "std": [s * scale for s in std_C]}
+    """Integers until the last division; a pixel p is x = 2 (p + 1/2) / 256 - 1, as in genmod.units."""
+    scale, count = 2.0 / LEVELS, facts.pixels
+    both = zip(facts.pixel_sum_C, facts.pixel_square_sum_C, strict=True)
+    std = [math.sqrt(squares * count - total * total) / count * scale for total, squares in both]
+    mean = [(total / count + 0.5) * scale - 1.0 for total in facts.pixel_sum_C]
+    return {"mean": mean, "std": std}
 
 
 def quarantine_file(root: str, refused: Sequence[Sequence[str]]) -> FileEntry:
