@@ -28,6 +28,7 @@ from genmod.training.optim import PhaseOptimiser
 from genmod.training.plan import TrainConfig, due
 from genmod.training.precision import autocast
 from genmod.training.published import GRIDS
+from genmod.training.rehearsal import COMMUTING, only, rehearse
 from genmod.training.spool import Point, write_point
 from genmod.training.state import TrainState, flat
 from genmod.training.writer import Writer
@@ -129,6 +130,7 @@ class _Run:
     """For each phase."""
     writer: Writer = field(default_factory=Writer)
     """Of checkpoints, on rank 0."""
+    rehearsed: bool = False
     begun_s: float = 0.0
     begun_cpu_s: float = 0.0
     begun_nimg: int = 0
@@ -149,7 +151,7 @@ class _Run:
             _compile(model)
         wrapped: list[nn.Module] = []
         for phase in phases:
-            _only(model, phase)
+            only(model, phase)
             module = _PhaseModule(model, phase, plan.seed, config.precision)
             wrapped.append(world.wrap(module))
         run = cls(state, world, plan, wrapped)
@@ -160,6 +162,9 @@ class _Run:
         """Every phase once, on this rank's rows of one global batch."""
         state, config = self.state, self.plan.config
         batch = _ready(batch, self.world.device, config)
+        if not self.rehearsed and self.world.size > COMMUTING:
+            rehearse(state.model, self.wrapped, batch.rows(slice(len(batch) // config.accumulate)))
+        self.rehearsed = True
         middle_nimg = state.nimg + config.batch / 2
         keys: list[str] = []
         values: list[Tensor] = []
@@ -179,7 +184,7 @@ class _Run:
         """Fill in the gradients of one phase; its terms, averaged over the parts of the batch."""
         parts = self.plan.config.accumulate
         rows = len(batch) // parts
-        _only(self.state.model, optimiser.phase)
+        only(self.state.model, optimiser.phase)
         optimiser.zero()
         sums: dict[str, Tensor] = {}
         for part in range(parts):
@@ -245,13 +250,6 @@ class _Run:
         if self.plan.root is not None and self.world.rank == 0:
             name = f"{self.state.nimg:012d}.png"
             storage.write_bytes(storage.join(self.plan.root, GRIDS, name), picture)
-
-
-def _only(model: GenerativeModel, phase: Phase) -> None:
-    """Let only a phase's parameters ask for gradients."""
-    mine = {id(parameter) for parameter in model.parameters_of(phase).values()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in mine)
 
 
 def _silent(module: nn.Module, last: bool) -> AbstractContextManager[object]:

@@ -144,6 +144,21 @@ def test_any_number_of_ranks_goes_on_with_the_same_rows(forge, dataset, tmp_path
     assert made(jobs[1]).fingerprint == made(jobs[0]).fingerprint
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_group_that_is_killed_and_goes_on_ends_bitwise_the_same(size, forge, dataset, tmp_path):
+    """Three ranks add in an order that the layout of gradients decides; a start may not change it."""
+    made_by = []
+    for name, steps in (("straight", ()), ("killed", ("fsync checkpoints #2",) * 2)):
+        job = make_job(*dataset, tmp_path / name, TRAIN.model_copy(update={"nimg": 480}))
+        for number, step in enumerate((*steps, None)):
+            told = {"die_at": step} if step else {}
+            store = tmp_path / f"{name}-{number}"
+            statuses = [forge.wait(pid) for pid in forge.start_group(job, size, store, **told)]
+            assert (statuses[0] == -9) if step else (statuses == [0] * size)
+        made_by.append(made(job))
+    assert made_by[0] == made_by[1]
+
+
 ONE_LINE = re.compile(r"StorageError: .*goes on from the newest whole checkpoint\n", re.DOTALL)
 
 
