@@ -1,23 +1,29 @@
 """The shard stage on Ray: the same bytes for any number of workers, and what is done stays done."""
 
 import hashlib
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from genmod.data.reader import iter_split
+from genmod.data.plan import make_plan
+from genmod.data.reader import iter_split, open_dataset, split_reader
 from genmod.data.sources import DataConfig
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS
+from pipelines.cli import main
 from pipelines.shard import plan_shard, shard
 from pipelines.verify import verify
 
@@ -25,10 +31,11 @@ DIGITS = DataConfig(source="builtin:digits", shard_rows=200)
 
 
 def digests(folder):
+    """Of everything but what a process that was killed had not renamed yet."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.name.startswith(".pending-")
     }
 
 
@@ -140,26 +147,47 @@ def test_a_stage_whose_driver_is_killed_is_gone_on_with(done, tmp_path):
 
 
 @pytest.mark.ray
-def test_a_worker_that_is_killed_is_replaced(ray_session, tmp_path):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_workers_that_are_killed_at_random_times_are_replaced(ray_session, tmp_path, seed):
     data = DataConfig(source="builtin:mnist5k", shard_rows=250)
+    quiet = shard(data, str(tmp_path / "quiet"), seed=0)
     made = []
     stage = threading.Thread(
         target=lambda: made.append(shard(data, str(tmp_path / "d"), seed=0, workers=2))
     )
+    chance = random.Random(seed)
     stage.start()
     killed = 0
-    while stage.is_alive() and killed < 2:
+    while stage.is_alive() and killed < 3:
+        time.sleep(chance.uniform(0, 0.2))
         for process in psutil.Process().children(recursive=True):
             try:
-                if killed < 2 and process.name().startswith("ray::_make"):
+                if killed < 3 and process.name().startswith("ray::_make"):
                     process.kill()
                     killed += 1
+                    break
             except psutil.NoSuchProcess:
                 continue
     stage.join(300)
     assert killed > 0
-    assert sum(made[0].rows(split) for split in SPLITS) == 5000
+    assert made == [quiet]
+    assert digests(tmp_path / "d") == digests(tmp_path / "quiet")
     assert verify(str(tmp_path / "d")) == []
+
+
+@pytest.mark.ray
+def test_a_shard_that_no_node_has_memory_for_is_refused_at_once(ray_session, tmp_path):
+    import ray
+
+    np.savez(tmp_path / "a.npz", x=np.zeros((60, 4, 4), np.uint8))
+    data = DataConfig(source=f"npz:{tmp_path}/a.npz")
+    plan = make_plan(data, 0)
+    huge = replace(plan, scan=replace(plan.scan, piece_bytes=1 << 50))
+    with pytest.raises(ConfigError, match=r"the largest node has \d+ MiB; set data.shard_rows"):
+        shard(data, str(tmp_path / "d"), seed=0, plan=huge)
+    assert not (tmp_path / "d").exists()
+    assert shard(data, str(tmp_path / "d"), seed=0, plan=plan) is not None
+    assert plan.task_bytes < ray.cluster_resources()["memory"]
 
 
 @pytest.mark.ray
@@ -220,6 +248,57 @@ def test_growth_shards_what_is_new_alone(ray_session, tmp_path):
         shard(data, str(tmp_path / "v3"), seed=0, parent=v2, parent_root=str(tmp_path / "v2"))
         is None
     )
+
+
+RECIPE = """
+root: {folder}/root
+data: {{source: "npz:{folder}/a.npz", shard_rows: 100}}
+tracking: {{enabled: false}}
+model:
+  small: {{family: vae, net: {{widths: [4]}}}}
+"""
+
+
+@pytest.mark.ray
+def test_append_publishes_the_next_version(ray_session, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 8, 8), dtype=np.uint8)
+    (tmp_path / "r.yaml").write_text(RECIPE.format(folder=tmp_path))
+
+    def command(count, *words):
+        np.savez(tmp_path / "a.npz", x=pixels[:count], y=np.arange(count) % 3)
+        arguments = ["shard", "--recipe", str(tmp_path / "r.yaml"), "--json", *words]
+        assert main([*arguments, "--set", "data.append=true"]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    first = command(400)
+    assert (first["status"], first["output"]) == ("done", f"{tmp_path}/root/data")
+    before = times(tmp_path / "root")
+    again = command(400)
+    assert (again["status"], again["version"]) == ("nothing new", 1)
+    planned = command(600, "--dry-run")
+    (step,) = planned["plan"]
+    assert (step["work"]["images"], step["done"]) == (200, False)
+    assert times(tmp_path / "root") == before
+    second = command(600)
+    assert (second["status"], second["version"]) == ("done", 2)
+    assert second["fingerprint"] == step["fingerprint"]
+    third = command(900)
+    assert (third["version"], third["output"]) == (3, f"{tmp_path}/root/retrain/v0003/data")
+    datasets = [open_dataset(answer["output"]) for answer in (first, second, third)]
+    assert [sum(d.rows(split) for split in SPLITS) for d in datasets] == [400, 600, 900]
+    assert [d.parents.get("dataset") for d in datasets] == [None, *(d.digest for d in datasets[:2])]
+    keys = [
+        {split: split_reader(answer["output"], d, split).keys() for split in SPLITS}
+        for answer, d in zip((first, second, third), datasets, strict=True)
+    ]
+    for split in SPLITS:
+        for old, new in pairwise(keys):
+            assert new[split][: len(old[split])] == old[split]
+    assert len({key for split in SPLITS for key in keys[2][split]}) == 900
+    changed = {path for path, at in times(tmp_path / "root").items() if before.get(path, at) != at}
+    assert changed == set()
+    assert verify(f"{tmp_path}/root") == []
+    assert command(900)["status"] == "nothing new"
 
 
 @pytest.fixture
