@@ -9,7 +9,7 @@ from dataclasses import replace
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmod import storage
@@ -126,6 +126,7 @@ def test_nothing_is_pickled(checkpoints, crashed):
         json.loads(data if name.endswith(".json") else header)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=9), st.integers(1, 3))
 def test_the_newest_and_the_best_are_kept(losses, keep):
     """Against the law said otherwise; after every save what is kept is whole."""
