@@ -7,7 +7,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmod import storage
@@ -65,6 +65,7 @@ def in_memory(entries, known, classes):
 names = st.text("ab/.", min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(names, st.integers(-2, 3), st.sampled_from([None, None, "broken"]))),
     st.sets(names, max_size=4),
@@ -101,6 +102,7 @@ def test_it_finds_what_a_plan_in_memory_finds(found, known, classes, chunk_rows)
         assert [(line.name, line.ref, line.label) for line in lines] == rows[split][::-1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["dog", "cat", "ant", NO_LABEL])))
 def test_classes_with_names_are_numbered_in_order(labels):
     entries = [Entry(f"{at}", at, label) for at, label in enumerate(labels)]
@@ -113,6 +115,7 @@ def test_classes_with_names_are_numbered_in_order(labels):
     assert catalogue.class_numbers(everything) == [everything.index(name) for name in first]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 9))), st.integers(1, 5))
 def test_ordering_on_disk(values, run_names):
     assert list(ordered(iter(values), run_names)) == sorted(values)
