@@ -109,14 +109,20 @@ class Member:
 _REGULAR = (b"0", b"\x00", b"7")
 
 
-def walk(stream: IO[bytes], where: str, every: bool = False) -> Iterator[Member]:
+def walk(stream: IO[bytes], where: str, every: bool = False, begin: int = 0) -> Iterator[Member]:
     """The regular files of a seekable tar, in order, or every member. Bodies are skipped, not read.
+
+    Args:
+        stream: the tar.
+        where: what it is called in errors.
+        every: links and folders too.
+        begin: byte of the first header to look at.
 
     Raises:
         DataError: not a tar, or one that was cut off; ``where`` names it.
     """
     end = stream.seek(0, 2)
-    at, extended = 0, _Extended()
+    at, extended = begin, _Extended()
     while True:
         stream.seek(at)
         header = stream.read(BLOCK)

@@ -3,8 +3,11 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from genmod.data.shards import Row, dataset_facts, quarantine_file, write_shard
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, claim, publish, write_file
@@ -57,7 +60,7 @@ def test_a_changed_image_is_named_with_tar_and_key(root):
     first, second = verify(str(root))
     assert "train-000001.tar" in first
     assert "sha256" in first
-    assert second == f"{tar}: member 1-007.png does not fit its checksum in the index"
+    assert second == f"{tar}: key 1-007: member 1-007.png does not fit its checksum in the index"
 
 
 def test_a_changed_label_is_named(root):
@@ -65,7 +68,8 @@ def test_a_changed_label_is_named(root):
     line = pq.read_table(root / "data" / "train-000000.idx.parquet").to_pylist()[4]
     label_at = line["offset"] + -(-line["bytes"] // 512) * 512 + 512
     change(tar, label_at, ord("1"))
-    assert f"{tar}: member 0-004.cls is b'1', the index says 0" in verify(str(root / "data"))
+    wanted = f"{tar}: key 0-004: member 0-004.cls is b'1', the index says 0"
+    assert wanted in verify(str(root / "data"))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,117 @@ def test_a_tar_that_was_cut_off_or_grew(root):
     tar.write_bytes(whole + bytes(512))
     (fault,) = verify(str(root))
     assert "bytes, wanted" in fault
+
+
+def line_of(root, number):
+    """The tar, the index file, and the index of a shard."""
+    stem = root / "data" / f"train-{number:06d}"
+    index = stem.with_suffix(".idx.parquet")
+    return stem.with_suffix(".tar"), index, pq.read_table(index)
+
+
+@pytest.mark.parametrize("row", [0, 7, 19])
+@pytest.mark.parametrize("member", ["png", "cls"])
+@pytest.mark.parametrize("broken", ["flipped", "zeroed"])
+def test_a_damaged_header_is_named_and_the_samples_behind_it_are_still_looked_at(
+    root, row, member, broken
+):
+    tar, _, index = line_of(root, 1)
+    line = index.to_pylist()[row]
+    body_blocks = -(-line["bytes"] // 512)
+    header = line["offset"] - 512 if member == "png" else line["offset"] + 512 * body_blocks
+    data = bytearray(tar.read_bytes())
+    if broken == "flipped":
+        data[header + 3] ^= 1
+    else:
+        data[header : header + 512] = bytes(512)
+    tar.write_bytes(bytes(data))
+    key = line["key"]
+    faults = [fault for fault in verify(str(root)) if "sha256" not in fault]
+    if (row, member, broken) != (19, "cls", "zeroed"):  # that looks like the tar's end
+        assert any(fault.startswith(f"{tar}: key {key}, byte {header}: ") for fault in faults)
+    assert any(f"{tar}: key {key}: member {key}.{member}" in fault for fault in faults)
+    assert all(f"key {key}" in fault for fault in faults)
+
+
+def test_every_sample_that_a_cut_tar_lost_is_named(root):
+    tar, _, index = line_of(root, 0)
+    line = index.to_pylist()[12]
+    tar.write_bytes(tar.read_bytes()[: line["offset"] + 10])
+    faults = verify(str(root))
+    assert f"{tar}: {line['offset'] + 10} bytes, wanted" in faults[0]
+    assert f"{tar}: key 0-012, byte {line['offset'] - 512}: cut off in the member" in faults[1]
+    lost = [fault for fault in faults if "is missing, it ends at byte" in fault]
+    assert [fault.split(": ")[1] for fault in lost] == [f"key 0-{i:03d}" for i in range(12, 20)]
+
+
+def test_index_rows_that_were_swapped_are_named(root):
+    """Whole rows, and the places of two samples."""
+    tar, file, index = line_of(root, 1)
+    order = [*range(4), 5, 4, *range(6, 20)]
+    pq.write_table(index.take(order), file)
+    faults = verify(str(root))
+    assert any(str(file) in fault and ("sha256" in fault or "bytes" in fault) for fault in faults)
+    wanted = f"{file}: row 5, key 1-004: its member lies before that of the row before, key 1-005"
+    assert any(fault.startswith(wanted) for fault in faults)
+
+    rows = index.to_pylist()
+    for name in ("offset", "bytes", "checksum"):
+        rows[4][name], rows[5][name] = rows[5][name], rows[4][name]
+    pq.write_table(pa.Table.from_pylist(rows, index.schema), file)
+    faults = verify(str(root))
+    for key in ("1-004", "1-005"):
+        assert any(
+            fault.startswith(f"{tar}: key {key}: member {key}.png is at byte") for fault in faults
+        )
+
+
+def test_an_index_that_is_none(root):
+    _, file, index = line_of(root, 0)
+    pq.write_table(index.drop_columns(["offset"]), file)
+    assert f"{file}: has no column offset of int64" in verify(str(root))
+    file.write_bytes(b"PAR1")
+    assert any(f"{file} is not a Parquet file" in fault for fault in verify(str(root)))
+
+
+def test_many_faults_of_one_shard_are_counted(root):
+    tar, file, index = line_of(root, 0)
+    names = [f"x{i}" for i in range(20)]
+    pq.write_table(index.set_column(0, index.schema.field("key"), pa.array(names)), file)
+    faults = verify(str(root))
+    assert len(faults) < 30
+    assert faults[-1].startswith(f"{tar}: ")
+    assert "more faults, the last: " in faults[-1]
+
+
+def test_a_member_that_is_there_twice(root):
+    tar, _, index = line_of(root, 0)
+    data = tar.read_bytes()
+    first = data[: index.to_pylist()[1]["offset"] - 512]
+    tar.write_bytes(data[:-1024] + first + bytes(1024))
+    assert f"{tar}: key 0-000: member 0-000.png is there twice" in verify(str(root))
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_any_flipped_bit_names_the_tar_and_the_sample_it_is_in(root, data):
+    """Padding belongs to no sample: there only the tar is named."""
+    tar, _, index = line_of(root, data.draw(st.integers(0, 1)))
+    whole = tar.read_bytes()
+    at, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
+    tar.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+    faults = verify(str(root))
+    tar.write_bytes(whole)
+    assert faults[0].startswith(f"{tar}: its sha256 is not")
+    for line in index.to_pylist():
+        label = line["offset"] + -(-line["bytes"] // 512) * 512
+        header = line["offset"] - 512
+        inside = header <= at < line["offset"] + line["bytes"] or label <= at < label + 513
+        if inside:
+            assert len(faults) > 1
+            assert any(f"{tar}: key {line['key']}" in fault for fault in faults[1:])
 
 
 def test_an_edited_manifest_and_one_that_is_none(root):
