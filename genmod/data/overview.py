@@ -173,7 +173,7 @@ def _picks(
             break
         reader = shard_reader(root, manifest, shard)
         row_N = shuffle(torch.arange(shard.rows), shard.rows, 0, "inspect/rows").numpy()
-        label_N = reader.label_N[row_N] if classes else np.zeros_like(row_N)
+        label_N = reader.find(row_N).label_N if classes else np.zeros_like(row_N)
         reader.close()
         for k, mine in enumerate(found):
             rows = row_N[label_N == k][:wanted].tolist()

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self
 from zlib import crc32
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -22,7 +21,7 @@ from genmod.data.batch import Batch
 from genmod.data.codecs import Codec
 from genmod.data.order import Deal, RowOrder
 from genmod.data.prefetch import Prefetch
-from genmod.data.shards import INDEX_SCHEMA, read_table
+from genmod.data.rowindex import Places, RowIndex
 from genmod.data.tarfiles import TarFiles
 from genmod.errors import DataError
 from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, Split, require
@@ -34,6 +33,10 @@ ORDER_ROWS = 8192
 """Positions of the stream whose rows are computed together."""
 
 
+DECODED_BYTES = 256 << 20
+"""Decoded pixels that a training stream keeps at most, unless told otherwise."""
+
+
 def open_dataset(root: str) -> DatasetManifest:
     """The manifest of a dataset. ConfigError if there is none, DataError if it is broken."""
     return require(DatasetManifest, root, "dataset", "shard")
@@ -42,77 +45,74 @@ def open_dataset(root: str) -> DatasetManifest:
 class RowReader:
     """Some shards as one list of rows, numbered from 0 in the shards' order.
 
-    Holds 24 bytes of index per row. Not to be shared by threads.
+    Holds 20 bytes of index a row that has been asked for, within bounds, and the first ``decoded_bytes`` of
+    pixels. Not to be shared by threads.
     """
 
-    def __init__(self, root: str, spec: ImageSpec, shards: Sequence[ShardEntry]) -> None:
+    def __init__(
+        self, root: str, spec: ImageSpec, shards: Sequence[ShardEntry], decoded_bytes: int = 0
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+            root: URL of the dataset.
+            spec: of the dataset.
+            shards: in the order of their rows.
+            decoded_bytes: memory for pixels of rows that have been read, so that later epochs decode less.
+        """
         self.spec = spec
         self._codec = Codec(spec)
-        self._index_urls = [storage.join(root, shard.index.path) for shard in shards]
+        self._index = RowIndex(root, spec, shards)
         tar_urls = [storage.join(root, shard.tar.path) for shard in shards]
         self._tars = TarFiles(tar_urls, [shard.tar for shard in shards])
-        self._start_S = np.cumsum([0, *(shard.rows for shard in shards)])
-        tables = [
-            self._load(url, shard) for url, shard in zip(self._index_urls, shards, strict=True)
-        ]
-        table = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
-        self.index_N: NDArray[np.int64] = table["index"].to_numpy()
-        self.label_N: NDArray[np.int32] = table["label"].fill_null(-1).to_numpy()
-        """-1 where there is none."""
-        self._offset_N = table["offset"].to_numpy()
-        self._length_N = table["bytes"].to_numpy()
-        self._check_N = table["checksum"].to_numpy()
+        kept = min(len(self), decoded_bytes // spec.dims)
+        self._decoded_KCHW = np.empty((kept, *spec.shape), dtype=np.uint8)
+        self._is_decoded_K = np.zeros(kept, dtype=np.bool_)
 
     def __len__(self) -> int:
-        return int(self._start_S[-1])
-
-    def _load(self, url: str, shard: ShardEntry) -> Any:
-        """The index of a shard, a pyarrow table, as far as it is needed here."""
-        try:
-            data = storage.read_bytes(url)
-        except FileNotFoundError:
-            raise DataError(f"{url} is not there, but the dataset's manifest names it") from None
-        table = read_table(data, url, ("index", "offset", "bytes", "checksum", "label"))
-        if table.num_rows != shard.rows:
-            raise DataError(f"{url}: {table.num_rows} rows, the manifest says {shard.rows}")
-        offset_N, length_N = table["offset"].to_numpy(), table["bytes"].to_numpy()
-        label_N = table["label"].fill_null(-1).to_numpy()
-        room_N = shard.tar.size_bytes - offset_N
-        if np.any(offset_N < 0) or np.any(length_N < 0) or np.any(length_N > room_N):
-            raise DataError(f"{url}: points outside its tar")
-        classes = self.spec.classes
-        if np.any(label_N >= classes) or (classes and np.any(label_N < 0)):
-            raise DataError(f"{url}: a label is not one of the dataset's {classes} classes")
-        return table
+        return self._index.rows
 
     def keys(self) -> list[str]:
         """The keys of all rows."""
-        return [key for number in range(len(self._index_urls)) for key in self._keys(number)]
+        return [key for number in range(len(self._tars.urls)) for key in self._index.keys(number)]
 
-    def _keys(self, number: int) -> list[str]:
-        url = self._index_urls[number]
-        return cast(list[str], read_table(storage.read_bytes(url), url, ["key"])["key"].to_pylist())
+    def find(self, row_N: NDArray[np.int64]) -> Places:
+        """What the index says of rows."""
+        return self._index.find(row_N)
 
     def pixels(self, row_N: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images of rows, (N, C, H, W), in the order asked for.
+        """Images of rows, (N, C, H, W), in the order asked for. Raises DataError as :meth:`read`."""
+        return self._pixels(row_N, self._index.find(row_N))
 
-        Raises:
-            DataError: a member does not fit its checksum or is no image; says which.
-        """
-        shard_N = np.searchsorted(self._start_S, row_N, side="right") - 1
-        blobs: list[bytes] = [b""] * len(row_N)
-        for number in np.unique(shard_N).tolist():
-            at_N = np.flatnonzero(shard_N == number)
-            rows = row_N[at_N]
-            offsets, lengths = self._offset_N[rows].tolist(), self._length_N[rows].tolist()
-            pieces = self._tars.read(number, offsets, lengths)
-            checks = self._check_N[rows].tolist()
-            for at, row, piece, check in zip(
-                at_N.tolist(), rows.tolist(), pieces, checks, strict=True
-            ):
-                if crc32(piece) != check:
-                    raise DataError(f"{self._member(row)} does not fit its checksum")
-                blobs[at] = piece
+    def _pixels(self, row_N: NDArray[np.int64], places: Places) -> NDArray[np.uint8]:
+        kept = len(self._is_decoded_K)
+        if kept == 0:
+            return self._decode(row_N, places)
+        is_kept_N = row_N < kept
+        is_decoded_N = is_kept_N & self._is_decoded_K[np.where(is_kept_N, row_N, 0)]
+        if is_decoded_N.all():
+            return self._decoded_KCHW[row_N]
+        is_new_N = ~is_decoded_N
+        new_MCHW = self._decode(row_N[is_new_N], places.some(is_new_N))
+        keep_M = is_kept_N[is_new_N]
+        keep_row = row_N[is_new_N][keep_M]
+        self._decoded_KCHW[keep_row] = new_MCHW[keep_M]
+        self._is_decoded_K[keep_row] = True
+        if len(new_MCHW) == len(row_N):
+            return new_MCHW
+        image_NCHW = np.empty((len(row_N), *self.spec.shape), dtype=np.uint8)
+        image_NCHW[is_new_N] = new_MCHW
+        image_NCHW[is_decoded_N] = self._decoded_KCHW[row_N[is_decoded_N]]
+        return image_NCHW
+
+    def _decode(self, row_N: NDArray[np.int64], places: Places) -> NDArray[np.uint8]:
+        where = places.shard_N.tolist(), places.offset_N.tolist(), places.length_N.tolist()
+        blobs = self._tars.read(*where)
+        checksums = places.checksum_N.tolist()
+        if list(map(crc32, blobs)) != checksums:
+            fits = [crc32(blob) == check for blob, check in zip(blobs, checksums, strict=True)]
+            bad = self._member(int(row_N[fits.index(False)]))
+            raise DataError(f"{bad} does not fit its checksum")
         try:
             return self._codec.decode(blobs)
         except DataError:
@@ -125,8 +125,8 @@ class RowReader:
 
     def _member(self, row: int) -> str:
         """Tar and key of a row, for people."""
-        number = int(np.searchsorted(self._start_S, row, side="right")) - 1
-        key = self._keys(number)[row - int(self._start_S[number])]
+        (number,) = self._index.shard_of(np.array([row])).tolist()
+        key = self._index.keys(number)[row - int(self._index.start_S[number])]
         return f"{self._tars.urls[number]}: member {key}"
 
     def read(self, row_N: NDArray[np.int64], index_N: NDArray[np.int64] | None = None) -> Batch:
@@ -135,13 +135,18 @@ class RowReader:
         Args:
             row_N: numbers in [0, len(self)).
             index_N: what addresses the rows' randomness; their index in the split if not given.
+
+        Raises:
+            DataError: an index or a tar is missing or broken, or a member does not fit its checksum or is no
+                image; says which.
         """
+        places = self._index.find(row_N)
         labels_B = None
         if self.spec.classes:
-            labels_B = torch.from_numpy(self.label_N[row_N].astype(np.int64))
-        index_N = self.index_N[row_N] if index_N is None else index_N
-        pixels_BCHW = torch.from_numpy(self.pixels(row_N))
-        return Batch(pixels_BCHW, labels_B, torch.from_numpy(np.ascontiguousarray(index_N)))
+            labels_B = torch.from_numpy(places.label_N.astype(np.int64))
+        index_N = places.index_N if index_N is None else np.ascontiguousarray(index_N)
+        pixels_BCHW = torch.from_numpy(self._pixels(row_N, places))
+        return Batch(pixels_BCHW, labels_B, torch.from_numpy(index_N))
 
     def batches(self, batch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Rows start .. stop-1 in order, each once; the last batch may be shorter."""
@@ -213,6 +218,7 @@ class TrainingStream:
         start_nimg: int = 0,
         depth: int = 2,
         arrangement: Arrangement | None = None,
+        decoded_bytes: int = DECODED_BYTES,
     ) -> None:
         """Position the stream; costs the same for any ``start_nimg``.
 
@@ -227,12 +233,13 @@ class TrainingStream:
             start_nimg: position of the first global batch.
             depth: chunks of at least 256 images that are read ahead.
             arrangement: which rows in which order; a uniform one of the split if not given.
+            decoded_bytes: memory of this process for pixels, which later epochs take from there.
         """
         deal = Deal(global_batch, rank, size)
         if arrangement is None:
             parts = [Part(root, manifest)]
             arrangement = arrange(parts, split, OrderConfig(), seed=seed, global_batch=global_batch)
-        self._reader = RowReader(root, manifest.spec, arrangement.shards)
+        self._reader = RowReader(root, manifest.spec, arrangement.shards, decoded_bytes)
         self._batches = Prefetch(_stream(self._reader, arrangement.order, deal, start_nimg), depth)
         self._ready: list[Batch] = []
 

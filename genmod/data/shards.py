@@ -244,7 +244,9 @@ def table_bytes(columns: Mapping[str, Sequence[Any] | NDArray[Any]], schema: Any
 def read_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> Any:
     """A pyarrow table of some columns of a Parquet file. DataError if it is none."""
     try:
-        return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns else None)
+        wanted = list(columns) if columns else None
+        table = pq.ParquetFile(pa.BufferReader(data)).read(wanted, use_threads=False)
+        return table.select(wanted) if wanted else table  # a column that is not there: KeyError
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0][:160]
         raise DataError(f"{where} is not a Parquet file that can be read ({reason})") from None

@@ -114,10 +114,10 @@ def score_rows(
         batch = reader.read(row_N[first : first + micro_batch]).to(device)
         parts.append(model.log_prob(batch, rng_for(seed, PURPOSE, batch.index_B), how))
     keys = reader.keys()
-    label_N = reader.label_N[row_N].astype(np.int64)
+    places = reader.find(row_N)
     scored = Rows(
         keys=[keys[row] for row in row_N.tolist()],
-        index_B=torch.from_numpy(reader.index_N[row_N]),
-        labels_B=torch.from_numpy(label_N) if reader.spec.classes else None,
+        index_B=torch.from_numpy(places.index_N),
+        labels_B=torch.from_numpy(places.label_N.astype(np.int64)) if reader.spec.classes else None,
     )
     return Scores.joined(scored, parts)

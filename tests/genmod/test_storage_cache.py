@@ -222,7 +222,10 @@ def test_the_reader_uses_it_and_reads_by_ranges_where_there_is_no_room(
     proxy.requests.clear()
     for _ in range(2):
         for k, data in enumerate(CONTENTS):
-            assert tars.read(k, [5, 200_000], [7, 9]) == [data[5:12], data[200_000:200_009]]
+            assert tars.read([k, k], [5, 200_000], [7, 9]) == [
+                data[5:12],
+                data[200_000:200_009],
+            ]
     spans = [span for method, _, span in proxy.requests if method == "GET"]
     assert (
         len(spans) == 3 + 2 * 2 * 5

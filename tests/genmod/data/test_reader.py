@@ -1,3 +1,5 @@
+import io
+import shutil
 from itertools import islice
 
 import numpy as np
@@ -5,11 +7,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from genmod import storage
-from genmod.data import tarfiles
+from genmod.data import rowindex, tarfiles
 from genmod.data.order import Order
 from genmod.data.reader import (
+    RowReader,
     TrainingStream,
     iter_split,
     open_dataset,
@@ -17,8 +21,9 @@ from genmod.data.reader import (
     shard_reader,
     split_reader,
 )
+from genmod.data.shards import Encoded, pack_shard
 from genmod.errors import ConfigError, DataError
-from genmod.manifest import SPLITS
+from genmod.manifest import SPLITS, ImageSpec
 
 
 def stream(dataset, batches, **how):
@@ -127,6 +132,73 @@ def test_an_empty_split_and_no_dataset(dataset, tmp_path):
         open_dataset(str(tmp_path))
 
 
+@pytest.mark.parametrize("count", [0, 1, 40, 1000])
+def test_decoded_pixels_that_are_kept_are_the_same_pixels(dataset, count):
+    manifest = dataset[1]
+    epochs = 3 * manifest.rows("train") // 16
+    plain = joined(stream(dataset, epochs, global_batch=16, decoded_bytes=0))
+    kept = stream(dataset, epochs, global_batch=16, decoded_bytes=count * manifest.spec.dims)
+    for mine, theirs in zip(joined(kept), plain, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_later_epochs_read_no_tar(dataset, tmp_path):
+    root, manifest = dataset
+    shutil.copytree(root, tmp_path / "copy")
+    reader = RowReader(str(tmp_path / "copy"), manifest.spec, manifest.of_split("train"), 1 << 20)
+    row_N = np.arange(len(reader))
+    before = reader.read(row_N)
+    reader.close()
+    for tar in (tmp_path / "copy").glob("*.tar"):
+        tar.unlink()
+    assert torch.equal(reader.read(row_N[::-1].copy()).pixels_BCHW, before.pixels_BCHW.flip(0))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_an_index_that_does_not_fit_in_memory_finds_the_same(dataset, data):
+    """Rows in any order, while the ring holds few shards or one."""
+    root, manifest = dataset
+    shards = manifest.of_split("train")
+    whole = RowReader(root, manifest.spec, shards)
+    wanted = whole.find(np.arange(len(whole)))
+    rows = st.lists(st.integers(0, len(whole) - 1), max_size=40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rowindex, "HELD_ROWS", data.draw(st.integers(1, len(whole))))
+        small = RowReader(root, manifest.spec, shards)
+    for _ in range(4):
+        row_N = np.array(data.draw(rows), dtype=np.int64)
+        for mine, theirs in zip(small.find(row_N), wanted, strict=True):
+            assert np.array_equal(mine, theirs[row_N])
+
+
+def test_an_order_that_reads_indexes_in_vain_is_told(dataset, monkeypatch, caplog):
+    root, manifest = dataset
+    monkeypatch.setattr(rowindex, "HELD_ROWS", 1)
+    reader = RowReader(root, manifest.spec, manifest.of_split("train"))
+    assert len(manifest.of_split("train")) > 1
+    for _ in range(300):
+        reader.find(np.array([0, len(reader) - 1]))
+    assert [r.message for r in caplog.records if "train.order.window" in r.message]
+
+
+def test_jpegs_packed_as_they_are_are_read(tmp_path, images):
+    spec, samples = ImageSpec(channels=1, height=8, width=8, classes=3), []
+    smooth = np.add.outer(np.arange(8), np.arange(8)).astype(np.uint8) * 15
+    for number in range(5):
+        stream = io.BytesIO()
+        Image.fromarray(smooth + number).save(stream, "JPEG", quality=98)
+        samples.append(Encoded(f"k{number}", 3 * number, stream.getvalue(), number % 3))
+    shard = pack_shard(str(tmp_path), "train-000000", "train", samples, ".jpg")
+    batch = RowReader(str(tmp_path), spec, [shard]).read(np.arange(5))
+    assert batch.index_B.tolist() == [0, 3, 6, 9, 12]
+    assert batch.labels_B.tolist() == [0, 1, 2, 0, 1]
+    for number, image in enumerate(batch.pixels_BCHW[:, 0].numpy()):
+        assert np.abs(image.astype(int) - smooth - number).max() <= 6
+    with pytest.raises(DataError, match="unique keys"):
+        pack_shard(str(tmp_path), "train-000001", "train", samples * 2, ".jpg")
+
+
 @pytest.fixture
 def in_memory(dataset):
     """A copy of the dataset in fsspec's memory, which is read as a remote store is."""
@@ -155,7 +227,7 @@ def damaged(in_memory, manifest, change):
     url = f"{in_memory}/{shard.tar.path}"
     data = bytearray(storage.read_bytes(url))
     reader = shard_reader(in_memory, manifest, shard)
-    storage.write_bytes(url, bytes(change(data, int(reader._offset_N[4]))))
+    storage.write_bytes(url, bytes(change(data, int(reader.find(np.array([4])).offset_N[0]))))
     return shard, reader.keys()[4]
 
 
