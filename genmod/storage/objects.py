@@ -33,7 +33,7 @@ PENDING = ".pending-"
 
 def exists(url: str) -> bool:
     """Whether an object or folder is there."""
-    fs, path = _filesystem(url)
+    fs, path = urls.filesystem(url)
     return bool(_do(fs, url, "exists", path))
 
 
@@ -67,7 +67,7 @@ def read_blocks(url: str) -> Iterator[bytes]:
 
 def size_bytes(url: str) -> int:
     """The object's size. Raises FileNotFoundError."""
-    fs, path = _filesystem(url)
+    fs, path = urls.filesystem(url)
     return int(_do(fs, url, "info", path)["size"])
 
 
@@ -86,7 +86,7 @@ def sha256_of(url: str) -> str:
 
 def list_names(url: str) -> list[str]:
     """Sorted names of what lies directly in a folder; empty if there is no such folder."""
-    fs, path = _filesystem(url)
+    fs, path = urls.filesystem(url)
     fs.invalidate_cache()
     try:
         found = cast(list[str], _do(fs, url, "ls", path, detail=False))
@@ -156,7 +156,7 @@ def make_durable(folder_url: str) -> None:
 
 def remove(url: str) -> None:
     """Remove an object or a folder with all that is in it; nothing happens if it is not there."""
-    fs, path = _filesystem(url)
+    fs, path = urls.filesystem(url)
     with suppress(FileNotFoundError):
         _do(fs, url, "rm", path, recursive=True)
 
@@ -184,7 +184,7 @@ def probe(url: str) -> None:
 
 
 def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """A file system that tries once: patience is ours."""
+    """A file system that makes each request once, for what is one request: patience is ours then."""
     return urls.filesystem(url, tries=1)
 
 

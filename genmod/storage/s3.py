@@ -109,15 +109,21 @@ def create(fs: AsyncFileSystem, url: str, path: str, data: bytes) -> bool:
                 fs, "put_object", path, Body=data, IfNoneMatch="*", Metadata={_WRITER: mark}
             )
         except OSError as error:
-            status, _ = status_of(error)
-            if not isinstance(error, FileExistsError) and status != 412:
-                raise
-        else:
+            if isinstance(error, FileExistsError) or status_of(error)[0] == 412:
+                return False
+            raise
+        return True
+
+    async def whole() -> bool:
+        if await persistently(url, put):
             return True
-        found = await _call(fs, "head_object", path)
+        try:
+            found = await persistently(url, lambda: _call(fs, "head_object", path))
+        except FileNotFoundError:  # removed meanwhile
+            return False
         return found.get("Metadata", {}).get(_WRITER) == mark
 
-    return wait_for(fs, url, put)
+    return run(fs, whole)
 
 
 async def _write_parts(fs: AsyncFileSystem, url: str, path: str, parts: Sequence[bytes]) -> str:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from genmod import storage
+from genmod.data.ingest import make_shard
+from genmod.data.plan import make_manifest, make_plan
+from genmod.data.shards import ShardReceipt, quarantine_file
+from genmod.data.sources import DataConfig
 from genmod.errors import StorageError, StoreLost
+from genmod.manifest import DatasetManifest, claim, load, publish
+from genmod.receipts import load_all
 from genmod.storage import s3
 from genmod.storage.s3 import BLOCK_BYTES, PART_BYTES
 from genmod.storage.settings import VARIABLE
@@ -241,6 +247,23 @@ def test_an_upload_that_fails_leaves_nothing(proxied_root, proxy, small_pieces, 
     assert client(store).list_objects_v2(Bucket=BUCKET, Prefix=prefix)["KeyCount"] == 0
     left = client(store).list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
     assert [upload["Key"] for upload in left if upload["Key"].startswith(prefix)] == []
+
+
+@pytest.mark.parametrize("kind", ["500", "refuse", "lose"])
+def test_a_dataset_is_made_whole_while_every_second_request_fails(proxied_root, proxy, kind):
+    proxy.every, proxy.cycle = 2, (kind,)
+    plan = make_plan(DataConfig(source="builtin:digits", shard_rows=900), seed=0)
+    storage.probe(proxied_root)
+    claim(proxied_root, plan.fingerprint)
+    made = [make_shard(plan.job(planned, proxied_root)) for planned in plan.shards]
+    names = [planned.name for planned in plan.shards]
+    receipts = load_all(ShardReceipt, proxied_root, names, plan.fingerprint)
+    assert [receipts[name] for name in names] == made
+    quarantine = quarantine_file(proxied_root, [])
+    manifest = publish(proxied_root, make_manifest(plan, made, quarantine))
+    assert load(DatasetManifest, proxied_root, "dataset") == manifest
+    assert sum(shard.rows for shard in manifest.shards) == 1797
+    assert len(proxy.injected) >= 10
 
 
 def test_settings_travel_in_the_environment(monkeypatch):

@@ -26,7 +26,7 @@ from tests.stores.weed import BUCKET, client
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 FAULTS = ("500", "refuse", "cut", "503", "lose", "silence", "500", "cut")
-EVERY = 11
+EVERY = 19
 
 
 @pytest.fixture
