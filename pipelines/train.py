@@ -179,15 +179,22 @@ def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
     return plan_job(job, data)
 
 
+def _inputs(job: TrainJob) -> dict[str, tuple[str, str]]:
+    """Name -> (URL, digest) of every dataset that the model is made from."""
+    mixed = {f"mixed-{digest[:12]}": (url, digest) for url, digest in job.mixed.items()}
+    return {"data": (job.data_root, job.data_digest), **mixed}
+
+
 def stage(context: Context) -> Result:
     """The command: the recipe's models."""
     need_models(context)
     begun_s = time.monotonic()
     data = context.dataset()
     jobs = [job_of(context, name, data) for name in context.models]
-    inputs = {"data": (context.at("data"), data.digest)}
     runs = {
-        job.name: context.tracker.run("train", job.name, job.fingerprint, as_json(job), inputs)
+        job.name: context.tracker.run(
+            "train", job.name, job.fingerprint, as_json(job), _inputs(job)
+        )
         for job in jobs
     }
     worked = False
