@@ -42,9 +42,7 @@ def main(wanted: list[str]) -> int:
     torch.set_num_threads(1)
     import tests.benchmarks as package
 
-    names = [
-        info.name for info in pkgutil.iter_modules(package.__path__) if info.name != "__main__"
-    ]
+    names = [info.name for info in pkgutil.iter_modules(package.__path__) if info.name[0] != "_"]
     unknown = set(wanted) - set(names)
     if unknown:
         print(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
