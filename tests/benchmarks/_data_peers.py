@@ -2,7 +2,7 @@
 
 Reads names of work from stdin, does it, and answers with the CPU seconds it took. Loaders are made before the
 clock starts. "as shipped" decodes with Pillow, as each library does or shows; "fast" is the same with
-pyspng or simplejpeg plugged in. litdata and mosaicml-streaming store the image's bytes; datasets is map-style.
+pyspng or simplejpeg plugged in. litdata and mosaicml-streaming store bytes; datasets is map-style.
 """
 
 # ruff: noqa: E402

@@ -35,7 +35,7 @@ from genmod.data.shards import Encoded, dataset_facts, pack_shard
 from genmod.data.sources import open_source
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 
-IMAGES, SHARD_ROWS, BATCH, ROUNDS = 5120, 2048, 256, 5
+IMAGES, SHARD_ROWS, BATCH, ROUNDS = 5120, 10_000, 256, 5
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 PEERS = "GENMOD_BENCH_PEERS"
 CONTROL = "ours once more: what differs is noise"

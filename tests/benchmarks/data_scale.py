@@ -1,0 +1,119 @@
+"""How the data plane grows: cost per sample from 10 thousand to 10 million, and opening a billion.
+
+The big datasets are synthetic manifests whose shards all name one real tar and index of 10,000 samples, so
+index, order, reading and decoding are real while the disk holds one shard. Manifests of a billion have shards
+of 100,000 and are opened by a fresh process, whose peak memory counts everything, torch and pyarrow included.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genmod.data.codecs import Codec
+from genmod.data.order import Deal, Order
+from genmod.data.reader import RowReader, _stream
+from genmod.data.shards import Encoded, dataset_facts, pack_shard
+from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, publish
+from tests.benchmarks._data_sets import pin
+
+SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
+SHARD_ROWS, BATCH, BATCHES, GOAL = 10_000, 256, 40, "goal: at most"
+
+OPEN = r"""
+import json, re, sys, time
+from pathlib import Path
+import numpy as np
+from genmod.data.order import WindowOrder
+from genmod.data.reader import open_dataset
+from genmod.data.rowindex import RowIndex
+begun_s = time.process_time()
+manifest = open_dataset(sys.argv[1])
+shards = manifest.of_split("train")
+index = RowIndex(sys.argv[1], manifest.spec, shards)
+order = WindowOrder([shard.rows for shard in shards], 8, 0)
+order.rows_at(index.rows // 2 + np.arange(256))
+spent_s = time.process_time() - begun_s
+peak = int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # not the parent's
+print(json.dumps({"rows": index.rows, "open_s": spent_s, "peak_mb": peak}))
+"""
+
+
+def bench() -> list[dict[str, Any]]:
+    pin()
+    with tempfile.TemporaryDirectory() as scratch:
+        shard = _shard(scratch)
+        rows = _growth(scratch, shard)
+        for total in (10**6, 10**8, 10**9):
+            rows += _opening(Path(scratch) / f"open-{total}", shard, total)
+    return rows
+
+
+def _shard(root: str) -> ShardEntry:
+    codec, rng = Codec(SPEC), np.random.default_rng(0)
+    made = rng.integers(0, 256, (64, 28, 28, 1)) * (rng.random((64, 28, 28, 1)) < 0.4)
+    blobs = [codec.encode(image) for image in made.astype(np.uint8)]
+    samples = [Encoded(f"{i:08d}", i, blobs[i % 64], i % 10) for i in range(SHARD_ROWS)]
+    return pack_shard(root, "train-000000", "train", samples)
+
+
+def _row(name: str, unit: str, ours: float, peer: float, peer_name: str) -> dict[str, Any]:
+    return {
+        "name": name, "unit": unit, "ours": ours, "peer": peer, "peer_name": peer_name,
+        "ratio": peer / max(ours, 1e-9),
+    }  # fmt: skip
+
+
+def _growth(root: str, shard: ShardEntry) -> list[dict[str, Any]]:
+    """Order, index, read and decode of uniformly shuffled rows, once the index is in memory."""
+    found, first = [], 0.0
+    for total in (10**4, 10**5, 10**6, 10**7):
+        reader = RowReader(root, SPEC, [shard] * (total // SHARD_ROWS))
+        begun_s = time.process_time()
+        reader.find(np.arange(0, total, SHARD_ROWS))
+        loading_us = (time.process_time() - begun_s) / total * 1e6
+        stream = _stream(reader, Order(total, 0), Deal(BATCH, 0, 1), 0)
+        for _ in range(63):  # until order is computed in full pieces
+            next(stream)
+        begun_s = time.process_time()
+        for _ in range(BATCHES):
+            next(stream)
+        us = (time.process_time() - begun_s) / (BATCHES * BATCH) * 1e6
+        first = first or us
+        reader.close()
+        name = f"{total:,} samples"
+        found.append(_row(f"{name}: read, shuffled", "CPU us/image", us, first, "10,000 samples"))
+        found.append(_row(f"{name}: load the index, once", "CPU us/row", loading_us, 1.0, GOAL))
+    return found
+
+
+def _opening(folder: Path, shard: ShardEntry, total: int) -> list[dict[str, Any]]:
+    per_shard = 100_000
+    shards = tuple(
+        ShardEntry(
+            split="train",
+            rows=per_shard,
+            tar=shard.tar.model_copy(update={"path": f"train-{k:06d}.tar"}),
+            index=shard.index.model_copy(update={"path": f"train-{k:06d}.idx.parquet"}),
+        )
+        for k in range(total // per_shard)
+    )
+    publish(
+        str(folder),
+        DatasetManifest(fingerprint="bench", spec=SPEC, shards=shards, facts=dataset_facts({})),
+    )
+    words = [sys.executable, "-c", OPEN, str(folder)]
+    told = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert told["rows"] == total
+    name = f"{total:,} samples in {len(shards):,} shards"
+    return [
+        _row(f"{name}: open, to the first rows", "CPU s", told["open_s"], 2.0, GOAL),
+        _row(f"{name}: peak memory", "MB", told["peak_mb"], 500.0, GOAL),
+    ]
