@@ -79,7 +79,10 @@ class Bench:
         pixels = folder / "pixels.npy"
         self.pixels_NHWC = np.load(pixels) if self.is_png else None
         self.decoders = {"as shipped": pillow, "fast": pyspng.load if self.is_png else self._jpeg}
-        self.work: dict[str, Work] = {"write:streaming's MDSWriter": self.write_mds}
+        self.work: dict[str, Work] = {
+            "write:streaming's MDSWriter": self.write_mds,
+            "write:streaming's MDSWriter, synced to disk as ours": self.write_mds_synced,
+        }
         if self.is_png:
             self.work["encode:streaming's MDSWriter, Pillow"] = self.encode_mds
         self.write_mds()
@@ -97,6 +100,12 @@ class Bench:
 
     def write_mds(self) -> None:
         self._write_mds("mds", self.blobs)
+
+    def write_mds_synced(self) -> None:
+        self.write_mds()
+        for path in (self.folder / "mds").iterdir():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
 
     def encode_mds(self) -> None:
         self._write_mds("mds-png", (pillow_png(image, self.level) for image in self.pixels_NHWC))
