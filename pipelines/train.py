@@ -103,6 +103,8 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
             OSError, StorageError
         ):  # of no use by now; a store that is gone was told above
             storage.remove(scratch)
+        if not storage.list_names(options.scratch):
+            storage.remove(options.scratch)
 
 
 def work(world: World, values: dict[str, Any]) -> None:
