@@ -1,0 +1,179 @@
+"""A node of a Ray cluster is lost in the middle of each stage: the results are those of a quiet run."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from pipelines import config, run
+from pipelines.context import DONE, Context
+
+BINS = Path(sys.executable).parent
+MARK = "GENMOD_TEST_NODE"
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+RECIPE = """
+root: {root}
+seed: 3
+data: {{source: "builtin:digits", shard_rows: 60}}
+model:
+  vae: {{family: vae, net: {{latents: 4, widths: [8]}}}}
+train: {{nimg: 24000, batch: 16, workers: 2, checkpoint_every_nimg: 1600, max_failures: 3}}
+sample: {{count: 1200, shard_rows: 20, micro_batch: 20, workers: 2}}
+score: {{split: val, workers: 2}}
+tracking: {{enabled: false}}
+"""
+
+QUICK = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A lost node is noticed in seconds."""
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def kill_marked(mark: str) -> None:
+    """Kill every process that was started with the mark in its environment, as a power cut would."""
+    wanted = f"{MARK}={mark}".encode()
+    for _ in range(3):  # one may have started another meanwhile
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                with suppress(OSError):
+                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                        os.kill(int(entry.name), signal.SIGKILL)
+        time.sleep(0.1)
+
+
+class Cluster:
+    """A head and nodes of one CPU each on this machine; each node can be killed as one."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="gmn-"))  # short: a socket's path has a limit
+        self.port, *jobs_ports = free_ports(3)
+        self.environment = os.environ | QUICK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment |= {"RAY_AUTH_MODE": "token", "HOME": str(self.folder)}
+        self.environment.pop("RAY_ADDRESS", None)
+        self.marks: list[str] = []
+        dashboard = f"--dashboard-port={jobs_ports[0]}", "--include-dashboard=false"
+        client = f"--ray-client-server-port={jobs_ports[1]}"
+        self._start("--head", f"--port={self.port}", client, *dashboard)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def add_node(self) -> str:
+        return self._start(f"--address={self.address}")
+
+    def _start(self, *how: str) -> str:
+        mark = secrets.token_hex(8)
+        self.marks.append(mark)
+        names = ("node-manager", "object-manager", "dashboard-agent-listen")
+        names = (*names, "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+        ports = zip(names, free_ports(len(names)), strict=True)
+        log = self.folder / f"{mark}.log"
+        with log.open("wb") as stream:
+            started = subprocess.run(
+                [
+                    *(f"{BINS}/ray", "start", "--disable-usage-stats", *how, "--num-cpus=1"),
+                    *(f"--{name}-port={port}" for name, port in ports),
+                    *("--min-worker-port=0", "--max-worker-port=0"),
+                    *("--object-store-memory=100000000", f"--temp-dir={self.folder}/ray"),
+                ],
+                env=self.environment | {MARK: mark},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                timeout=120,
+                check=False,
+            )
+        assert started.returncode == 0, log.read_text()[-2000:]
+        return mark
+
+    def close(self) -> None:
+        for mark in self.marks:
+            kill_marked(mark)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster():
+    made = Cluster()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _wait(driver: subprocess.Popen[bytes], there: Callable[[], bool], what: str, log: Path) -> None:
+    end_s = time.monotonic() + 240
+    while not there():
+        assert driver.poll() is None, f"{what}: {log.read_text()[-3000:]}"
+        assert time.monotonic() < end_s, f"{what} did not come: {log.read_text()[-3000:]}"
+        time.sleep(0.01)
+
+
+def _digests(root: Path) -> dict[str, str]:
+    manifests = ["data/dataset.json", "models/vae/model.json", "samples/vae/dataset.json"]
+    manifests += ["scores/vae/scores.json"]
+    return {path: json.loads((root / path).read_text())["digest"] for path in manifests}
+
+
+def test_a_node_is_lost_in_each_stage(cluster, ray_session, tmp_path):
+    quiet, root, recipe = tmp_path / "quiet", tmp_path / "root", tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(root=root))
+    context = Context(config.load(str(recipe), [f"root={quiet}"]), ("vae",))
+    assert run.run(context)["status"] == DONE
+    context.close()
+
+    node, log = cluster.add_node(), tmp_path / "log"
+    command = [sys.executable, "-m", "pipelines", "run", "--recipe", str(recipe)]
+    with log.open("wb") as stream:
+        driver = subprocess.Popen(
+            [*command, "--address", cluster.address],
+            env=cluster.environment,
+            stdout=stream,
+            stderr=stream,
+        )
+    stages = {
+        "sharding": lambda: any(root.glob("data/receipts/*.json")),
+        "training": lambda: any(root.glob("models/vae/checkpoints/*")),
+        "sampling": lambda: any(root.glob("samples/vae/receipts/*.json")),
+    }
+    ends = {
+        "sharding": root / "data" / "dataset.json",
+        "training": root / "models" / "vae" / "model.json",
+        "sampling": root / "samples" / "vae" / "dataset.json",
+    }
+    try:
+        for stage, begun in stages.items():
+            _wait(driver, begun, stage, log)
+            assert not ends[stage].exists(), f"{stage} was over before its node could be killed"
+            kill_marked(node)
+            node = cluster.add_node()
+        assert driver.wait(300) == 0, log.read_text()[-3000:]
+    finally:
+        driver.kill()
+        driver.wait(10)
+    assert _digests(root) == _digests(quiet)
