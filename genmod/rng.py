@@ -157,14 +157,19 @@ class Rng:
         words_4N = philox4x32_numpy(counter_4BK.reshape(4, -1), key_of(self.seed, self.purpose))
         return words_4N.T.reshape(len(self), 4 * blocks)
 
-    def _unit(self, count: int, bits: int, offset: float = 0.0) -> Tensor:
-        """(B, count) float64, ``offset`` above multiples of 2**-bits below 1."""
+    def _middles(self, count: int) -> Tensor:
+        """(B, count) float64, one half above words of 32 random bits: never 0."""
+        if self.index_B.device.type == "cpu":
+            return torch.from_numpy(np.add(self._words(-(-count // 4))[:, :count], 0.5))
+        return self.bits(count).to(torch.float64).add_(0.5)
+
+    def _unit(self, count: int, bits: int) -> Tensor:
+        """(B, count) float64, multiples of 2**-bits below 1."""
         if self.index_B.device.type == "cpu":
             words = self._words(-(-count // 4))[:, :count]
-            unit = np.multiply(words if bits == 32 else words >> (32 - bits), 2.0**-bits)
-            return torch.from_numpy(np.add(unit, offset, out=unit) if offset else unit)
-        words_BN = self.bits(count) >> (32 - bits)
-        return words_BN.to(torch.float64).mul_(2.0**-bits).add_(offset)
+            shifted = words if bits == 32 else words >> (32 - bits)
+            return torch.from_numpy(np.multiply(shifted, 2.0**-bits))
+        return (self.bits(count) >> (32 - bits)).to(torch.float64).mul_(2.0**-bits)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, *shape) uniform in [0, 1); 24 bits in float32, 32 in float64."""
@@ -175,10 +180,10 @@ class Rng:
         """(B, *shape) standard normal in ``dtype``, by Box and Muller 1958 from 32-bit numbers."""
         count = math.prod(shape)
         pairs = -(-count // 2)
-        unit = self._unit(2 * pairs, 32, 2.0**-33)
-        radius = unit[:, :pairs].log().mul_(-2.0).sqrt_().to(dtype)  # float32 would lose the tail
-        angle = unit[:, pairs:].mul_(2.0 * math.pi).to(dtype)
-        both = torch.empty((len(self), 2 * pairs), dtype=dtype, device=unit.device)
+        words = self._middles(2 * pairs)
+        radius = torch.rsub(words[:, :pairs].log(), 64 * math.log(2), alpha=2).sqrt_()
+        angle = words[:, pairs:].mul_(2.0**-31 * math.pi).to(dtype)
+        both = torch.empty((len(self), 2 * pairs), dtype=dtype, device=words.device)
         torch.mul(radius, angle.cos(), out=both[:, :pairs])
         torch.mul(radius, angle.sin(), out=both[:, pairs:])
         return both[:, :count].reshape(len(self), *shape)
