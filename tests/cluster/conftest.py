@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.processes import free_ports, kill_marked
 
 MARK = "GENMOD_TEST_HEAD"
 START_S = 90.0
@@ -39,7 +39,7 @@ class Head:
 def head():
     mark, token = secrets.token_hex(8), secrets.token_hex(32)
     folder = Path(tempfile.mkdtemp(prefix="gmhead-"))  # short: a socket's path has a limit
-    port, jobs_port, *ports = _free_ports(6)
+    port, jobs_port, *ports = free_ports(6)
     names = (
         "dashboard-agent-listen",
         "dashboard-agent-grpc",
@@ -73,7 +73,7 @@ def head():
         _wait(process, f"http://127.0.0.1:{jobs_port}", token, folder / "head.log")
         yield Head(f"http://127.0.0.1:{jobs_port}", token, folder)
     finally:
-        _kill(mark)
+        kill_marked(MARK, mark)
         process.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,23 +88,3 @@ def _wait(process: subprocess.Popen[bytes], address: str, token: str, log: Path)
             return
         time.sleep(0.3)
     pytest.fail(f"the Ray head did not start: {log.read_text()[-2000:]}")
-
-
-def _kill(mark: str) -> None:
-    """Kill every process that was started with the mark in its environment."""
-    wanted = f"{MARK}={mark}".encode()
-    for _ in range(3):  # one may have started another meanwhile
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal() and int(entry.name) != os.getpid():
-                with suppress(OSError):
-                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                        os.kill(int(entry.name), signal.SIGKILL)
-        time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -6,20 +6,18 @@ import json
 import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from pipelines import config, run
 from pipelines.context import DONE, Context
+from tests.processes import free_ports, kill_marked
 
 BINS = Path(sys.executable).parent
 MARK = "GENMOD_TEST_NODE"
@@ -44,26 +42,6 @@ QUICK = {
     "RAY_health_check_failure_threshold": "3",
 }
 """A lost node is noticed in seconds."""
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def kill_marked(mark: str) -> None:
-    """Kill every process that was started with the mark in its environment, as a power cut would."""
-    wanted = f"{MARK}={mark}".encode()
-    for _ in range(3):  # one may have started another meanwhile
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal() and int(entry.name) != os.getpid():
-                with suppress(OSError):
-                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                        os.kill(int(entry.name), signal.SIGKILL)
-        time.sleep(0.1)
 
 
 class Cluster:
@@ -113,7 +91,7 @@ class Cluster:
 
     def close(self) -> None:
         for mark in self.marks:
-            kill_marked(mark)
+            kill_marked(MARK, mark)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -170,7 +148,7 @@ def test_a_node_is_lost_in_each_stage(cluster, ray_session, tmp_path):
         for stage, begun in stages.items():
             _wait(driver, begun, stage, log)
             assert not ends[stage].exists(), f"{stage} was over before its node could be killed"
-            kill_marked(node)
+            kill_marked(MARK, node)
             node = cluster.add_node()
         assert driver.wait(300) == 0, log.read_text()[-3000:]
     finally:

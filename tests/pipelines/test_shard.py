@@ -276,7 +276,7 @@ def test_append_publishes_the_next_version(ray_session, tmp_path, capsys):
         return stage(Context(config.load(recipe, ["data.append=true"]), ("small",)))
 
     first = command(400)
-    assert (first["status"], first["output"]) == ("done", f"{tmp_path}/root/data")
+    assert (first["status"], first["output"]) == ("done", str(tmp_path / "root" / "data"))
     before = times(tmp_path / "root")
     again = command(400)
     assert (again["status"], again["version"]) == ("nothing new", 1)
@@ -288,7 +288,10 @@ def test_append_publishes_the_next_version(ray_session, tmp_path, capsys):
     assert (second["status"], second["version"]) == ("done", 2)
     assert second["fingerprint"] == step["fingerprint"]
     third = command(900)
-    assert (third["version"], third["output"]) == (3, f"{tmp_path}/root/retrain/v0003/data")
+    assert (third["version"], third["output"]) == (
+        3,
+        str(tmp_path / "root" / "retrain" / "v0003" / "data"),
+    )
     datasets = [open_dataset(answer["output"]) for answer in (first, second, third)]
     assert [sum(d.rows(split) for split in SPLITS) for d in datasets] == [400, 600, 900]
     assert [d.parents.get("dataset") for d in datasets] == [None, *(d.digest for d in datasets[:2])]
@@ -302,7 +305,7 @@ def test_append_publishes_the_next_version(ray_session, tmp_path, capsys):
     assert len({key for split in SPLITS for key in keys[2][split]}) == 900
     changed = {path for path, at in times(tmp_path / "root").items() if before.get(path, at) != at}
     assert changed == set()
-    assert verify(f"{tmp_path}/root") == []
+    assert verify(str(tmp_path / "root")) == []
     assert command(900)["status"] == "nothing new"
 
 
