@@ -91,9 +91,8 @@ class Actor(ABC):
     def _within_deadline(self, task: Task) -> Facts:
         """Do an item on a thread that can be given up; what went wrong is a fact too."""
         if self._stuck:
-            os._exit(
-                1
-            )  # a thread of an earlier item still holds the device; Ray starts a fresh process
+            # A thread of an earlier item still holds the device. Ray starts a fresh process.
+            os._exit(1)
         outcome: list[Facts] = []
         thread = threading.Thread(target=lambda: outcome.append(self._tried(task)), daemon=True)
         thread.start()

@@ -2,7 +2,7 @@
 
     FOLDER/SHA256             a whole copy, named by its content
     FOLDER/.pending-SHA256    a copy that is being fetched, as long as the whole from the start
-    FOLDER/.lock              held while room is made
+    FOLDER/.lock              held while room is made or a copy gets its name
 
 A copy appears by a rename, after its digest has been checked. Whoever reads or fetches one holds a lock
 (``flock``) on it, which ends with the process however that ends; so what is not locked is not in use, and a
@@ -149,7 +149,8 @@ def _fetch(url: str, folder: Path, sha256: str, handle: int) -> int:
             raise DataError(f"{url} does not fit its digest")
         os.fsync(handle)
         os.utime(handle)
-        os.replace(pending, folder / sha256)
+        with _locked(folder / _LOCK):  # whoever counts what is there sees one of the two names
+            os.replace(pending, folder / sha256)
     except BaseException:
         _drop(pending, handle)
         raise

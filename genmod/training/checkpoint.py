@@ -22,6 +22,7 @@ from genmod.config import Config, as_json, canonical_json
 from genmod.errors import ConfigError, DataError, StorageError
 from genmod.manifest import Manifest, write_file
 from genmod.training.state import Snapshot, TrainState
+from genmod.training.writer import taken
 from genmod.world import World, agreed
 
 FOLDER = "checkpoints"
@@ -60,15 +61,9 @@ class Checkpoints:
         Raises:
             StorageError: the store did not take it; earlier checkpoints are as they were.
         """
-        try:
+        with taken(self.url, f"the checkpoint at {snapshot.nimg:,} images"):
             self._write(snapshot, val_loss)
             self._delete_old()
-        except (OSError, StorageError) as error:
-            raise StorageError(
-                f"{self.url} did not take the checkpoint at {snapshot.nimg:,} images "
-                f"({_reason(error)}); mend the store or make room in it, and give the same command "
-                "again: it goes on from the newest whole checkpoint"
-            ) from error
 
     def _write(self, snapshot: Snapshot, val_loss: float | None) -> None:
         attempt = f"{_name(snapshot.nimg)}-{uuid.uuid4().hex[:12]}"
@@ -201,8 +196,3 @@ def resume(checkpoints: Checkpoints, state: TrainState, world: World) -> None:
 
 def _name(nimg: int) -> str:
     return f"{nimg:012d}"
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, StorageError) else f"{type(error).__name__}: {text}"

@@ -31,7 +31,7 @@ from genmod.training.published import GRIDS
 from genmod.training.rehearsal import COMMUTING, only, rehearse
 from genmod.training.spool import Point, write_point
 from genmod.training.state import TrainState, flat
-from genmod.training.writer import Writer
+from genmod.training.writer import Writer, taken
 from genmod.world import World
 
 _OF_THE_STEP = ("grad_norm", "lr")
@@ -248,8 +248,9 @@ class _Run:
 
     def _write_grid(self, picture: bytes) -> None:
         if self.plan.root is not None and self.world.rank == 0:
-            name = f"{self.state.nimg:012d}.png"
-            storage.write_bytes(storage.join(self.plan.root, GRIDS, name), picture)
+            folder, nimg = storage.join(self.plan.root, GRIDS), self.state.nimg
+            with taken(folder, f"the picture at {nimg:,} images"):
+                storage.write_bytes(storage.join(folder, f"{nimg:012d}.png"), picture)
 
 
 def _silent(module: nn.Module, last: bool) -> AbstractContextManager[object]:

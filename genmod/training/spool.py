@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from genmod import storage
 from genmod.config import canonical_json
+from genmod.training.writer import taken
 
 FOLDER = "metrics"
 """Below a model's root."""
@@ -27,9 +28,9 @@ class Point:
 def write_point(root: str, point: Point) -> None:
     """Put a point into the spool. After a restart it is written again, with the same metrics."""
     values = {"nimg": point.nimg, "metrics": point.metrics, "timing": point.timing}
-    storage.write_bytes(
-        storage.join(root, FOLDER, f"{point.nimg:012d}.json"), canonical_json(values)
-    )
+    folder = storage.join(root, FOLDER)
+    with taken(folder, f"the metrics at {point.nimg:,} images"):
+        storage.write_bytes(storage.join(folder, f"{point.nimg:012d}.json"), canonical_json(values))
 
 
 def read_spool(root: str, after_nimg: int = -1) -> list[Point]:

@@ -4,10 +4,31 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 
+from genmod.errors import StorageError
+
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def taken(url: str, what: str) -> Generator[None]:
+    """What is written inside is taken by the store, or one line says how to go on.
+
+    Raises:
+        StorageError: the store did not take it.
+    """
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        text = " ".join(str(error).split())
+        reason = text if isinstance(error, StorageError) else f"{type(error).__name__}: {text}"
+        raise StorageError(
+            f"{url} did not take {what} ({reason}); mend the store or make room in it, and give the "
+            "same command again: it goes on from the newest whole checkpoint"
+        ) from error
 
 
 class Writer:
@@ -49,11 +70,13 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """The end waits. An error that is on its way out already comes before the write's."""
+        """The end waits. Of two errors the first is told: the loop's, unless both have lost the store."""
         try:
             self.wait()
         except Exception as late:
-            if error is None:
+            if error is None or (
+                isinstance(error, StorageError) and isinstance(late, StorageError)
+            ):
                 raise
             logger.warning("and meanwhile: %s", late)
 

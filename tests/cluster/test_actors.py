@@ -114,9 +114,10 @@ def test_what_a_person_must_mend_stops_the_job(ray_session, tmp_path):
     with pytest.raises(DataError, match="00: this is yours to mend"):
         collect(results, [])
     assert attempts(tmp_path, "00") == 1
+    time.sleep(1)  # what was on its way when the job stopped
     settled = len(list(tmp_path.iterdir()))
     time.sleep(1)
-    assert len(list(tmp_path.iterdir())) == settled <= 41
+    assert len(list(tmp_path.iterdir())) == settled < 10
 
 
 @pytest.mark.ray

@@ -1,5 +1,6 @@
 """The node's cache: one fetch for many processes, never over its limit, whole after kill -9."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -164,13 +165,12 @@ def test_processes_share_it_and_none_is_given_wrong_bytes(urls, tmp_path):
 
 
 def size_of(cache):
-    total = 0
-    for path in Path(cache.config.folder).glob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
+    """Of all copies; with the lock that is held while they change."""
+    folder = Path(cache.config.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def test_it_is_whole_after_kill_9(urls, tmp_path, proxy):

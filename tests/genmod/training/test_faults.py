@@ -220,6 +220,20 @@ def test_a_store_that_goes_away_is_told_in_one_line(step, forge, dataset, straig
     assert made(job) == straight[0]
 
 
+def test_a_store_that_goes_away_under_the_metrics_is_told_in_one_line(
+    forge, dataset, straight, tmp_path
+):
+    job, errors = make_job(*dataset, tmp_path / "m", SHORT), tmp_path / "errors"
+    step = "os.rename metrics/000000000072.json #1"
+    assert forge.run(job, lose_at=step, stderr=str(errors)) == 2
+    assert re.search("the (metrics at 72|checkpoint at 48) images", told(errors))
+    (tmp_path / "m").unlink()
+    (tmp_path / "m.away").rename(tmp_path / "m")
+    assert whole(job)
+    assert forge.run(job) == 0
+    assert made(job) == straight[0]
+
+
 def test_every_family_is_forked_and_killed(forge, dataset, tmp_path):
     """One kill each in the middle of a checkpoint's files; test_laws.py has resuming as such."""
     for at in range(len(families())):
