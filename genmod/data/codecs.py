@@ -1,7 +1,8 @@
 """Image bytes to pixels and back. Foreign images are hostile until checked; our own PNGs are read fast.
 
 Our PNG is the plainest there is: 8-bit grey or RGB, one IDAT chunk, filter 0 on every row. Its bytes are a
-function of the pixels (and of the zlib that is installed). Letters: B batch, C channels, H height, W width.
+function of the pixels (and of the libdeflate that is installed). Letters: B batch, K some of them, C
+channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pyspng
 import simplejpeg
+from deflate import DeflateError, crc32, zlib_compress, zlib_decompress
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
@@ -36,11 +37,11 @@ EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "pgm", 
 """File names that are taken for images."""
 
 PNG_LEVEL = 3
-"""zlib's effort. On digits 3 is as fast as 1, and within 2 % of the size of 6."""
+"""libdeflate's effort: as large as zlib's 3 in half its time."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_IDAT_AT, _BODY_AT = 33, 41
+_IDAT_AT, _BODY_AT, _AFTER_BODY = 33, 41, 4 + len(_END)
 
 
 class Refused(Exception):
@@ -147,8 +148,8 @@ def _scale(image: Image.Image, wanted: tuple[int, int], resize: Resize) -> Image
     return ImageOps.pad(image, size, lanczos, color=0)
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    check = zlib.crc32(body, zlib.crc32(kind))
+def _chunk(kind: bytes, body: bytes | bytearray) -> bytes:
+    check = crc32(body, crc32(kind))
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
 
 
@@ -171,9 +172,8 @@ class Codec:
     def encode(self, image_HWC: NDArray[np.uint8]) -> bytes:
         """PNG bytes of an image."""
         self._rows_HR[:, 1:] = image_HWC.reshape(self.spec.height, -1)
-        return (
-            self._head + _chunk(b"IDAT", zlib.compress(self._rows_HR.tobytes(), PNG_LEVEL)) + _END
-        )
+        body = zlib_compress(self._rows_HR.data, PNG_LEVEL)
+        return b"".join((self._head, _chunk(b"IDAT", body), _END))
 
     def decode(self, blobs: Sequence[bytes]) -> NDArray[np.uint8]:
         """Pixels (B, C, H, W) of encoded images. Ours go a fast way, other PNGs and JPEGs a general one.
@@ -181,36 +181,52 @@ class Codec:
         Raises:
             DataError: a blob is not an image of this dataset's shape.
         """
-        spec, channels = self.spec, self.spec.channels
-        raws = [self._inflate(blob) for blob in blobs]
-        ours = [raw for raw in raws if raw is not None]
-        rows_KHR = np.frombuffer(b"".join(ours), dtype=np.uint8)
-        rows_KHR = rows_KHR.reshape(len(ours), spec.height, self._row)
-        image_KHWC = rows_KHR[:, :, 1:].reshape(len(ours), spec.height, spec.width, channels)
-        if len(ours) == len(blobs):
+        spec = self.spec
+        shape = spec.height, spec.width, spec.channels
+        rows_KHR, which_K = self._inflate(blobs)
+        image_KHWC = rows_KHR[:, :, 1:].reshape(len(which_K), *shape)
+        if len(which_K) == len(blobs):
             return np.array(image_KHWC.transpose(0, 3, 1, 2), order="C")
-        is_ours_B = np.array([raw is not None for raw in raws])
-        image_BCHW = np.empty((len(blobs), *spec.shape), dtype=np.uint8)
-        image_BCHW[is_ours_B] = image_KHWC.transpose(0, 3, 1, 2)
-        others = [blob for blob, raw in zip(blobs, raws, strict=True) if raw is None]
-        image_LHWC = np.empty((len(others), spec.height, spec.width, channels), dtype=np.uint8)
-        for blob, image_HWC in zip(others, image_LHWC, strict=True):
-            self._decode_general(blob, image_HWC)
-        image_BCHW[~is_ours_B] = image_LHWC.transpose(0, 3, 1, 2)
-        return image_BCHW
+        image_BHWC = np.empty((len(blobs), *shape), dtype=np.uint8)
+        image_BHWC[which_K] = image_KHWC
+        others = set(range(len(blobs))).difference(which_K)
+        for b in others:
+            self._decode_general(blobs[b], image_BHWC[b])
+        return np.array(image_BHWC.transpose(0, 3, 1, 2), order="C")
 
-    def _inflate(self, blob: bytes) -> bytes | None:
-        """The rows of one of our PNGs, each after a filter byte of 0; of anything else None."""
-        if blob.startswith(self._head) and blob.startswith(b"IDAT", _IDAT_AT + 4):
-            end = _BODY_AT + int.from_bytes(blob[_IDAT_AT : _IDAT_AT + 4])
-            if len(blob) == end + 4 + len(_END) and blob.endswith(_END):
-                try:
-                    raw = zlib.decompressobj().decompress(blob[_BODY_AT:end], self._raw)
-                except zlib.error as error:
-                    raise DataError(f"broken PNG: {error}") from None
-                if len(raw) == self._raw and not any(raw[:: self._row]):
-                    return raw
-        return None
+    def _inflate(self, blobs: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[int]]:
+        """Rows, each after a filter byte of 0, of those blobs that are PNGs of ours, and which they are."""
+        which, raws = list[int](), list[bytearray]()
+        for b in np.flatnonzero(self._look_like_ours(blobs)).tolist():
+            try:
+                raw = zlib_decompress(memoryview(blobs[b])[_BODY_AT:-_AFTER_BODY], self._raw)
+            except DeflateError:  # broken, or longer than its image; the general way says which
+                continue
+            if len(raw) == self._raw:
+                which.append(b)
+                raws.append(raw)
+        rows_KHR = np.frombuffer(b"".join(raws), dtype=np.uint8)
+        rows_KHR = rows_KHR.reshape(len(raws), self.spec.height, self._row)
+        is_plain_K = ~rows_KHR[:, :, 0].any(axis=1)
+        if is_plain_K.all():
+            return rows_KHR, which
+        return rows_KHR[is_plain_K], [which[k] for k in np.flatnonzero(is_plain_K).tolist()]
+
+    def _look_like_ours(self, blobs: Sequence[bytes]) -> NDArray[np.bool_]:
+        """Whether each begins and ends as our PNGs do, with one chunk in between."""
+        size_B = np.fromiter(map(len, blobs), np.int64, len(blobs))
+        begin_B = np.cumsum(size_B) - size_B
+        whole = np.frombuffer(b"".join((*blobs, bytes(_BODY_AT))), dtype=np.uint8)
+        head_B41 = whole[begin_B[:, None] + np.arange(_BODY_AT)]
+        body_B = size_B - (_BODY_AT + _AFTER_BODY)
+        end_B = np.maximum(begin_B + size_B - len(_END), 0)
+        told_B = head_B41[:, _IDAT_AT : _IDAT_AT + 4].copy().view(">u4")[:, 0]
+        return (
+            (told_B == body_B)
+            & (head_B41[:, :_IDAT_AT] == np.frombuffer(self._head, np.uint8)).all(axis=1)
+            & (head_B41[:, _IDAT_AT + 4 :] == np.frombuffer(b"IDAT", np.uint8)).all(axis=1)
+            & (whole[end_B[:, None] + np.arange(len(_END))] == np.frombuffer(_END, np.uint8)).all(1)
+        )
 
     def _decode_general(self, blob: bytes, image_HWC: NDArray[np.uint8]) -> None:
         """Into the given array."""
@@ -228,10 +244,9 @@ class Codec:
                     )
                 image_HWC[:] = found
             else:
-                height, width, colours, _ = simplejpeg.decode_jpeg_header(blob)
-                if (height, width, 1 if colours == "Gray" else 3) != wanted:
-                    raise DataError(f"JPEG of {height}x{width} {colours}, wanted {spec}")
                 colours = "GRAY" if spec.channels == 1 else "RGB"
-                simplejpeg.decode_jpeg(blob, colours, buffer=image_HWC)
+                found = simplejpeg.decode_jpeg(blob, colours, buffer=image_HWC)
+                if found.shape != wanted:
+                    raise DataError(f"JPEG of shape {found.shape}, wanted {spec}")
         except (ValueError, RuntimeError, struct.error) as error:
             raise DataError(f"neither a PNG nor a JPEG that can be read ({error})") from None

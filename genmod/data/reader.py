@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
-from zlib import crc32
 
 import numpy as np
 import torch
+from deflate import crc32
 from numpy.typing import NDArray
 
 from genmod import storage
@@ -31,7 +31,6 @@ CHUNK_ROWS = 256
 
 ORDER_ROWS = 8192
 """Positions of the stream whose rows are computed together."""
-
 
 DECODED_BYTES = 256 << 20
 """Decoded pixels that a training stream keeps at most, unless told otherwise."""
@@ -287,4 +286,4 @@ def _stream(reader: RowReader, order: RowOrder, deal: Deal, start: int) -> Itera
             chunk = reader.read(row_KB[some].reshape(-1), position_KB[some].reshape(-1))
             yield [chunk.rows(slice(k, k + local)) for k in range(0, len(chunk), local)]
         start += len(position_KB) * deal.global_batch
-        chunks = min(2 * chunks, most)  # the first batch soon, later ones cheaply
+        chunks = most  # the first batch soon, later ones cheaply

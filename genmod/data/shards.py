@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deflate import crc32
 from numpy.typing import NDArray
 
 from genmod.config import Config
@@ -237,7 +237,7 @@ def table_bytes(columns: Mapping[str, Sequence[Any] | NDArray[Any]], schema: Any
     """A small Parquet file with a pyarrow schema; the same bytes for the same values."""
     sink = pa.BufferOutputStream()
     table = pa.table(dict(columns), schema=schema)
-    pq.write_table(table, sink, compression="zstd", write_statistics=False)
+    pq.write_table(table, sink, compression="zstd", write_statistics=False, use_dictionary=False)
     return sink.getvalue().to_pybytes()
 
 

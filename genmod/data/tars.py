@@ -19,6 +19,9 @@ BLOCK = 512
 MAX_NAME_BYTES = 100
 
 _ZEROS = bytes(BLOCK)
+_SMALL = 16
+"""Bytes of a body, at most, that is copied together with others: a label."""
+
 _SIZE_AT, _SUM_AT = 124, 148
 # mode, uid, gid / size / mtime, checksum as spaces, type, link name, magic, names, device.
 _OWNER = b"0000644\x00" + b"0000000\x00" * 2
@@ -67,9 +70,15 @@ def tar_of(names: Sequence[str], bodies: Sequence[bytes]) -> tuple[memoryview, N
     offset_N = BLOCK * (np.append(0, end_N[:-1]) + 1) if len(end_N) else end_N
     whole_KB = np.zeros((int(end_N[-1] if len(end_N) else 0) + 2, BLOCK), dtype=np.uint8)
     whole_KB[offset_N // BLOCK - 1] = _headers(names, size_N)
+    is_large_N = size_N > _SMALL
+    is_small_N = (size_N > 0) & ~is_large_N
+    small_S = np.array([body for body in bodies if 0 < len(body) <= _SMALL], dtype=f"S{_SMALL}")
+    whole_KB[offset_N[is_small_N] // BLOCK, :_SMALL] = small_S.view(np.uint8).reshape(-1, _SMALL)
     whole = whole_KB.data.cast("B")
-    for offset, size, body in zip(offset_N.tolist(), size_N.tolist(), bodies, strict=True):
-        whole[offset : offset + size] = body
+    large = (body for body in bodies if len(body) > _SMALL)
+    ends = (offset_N + size_N)[is_large_N].tolist()
+    for offset, end, body in zip(offset_N[is_large_N].tolist(), ends, large, strict=True):
+        whole[offset:end] = body
     return whole, offset_N
 
 

@@ -1,7 +1,7 @@
 """What the data benchmarks share: two sets of images, interleaved rounds, and peers in an environment of
 their own.
 
-The sets are 5,120 images of Fashion-MNIST (Debian's package ``dataset-fashion-mnist``; without it, the
+The sets are 10,240 images of Fashion-MNIST (Debian's package ``dataset-fashion-mnist``; without it, the
 builtin digits, and the rows say so): 28x28 grey as PNG, written by our codec, and the same pictures scaled to
 32x32, tinted by class and rotated a little, as RGB JPEG of quality 90. All get these very bytes.
 
@@ -35,7 +35,7 @@ from genmod.data.shards import Encoded, dataset_facts, pack_shard
 from genmod.data.sources import open_source
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 
-IMAGES, SHARD_ROWS, BATCH, ROUNDS = 5120, 10_000, 256, 5
+IMAGES, SHARD_ROWS, BATCH, ROUNDS = 10_240, 10_000, 256, 5
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 PEERS = "GENMOD_BENCH_PEERS"
 CONTROL = "ours once more: what differs is noise"
