@@ -28,6 +28,7 @@ _OWNER = b"0000644\x00" + b"0000000\x00" * 2
 _AFTER_SIZE = b"00000000000\x00" + b" " * 8 + b"0" + bytes(100)
 _AFTER_LINK = b"ustar\x0000" + bytes(64) + b"0000000\x00" * 2 + bytes(155 + 12)
 _EMPTY = bytes(MAX_NAME_BYTES) + _OWNER + bytes(12) + _AFTER_SIZE + _AFTER_LINK
+_USED = len(_EMPTY.rstrip(b"\x00"))
 _SHIFT_D = 3 * np.arange(10, -1, -1)
 
 
@@ -69,7 +70,7 @@ def tar_of(names: Sequence[str], bodies: Sequence[bytes]) -> tuple[memoryview, N
     end_N = np.cumsum(1 + -(-size_N // BLOCK))  # in blocks
     offset_N = BLOCK * (np.append(0, end_N[:-1]) + 1) if len(end_N) else end_N
     whole_KB = np.zeros((int(end_N[-1] if len(end_N) else 0) + 2, BLOCK), dtype=np.uint8)
-    whole_KB[offset_N // BLOCK - 1] = _headers(names, size_N)
+    whole_KB[offset_N // BLOCK - 1, :_USED] = _headers(names, size_N)
     is_large_N = size_N > _SMALL
     is_small_N = (size_N > 0) & ~is_large_N
     small_S = np.array([body for body in bodies if 0 < len(body) <= _SMALL], dtype=f"S{_SMALL}")
@@ -83,19 +84,19 @@ def tar_of(names: Sequence[str], bodies: Sequence[bytes]) -> tuple[memoryview, N
 
 
 def _headers(names: Sequence[str], size_N: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """One header a row."""
-    header_NB = np.empty((len(names), BLOCK), dtype=np.uint8)
-    header_NB[:] = np.frombuffer(_EMPTY, dtype=np.uint8)
+    """One header a row, as far as there is anything but zeros in it."""
+    header_NU = np.empty((len(names), _USED), dtype=np.uint8)
+    header_NU[:] = np.frombuffer(_EMPTY, dtype=np.uint8)[:_USED]
     name_N = np.array(names, dtype=f"S{MAX_NAME_BYTES}")
-    header_NB[:, :MAX_NAME_BYTES] = name_N.view(np.uint8).reshape(-1, MAX_NAME_BYTES)
-    header_NB[:, _SIZE_AT : _SIZE_AT + 11] = _octal(size_N, 11)
-    sum_N = header_NB[:, : _SIZE_AT + 11].sum(axis=1, dtype=np.int64) + _REST_SUM
-    header_NB[:, _SUM_AT : _SUM_AT + 6] = _octal(sum_N, 6)
-    header_NB[:, _SUM_AT + 6] = 0
-    return header_NB
-
-
-_REST_SUM = sum(_EMPTY[_SIZE_AT + 11 :])
+    name_NL = name_N.view(np.uint8).reshape(-1, MAX_NAME_BYTES)
+    name_NL = name_NL[:, : max(map(len, names), default=0)]
+    size_N11 = _octal(size_N, 11)
+    header_NU[:, : name_NL.shape[1]] = name_NL
+    header_NU[:, _SIZE_AT : _SIZE_AT + 11] = size_N11
+    sum_N = name_NL.sum(axis=1, dtype=np.int64) + size_N11.sum(axis=1, dtype=np.int64) + sum(_EMPTY)
+    header_NU[:, _SUM_AT : _SUM_AT + 6] = _octal(sum_N, 6)
+    header_NU[:, _SUM_AT + 6] = 0
+    return header_NU
 
 
 def _octal(value_N: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:

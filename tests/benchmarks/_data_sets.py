@@ -54,8 +54,8 @@ class Set:
     """Where they were encoded without loss."""
 
     def samples(self) -> list[Encoded]:
-        both = enumerate(zip(self.blobs, self.labels, strict=True))
-        return [Encoded(f"{i:08d}", i, blob, label) for i, (blob, label) in both]
+        keys = [f"{i:08d}" for i in range(len(self.blobs))]
+        return list(map(Encoded, keys, range(len(keys)), self.blobs, self.labels))
 
 
 def pin() -> None:
