@@ -197,7 +197,7 @@ class Codec:
     def _inflate(self, blobs: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[int]]:
         """Rows, each after a filter byte of 0, of those blobs that are PNGs of ours, and which they are."""
         which, raws = list[int](), list[bytearray]()
-        for b in np.flatnonzero(self._look_like_ours(blobs)).tolist():
+        for b in self._ours(blobs):
             try:
                 raw = zlib_decompress(memoryview(blobs[b])[_BODY_AT:-_AFTER_BODY], self._raw)
             except DeflateError:  # broken, or longer than its image; the general way says which
@@ -212,21 +212,17 @@ class Codec:
             return rows_KHR, which
         return rows_KHR[is_plain_K], [which[k] for k in np.flatnonzero(is_plain_K).tolist()]
 
-    def _look_like_ours(self, blobs: Sequence[bytes]) -> NDArray[np.bool_]:
-        """Whether each begins and ends as our PNGs do, with one chunk in between."""
-        size_B = np.fromiter(map(len, blobs), np.int64, len(blobs))
-        begin_B = np.cumsum(size_B) - size_B
-        whole = np.frombuffer(b"".join((*blobs, bytes(_BODY_AT))), dtype=np.uint8)
-        head_B41 = whole[begin_B[:, None] + np.arange(_BODY_AT)]
-        body_B = size_B - (_BODY_AT + _AFTER_BODY)
-        end_B = np.maximum(begin_B + size_B - len(_END), 0)
-        told_B = head_B41[:, _IDAT_AT : _IDAT_AT + 4].copy().view(">u4")[:, 0]
-        return (
-            (told_B == body_B)
-            & (head_B41[:, :_IDAT_AT] == np.frombuffer(self._head, np.uint8)).all(axis=1)
-            & (head_B41[:, _IDAT_AT + 4 :] == np.frombuffer(b"IDAT", np.uint8)).all(axis=1)
-            & (whole[end_B[:, None] + np.arange(len(_END))] == np.frombuffer(_END, np.uint8)).all(1)
-        )
+    def _ours(self, blobs: Sequence[bytes]) -> list[int]:
+        """Those that begin and end as our PNGs do, with one chunk in between."""
+        head, least = self._head, _BODY_AT + _AFTER_BODY
+        return [
+            b
+            for b, blob in enumerate(blobs)
+            if blob.startswith(head)
+            and blob.startswith(b"IDAT", _BODY_AT - 4)
+            and blob.endswith(_END)
+            and int.from_bytes(blob[_IDAT_AT : _IDAT_AT + 4]) == len(blob) - least
+        ]
 
     def _decode_general(self, blob: bytes, image_HWC: NDArray[np.uint8]) -> None:
         """Into the given array."""

@@ -215,7 +215,7 @@ class TrainingStream:
         size: int = 1,
         seed: int = 0,
         start_nimg: int = 0,
-        depth: int = 2,
+        depth: int = 1,
         arrangement: Arrangement | None = None,
         decoded_bytes: int = DECODED_BYTES,
     ) -> None:
