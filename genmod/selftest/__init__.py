@@ -1,0 +1,1 @@
+"""Tests of genmod that ship with it: estimators against truths in closed form, on the machine at hand."""

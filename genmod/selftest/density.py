@@ -1,0 +1,29 @@
+"""All benches of densities. A new one is ``checks(seed)`` in a file beside this, named in BENCHES."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from genmod.selftest import flows, latents, probability_flow
+from genmod.selftest.check import Check
+
+BENCHES: tuple[Callable[[int], Iterator[Check]], ...] = (
+    latents.checks,
+    probability_flow.checks,
+    flows.checks,
+)
+"""Each makes its checks one by one, as they are ready, from a seed."""
+
+
+def run(
+    benches: tuple[Callable[[int], Iterator[Check]], ...] = BENCHES, seed: int = 0
+) -> Iterator[Check]:
+    """The checks of all benches, with the seconds that each took."""
+    for bench in benches:
+        begun_s = time.monotonic()
+        for check in bench(seed):
+            now_s = time.monotonic()
+            yield replace(check, seconds=round(now_s - begun_s, 2))
+            begun_s = time.monotonic()

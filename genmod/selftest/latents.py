@@ -1,0 +1,69 @@
+"""Bounds of models with latent variables, on one whose marginal and posterior are known.
+
+Letters: B rows, D dimensions, Z latents, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from genmod.likelihood import iwae
+from genmod.likelihood.gaussian import Gaussian
+from genmod.models.base import LogProb
+from genmod.rng import rng_for
+from genmod.selftest.check import Check, judge
+from genmod.selftest.truths import LinearGaussian
+
+BENCH = "linear-gaussian latents"
+ROWS = 200
+
+
+def checks(seed: int) -> Iterator[Check]:
+    """The ELBO meets its expectation; L_k is below log p and nears it."""
+    truth = LinearGaussian.example(dims=8, latents=3, noise=0.7)
+    x_BD = truth.draw(rng_for(seed, "selftest/rows", range(ROWS)))
+    nats_B = truth.nats(x_BD)
+    mean_BZ, covariance_ZZ = truth.posterior(x_BD)
+    wide = Gaussian(mean_BZ + 0.2, (1.3 * covariance_ZZ.diagonal().sqrt()).log().expand_as(mean_BZ))
+    elbo = iwae_log_prob(truth, x_BD, wide, seed, k=1, repeats=256)
+    elbo_nats_B = nats_B - _kl_nats(wide, mean_BZ, covariance_ZZ)
+    yield judge(BENCH, elbo, elbo_nats_B, unbiased=True, name="iwae k=1, against the ELBO")
+    yield judge(BENCH, elbo, nats_B, slack_nats=1.5, name="iwae k=1")
+    for k, slack_nats in ((8, 0.3), (64, 0.05), (1024, 0.005)):
+        bound = iwae_log_prob(truth, x_BD, wide, seed, k=k, repeats=4)
+        yield judge(BENCH, bound, nats_B, slack_nats=slack_nats, name=f"iwae k={k}")
+    one = iwae_log_prob(truth, x_BD, wide, seed, k=1024, repeats=1)
+    yield judge(BENCH, one, nats_B, slack_nats=0.005, name="iwae k=1024, error of one evaluation")
+
+
+def iwae_log_prob(
+    truth: LinearGaussian, x_BD: Tensor, posterior: Gaussian, seed: int, *, k: int, repeats: int
+) -> LogProb:
+    """The importance-weighted bound as the VAE family computes and labels it."""
+
+    def log_joint(z_NZ: Tensor, row_N: Tensor) -> Tensor:
+        return truth.nats_given(x_BD[row_N], z_NZ)
+
+    rng = rng_for(seed, f"selftest/iwae/{k}", range(len(x_BD)))
+    weights_SB = iwae.log_weights(posterior, log_joint, rng, k * repeats, chunk=65536)
+    nats_B, stderr_B = iwae.bound(weights_SB, k)
+    return LogProb(
+        nats_B=nats_B,
+        stderr_B=stderr_B,
+        label="lower_bound" if k == 1 else "stochastic_lower_bound",
+        estimator="iwae",
+        of="linear Gaussian model",
+        measure="lebesgue",
+        budget={"k": k, "repeats": repeats},
+    )
+
+
+def _kl_nats(q: Gaussian, mean_BZ: Tensor, covariance_ZZ: Tensor) -> Tensor:
+    """KL(q || N(mean, covariance)), (B,)."""
+    p = torch.distributions.MultivariateNormal(mean_BZ, covariance_ZZ)
+    scale_BZZ = torch.diag_embed(q.log_std_BZ.exp())
+    own = torch.distributions.MultivariateNormal(q.mean_BZ, scale_tril=scale_BZZ)
+    return torch.distributions.kl_divergence(own, p)

@@ -1,0 +1,144 @@
+"""Distributions on R^D whose densities, denoisers and posteriors are known in closed form, all in float64.
+
+Letters: B rows, D dimensions, Z latents, M components, N rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from genmod.rng import Rng, rng_for
+
+
+def _normal_nats(x_BD: Tensor, mean_D: Tensor, covariance_DD: Tensor) -> Tensor:
+    normal = torch.distributions.MultivariateNormal(mean_D, covariance_DD)
+    return normal.log_prob(x_BD)
+
+
+@dataclass(frozen=True)
+class LinearGaussian:
+    """x = W z + mean + noise eps, with z and eps standard normal: x ~ N(mean, W W^T + noise^2 I)."""
+
+    weight_DZ: Tensor
+    mean_D: Tensor
+    noise: float
+
+    @classmethod
+    def example(cls, dims: int, latents: int, noise: float, seed: int = 0) -> Self:
+        """One with entries of W of variance 1 / Z."""
+        numbers = rng_for(seed, "selftest/linear", range(dims)).normal(
+            latents + 1, dtype=torch.float64
+        )
+        return cls(numbers[:, :latents] / math.sqrt(latents), numbers[:, latents], noise)
+
+    @property
+    def covariance_DD(self) -> Tensor:
+        """Of x."""
+        eye_DD = torch.eye(len(self.mean_D), dtype=torch.float64)
+        return self.weight_DZ @ self.weight_DZ.T + self.noise**2 * eye_DD
+
+    def draw(self, rng: Rng) -> Tensor:
+        """(B, D), addressed by ``rng``'s rows."""
+        dims, latents = self.weight_DZ.shape
+        z_BZ = rng.fold("latent").normal(latents, dtype=torch.float64)
+        eps_BD = rng.fold("noise").normal(dims, dtype=torch.float64)
+        return z_BZ @ self.weight_DZ.T + self.mean_D + self.noise * eps_BD
+
+    def nats(self, x_BD: Tensor, sigma: float = 0.0) -> Tensor:
+        """Log density of x with noise of standard deviation ``sigma`` added, (B,)."""
+        eye_DD = torch.eye(len(self.mean_D), dtype=torch.float64)
+        return _normal_nats(x_BD, self.mean_D, self.covariance_DD + sigma**2 * eye_DD)
+
+    def nats_given(self, x_ND: Tensor, z_NZ: Tensor) -> Tensor:
+        """(N,): log p(x | z) + log p(z)."""
+        each_ND = (x_ND - self.mean_D - z_NZ @ self.weight_DZ.T) / self.noise
+        count = each_ND.shape[1] + z_NZ.shape[1]
+        squares_N = each_ND.square().sum(1) + z_NZ.square().sum(1)
+        volume = each_ND.shape[1] * math.log(self.noise) + 0.5 * count * math.log(2 * math.pi)
+        return -0.5 * squares_N - volume
+
+    def posterior(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, Z) and covariance (Z, Z) of z given x."""
+        latents = self.weight_DZ.shape[1]
+        precision_ZZ = torch.eye(latents, dtype=torch.float64)
+        precision_ZZ = precision_ZZ + self.weight_DZ.T @ self.weight_DZ / self.noise**2
+        covariance_ZZ = torch.linalg.inv(precision_ZZ)
+        mean_BZ = (x_BD - self.mean_D) @ self.weight_DZ @ covariance_ZZ / self.noise**2
+        return mean_BZ, covariance_ZZ
+
+    def denoise(self, x_BD: Tensor, sigma: Tensor) -> Tensor:
+        """E[clean | x] for noise ``sigma`` of each row, (B,) or a scalar."""
+        values_D, vectors_DD = torch.linalg.eigh(self.covariance_DD)
+        sigma_B1 = sigma.reshape(-1, 1)
+        shrunk_BD = (x_BD - self.mean_D) @ vectors_DD * (values_D / (values_D + sigma_B1**2))
+        return self.mean_D + shrunk_BD @ vectors_DD.T
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Equal parts of N(mean_m, std^2 I)."""
+
+    mean_MD: Tensor
+    std: float
+
+    @classmethod
+    def ring(cls, components: int, radius: float, std: float) -> Self:
+        """In 2 dimensions, means on a circle."""
+        angle_M = torch.arange(components, dtype=torch.float64) * (2 * math.pi / components)
+        return cls(radius * torch.stack((angle_M.cos(), angle_M.sin()), 1), std)
+
+    @classmethod
+    def scattered(
+        cls, components: int, dims: int, spread: float, std: float, seed: int = 0
+    ) -> Self:
+        """Means with coordinates uniform in [-spread, spread]."""
+        rng = rng_for(seed, "selftest/mixture", range(components))
+        return cls(spread * (2 * rng.uniform(dims, dtype=torch.float64) - 1), std)
+
+    def draw(self, rng: Rng) -> Tensor:
+        """(B, D), addressed by ``rng``'s rows."""
+        which_B = rng.fold("component").integers(len(self.mean_MD))
+        eps_BD = rng.fold("noise").normal(self.mean_MD.shape[1], dtype=torch.float64)
+        return self.mean_MD[which_B] + self.std * eps_BD
+
+    def _each(self, x_BD: Tensor, variance_B1: Tensor) -> Tensor:
+        """Log of weight times density of each component, (B, M)."""
+        count, dims = self.mean_MD.shape
+        squares_BM = (x_BD[:, None] - self.mean_MD).square().sum(2)
+        volume_B1 = 0.5 * dims * (variance_B1 * (2 * math.pi)).log()
+        return -0.5 * squares_BM / variance_B1 - volume_B1 - math.log(count)
+
+    def nats(self, x_BD: Tensor, sigma: float = 0.0) -> Tensor:
+        """Log density of x with noise of standard deviation ``sigma`` added, (B,)."""
+        variance = torch.full((1, 1), self.std**2 + sigma**2, dtype=torch.float64)
+        return self._each(x_BD, variance).logsumexp(1)
+
+    def denoise(self, x_BD: Tensor, sigma: Tensor) -> Tensor:
+        """E[clean | x] for noise ``sigma`` of each row, (B,) or a scalar: a mean of the components' own."""
+        sigma_B1 = sigma.reshape(-1, 1)
+        variance_B1 = self.std**2 + sigma_B1**2
+        share_BM = self._each(x_BD, variance_B1).softmax(1)
+        return (self.std**2 * x_BD + sigma_B1**2 * (share_BM @ self.mean_MD)) / variance_B1
+
+    @property
+    def mean_D(self) -> Tensor:
+        """Of x."""
+        return self.mean_MD.mean(0)
+
+    def bin_nats(self, pixels_BD: Tensor, levels: int) -> Tensor:
+        """Log probability of the bins of [-1, 1] that pixels stand for, edges open, (B,)."""
+        low_BD, width = 2 * pixels_BD.double() / levels - 1, 2 / levels
+        high_BD = low_BD + width
+        low_BD = low_BD.masked_fill(pixels_BD == 0, -math.inf)
+        high_BD = high_BD.masked_fill(pixels_BD == levels - 1, math.inf)
+        below_BMD, above_BMD = (
+            torch.special.ndtr((edge_BD[:, None] - self.mean_MD) / self.std)
+            for edge_BD in (low_BD, high_BD)
+        )
+        each_BM = (above_BMD - below_BMD).log().sum(2)
+        return each_BM.logsumexp(1) - math.log(len(self.mean_MD))
