@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from genmod.selftest import flows, latents, probability_flow
+from genmod.selftest import annealing, flows, latents, probability_flow
 from genmod.selftest.check import Check
 
 BENCHES: tuple[Callable[[int], Iterator[Check]], ...] = (
     latents.checks,
+    annealing.checks,
     probability_flow.checks,
     flows.checks,
 )

@@ -44,10 +44,14 @@ class LinearGaussian:
 
     def draw(self, rng: Rng) -> Tensor:
         """(B, D), addressed by ``rng``'s rows."""
+        return self.draw_both(rng)[1]
+
+    def draw_both(self, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Latents (B, Z), exact samples of p(z | x), and their x (B, D)."""
         dims, latents = self.weight_DZ.shape
         z_BZ = rng.fold("latent").normal(latents, dtype=torch.float64)
         eps_BD = rng.fold("noise").normal(dims, dtype=torch.float64)
-        return z_BZ @ self.weight_DZ.T + self.mean_D + self.noise * eps_BD
+        return z_BZ, z_BZ @ self.weight_DZ.T + self.mean_D + self.noise * eps_BD
 
     def nats(self, x_BD: Tensor, sigma: float = 0.0) -> Tensor:
         """Log density of x with noise of standard deviation ``sigma`` added, (B,)."""

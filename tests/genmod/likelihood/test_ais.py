@@ -7,18 +7,20 @@ import math
 import pytest
 import torch
 
-from genmod.likelihood import ais, iwae
+from genmod.likelihood import ais, hmc, iwae
 from genmod.likelihood.ais import AISOptions
 from genmod.likelihood.gaussian import Gaussian
 from genmod.likelihood.hmc import Target
-from genmod.likelihood.linear import LinearGaussian
 from genmod.rng import rng_for
+from genmod.selftest.annealing import target
+from genmod.selftest.truths import LinearGaussian
 
 ROWS = 30
-MODEL = LinearGaussian.random(dims=12, latents=3, sigma=0.4)
+MODEL = LinearGaussian.example(dims=12, latents=3, noise=0.3)
 RNG = rng_for(3, "ais", range(100, 100 + ROWS))
-Z_BZ, X_BD = MODEL.draw(RNG.fold("data"))
-TARGET = Target(MODEL.prior(ROWS), MODEL.log_joint(X_BD))
+Z_BZ, X_BD = MODEL.draw_both(RNG.fold("data"))
+PRIOR = Gaussian(torch.zeros_like(Z_BZ), torch.zeros_like(Z_BZ))
+TARGET = target(MODEL, X_BD, PRIOR)
 OPTIONS = AISOptions(temperatures=150, chains=8, pilot_temperatures=40)
 CHEAP = AISOptions(temperatures=5, chains=3, leapfrog=2, pilot_temperatures=4, radius=3)
 
@@ -40,8 +42,8 @@ def test_both_bounds_hold_and_close_on_the_truth():
     for error_B, sign in ((below_B, -1), (above_B, 1)):
         stderr = float(error_B.std()) / math.sqrt(ROWS)
         assert sign * float(error_B.mean()) > -3 * stderr  # never on the wrong side
-        assert abs(float(error_B.mean())) < 0.5
-    assert 0 < float(found.gap_B.mean()) < 0.8
+        assert abs(float(error_B.mean())) < 0.7
+    assert 0 < float(found.gap_B.mean()) < 1.2
     assert found.lower_stderr_B.isfinite().all()
     assert found.upper_stderr_B.isfinite().all()
 
@@ -54,15 +56,15 @@ def test_more_temperatures_close_the_gap():
 
 def test_weights_have_the_mean_p_of_x_however_few_temperatures():
     """Unbiased by construction, also where the chains are far from their posterior."""
-    model = LinearGaussian.random(dims=3, latents=2, sigma=1.0)
-    z_BZ, x_BD = model.draw(RNG)
-    target = Target(model.prior(ROWS), model.log_joint(x_BD))
+    model = LinearGaussian.example(dims=3, latents=3, noise=0.7)
+    z_BZ, x_BD = model.draw_both(RNG)
+    easy = target(model, x_BD, PRIOR)
     options = AISOptions(
         temperatures=20, chains=200, leapfrog=2, pilot_temperatures=4, radius=2, chunk=6000
     )
-    log_step_BP = ais.find_step_sizes(target, RNG, options)
+    log_step_BP = ais.find_step_sizes(easy, RNG, options)
     for exact_BZ, sign in ((None, 1), (z_BZ, -1)):
-        log_w_KB = ais.log_weights(target, RNG, options, log_step_BP, exact_BZ)
+        log_w_KB = ais.log_weights(easy, RNG, options, log_step_BP, exact_BZ)
         row_B = (sign * (log_w_KB - model.nats(x_BD))).exp().mean(0)
         stderr = float(row_B.std()) / math.sqrt(ROWS)  # chains of a backward row share their start
         assert stderr < 0.2
@@ -70,14 +72,12 @@ def test_weights_have_the_mean_p_of_x_however_few_temperatures():
 
 
 def test_started_at_the_exact_posterior_every_weight_is_p_of_x():
-    slope_DZ = torch.zeros(2, 2, dtype=torch.float64)
-    slope_DZ[0, 0], slope_DZ[1, 1] = 1.5, -0.8
-    model = LinearGaussian(slope_DZ, torch.zeros(2, dtype=torch.float64), 0.7)
-    _, x_BD = model.draw(RNG)
-    variance_Z = 1 / (1 + (slope_DZ.diagonal() / 0.7) ** 2)
-    mean_BZ = variance_Z * slope_DZ.diagonal() / 0.49 * x_BD
-    posterior = Gaussian(mean_BZ, (0.5 * variance_Z.log()).expand(ROWS, 2))
-    nats_B, stderr_B = ais.lower_bound(Target(posterior, model.log_joint(x_BD)), RNG, CHEAP)
+    slopes = torch.tensor([1.5, -0.8], dtype=torch.float64)  # diagonal, so that the posterior is
+    model = LinearGaussian(slopes.diag(), torch.zeros(2, dtype=torch.float64), 0.7)
+    x_BD = model.draw(RNG)
+    mean_BZ, covariance_ZZ = model.posterior(x_BD)
+    posterior = Gaussian(mean_BZ, (0.5 * covariance_ZZ.diagonal().log()).expand(ROWS, 2))
+    nats_B, stderr_B = ais.lower_bound(target(model, x_BD, posterior), RNG, CHEAP)
     torch.testing.assert_close(nats_B, model.nats(x_BD), rtol=0, atol=1e-10)
     assert float(stderr_B.max()) < 1e-10
 
@@ -85,7 +85,7 @@ def test_started_at_the_exact_posterior_every_weight_is_p_of_x():
 def test_another_start_has_another_way_to_the_same_truth():
     """As with an encoder's q(z | x): shifted and too narrow, it is still a bound that closes."""
     wrong = Gaussian(Z_BZ + 0.1, torch.full_like(Z_BZ, math.log(0.3)))
-    nats_B, _ = ais.lower_bound(Target(wrong, MODEL.log_joint(X_BD)), RNG, OPTIONS)
+    nats_B, _ = ais.lower_bound(target(MODEL, X_BD, wrong), RNG, OPTIONS)
     error_B = nats_B - MODEL.nats(X_BD)
     assert abs(float(error_B.mean())) < 0.3
 
@@ -107,7 +107,7 @@ def test_rows_chains_and_chunks_do_not_see_one_another():
     more_KB = ais.log_weights(TARGET, RNG, more, log_step_BP)
     torch.testing.assert_close(more_KB[:3], whole_KB, **close)
     part = slice(4, 7)
-    alone = Target(MODEL.prior(3), MODEL.log_joint(X_BD[part]))
+    alone = target(MODEL, X_BD[part], PRIOR.rows(torch.arange(3)))
     nats_B, stderr_B = ais.lower_bound(alone, RNG.rows(part), CHEAP)
     bound_B, error_B = iwae.bound(whole_KB, CHEAP.chains)
     torch.testing.assert_close(nats_B, bound_B[part], **close)
@@ -118,13 +118,13 @@ def test_a_decoder_that_overflows_loses_the_move_and_not_the_chain():
     def wild(z_NZ, row_N):
         return torch.where(z_NZ[:, 0] > 0.5, torch.nan, 0.0) - 0.5 * z_NZ.square().sum(1)
 
-    target = Target(MODEL.prior(2), wild)
+    cliff = Target(PRIOR.rows(torch.arange(2)), wild)
     rng = rng_for(0, "wild", range(2))
     log_step_BP = torch.zeros(2, 4, dtype=torch.float64)
-    chains = ais.hmc.at(target, torch.full((2, 3), -1.0).double(), torch.arange(2))
+    chains = hmc.at(cliff, torch.full((2, 3), -1.0).double(), torch.arange(2))
     for step in range(20):
-        chains, _ = ais.hmc.move(
-            target, chains, rng.at(step), b=1.0, step_B=log_step_BP[:, 0].exp(), leapfrog=3
+        chains, _ = hmc.move(
+            cliff, chains, rng.at(step), b=1.0, step_B=log_step_BP[:, 0].exp(), leapfrog=3
         )
     assert chains.u_NZ.isfinite().all()
     assert float(chains.u_NZ[:, 0].max()) <= 0.5
