@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
     ]
 )
 """``index`` is the row's place in its split, ``nats`` log p summed over dimensions, ``stderr`` its Monte
-Carlo standard error in nats, 0 where the number is not random."""
+Carlo standard error in nats, 0 where the number is not random. An estimator may add columns of its own."""
 
 
 class ScoreConfig(Config):
@@ -124,6 +124,8 @@ class Scores:
     stderr_B: Tensor
     """float64, nats."""
     label: ScoreLabel
+    columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """More numbers of each row, as the estimator names them."""
 
     @classmethod
     def joined(cls, rows: Rows, parts: Sequence[LogProb]) -> Self:
@@ -147,7 +149,11 @@ class Scores:
                 f"({len(bad)} such of {len(keys)} rows); a trained model gives finite numbers"
             )
         label = one_label(ScoreLabel.from_log_prob(part) for part in parts)
-        return cls(rows, nats_B, stderr_B, label)
+        columns = {
+            name: torch.cat([part.columns[name] for part in parts]).to("cpu", torch.float64)
+            for name in parts[0].columns
+        }
+        return cls(rows, nats_B, stderr_B, label, columns)
 
     def to_parquet(self, dims: int, facts: Mapping[str, Any]) -> bytes:
         """The table's file.
@@ -169,7 +175,11 @@ class Scores:
             "bits_per_dim": bits_B.numpy(),
         }
         metadata = {METADATA: canonical_json({**self.label.model_dump(), **facts})}
-        table = pa.table(columns, schema=SCHEMA.with_metadata(metadata))
+        schema = SCHEMA
+        for name, values_B in self.columns.items():
+            schema = schema.append(pa.field(name, pa.float64(), nullable=False))
+            columns[name] = values_B.numpy()
+        table = pa.table(columns, schema=schema.with_metadata(metadata))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         return sink.getvalue().to_pybytes()
@@ -186,7 +196,7 @@ def read_parquet(data: bytes) -> tuple[Any, dict[str, Any]]:
     except pa.ArrowInvalid as error:
         raise DataError(f"not a Parquet file: {error}") from None
     metadata = table.schema.metadata or {}
-    if METADATA not in metadata or table.schema.names != SCHEMA.names:
+    if METADATA not in metadata or table.schema.names[: len(SCHEMA)] != SCHEMA.names:
         raise DataError("a Parquet file, but not a table of scores that genmod wrote")
     return table, json.loads(metadata[METADATA])
 

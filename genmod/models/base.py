@@ -87,7 +87,9 @@ class LogProb:
     measure: str
     """``counts``, or ``lebesgue[-1,1]``."""
     budget: Mapping[str, int | float | str]
-    """What was spent: ``{"k": 64}``."""
+    """What was spent: ``{"k": 64}``. The same for all rows."""
+    columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """More numbers of each row, (B,), units in the names: ``calls``, ``solver_error_nats``."""
 
 
 class SampleOptions(Config):

@@ -1,6 +1,7 @@
 """Score tables: what goes in comes out with its label; sums are right; bad numbers are refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,16 @@ def test_a_table_holds_the_rows_and_says_what_they_are():
 def test_rows_without_labels_have_none():
     plain = Scores.joined(Rows(["a"], torch.tensor([0]), None), [log_prob([-1.0])])
     assert read_parquet(plain.to_parquet(4, {}))[0]["label"].to_pylist() == [None]
+
+
+def test_an_estimators_own_numbers_are_columns_too():
+    parts = [
+        replace(log_prob([-1.0, -2.0]), columns={"calls": torch.tensor([12, 18])}),
+        replace(log_prob([-3.0] * 3), columns={"calls": torch.tensor([6, 24, 30])}),
+    ]
+    table, _ = read_parquet(Scores.joined(ROWS, parts).to_parquet(4, {}))
+    assert table.column("calls").to_pylist() == [12, 18, 6, 24, 30]
+    assert table.column("nats").to_pylist() == [-1, -2, -3, -3, -3]
 
 
 def test_uniform_pixels_cost_eight_bits_per_dim():
