@@ -41,12 +41,10 @@ class Data:
 
 def data_of(context: Context) -> Data:
     """The recipe's dataset if it is there, else as its source would give it. Writes nothing."""
-    from pipelines.shard import plan_shard
-
     there = load(DatasetManifest, context.at("data"), "dataset")
     if there is not None:
         return Data.of(there)
-    return Data.planned(plan_shard(context.recipe.data, context.at("data"), context.recipe.seed))
+    return Data.planned(context.dataset_plan.summary())
 
 
 def check(context: Context, data: Data, stages: Collection[str]) -> dict[str, GenerativeModel]:

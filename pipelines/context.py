@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import session
 from genmod import storage
@@ -17,6 +17,9 @@ from genmod.models.base import DataStats, ModelConfig
 from pipelines.config import Recipe
 from pipelines.progress import Progress, duration
 from pipelines.tracking import Tracker
+
+if TYPE_CHECKING:
+    from genmod.data.plan import DatasetPlan
 
 Result = dict[str, Any]
 """A stage's answer: stage, status, output, fingerprint, and what else it wants to say."""
@@ -44,6 +47,13 @@ class Context:
     def tracker(self) -> Tracker:
         """MLflow, or nothing if the recipe says so. Opened when it is first asked for."""
         return Tracker(self.recipe.tracking, self.recipe.root)
+
+    @cached_property
+    def dataset_plan(self) -> DatasetPlan:
+        """What sharding the recipe's source comes to. Lists the source, once a command."""
+        from genmod.data.plan import make_plan
+
+        return make_plan(self.recipe.data, self.recipe.seed)
 
     def connect(self) -> None:
         """Connect to Ray, when there is work for it. Says so, since it takes seconds."""

@@ -217,7 +217,7 @@ def stage(context: Context) -> Result:
     made = load(DatasetManifest, root, "dataset")
     if made is not None and recipe.data.append:
         return _append(context, begun_s)
-    plan = make_plan(recipe.data, recipe.seed)
+    plan = context.dataset_plan
     find_done(DatasetManifest, root, "dataset", plan.fingerprint)
     new = made is None
     run = context.tracker.run("shard", "data", plan.fingerprint, as_json(recipe.data), {})
