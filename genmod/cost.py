@@ -48,7 +48,8 @@ def sample_s_per_image(model: GenerativeModel, how: SampleOptions) -> float:
 def score_s_per_image(model: GenerativeModel, how: ScoreOptions) -> float:
     """Seconds of scoring per image, measured on one core here."""
     batch, rng = _probe_batch(model), rng_for(0, "plan", range(PROBE_ROWS))
-    return _timed(lambda: model.log_prob(batch, rng, how))
+    little, times = how.probe()
+    return times * _timed(lambda: model.log_prob(batch, rng, little))
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -189,9 +189,10 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> S
     if data.manifest is not None and _model_is_there(context, name):
         planned = plan_of(context, name)
         done, fingerprint = _found(planned.out_root, "scores", planned.fingerprint)
-    rows = min(data.rows[config.split], config.max_rows or data.rows[config.split])
+    how, there = context.recipe.score_options(name), data.rows[config.split]
+    rows = min(there, config.max_rows or there, how.max_rows or there)
     work["rows"] = rows
-    s_per_image = score_s_per_image(model, context.recipe.score_options(name))
+    s_per_image = score_s_per_image(model, how)
     work["expected time"] = _expected(context, s_per_image, rows, config.workers)
     return Step(stage="score", name=name, done=done, fingerprint=fingerprint, work=work)
 

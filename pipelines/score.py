@@ -10,10 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from genmod import receipts
 from genmod.config import Config, as_json, fingerprint, parse
 from genmod.data.reader import RowReader
 from genmod.errors import ConfigError, GenmodError
-from genmod.likelihood.slices import PURPOSE, Slice, rows_to_score, score_rows, slices
+from genmod.likelihood.slices import (
+    HELD_OUT,
+    PURPOSE,
+    Slice,
+    prepare,
+    rows_to_score,
+    score_rows,
+    slices,
+)
 from genmod.likelihood.table import (
     Moments,
     ScoreConfig,
@@ -29,11 +38,14 @@ from genmod.manifest import (
     require,
     write_file,
 )
-from genmod.models.base import ScoreOptions, family
+from genmod.models.base import GenerativeModel, ScoreOptions, family
 from genmod.training.published import model_config
 from pipelines.bulk import ALONE, Job, Options, Piece, PieceActor, run_jobs, run_stage
 from pipelines.context import Context, Result
 from pipelines.run import check_scorable, narrowed, scorable_models
+
+PREPARED = "prepared"
+"""Name of the receipt of what is done before rows are scored."""
 
 ROW_BYTES_AT_MOST = 160
 """Of one row of a table, with a key of the longest kind."""
@@ -86,6 +98,15 @@ class ScorePlan(Config):
         }
 
 
+class PreparedReceipt(Config):
+    """What was fitted and measured before any row was scored; all tables are made with the same."""
+
+    fingerprint: str
+    how: dict[str, Any]
+    """The family's options with nothing left open."""
+    facts: dict[str, float]
+
+
 class ScoreReceipt(Config):
     """What the maker of one table says of it."""
 
@@ -94,6 +115,8 @@ class ScoreReceipt(Config):
     rows: int
     nats: Moments
     label: ScoreLabel
+    prepared: dict[str, float] = {}
+    """Numbers measured before any row was scored."""
 
 
 def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
@@ -114,6 +137,15 @@ def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
         raise ConfigError(
             f"model {job.name} is of images {model.spec}, but {job.data_root} has {dataset.spec}; "
             "score a dataset of the same images, or train a model on this one"
+        )
+    if how.max_rows is not None and how.max_rows < dataset.rows(config.split):
+        config = config.model_copy(
+            update={"max_rows": min(how.max_rows, config.max_rows or how.max_rows)}
+        )
+    if how.held_out_rows > dataset.rows(HELD_OUT):
+        raise ConfigError(
+            f"model.{job.name}.score wants {how.held_out_rows} held-out rows to fit itself to, but "
+            f"split {HELD_OUT} has {dataset.rows(HELD_OUT)}; give that split more, or fit to fewer"
         )
     rows = rows_to_score(dataset, config)
     tables = sum(1 for _ in slices(dataset, config, seed))
@@ -145,10 +177,12 @@ class ScoreActor(PieceActor):
     def make(self, plan: ScorePlan, piece: str, what: dict[str, Any]) -> ScoreReceipt:
         """One table."""
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
+        prepared = self._prepared(plan, model)
+        how = parse(model.Score, prepared.how, f"model.{plan.name}.score")
         part = Slice.model_validate(what)
         reader = RowReader(plan.data_root, plan.spec, [part.shard])
         scores = score_rows(
-            model, plan.options(), reader, part.rows(), plan.config.micro_batch, seed=plan.seed
+            model, how, reader, part.rows(), plan.config.micro_batch, seed=plan.seed
         )
         reader.close()
         # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
@@ -160,30 +194,47 @@ class ScoreActor(PieceActor):
             rows=len(part),
             nats=Moments.of(scores.nats_B),
             label=scores.label,
+            prepared=prepared.facts,
         )
+
+    def _prepared(self, plan: ScorePlan, model: GenerativeModel) -> PreparedReceipt:
+        """What is fitted before rows are scored: once a job, by whichever actor is first."""
+        how = plan.options()
+        if not how.prepares:
+            return PreparedReceipt(fingerprint=plan.fingerprint, how=plan.how, facts={})
+        found = receipts.load(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
+        if found is None:
+            dataset = require(DatasetManifest, plan.data_root, "dataset", "shard")
+            made = prepare(model, how, plan.data_root, dataset, seed=plan.seed)
+            receipt = PreparedReceipt(
+                fingerprint=plan.fingerprint, how=as_json(made.how), facts=dict(made.facts)
+            )
+            found = receipts.commit(plan.out_root, PREPARED, receipt)
+        return found
 
 
 def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
     dataset = require(DatasetManifest, plan.data_root, "dataset", "shard")
     parts = list(slices(dataset, plan.config, plan.seed))
 
-    def finish(receipts: Sequence[ScoreReceipt]) -> Manifest:
-        rows = sum(receipt.rows for receipt in receipts)
-        if rows != plan.rows or rows != sum(receipt.nats.n for receipt in receipts):
+    def finish(made: Sequence[ScoreReceipt]) -> Manifest:
+        rows = sum(receipt.rows for receipt in made)
+        if rows != plan.rows or rows != sum(receipt.nats.n for receipt in made):
             raise GenmodError(
                 f"{plan.out_root}: {plan.rows} rows went in, {rows} came out; remove it and score again"
             )
-        label = one_label(receipt.label for receipt in receipts)
+        label = one_label(receipt.label for receipt in made)
         result = plan.config.result() | plan.metadata()
         return Manifest(
             kind="scores",
             fingerprint=plan.fingerprint,
             parents={"model": plan.model_digest, "dataset": plan.dataset_digest},
-            files=tuple(receipt.file for receipt in receipts),
+            files=tuple(receipt.file for receipt in made),
             facts=result
             | {"name": plan.name, "family": plan.family}
-            | {"rows_of_files": [receipt.rows for receipt in receipts]}
-            | summary([receipt.nats for receipt in receipts], plan.spec.dims, label),
+            | {"rows_of_files": [receipt.rows for receipt in made]}
+            | {"prepared": made[0].prepared}
+            | summary([receipt.nats for receipt in made], plan.spec.dims, label),
         )
 
     return Job(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -24,6 +26,17 @@ class Batch:
 
     def __len__(self) -> int:
         return self.pixels_BCHW.shape[0]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The rows of several, at least one, in order."""
+        labels = [part.labels_B for part in parts if part.labels_B is not None]
+        assert len(labels) in {0, len(parts)}, "either all have labels or none"
+        return cls(
+            torch.cat([part.pixels_BCHW for part in parts]),
+            torch.cat(labels) if labels else None,
+            torch.cat([part.index_B for part in parts]),
+        )
 
     def x_BCHW(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The images as a network sees them, in [-1, 1]."""

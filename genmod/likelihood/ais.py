@@ -72,6 +72,10 @@ class AISOptions(Config):
         """Milliseconds, for contract tests."""
         return cls(temperatures=8, chains=2, leapfrog=2, pilot_temperatures=6, pilot_chains=2)
 
+    def moves(self) -> int:
+        """Moves of chains for a row, pilots' and all; each is ``leapfrog`` gradients of the decoder."""
+        return self.chains * self.temperatures + self.pilot_chains * self.pilot_temperatures
+
     def budget(self) -> dict[str, int | float | str]:
         """All of it, as a likelihood's label says it."""
         return self.model_dump(exclude={"chunk"})

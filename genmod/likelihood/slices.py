@@ -11,15 +11,20 @@ import numpy as np
 import torch
 
 from genmod.config import Config
+from genmod.data.batch import Batch
 from genmod.data.reader import RowReader
 from genmod.errors import ConfigError
 from genmod.likelihood.table import Rows, ScoreConfig, Scores
-from genmod.manifest import DatasetManifest, ShardEntry
-from genmod.models.base import GenerativeModel, LogProb, ScoreOptions
+from genmod.manifest import DatasetManifest, ShardEntry, Split
+from genmod.models.base import GenerativeModel, LogProb, Prepared, ScoreOptions
 from genmod.rng import rng_for, shuffle
 
 PURPOSE = "score"
 """Of the randomness of scores; a row is addressed by its index in the split."""
+
+
+HELD_OUT: Split = "val"
+"""The split that estimators may be fitted to."""
 
 
 class Slice(Config):
@@ -90,6 +95,27 @@ def slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterato
                 stop=stop,
                 chosen=None if chosen is None else tuple(chosen[start:stop]),
             )
+
+
+def prepare(
+    model: GenerativeModel, how: ScoreOptions, root: str, dataset: DatasetManifest, *, seed: int
+) -> Prepared:
+    """Fit what ``how`` leaves open to held-out rows of a dataset, drawn by the seed.
+
+    Raises:
+        DataError: a row cannot be read.
+    """
+    device = next(model.parameters()).device
+    batches: list[Batch] = []
+    if count := how.held_out_rows:
+        config = ScoreConfig(split=HELD_OUT, max_rows=count, rows_per_task=count)
+        for part in slices(dataset, config, seed):
+            reader = RowReader(root, dataset.spec, [part.shard])
+            batches.append(reader.read(np.asarray(part.rows(), dtype=np.int64)))
+            reader.close()
+    batch = Batch.joined(batches).to(device) if batches else None
+    index = torch.zeros(0, dtype=torch.int64, device=device) if batch is None else batch.index_B
+    return model.prepare_scores(batch, rng_for(seed, f"{PURPOSE}/prepare", index, device), how)
 
 
 def score_rows(

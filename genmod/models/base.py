@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from genmod.config import Config, parse
@@ -109,6 +110,38 @@ class SampleOptions(Config):
 class ScoreOptions(Config):
     """How to estimate log p. Families subclass it."""
 
+    max_rows: int | None = Field(default=None, gt=0)
+    """Score at most so many rows with this model; for estimators that take minutes a row."""
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Options that take milliseconds a row and ask for a density: for contract tests."""
+        return cls()
+
+    @property
+    def prepares(self) -> bool:
+        """Whether :meth:`GenerativeModel.prepare_scores` has something to do before rows are scored."""
+        return False
+
+    @property
+    def held_out_rows(self) -> int:
+        """Rows of real data, of the split val, that it wants."""
+        return 0
+
+    def probe(self) -> tuple[Self, float]:
+        """Options that do a small part of the work, and how many times longer these ones take."""
+        return self, 1.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before rows are scored."""
+
+    how: Any
+    """The options with nothing left open."""
+    facts: Mapping[str, float]
+    """Numbers for the scores' manifest and the report, units in the names."""
+
 
 class FamilyConfig(Config, ABC):
     """A family's own configuration, the recipe's ``model.<name>.net``."""
@@ -165,6 +198,16 @@ class GenerativeModel(nn.Module, ABC):
     @abstractmethod
     def log_prob(self, batch: Batch, rng: Rng, how: Any) -> LogProb:
         """Log-likelihood of each row; ``how`` is this family's ``Score``. Unscorable if there is none."""
+
+    def prepare_scores(self, batch: Batch | None, rng: Rng, how: Any) -> Prepared:
+        """Fit what ``how`` leaves open, and measure what can be said of the estimate itself.
+
+        Args:
+            batch: ``how.held_out_rows`` rows of real data; None if it wants none.
+            rng: keyed to this model's preparation; a row for each of the batch.
+            how: this family's ``Score``.
+        """
+        return Prepared(how, {})
 
     def parameters_of(self, phase: Phase) -> dict[str, nn.Parameter]:
         """Names and parameters that a phase moves."""

@@ -23,7 +23,8 @@ from torch import Tensor
 from genmod import units
 from genmod.config import Config
 from genmod.data.batch import Batch
-from genmod.errors import ConfigError, Unscorable
+from genmod.errors import ConfigError
+from genmod.likelihood.augmentation import Augmentation, AugmentationScore
 from genmod.manifest import ImageSpec
 from genmod.models.base import (
     DataStats,
@@ -32,17 +33,14 @@ from genmod.models.base import (
     LogProb,
     Losses,
     Phase,
+    Prepared,
     SampleOptions,
     ScoreOptions,
 )
 from genmod.nets.gan import Discriminator, Generator
 from genmod.rng import Rng
 
-NO_DENSITY = (
-    "a GAN has no density of its own, so there is no log-likelihood to estimate; leave this model out of "
-    "score, or score a VAE or a diffusion model (the density of a GAN with declared observation noise, "
-    "by annealed importance sampling, is not in this version)"
-)
+NO_DENSITY = "a GAN has no density of its own"
 
 
 class Penalty(Config):
@@ -116,8 +114,8 @@ class GanSample(SampleOptions):
         return "generator" if self.psi == 1.0 else f"generator-psi={self.psi:g}"
 
 
-class GanScore(ScoreOptions):
-    """Nothing to set: a GAN cannot be scored."""
+class GanScore(AugmentationScore):
+    """How to bound the density of the generator under declared noise."""
 
 
 @final
@@ -168,9 +166,9 @@ class Model(GenerativeModel):
                 )
 
     @classmethod
-    def check_scorable(cls, config: Any, how: Any) -> None:
-        """Raise Unscorable, always."""
-        raise Unscorable(NO_DENSITY)
+    def check_scorable(cls, config: Any, how: GanScore) -> None:
+        """Raise Unscorable unless observation noise is declared."""
+        how.require_sigma(NO_DENSITY)
 
     def phases(self) -> tuple[Phase, ...]:
         """D first, so that G follows the gradient of a D that knows its newest images."""
@@ -237,6 +235,14 @@ class Model(GenerativeModel):
             return units.to_network((x_BCHW >= 0).to(torch.uint8) * 255, x_BCHW.dtype)
         return x_BCHW.clamp(-1.0, 1.0)
 
-    def log_prob(self, batch: Batch, rng: Rng, how: Any) -> LogProb:
-        """Raise Unscorable, always."""
-        raise Unscorable(NO_DENSITY)
+    def log_prob(self, batch: Batch, rng: Rng, how: GanScore) -> LogProb:
+        """A stochastic lower bound on the log density of G under noise, by annealed importance sampling."""
+        how.require_sigma(NO_DENSITY)
+        return self._augmentation().log_prob(batch, rng, how)
+
+    def prepare_scores(self, batch: Batch | None, rng: Rng, how: GanScore) -> Prepared:
+        """Fit sigma, measure the gap between lower and upper bound."""
+        return self._augmentation().prepare(batch, rng, how)
+
+    def _augmentation(self) -> Augmentation:
+        return Augmentation(self.generator, self.net.z_dim, self.spec, self._dtype)

@@ -92,7 +92,7 @@ def reader():
 def test_scores_are_the_model_s_own_and_do_not_depend_on_the_cut(name, reader):
     model_class = family(name)
     stats = DataStats(mean=(0.0,), std=(0.5,))
-    net, how = model_class.Config.tiny(), model_class.Score()
+    net, how = model_class.Config.tiny(), model_class.Score.tiny()
     try:
         model_class.check_scorable(net, how)
     except Unscorable:

@@ -235,13 +235,26 @@ def test_sides_that_do_not_fold_are_refused(height, width):
         make(spec)
 
 
-def test_unscorable_says_why():
+def test_without_declared_noise_it_is_unscorable_and_says_why():
     model, batch = make(GREY), rows(GREY)
     with pytest.raises(Unscorable, match="no density of its own") as caught:
         Model.check_scorable(GanConfig.tiny(), GanScore())
     assert "\n" not in str(caught.value)
-    with pytest.raises(Unscorable, match="no density of its own"):
+    with pytest.raises(Unscorable, match=r"score\.sigma: fit"):
         model.log_prob(batch, rng_of(batch), GanScore())
+    Model.check_scorable(GanConfig.tiny(), GanScore(sigma="fit"))
+
+
+def test_under_noise_it_has_a_density_with_the_right_label():
+    model, batch = make(GREY), rows(GREY)
+    how = GanScore.tiny().model_copy(update={"sigma": "fit", "fit_rounds": 10, "fit_rows": 4})
+    ready = model.prepare_scores(batch, rng_of(batch), how)
+    assert ready.facts["gap_rows"] == how.simulated_rows
+    found = model.log_prob(batch, rng_of(batch), ready.how)
+    assert found.label == "stochastic_lower_bound"
+    assert found.measure == "counts"
+    assert found.budget["temperatures"] == how.ais.temperatures
+    assert (found.nats_B < 0).all()
 
 
 def test_weights_are_a_function_of_the_seed():
