@@ -16,6 +16,7 @@ environment, which sees ours for the rest. Make it once, and name its python in 
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import os
@@ -59,8 +60,10 @@ class Set:
 
 
 def pin() -> None:
-    """This process, and those it starts, on one core."""
+    """This process, and those it starts, on one core; collections pass by what is imported."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    gc.collect()
+    gc.freeze()
 
 
 def sets() -> list[Set]:
