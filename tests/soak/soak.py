@@ -37,6 +37,9 @@ drivers and workers are killed."""
 GRACE_S = 30.0
 """Ranks notice within this time that one of them is gone."""
 
+SPAN_S = {"shard": 3.0, "sample": 3.0, "train": 12.0}
+"""The next kill of a stage comes within this time; training's workers need longer until they train."""
+
 MOST_PER_ROUND = 8
 ATTEMPT_S = 300.0
 
@@ -187,7 +190,7 @@ class Soak:
             while psutil.Process(driver).status() != psutil.STATUS_ZOMBIE:
                 if time.monotonic() - begun_s > ATTEMPT_S:
                     os.kill(driver, signal.SIGKILL)
-                after_s = self.draw() * 3 if killed < most else 0.1
+                after_s = self.draw() * SPAN_S[stage] if killed < most else 0.1
                 time.sleep(after_s)
                 if killed < most:
                     killed += self._kill_one(name, driver, after_s)
