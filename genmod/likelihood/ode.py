@@ -101,7 +101,8 @@ def log_density(
     for n, (time, share) in enumerate(zip(times, _quadrature(times), strict=True)):
         first = max(0, n - grid.order)
         guess_BCHW = _advance(x_BCHW, times[first:n], values, times, n)
-        clean_BCHW, trace_B = _denoise_and_trace(denoise, guess_BCHW, math.exp(time), probe_BCHW)
+        sigma = math.exp(time)
+        clean_BCHW, trace_B = trace(lambda x, s=sigma: denoise(x, s), guess_BCHW, probe_BCHW)
         integral_B = integral_B + share * (dims - trace_B)
         values = [*values, clean_BCHW]
         x_BCHW = _advance(x_BCHW, times[first : n + 1], values, times, n)
@@ -149,13 +150,13 @@ def _weights(
     return result
 
 
-def _denoise_and_trace(
-    denoise: Denoise, x_BCHW: Tensor, sigma: float, probe_BCHW: Tensor | None
+def trace(
+    denoise: Callable[[Tensor], Tensor], x_BCHW: Tensor, probe_BCHW: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """D(x; sigma) and the trace of its Jacobian, (B,)."""
+    """D(x) and the trace of its Jacobian, (B,): exact, or without bias by a probe for each row."""
     with torch.enable_grad():
         x_BCHW = x_BCHW.detach().requires_grad_(True)
-        clean_BCHW = denoise(x_BCHW, sigma)
+        clean_BCHW = denoise(x_BCHW)
         if probe_BCHW is not None:
             (product_BCHW,) = torch.autograd.grad(clean_BCHW, x_BCHW, probe_BCHW)
             trace_B = (product_BCHW * probe_BCHW).flatten(1).sum(1)

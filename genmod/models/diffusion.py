@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Literal, Self, final
+from typing import Self, final
 
 import torch
 from pydantic import Field, model_validator
@@ -27,10 +27,11 @@ from torch import Tensor
 from genmod import units
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError, Unscorable
-from genmod.likelihood.ode import Grid, Prior, log_density
+from genmod.likelihood import diffusion as likelihood
+from genmod.likelihood.diffusion import DiffusionScore
+from genmod.likelihood.ode import Prior
 from genmod.manifest import ImageSpec
 from genmod.models.base import (
-    COUNTS,
     DataStats,
     FamilyConfig,
     GenerativeModel,
@@ -38,7 +39,6 @@ from genmod.models.base import (
     Losses,
     Phase,
     SampleOptions,
-    ScoreOptions,
 )
 from genmod.nets.edm import Denoiser
 from genmod.nets.unet import UNet, stride_of
@@ -115,23 +115,6 @@ class DiffusionSample(FlowSolver, SampleOptions):
         churn = f", churn {self.churn:g}" if self.churn else ""
         guidance = f", guided {self.guidance:g}" if self.guidance != 1.0 else ""
         return f"{self.solver}-{self.steps}{churn}{guidance}"
-
-
-class DiffusionScore(ScoreOptions):
-    """How to solve the equation from an image to the prior."""
-
-    steps: int = Field(default=24, ge=3)
-    """Steps from sigma_min to sigma_max, each one call of the net and its derivative."""
-    order: int = Field(default=3, ge=1, le=4)
-    """Past values that the solver's polynomial goes through; 4 pays for very smooth nets only."""
-    draws: int = Field(default=2, ge=2)
-    """Solves per row, each with its own dequantisation and probe; their scatter gives the standard error."""
-    dequantise: Literal["uniform", "none"] = "uniform"
-    """``uniform`` bounds the probability of the pixels; ``none`` gives the density at the bins' middles."""
-    trace: Literal["hutchinson", "exact"] = "hutchinson"
-    """``exact`` costs as many derivatives as there are dimensions: for small images only."""
-    unconditional: bool = False
-    """Score p(x) by the net without its label, instead of p(x | label)."""
 
 
 @final
@@ -221,42 +204,21 @@ class Model(GenerativeModel):
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
-        """Solve from the pixels up to the prior: the density of the flow at sigma_min.
-
-        That is before the sampler's last step from sigma_min to 0, and no other sampler's. With uniform
-        dequantisation the mean over draws bounds the log probability of the pixels from below (Jensen),
-        up to the solver's error, which is not bounded.
-        """
+        """Of the flow, or of the noisy process: see :mod:`genmod.likelihood.diffusion`."""
         class_B = self._classes(batch.labels_B)
         given = "" if class_B is None else ", given the label"
         if class_B is not None and how.unconditional:
             class_B, given = torch.full_like(class_B, self.spec.classes), ", without its label"
-        grid = Grid(how.steps, how.order, self.net.sigma_min, self.net.sigma_max)
-        prior = self._prior()
-        counts = how.dequantise == "uniform"
-        draws: list[Tensor] = []
-        for draw in range(how.draws):
-            x_BCHW = batch.x_BCHW(torch.float64)
-            if counts:
-                x_BCHW = self._continuous(batch, rng.fold("dequantise").at(draw), torch.float64)
-            probe_BCHW = None
-            if how.trace == "hutchinson":
-                row_rng = rng.fold("probe").at(draw)
-                probe_BCHW = row_rng.rademacher(*self.spec.shape, dtype=torch.float64)
-            draws.append(log_density(self._at(class_B), x_BCHW, probe_BCHW, grid, prior))
-        nats_KB = torch.stack(draws)
-        if counts:
-            nats_KB = nats_KB + units.log_bin_volume(self.spec.dims, self.spec.levels)
-        place = "uniform dequantisation" if counts else "at the middles of bins"
-        return LogProb(
-            nats_B=nats_KB.mean(0),
-            stderr_B=nats_KB.std(0) / math.sqrt(how.draws),
-            label="stochastic_lower_bound" if counts else "estimate",
-            estimator="probability-flow",
-            of=f"probability flow at sigma_min{given}, {place}",
-            measure=COUNTS if counts else "lebesgue[-1,1]",
-            budget={**grid.budget(), "draws": how.draws, "trace": how.trace},
+        process = likelihood.Process(
+            denoise=lambda x_BCHW, sigma_B: self.denoiser(x_BCHW, sigma_B, class_B),
+            prior=self._prior(),
+            sigma_min=self.net.sigma_min,
+            sigma_max=self.net.sigma_max,
+            sigma_data=self.denoiser.sigma_data,
+            spec=self.spec,
+            given=given,
         )
+        return likelihood.log_prob(process, batch, rng, how)
 
     @property
     def _dtype(self) -> torch.dtype:

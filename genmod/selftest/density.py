@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from genmod.selftest import annealing, flows, latents, probability_flow
+from genmod.selftest import annealing, diffusions, flows, latents, probability_flow
 from genmod.selftest.check import Check
 
 BENCHES: tuple[Callable[[int], Iterator[Check]], ...] = (
     latents.checks,
     annealing.checks,
     probability_flow.checks,
+    diffusions.checks,
     flows.checks,
 )
 """Each makes its checks one by one, as they are ready, from a seed."""

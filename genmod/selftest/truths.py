@@ -12,6 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from genmod import units
+from genmod.manifest import ImageSpec
 from genmod.rng import Rng, rng_for
 
 
@@ -41,6 +43,11 @@ class LinearGaussian:
         """Of x."""
         eye_DD = torch.eye(len(self.mean_D), dtype=torch.float64)
         return self.weight_DZ @ self.weight_DZ.T + self.noise**2 * eye_DD
+
+    @property
+    def std_D(self) -> Tensor:
+        """Of x, dimension by dimension."""
+        return self.covariance_DD.diagonal().sqrt()
 
     def draw(self, rng: Rng) -> Tensor:
         """(B, D), addressed by ``rng``'s rows."""
@@ -134,6 +141,11 @@ class Mixture:
         """Of x."""
         return self.mean_MD.mean(0)
 
+    @property
+    def std_D(self) -> Tensor:
+        """Of x, dimension by dimension."""
+        return (self.mean_MD.var(0, correction=0) + self.std**2).sqrt()
+
     def bin_nats(self, pixels_BD: Tensor, levels: int) -> Tensor:
         """Log probability of the bins of [-1, 1] that pixels stand for, edges open, (B,)."""
         low_BD, width = 2 * pixels_BD.double() / levels - 1, 2 / levels
@@ -146,3 +158,25 @@ class Mixture:
         )
         each_BM = (above_BMD - below_BMD).log().sum(2)
         return each_BM.logsumexp(1) - math.log(len(self.mean_MD))
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """A few points, each with its probability: data that are a few images."""
+
+    point_MD: Tensor
+    weight_M: Tensor
+
+    @classmethod
+    def images(cls, count: int, spec: ImageSpec, seed: int = 0) -> Self:
+        """Images of random pixels as a network sees them, with unlike probabilities."""
+        rng = rng_for(seed, "selftest/atoms", range(count))
+        pixels_MD = rng.integers(spec.levels, spec.dims) * (units.LEVELS - 1) // (spec.levels - 1)
+        weight_M = 1.0 + torch.arange(count, dtype=torch.float64)
+        return cls(units.to_network(pixels_MD, torch.float64), weight_M / weight_M.sum())
+
+    def denoise(self, x_BD: Tensor, sigma: Tensor) -> Tensor:
+        """E[clean | x] for noise ``sigma`` of each row, (B,) or a scalar."""
+        squares_BM = (x_BD[:, None] - self.point_MD).square().sum(2)
+        share_BM = self.weight_M.log() - 0.5 * squares_BM / sigma.reshape(-1, 1) ** 2
+        return share_BM.softmax(1) @ self.point_MD

@@ -1,0 +1,210 @@
+"""log p of a diffusion model, by its probability flow or by its variational bound, with the label of each.
+
+Letters: B rows, C channels, H height, W width, K draws.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from genmod.data.batch import Batch
+from genmod.likelihood import adaptive, dequantise, ode, vlb
+from genmod.likelihood.adaptive import DenoiseRows, Solved, Span
+from genmod.likelihood.ode import Grid, Prior
+from genmod.manifest import ImageSpec
+from genmod.models.base import COUNTS, LogProb, LogProbLabel, ScoreOptions
+from genmod.rng import Rng
+
+COARSER = 10.0
+"""The tolerance of the solve that a solver's error is told by, over the one that is asked for."""
+
+
+class DiffusionScore(ScoreOptions):
+    """How to bound or estimate log p: by the flow's density, or by the variational bound."""
+
+    estimator: Literal["flow", "bound"] = "flow"
+    """``flow``: the density of the flow that the sampler solves. ``bound``: on the probability of the pixels
+    under the process with noise in every step."""
+    draws: int = Field(default=2, ge=2)
+    """Evaluations per row, with their own dequantisation, probe and noise; their scatter gives the standard
+    error. A flow without any of them is solved once."""
+    unconditional: bool = False
+    """Score p(x) by the net without its label, instead of p(x | label)."""
+    tolerance: float = Field(default=1e-4, gt=0, lt=1)
+    """Of the flow: what a step of a row may be wrong by, relative to numbers of about 1. Each row takes the
+    steps it needs; 70 to 100 calls of the net and its derivative are usual, 1e-5 takes a third more."""
+    steps: int | None = Field(default=None, ge=3)
+    """Of the flow: so many fixed steps for all rows instead, each one call; 24 are quick, and say nothing of
+    the rows that would need more."""
+    order: int = Field(default=3, ge=1, le=4)
+    """Of fixed steps: past values that the solver's polynomial goes through; 4 is for very smooth nets."""
+    dequantise: Literal["uniform", "truncated_normal", "none"] = "uniform"
+    """Of the flow: ``uniform`` bounds the probability of the pixels; ``truncated_normal`` does too, and suits
+    nets trained on the bins' middles; ``none`` gives the density at the bins' middles."""
+    trace: Literal["hutchinson", "exact"] = "hutchinson"
+    """Of the flow: ``exact`` costs as many derivatives as there are dimensions: for small images only."""
+    terms: int | None = Field(default=None, ge=1)
+    """Of the bound: noise levels that it is the sum over; without, their integral (infinitely many)."""
+    calls: int = Field(default=64, ge=1)
+    """Of the bound: noise levels of each draw, one of each of so many strata: calls of the net."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DiffusionScore:
+        if self.terms is not None and self.calls > self.terms:
+            raise ValueError(f"calls must not be above terms ({self.terms})")
+        return self
+
+
+@dataclass(frozen=True)
+class Process:
+    """A diffusion model as its likelihood sees it."""
+
+    denoise: DenoiseRows
+    """D(x; sigma) of these rows."""
+    prior: Prior
+    """At sigma_max."""
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float
+    spec: ImageSpec
+    given: str
+    """What the density is conditional on, for people: ``, given the label``."""
+
+
+def log_prob(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
+    """Log-likelihoods by the estimator that ``how`` names."""
+    return (_by_bound if how.estimator == "bound" else _by_flow)(process, batch, rng, how)
+
+
+def _by_bound(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
+    """The variational bound: a mean of unbiased evaluations."""
+    ladder = vlb.Ladder(process.sigma_min, process.sigma_max, how.terms)
+    draws = [
+        vlb.bound(
+            process.denoise,
+            batch.x_BCHW(torch.float64),
+            rng.fold("bound").at(draw),
+            ladder=ladder,
+            prior=process.prior,
+            spec=process.spec,
+            calls=how.calls,
+        )
+        for draw in range(how.draws)
+    ]
+    nats_B, stderr_B = _mean(draws)
+    terms = "infinitely many" if how.terms is None else how.terms
+    return LogProb(
+        nats_B=nats_B,
+        stderr_B=stderr_B,
+        label="lower_bound",
+        estimator="variational-bound",
+        of=f"noisy process from sigma_max to sigma_min{process.given}",
+        measure=COUNTS,
+        budget={
+            "terms": terms,
+            "calls": how.calls,
+            "draws": how.draws,
+            "sigma_min": process.sigma_min,
+            "sigma_max": process.sigma_max,
+        },
+    )
+
+
+def _by_flow(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
+    """The density of the flow at sigma_min, before the sampler's last step to 0, and of no other sampler.
+
+    With dequantisation, the mean over draws bounds the log probability of the pixels from below (Jensen) up
+    to the solver's error. That is told by a coarser solve of the first draw, whose own error is the larger.
+    """
+    certain = how.dequantise == "none" and how.trace == "exact"
+    draws: list[Tensor] = []
+    calls_B = error_B = torch.zeros(len(batch), dtype=torch.float64, device=rng.index_B.device)
+    for draw in range(1 if certain else how.draws):
+        x_BCHW, log_q_B = _point(process, batch, rng.fold("dequantise").at(draw), how)
+        probe_BCHW = None
+        if how.trace == "hutchinson":
+            row_rng = rng.fold("probe").at(draw)
+            probe_BCHW = row_rng.rademacher(*process.spec.shape, dtype=torch.float64)
+        solved = _solve(process, x_BCHW, probe_BCHW, how)
+        draws.append(solved.nats_B - log_q_B)
+        calls_B = calls_B + solved.calls_B
+        if draw == 0:
+            coarse = _solve(process, x_BCHW, probe_BCHW, _coarser(how))
+            error_B = (solved.nats_B - coarse.nats_B).abs()
+            calls_B = calls_B + coarse.calls_B
+    nats_B, stderr_B = _mean(draws)
+    label: LogProbLabel = "stochastic_lower_bound"
+    if how.dequantise == "none":
+        label = "exact_to_tolerance" if certain and how.steps is None else "estimate"
+    places = {
+        "uniform": "uniform dequantisation",
+        "truncated_normal": "truncated normal dequantisation",
+        "none": "at the middles of bins",
+    }
+    return LogProb(
+        nats_B=nats_B,
+        stderr_B=stderr_B,
+        label=label,
+        estimator="probability-flow",
+        of=f"probability flow at sigma_min{process.given}, {places[how.dequantise]}",
+        measure="lebesgue[-1,1]" if how.dequantise == "none" else COUNTS,
+        budget={**_solver_budget(process, how), "draws": len(draws), "trace": how.trace},
+        columns={"calls": calls_B, "solver_error_nats": error_B},
+    )
+
+
+def _point(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> tuple[Tensor, Tensor]:
+    """Where the density is asked for, and log q of that point."""
+    x_BCHW = batch.x_BCHW(torch.float64)
+    if how.dequantise == "none":
+        return x_BCHW, x_BCHW.new_zeros(len(batch))
+    if how.dequantise == "uniform":
+        return dequantise.uniform(x_BCHW, rng, process.spec)
+    return dequantise.truncated_normal(x_BCHW, rng, process.spec, process.sigma_min)
+
+
+def _coarser(how: DiffusionScore) -> DiffusionScore:
+    """A solve that is sure to be worse."""
+    if how.steps is not None:
+        return how.model_copy(update={"steps": max(3, how.steps // 2)})
+    return how.model_copy(update={"tolerance": COARSER * how.tolerance})
+
+
+def _solve(
+    process: Process, x_BCHW: Tensor, probe_BCHW: Tensor | None, how: DiffusionScore
+) -> Solved:
+    if how.steps is None:
+        span = Span(process.sigma_min, process.sigma_max, process.sigma_data, how.tolerance)
+        return adaptive.log_density(process.denoise, x_BCHW, probe_BCHW, span, process.prior)
+
+    def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
+        return process.denoise(x_BCHW, x_BCHW.new_full(x_BCHW.shape[:1], sigma))
+
+    grid = Grid(how.steps, how.order, process.sigma_min, process.sigma_max)
+    nats_B = ode.log_density(denoise, x_BCHW, probe_BCHW, grid, process.prior)
+    return Solved(nats_B, torch.full_like(nats_B, how.steps + 1, dtype=torch.int64))
+
+
+def _solver_budget(process: Process, how: DiffusionScore) -> dict[str, int | float | str]:
+    if how.steps is not None:
+        return Grid(how.steps, how.order, process.sigma_min, process.sigma_max).budget()
+    return {
+        "solver": "dopri5",
+        "tolerance": how.tolerance,
+        "sigma_min": process.sigma_min,
+        "sigma_max": process.sigma_max,
+    }
+
+
+def _mean(draws: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean over draws and its standard error; 0 for a single one, which is not random."""
+    nats_KB = torch.stack(draws)
+    if len(draws) == 1:
+        return nats_KB[0], torch.zeros_like(nats_KB[0])
+    return nats_KB.mean(0), nats_KB.std(0) / math.sqrt(len(draws))
