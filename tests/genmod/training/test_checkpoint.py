@@ -21,6 +21,7 @@ from genmod.training.plan import TrainConfig
 from genmod.training.spool import read_spool
 from genmod.training.state import Snapshot
 from genmod.world import Alone
+from tests.stores.proxy import Fault
 
 CONFIG = TrainConfig(nimg=40, batch=4, log_every_nimg=12, checkpoint_every_nimg=8)
 
@@ -208,3 +209,30 @@ def test_a_write_that_fails_ends_training(gaussian, gaussian_stream, tmp_path):
     with pytest.raises(StorageError, match="did not take the checkpoint at 8 images"):
         train(gaussian, gaussian_stream(), Alone(), plan)
     assert "writer" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_bucket_that_goes_away_is_told_and_the_last_checkpoint_stays(
+    proxied_root, proxy, monkeypatch, gaussian, gaussian_stream
+):
+    patience = storage.StorageConfig(stall_s=0.5, attempt_s=1, patience_s=2)
+    for name, value in storage.environment_of(patience).items():
+        monkeypatch.setenv(name, value)
+    config = CONFIG.model_copy(update={"nimg": 12})
+    checkpoints = Checkpoints(proxied_root, "mine", config, keep=3)
+    straight = train(copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(config, 0))
+    first = Plan(config.model_copy(update={"nimg": 8}), 0, None, checkpoints)
+    train(copy.deepcopy(gaussian), gaussian_stream(), Alone(), first)
+    assert checkpoints.nimgs() == [8]
+    proxy.faults.append(Fault("refuse", part="/checkpoints/000000000012", times=10**6))
+    with pytest.raises(StorageError, match=r"did not take the checkpoint at 12 images .*again"):
+        train(
+            copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(config, 0, None, checkpoints)
+        )
+    assert proxy.injected
+    proxy.faults.clear()
+    assert checkpoints.nimgs() == [8]
+    ended = train(
+        copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(config, 0, None, checkpoints)
+    )
+    assert ended.files() == straight.files()
+    assert checkpoints.nimgs() == [8, 12]
