@@ -168,6 +168,7 @@ class Codec:
     def __init__(self, spec: ImageSpec) -> None:
         self.spec = spec
         self._head = _png_head(spec.height, spec.width, spec.channels)
+        self._colours = "GRAY" if spec.channels == 1 else "RGB"
         self._row = 1 + spec.width * spec.channels
         self._raw = spec.height * self._row
         self._rows_HR = np.zeros((spec.height, self._row), dtype=np.uint8)
@@ -238,23 +239,17 @@ class Codec:
 
     def _decode_general(self, blob: bytes, image_HWC: NDArray[np.uint8]) -> None:
         """Into the given array."""
-        spec = self.spec
-        wanted = (spec.height, spec.width, spec.channels)
         try:
-            if blob[:8] == _SIGNATURE:
+            if blob.startswith(_SIGNATURE):
                 width, height = struct.unpack(">II", blob[16:24])
-                if (height, width) != wanted[:2]:
-                    raise DataError(f"image of {height}x{width}, wanted {spec}")
+                if (height, width) != image_HWC.shape[:2]:
+                    raise DataError(f"image of {height}x{width}, wanted {self.spec}")
                 found = np.atleast_3d(pyspng.load(blob))
-                if found.shape != wanted or found.dtype != np.uint8:
-                    raise DataError(
-                        f"image of shape {found.shape} and {found.dtype}, wanted {spec}"
-                    )
-                image_HWC[:] = found
+                if found.dtype == np.uint8 and found.shape == image_HWC.shape:
+                    image_HWC[:] = found
             else:
-                colours = "GRAY" if spec.channels == 1 else "RGB"
-                found = simplejpeg.decode_jpeg(blob, colours, buffer=image_HWC)
-                if found.shape != wanted:
-                    raise DataError(f"JPEG of shape {found.shape}, wanted {spec}")
+                found = simplejpeg.decode_jpeg(blob, self._colours, buffer=image_HWC)
+            if found.dtype != np.uint8 or found.shape != image_HWC.shape:
+                raise DataError(f"image of {found.dtype} {found.shape}, wanted {self.spec}")
         except (ValueError, RuntimeError, struct.error) as error:
             raise DataError(f"neither a PNG nor a JPEG that can be read ({error})") from None

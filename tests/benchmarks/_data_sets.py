@@ -3,7 +3,8 @@ their own.
 
 The sets are 10,240 images of Fashion-MNIST (Debian's package ``dataset-fashion-mnist``; without it, the
 builtin digits, and the rows say so): 28x28 grey as PNG, written by our codec, and the same pictures scaled to
-32x32, tinted by class and rotated a little, as RGB JPEG of quality 90. All get these very bytes.
+32x32, tinted by class and rotated a little, as RGB JPEG of Pillow's default
+quality. All get these very bytes.
 
 mosaicml-streaming, litdata and datasets want other versions of much that we use, so they get their own
 environment, which sees ours for the rest. Make it once, and name its python in GENMOD_BENCH_PEERS::
@@ -99,7 +100,7 @@ def _jpeg(image: np.ndarray, number: int, label: int) -> bytes:
     grey = np.asarray(picture.resize((32, 32)), dtype=float)
     stream = io.BytesIO()
     colour = np.multiply.outer(grey, tint).astype(np.uint8)
-    Image.fromarray(colour).save(stream, "JPEG", quality=90)
+    Image.fromarray(colour).save(stream, "JPEG")
     return stream.getvalue()
 
 
