@@ -176,6 +176,15 @@ class Rng:
         unit = self._unit(math.prod(shape), 32 if dtype == torch.float64 else 24)
         return unit.to(dtype).reshape(len(self), *shape)
 
+    def spread(self) -> Tensor:
+        """(B,) float64 uniform in [0, 1), evenly spread over rows of neighbouring indices.
+
+        Multiples of the golden ratio modulo 1 (Weyl's sequence), shifted by (seed, purpose, step).
+        """
+        low, high = key_of(self.seed, f"{self.purpose}/{self.step}")
+        word_B = self.index_B * (0x9E3779B97F4A7C15 - 2**64) + (high - 2**31 << 32) + low  # wraps
+        return (word_B >> 11 & (1 << 53) - 1).to(torch.float64) * 2.0**-53
+
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, *shape) standard normal in ``dtype``, by Box and Muller 1958 from 32-bit numbers."""
         count = math.prod(shape)

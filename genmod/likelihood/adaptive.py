@@ -30,10 +30,8 @@ import torchode
 from torch import Tensor
 
 from genmod.errors import GenmodError
-from genmod.likelihood.ode import Prior, trace
-
-DenoiseRows = Callable[[Tensor, Tensor], Tensor]
-"""D(x_BCHW, sigma_B): expected clean images, each row with its own noise level."""
+from genmod.likelihood.ode import trace
+from genmod.likelihood.process import DenoiseRows, Prior
 
 _solvers: Any = torchode
 """Its annotations name shapes in types of its own."""

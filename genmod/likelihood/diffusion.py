@@ -6,8 +6,7 @@ Letters: B rows, C channels, H height, W width, K draws.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from genmod.data.batch import Batch
 from genmod.likelihood import adaptive, dequantise, ode, vlb
-from genmod.likelihood.adaptive import DenoiseRows, Solved, Span
-from genmod.likelihood.ode import Grid, Prior
-from genmod.manifest import ImageSpec
+from genmod.likelihood.adaptive import Solved, Span
+from genmod.likelihood.ode import Grid
+from genmod.likelihood.process import Process
 from genmod.models.base import COUNTS, LogProb, LogProbLabel, ScoreOptions
 from genmod.rng import Rng
 
@@ -55,26 +54,21 @@ class DiffusionScore(ScoreOptions):
     """Of the bound: noise levels of each draw, one of each of so many strata: calls of the net."""
 
     @model_validator(mode="after")
-    def _check(self) -> DiffusionScore:
+    def _check(self) -> Self:
         if self.terms is not None and self.calls > self.terms:
             raise ValueError(f"calls must not be above terms ({self.terms})")
         return self
 
-
-@dataclass(frozen=True)
-class Process:
-    """A diffusion model as its likelihood sees it."""
-
-    denoise: DenoiseRows
-    """D(x; sigma) of these rows."""
-    prior: Prior
-    """At sigma_max."""
-    sigma_min: float
-    sigma_max: float
-    sigma_data: float
-    spec: ImageSpec
-    given: str
-    """What the density is conditional on, for people: ``, given the label``."""
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Fixed steps, the other dequantisations, and the bound as a sum and as an integral."""
+        return (
+            cls(steps=4),
+            cls(dequantise="truncated_normal", tolerance=1e-2),
+            cls(dequantise="none", tolerance=1e-2),
+            cls(estimator="bound", calls=4),
+            cls(estimator="bound", terms=8, calls=4),
+        )
 
 
 def log_prob(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
@@ -84,17 +78,9 @@ def log_prob(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> L
 
 def _by_bound(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
     """The variational bound: a mean of unbiased evaluations."""
-    ladder = vlb.Ladder(process.sigma_min, process.sigma_max, how.terms)
+    x_BCHW = batch.x_BCHW(torch.float64)
     draws = [
-        vlb.bound(
-            process.denoise,
-            batch.x_BCHW(torch.float64),
-            rng.fold("bound").at(draw),
-            ladder=ladder,
-            prior=process.prior,
-            spec=process.spec,
-            calls=how.calls,
-        )
+        vlb.bound(process, x_BCHW, rng.fold("bound").at(draw), terms=how.terms, calls=how.calls)
         for draw in range(how.draws)
     ]
     nats_B, stderr_B = _mean(draws)

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genmod.likelihood.process import Prior
 from genmod.samplers.ode import Denoise
 
 _SHORT_STEPS = (0.25, 0.5)
@@ -62,20 +63,6 @@ class Grid:
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
         ends = itertools.accumulate(lengths, initial=0.0)
         return [low + (high - low) * end / sum(lengths) for end in ends]
-
-
-@dataclass(frozen=True)
-class Prior:
-    """N(mean, std^2 I) at sigma_max: what the sampler starts from."""
-
-    mean_C11: Tensor
-    std: float
-
-    def nats(self, x_BCHW: Tensor) -> Tensor:
-        """Log density of each row, (B,)."""
-        dims = math.prod(x_BCHW.shape[1:])
-        squares_B = ((x_BCHW - self.mean_C11) / self.std).square().flatten(1).sum(1)
-        return -0.5 * squares_B - dims * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
 
 
 def log_density(

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from genmod import units
-from genmod.likelihood.adaptive import DenoiseRows
-from genmod.likelihood.ode import Prior
+from genmod.likelihood.process import Prior, Process
 from genmod.manifest import ImageSpec
 from genmod.rng import Rng
 
@@ -59,37 +58,63 @@ class Ladder:
         return sigma_B, 0.5 * self.terms * math.expm1(2 * step) / sigma_B**2
 
 
-def bound(
-    denoise: DenoiseRows,
-    x_BCHW: Tensor,
-    rng: Rng,
-    *,
-    ladder: Ladder,
-    prior: Prior,
-    spec: ImageSpec,
-    calls: int,
-) -> Tensor:
+def bound(process: Process, x_BCHW: Tensor, rng: Rng, *, terms: int | None, calls: int) -> Tensor:
     """One evaluation of the bound: its expectation is at most log P(pixels), (B,) in nats.
 
     Args:
-        denoise: D(x; sigma), each row with its own noise level.
+        process: the model.
         x_BCHW: float64, the middles of the pixels' bins.
         rng: B rows.
-        ladder: the noise levels.
-        prior: p(x_T), at sigma_max.
-        spec: of the images.
+        terms: T, None for infinitely many.
         calls: of the denoiser, one noise level of each of so many strata.
     """
+    ladder = Ladder(process.sigma_min, process.sigma_max, terms)
     jitter_BN = rng.fold("level").uniform(calls, dtype=torch.float64)
-    loss_B = prior_nats(x_BCHW, ladder.sigma_max, prior)
-    loss_B = loss_B + decoder_nats(x_BCHW, rng.fold("decoder"), ladder.sigma_min, spec)
+    loss_B = _ends(process, x_BCHW, rng.fold("decoder"))
     for n in range(calls):
         sigma_B, weight_B = ladder.at((n + jitter_BN[:, n]) / calls)
-        eps_BCHW = rng.fold(f"noise/{n}").normal(*spec.shape, dtype=x_BCHW.dtype)
-        noisy_BCHW = x_BCHW + sigma_B[:, None, None, None] * eps_BCHW
-        error_B = (x_BCHW - denoise(noisy_BCHW, sigma_B)).square().flatten(1).sum(1)
+        error_B = _squared_error(process, x_BCHW, sigma_B, rng.fold(f"noise/{n}"))
         loss_B = loss_B + weight_B * error_B / calls
     return -loss_B
+
+
+def training_loss(process: Process, x_BCHW: Tensor, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
+    """The bound with infinitely many terms, from one call for each row, in nats per dimension.
+
+    Noise levels are evenly spread over the rows of a batch and of all batches together, which makes the loss
+    of a batch less noisy (App. I.1, Kingma et al. 2021).
+
+    Args:
+        process: the model, differentiable in its weights.
+        x_BCHW: the middles of the pixels' bins.
+        rng: B rows.
+
+    Returns:
+        A scalar to descend, and detached terms: the bound in bits per dimension, and the squared error of the
+        implied noise per dimension.
+    """
+    ladder, dims = Ladder(process.sigma_min, process.sigma_max, None), process.spec.dims
+    sigma_B, weight_B = (t.to(x_BCHW.dtype) for t in ladder.at(rng.fold("level").spread()))
+    error_B = _squared_error(process, x_BCHW, sigma_B, rng.fold("noise"))
+    with torch.no_grad():
+        ends_B = _ends(process, x_BCHW, rng.fold("decoder"))
+    total = ((weight_B * error_B + ends_B) / dims).mean()
+    bits = torch.as_tensor(units.bits_per_dim(-total.detach(), 1))
+    noise_mse = (error_B / sigma_B**2).mean().detach() / dims
+    return total, {"bound_bits_per_dim": bits, "noise_mse": noise_mse}
+
+
+def _squared_error(process: Process, x_BCHW: Tensor, sigma_B: Tensor, rng: Rng) -> Tensor:
+    """|x - D(x + sigma eps; sigma)|^2, (B,)."""
+    eps_BCHW = rng.normal(*process.spec.shape, dtype=x_BCHW.dtype)
+    noisy_BCHW = x_BCHW + sigma_B[:, None, None, None] * eps_BCHW
+    return (x_BCHW - process.denoise(noisy_BCHW, sigma_B)).square().flatten(1).sum(1)
+
+
+def _ends(process: Process, x_BCHW: Tensor, rng: Rng) -> Tensor:
+    """The terms that no net is in: the prior's and the decoder's, (B,)."""
+    prior_B = prior_nats(x_BCHW, process.sigma_max, process.prior)
+    return prior_B + decoder_nats(x_BCHW, rng, process.sigma_min, process.spec)
 
 
 def prior_nats(x_BCHW: Tensor, sigma_max: float, prior: Prior) -> Tensor:

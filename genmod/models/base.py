@@ -110,6 +110,11 @@ class SampleOptions(Config):
 class ScoreOptions(Config):
     """How to estimate log p. Families subclass it."""
 
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Beside the default, one for each other estimator: for contract tests."""
+        return ()
+
     max_rows: int | None = Field(default=None, gt=0)
     """Score at most so many rows with this model; for estimators that take minutes a row."""
 
@@ -150,6 +155,11 @@ class FamilyConfig(Config, ABC):
     @abstractmethod
     def tiny(cls) -> Self:
         """A real but small model that trains in milliseconds: for contract tests and the doctor."""
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """More such models, one for each option that changes how it trains or samples: for contract tests."""
+        return ()
 
 
 class GenerativeModel(nn.Module, ABC):

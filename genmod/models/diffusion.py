@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Self, final
+from typing import Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
@@ -28,8 +28,9 @@ from genmod import units
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError, Unscorable
 from genmod.likelihood import diffusion as likelihood
+from genmod.likelihood import vlb
 from genmod.likelihood.diffusion import DiffusionScore
-from genmod.likelihood.ode import Prior
+from genmod.likelihood.process import Prior, Process
 from genmod.manifest import ImageSpec
 from genmod.models.base import (
     DataStats,
@@ -70,8 +71,13 @@ class DiffusionConfig(FamilyConfig):
     """The least noise of the model; half a bin of an 8-bit pixel is 0.0039."""
     sigma_max: float = Field(default=80.0, gt=0)
     """The most noise of the model, where the prior is."""
+    objective: Literal["quality", "likelihood"] = "quality"
+    """What is descended. ``quality``: EDM's weights of noise levels. ``likelihood``: the variational bound on
+    log P(pixels), for which ``fourier: [6]``, ``sigma_min: 0.0013`` and ``sigma_max: 12`` are usual."""
     noise: TrainingNoise = TrainingNoise()
-    """Which noise levels it is trained on."""
+    """Which noise levels ``quality`` trains on; ``likelihood`` has all of them alike, in ln sigma."""
+    fourier: tuple[int, ...] = ()
+    """n of the waves sin and cos(2^n pi x) that the net sees too; a wave of n = 6 is 4 pixel values long."""
     label_drop: float = Field(default=0.1, ge=0, lt=1)
     """Share of rows trained without their label, for guidance and for p(x)."""
 
@@ -92,6 +98,12 @@ class DiffusionConfig(FamilyConfig):
     def tiny(cls) -> Self:
         """Two levels of 8 channels, attention on the coarser."""
         return cls(widths=(8, 8), blocks=1, attention=(1,), head=4, embedding=8)
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Trained for likelihood."""
+        likelihood = {"objective": "likelihood", "fourier": (2, 6), "sigma_max": 12.0}
+        return (cls.tiny().model_copy(update=likelihood),)
 
 
 class DiffusionSample(FlowSolver, SampleOptions):
@@ -137,11 +149,12 @@ class Model(GenerativeModel):
             head=config.head,
             embedding=config.embedding,
             classes=spec.classes + 1 if spec.classes else 0,  # the last one: no label
+            seen=1 + 2 * len(config.fourier),
         )
         sigma_data = config.sigma_data or stats.sigma
         if sigma_data <= 0:
             raise ConfigError("diffusion: all training images are alike; set net.sigma_data")
-        self.denoiser = Denoiser(unet, stats.mean, sigma_data)
+        self.denoiser = Denoiser(unet, stats.mean, sigma_data, config.fourier)
 
     @classmethod
     def check(cls, config: DiffusionConfig, spec: ImageSpec) -> None:
@@ -171,11 +184,11 @@ class Model(GenerativeModel):
         """EDM's loss per dimension, about 1 for a new net. Sec. 5 and Table 1, Karras et al. 2022.
 
         Terms: ``edm_loss`` is the loss; ``noise_mse`` is |D - y|^2 / sigma^2 per dimension, the squared
-        error of the implied noise, what log p weighs. Both have no unit.
+        error of the implied noise, what log p weighs. Both have no unit. For the objective ``likelihood`` the
+        loss is the variational bound in nats per dimension.
         """
         assert phase == "denoise", phase
         dtype = torch.promote_types(self._dtype, torch.float32)
-        y_BCHW = self._continuous(batch, rng.fold("dequantise"), dtype)
         net = self.net
         u_2B = rng.fold("level").uniform(2, dtype=torch.float64).T + 2.0**-33  # never 0
         sigma_B = net.noise.quantile(u_2B[0], net.sigma_min, net.sigma_max).to(dtype)
@@ -184,6 +197,10 @@ class Model(GenerativeModel):
         class_B = self._classes(batch.labels_B)
         if class_B is not None:
             class_B = class_B.where(u_2B[1] >= net.label_drop, self.spec.classes)
+        if net.objective == "likelihood":
+            process = self._process(class_B, "")
+            return Losses(*vlb.training_loss(process, batch.x_BCHW(dtype), rng))
+        y_BCHW = self._continuous(batch, rng.fold("dequantise"), dtype)
         clean_BCHW = self.denoiser(y_BCHW + noise_BCHW, sigma_B, class_B)
         error_B = (clean_BCHW - y_BCHW).square().flatten(1).mean(1)
         total = (self.denoiser.loss_weight(sigma_B) * error_B).mean()
@@ -209,16 +226,7 @@ class Model(GenerativeModel):
         given = "" if class_B is None else ", given the label"
         if class_B is not None and how.unconditional:
             class_B, given = torch.full_like(class_B, self.spec.classes), ", without its label"
-        process = likelihood.Process(
-            denoise=lambda x_BCHW, sigma_B: self.denoiser(x_BCHW, sigma_B, class_B),
-            prior=self._prior(),
-            sigma_min=self.net.sigma_min,
-            sigma_max=self.net.sigma_max,
-            sigma_data=self.denoiser.sigma_data,
-            spec=self.spec,
-            given=given,
-        )
-        return likelihood.log_prob(process, batch, rng, how)
+        return likelihood.log_prob(self._process(class_B, given), batch, rng, how)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -227,6 +235,18 @@ class Model(GenerativeModel):
     def _prior(self) -> Prior:
         std = math.hypot(self.net.sigma_max, self.denoiser.sigma_data)
         return Prior(self.denoiser.mean_C11.double(), std)
+
+    def _process(self, class_B: Tensor | None, given: str) -> Process:
+        """These rows' denoiser and all else that a likelihood needs."""
+        return Process(
+            denoise=lambda x_BCHW, sigma_B: self.denoiser(x_BCHW, sigma_B, class_B),
+            prior=self._prior(),
+            sigma_min=self.net.sigma_min,
+            sigma_max=self.net.sigma_max,
+            sigma_data=self.denoiser.sigma_data,
+            spec=self.spec,
+            given=given,
+        )
 
     def _continuous(self, batch: Batch, rng: Rng, dtype: torch.dtype) -> Tensor:
         """Images spread over their pixels' bins."""

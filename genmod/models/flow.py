@@ -80,6 +80,11 @@ class FlowConfig(FamilyConfig):
         """Two links of 4 pieces, one hidden layer of 16."""
         return cls(transforms=2, bins=4, widths=(16,), embedding=4)
 
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Every dimension after all before it."""
+        return (cls.tiny().model_copy(update={"order": "autoregressive"}),)
+
 
 class FlowSample(SampleOptions):
     """There is one way to sample: a draw from the box, backwards through the splines."""
@@ -107,6 +112,11 @@ class FlowScore(ScoreOptions):
         if self.k * self.repeats < 2:
             raise ValueError("k = 1 needs repeats of at least 2, else there is no standard error")
         return self
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """The importance-weighted bound, and the density of a point."""
+        return cls(k=4, repeats=3), cls(dequantise="none")
 
 
 class BoxSpline(MonotonicRQSTransform):

@@ -8,11 +8,13 @@ Letters: B batch, C channels, H height, W width.
 References:
     Elucidating the design space of diffusion-based generative models, Karras et al. 2022,
     https://arxiv.org/abs/2206.00364
+    Variational diffusion models (Fourier features), Kingma et al. 2021, https://arxiv.org/abs/2107.00630
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +27,23 @@ class Denoiser(nn.Module):
 
     mean_C11: Tensor
 
-    def __init__(self, unet: UNet, mean: Sequence[float], sigma_data: float) -> None:
-        """``unet`` is F; ``mean`` of each channel and ``sigma_data`` around it are the clean images'."""
+    def __init__(
+        self,
+        unet: UNet,
+        mean: Sequence[float],
+        sigma_data: float,
+        fourier: Sequence[int] = (),
+    ) -> None:
+        """``unet`` is F; ``mean`` of each channel and ``sigma_data`` around it are the clean images'.
+
+        For each n of ``fourier``, F also sees sin and cos of w x, w = 2^n pi, which tell a pixel's value from
+        its neighbours (App. C, Kingma et al. 2021): 2 len(fourier) channels for each of the images'. They are
+        scaled by exp(-(w sigma)^2 / 2), the mean of a wave under the noise, for in more noise than that they
+        say nothing and make the equation's solutions waver.
+        """
         super().__init__()
         self.unet = unet
+        self.fourier = tuple(fourier)
         self.sigma_data = sigma_data
         mean_C11 = torch.tensor(mean, dtype=torch.float64)[:, None, None]
         self.register_buffer("mean_C11", mean_C11, persistent=False)
@@ -51,8 +66,18 @@ class Denoiser(nn.Module):
         mean_C11 = self.mean_C11.to(x_BCHW.dtype)
         centred_BCHW = x_BCHW - mean_C11
         scaled_BCHW = (c_in_B111 * centred_BCHW).to(net_dtype)
+        seen = [scaled_BCHW, *(wave.to(net_dtype) for wave in self._waves(x_BCHW, sigma_B111))]
+        scaled_BCHW = torch.cat(seen, 1) if self.fourier else scaled_BCHW
         raw_BCHW = self.unet(scaled_BCHW, c_noise_B.to(net_dtype), class_B).to(x_BCHW.dtype)
         return mean_C11 + c_skip_B111 * centred_BCHW + c_out_B111 * raw_BCHW
+
+    def _waves(self, x_BCHW: Tensor, sigma_B111: Tensor) -> Iterator[Tensor]:
+        """The Fourier features, each (B, C, H, W)."""
+        for n in self.fourier:
+            frequency = 2.0**n * math.pi
+            size_B111 = torch.exp(-0.5 * (frequency * sigma_B111) ** 2)
+            yield size_B111 * torch.sin(frequency * x_BCHW)
+            yield size_B111 * torch.cos(frequency * x_BCHW)
 
     def loss_weight(self, sigma_B: Tensor) -> Tensor:
         """lambda(sigma) = 1 / c_out^2, which makes the loss of a new net 1. Table 1, Karras et al. 2022."""

@@ -64,6 +64,7 @@ class UNet(nn.Module):
         head: int,
         embedding: int,
         classes: int,
+        seen: int = 1,
     ) -> None:
         """Build the net.
 
@@ -77,13 +78,14 @@ class UNet(nn.Module):
             head: channels in each attention head; divides the widths of those levels.
             embedding: length of the vector that conditions every block.
             classes: rows of the class embedding, 0 for none. What each row means is the caller's.
+            seen: what the net is given for each channel of the image that it makes: the channel, and more.
         """
         super().__init__()
         self.unshuffle = unshuffle
         self.noise = NoiseEmbedding(min(64, 2 * embedding), embedding)
         self.classes = nn.Embedding(classes, embedding) if classes else None
         folded = channels * unshuffle**2
-        self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(seen * folded, widths[0], 3, padding=1)
         levels = range(len(widths))
         heads = [head if level in attention else 0 for level in levels]
 

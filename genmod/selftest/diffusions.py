@@ -14,8 +14,8 @@ from torch import Tensor
 
 from genmod import units
 from genmod.data.batch import Batch
-from genmod.likelihood.diffusion import DiffusionScore, Process, log_prob
-from genmod.likelihood.ode import Prior
+from genmod.likelihood.diffusion import DiffusionScore, log_prob
+from genmod.likelihood.process import Prior, Process
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, GenerativeModel, LogProb, ModelConfig, family
 from genmod.rng import rng_for

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genmod.likelihood import adaptive, ode
+from genmod.likelihood.process import Prior
 from genmod.models.base import LogProb
 from genmod.rng import rng_for
 from genmod.selftest.check import Check, judge
@@ -74,7 +75,7 @@ def _check(
 def _solve(truth: Truth, x_BCHW: Tensor, probe_BCHW: Tensor | None, steps: int | None) -> Tensor:
     """(B,) nats."""
     spread = float(truth.std_D.square().mean().sqrt())
-    prior = ode.Prior(truth.mean_D[:, None, None], math.hypot(SIGMA_MAX, spread))
+    prior = Prior(truth.mean_D[:, None, None], math.hypot(SIGMA_MAX, spread))
 
     def denoise(x_BCHW: Tensor, sigma: Tensor) -> Tensor:
         return truth.denoise(x_BCHW.flatten(1), sigma).view_as(x_BCHW)

@@ -156,5 +156,18 @@ def test_shuffle_is_uniform_in_first_and_last_place():
     assert not (first[:, 0] == first[:, 1]).any()
 
 
+def test_spread_numbers_are_even_wherever_the_rows_begin():
+    for first in (0, 17, 10**9):
+        u_B = rng_for(3, "level", range(first, first + 1000)).spread()
+        assert 0 <= u_B.min() <= u_B.max() < 1
+        counts = torch.bincount((u_B * 50).long(), minlength=50)
+        assert counts.min() >= 17  # of 20; independent numbers leave some place with less than 12
+        assert counts.max() <= 23
+    rows = rng_for(3, "level", [5, 9])
+    assert torch.equal(rows.spread()[1:], rows.rows(slice(1, 2)).spread())
+    others = (rows.at(1), rows.fold("x"), rng_for(4, "level", [5, 9]))
+    assert all((rows.spread() - other.spread()).abs().min() > 1e-6 for other in others)
+
+
 def test_length_is_the_number_of_rows():
     assert len(Rng(0, "a", torch.arange(6))) == 6

@@ -7,8 +7,9 @@ import torch
 
 from genmod.errors import GenmodError
 from genmod.likelihood.adaptive import Span, log_density
-from genmod.likelihood.ode import Grid, Prior
+from genmod.likelihood.ode import Grid
 from genmod.likelihood.ode import log_density as fixed_log_density
+from genmod.likelihood.process import Prior
 from genmod.rng import rng_for
 from genmod.selftest.truths import LinearGaussian, Mixture
 

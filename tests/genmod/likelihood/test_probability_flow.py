@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from genmod.likelihood.ode import Grid, Prior, log_density
+from genmod.likelihood.ode import Grid, log_density
+from genmod.likelihood.process import Prior
 from genmod.rng import rng_for
 
 MU, S = 0.3, 0.5

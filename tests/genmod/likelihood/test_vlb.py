@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from genmod import units
 from genmod.likelihood import vlb
-from genmod.likelihood.ode import Prior
+from genmod.likelihood.process import Prior, Process
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 from genmod.selftest.truths import Atoms
@@ -19,27 +19,25 @@ ATOMS = Atoms.images(5, SPEC)
 SIGMA_MIN, SIGMA_MAX = 0.0005, 80.0
 
 
-def bounds(repeats, terms=None, calls=32, sigma_max=SIGMA_MAX):
+def process_of(denoise, spec, sigma_min, spread=0.5):
+    prior = Prior(torch.zeros(1, 1, 1, dtype=torch.float64), math.hypot(SIGMA_MAX, spread))
+    return Process(denoise, prior, sigma_min, SIGMA_MAX, spread, spec, given="")
+
+
+def true_denoiser(x_BCHW, sigma_B):
+    return ATOMS.denoise(x_BCHW.flatten(1), sigma_B).view_as(x_BCHW)
+
+
+PROCESS = process_of(true_denoiser, SPEC, SIGMA_MIN)
+
+
+def bounds(repeats, terms=None, calls=32):
     """(repeats, atoms): evaluations of the bound for each atom."""
     x_BCHW = ATOMS.point_MD.view(-1, *SPEC.shape)
-    mean = torch.zeros(1, 1, 1, dtype=torch.float64)
-    prior = Prior(mean, math.hypot(sigma_max, 0.5))
     rng = rng_for(1, "vlb", range(len(x_BCHW)))
-
-    def denoise(x_BCHW, sigma_B):
-        return ATOMS.denoise(x_BCHW.flatten(1), sigma_B).view_as(x_BCHW)
-
     return torch.stack(
         [
-            vlb.bound(
-                denoise,
-                x_BCHW,
-                rng.at(repeat),
-                ladder=vlb.Ladder(SIGMA_MIN, sigma_max, terms),
-                prior=prior,
-                spec=SPEC,
-                calls=calls,
-            )
+            vlb.bound(PROCESS, x_BCHW, rng.at(repeat), terms=terms, calls=calls)
             for repeat in range(repeats)
         ]
     )
@@ -114,18 +112,23 @@ def test_probabilities_of_all_images_are_bounded():
     spec = ImageSpec(channels=1, height=1, width=2, classes=0, levels=2)
     images = torch.tensor(list(itertools.product((0, 255), repeat=2)))
     x_BCHW = units.to_network(images, torch.float64).view(-1, *spec.shape)
-    prior = Prior(torch.zeros(1, 1, 1, dtype=torch.float64), math.hypot(SIGMA_MAX, 1.0))
-    ladder = vlb.Ladder(0.01, SIGMA_MAX, None)
 
     def denoise(x_BCHW, sigma_B):
         """Of independent fair pixels."""
         return torch.tanh(x_BCHW / sigma_B[:, None, None, None] ** 2) * (1 - 1 / 256)
 
-    rng = rng_for(0, "b", range(4))
-    nats_B = torch.stack(
-        [
-            vlb.bound(denoise, x_BCHW, rng.at(r), ladder=ladder, prior=prior, spec=spec, calls=64)
-            for r in range(50)
-        ]
-    ).mean(0)
-    assert 0.95 < nats_B.exp().sum().item() < 1.03
+    process, rng = process_of(denoise, spec, 0.01, 1.0), rng_for(0, "b", range(4))
+    draws = [vlb.bound(process, x_BCHW, rng.at(r), terms=None, calls=64) for r in range(50)]
+    assert 0.95 < torch.stack(draws).mean(0).exp().sum().item() < 1.03
+
+
+def test_training_loss_is_the_bound_per_dimension():
+    """Over many rows, the loss of one call each is the mean of the bound, in nats per dimension."""
+    rows = 6000
+    which_B = torch.arange(rows) % 5
+    x_BCHW = ATOMS.point_MD[which_B].view(-1, *SPEC.shape)
+    total, terms = vlb.training_loss(PROCESS, x_BCHW, rng_for(2, "train", range(rows)))
+    expected = -ATOMS.weight_M.log().mean().item() / SPEC.dims
+    assert total.item() == pytest.approx(expected, abs=0.03)
+    assert terms["bound_bits_per_dim"].item() == pytest.approx(total.item() / math.log(2))
+    assert not any(term.requires_grad for term in terms.values())

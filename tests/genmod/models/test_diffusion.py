@@ -320,3 +320,75 @@ def test_unscorable_without_the_label():
 def test_options_have_a_fingerprint():
     for options in (DiffusionConfig(), DiffusionSample(), DiffusionScore()):
         assert canonical_json(options.model_dump(mode="json"))
+
+
+# Trained for likelihood
+
+
+def test_the_bound_is_the_loss_of_likelihood():
+    """Of a new model, whose D is mean + c_skip (x - mean), on the same rows many times over."""
+    model, rows = build(mean=0.1, objective="likelihood", sigma_max=12.0), batch(4)
+    how = DiffusionScore(estimator="bound", draws=20, calls=32)
+    log_prob = model.log_prob(rows, rng_for(0, "score", range(4)), how)
+    assert (log_prob.label, log_prob.measure) == ("lower_bound", "counts")
+    many = Batch(
+        rows.pixels_BCHW.repeat(400, 1, 1, 1), rows.labels_B.repeat(400), torch.arange(1600)
+    )
+    losses = model.loss("denoise", many, rng_for(1, "train", range(1600)), 0)
+    expected = -log_prob.nats_B.mean() / GREY.dims
+    stderr = log_prob.stderr_B.square().sum().sqrt().item() / 4 / GREY.dims
+    assert losses.total.item() == pytest.approx(expected.item(), abs=5 * stderr + 0.02)
+    bits = losses.terms["bound_bits_per_dim"].item()
+    assert bits == pytest.approx(losses.total.item() / math.log(2))
+
+
+def test_the_bound_is_below_the_flow():
+    """Of a new model the flow's log P is known in closed form; the noisy process has another, lower one."""
+    model, rows = build(), batch(30)
+    rng = rng_for(0, "score", range(30))
+    flow = model.log_prob(rows, rng, DiffusionScore()).nats_B.mean()
+    bounds = [
+        model.log_prob(rows, rng, DiffusionScore(estimator="bound", terms=t)).nats_B.mean()
+        for t in (64, 1000, None)
+    ]
+    assert bounds[0] < bounds[1] < flow
+    assert bounds[2] < flow
+
+
+def test_calls_and_solver_error_are_told_for_each_row():
+    model, rows = trained(), batch(6)
+    rng = rng_for(0, "score", range(6))
+    tight = model.log_prob(rows, rng, DiffusionScore(tolerance=1e-5))
+    for how in (DiffusionScore(tolerance=1e-4), DiffusionScore(steps=48)):
+        found = model.log_prob(rows, rng, how)
+        error_B = (found.nats_B - tight.nats_B).abs()
+        assert error_B.mean() < found.columns["solver_error_nats"].mean()
+    assert (tight.columns["calls"] > found.columns["calls"]).all()
+    assert tight.columns["solver_error_nats"].max() < 0.05
+
+
+def test_exact_to_tolerance_is_said_of_what_has_no_chance_in_it():
+    model, rows = trained(), batch(1)
+    rng = rng_for(0, "score", range(1))
+    how = {"dequantise": "none", "trace": "exact", "tolerance": 1e-3}
+    sure = model.log_prob(rows, rng, DiffusionScore(**how))
+    assert sure.label == "exact_to_tolerance"
+    assert sure.stderr_B.max() == 0
+    assert model.log_prob(rows, rng, DiffusionScore(**how, steps=6)).label == "estimate"
+    assert model.log_prob(rows, rng, DiffusionScore(dequantise="none")).label == "estimate"
+
+
+def test_waves_tell_neighbouring_pixel_values_apart_and_fade_in_noise():
+    model = trained(fourier=(6,), label_drop=0.0)
+    x = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    low, high = (torch.tensor([s], dtype=torch.float64) for s in (0.001, 0.1))
+    waves = list(model.denoiser._waves(x + 2 / 256, low[:, None, None, None]))
+    assert waves[0].mean().item() == pytest.approx(math.sin(math.pi / 2), rel=0.03)
+    assert waves[1].abs().max() < 1e-9
+    assert max(w.abs().max() for w in model.denoiser._waves(x, high[:, None, None, None])) < 1e-50
+    assert model.denoiser(x, low, torch.tensor([0])).shape == x.shape
+
+
+def test_more_calls_than_terms_are_refused():
+    with pytest.raises(ValidationError, match="terms"):
+        DiffusionScore(estimator="bound", terms=8)
