@@ -359,12 +359,13 @@ def test_calls_and_solver_error_are_told_for_each_row():
     model, rows = trained(), batch(6)
     rng = rng_for(0, "score", range(6))
     tight = model.log_prob(rows, rng, DiffusionScore(tolerance=1e-5))
+    told_B = tight.columns["solver_error_nats"]
     for how in (DiffusionScore(tolerance=1e-4), DiffusionScore(steps=48)):
         found = model.log_prob(rows, rng, how)
         error_B = (found.nats_B - tight.nats_B).abs()
         assert error_B.mean() < found.columns["solver_error_nats"].mean()
+        assert told_B.mean() < found.columns["solver_error_nats"].mean() / 2
     assert (tight.columns["calls"] > found.columns["calls"]).all()
-    assert tight.columns["solver_error_nats"].max() < 0.05
 
 
 def test_exact_to_tolerance_is_said_of_what_has_no_chance_in_it():
