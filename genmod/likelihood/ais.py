@@ -64,7 +64,7 @@ class AISOptions(Config):
     """P, of the chains that find the step sizes."""
     pilot_chains: int = Field(default=4, ge=1, le=MOST_CHAINS)
     """Of each row."""
-    chunk: int = Field(default=512, ge=1)
+    chunk: int = Field(default=128, ge=1)
     """Chains that the decoder sees together: memory, not the result."""
 
     @classmethod

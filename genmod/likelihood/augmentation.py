@@ -62,11 +62,11 @@ class AugmentationScore(ScoreOptions):
     """What is spent on a row."""
     fit_rows: int = Field(default=32, ge=1)
     """Held-out images that sigma is fitted to."""
-    fit_rounds: int = Field(default=150, ge=4)
+    fit_rounds: int = Field(default=100, ge=4)
     """Moves of the chains, each followed by a step of sigma; its geometric mean over the last half counts."""
     fit_chains: int = Field(default=4, ge=1)
     """Of each image."""
-    simulated_rows: int = Field(default=16, ge=0)
+    simulated_rows: int = Field(default=4, ge=0)
     """Images of the model's own on which the gap between both bounds is measured; 0 for none."""
 
     @classmethod

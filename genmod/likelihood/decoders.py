@@ -39,6 +39,14 @@ class PixelLikelihood(ABC):
     def parameters(self) -> int:
         """P: numbers that a decoder must give for each pixel and channel."""
 
+    @property
+    def is_density(self) -> bool:
+        """Whether :meth:`nats` is asked of points in the pixels' bins, with the bins' volume added to it.
+
+        Its mean over uniform points is a lower bound on the pixels' log probability.
+        """
+        return False
+
     @abstractmethod
     def nats(self, raw_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
         """Log probability of the images, (B,), summed over C, H and W."""
@@ -158,3 +166,35 @@ class DiscretisedLogistic(PixelLikelihood):
         scale = log_scale.exp()
         above = F.softplus((location - FIRST) / scale) - F.softplus((location - LAST) / scale)
         return ((scale * above * log_weight.exp()).sum(1) + FIRST).to(raw_BPHW.dtype)
+
+
+@dataclass(frozen=True)
+class Categorical(PixelLikelihood):
+    """8-bit pixels: for each pixel and channel a probability of each of the 256 values, free of any shape."""
+
+    @property
+    def parameters(self) -> int:
+        """256 logits."""
+        return units.LEVELS
+
+    def _log_p(self, raw_BPHW: Tensor) -> Tensor:
+        """(B, 256, C, H, W)."""
+        return raw_BPHW.unflatten(1, (units.LEVELS, -1)).log_softmax(1)
+
+    def nats(self, raw_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
+        """Log probability of the pixels in whose bins the values lie."""
+        pixels_B1CHW = units.to_pixels(x_BCHW).long()[:, None]
+        return self._log_p(raw_BPHW).gather(1, pixels_B1CHW).sum((1, 2, 3, 4))
+
+    def draw(self, raw_BPHW: Tensor, rng: Rng) -> Tensor:
+        """Each pixel by the inverse of its distribution function."""
+        upto_BKCHW = self._log_p(raw_BPHW.double()).exp().cumsum(1)[:, :-1]
+        u_BCHW = rng.uniform(*upto_BKCHW.shape[2:], dtype=torch.float64)
+        pixels_BCHW = (u_BCHW[:, None] >= upto_BKCHW).sum(1)
+        return units.to_network(pixels_BCHW, raw_BPHW.dtype)
+
+    def mean(self, raw_BPHW: Tensor) -> Tensor:
+        """The mean of the values."""
+        values_K = units.to_network(torch.arange(units.LEVELS, device=raw_BPHW.device))
+        p_BKCHW = self._log_p(raw_BPHW).exp()
+        return torch.einsum("bkchw,k->bchw", p_BKCHW, values_K.to(p_BKCHW.dtype))

@@ -18,12 +18,19 @@ from torch import Tensor
 from genmod.likelihood.gaussian import Gaussian
 from genmod.rng import Rng
 
-LogJoint = Callable[[Tensor, Tensor], Tensor]
-"""(z_NZ, row_N) -> log p(x[row], z) = log p(x[row] | z) + log p(z), (N,) in nats."""
+LogJoint = Callable[..., Tensor]
+"""(z_NZ, row_N) -> log p(x[row], z) = log p(x[row] | z) + log p(z), (N,) in nats. A third argument is what
+else of a sample is random, such as a point in the pixels' bins."""
 
 
 def log_weights(
-    posterior: Gaussian, log_joint: LogJoint, rng: Rng, samples: int, chunk: int
+    posterior: Gaussian,
+    log_joint: LogJoint,
+    rng: Rng,
+    samples: int,
+    chunk: int,
+    *,
+    extra: Callable[[Rng], Tensor] | None = None,
 ) -> Tensor:
     """Log weights log p(x, z_i) - log q(z_i | x), for samples of every row.
 
@@ -36,6 +43,7 @@ def log_weights(
         rng: B rows.
         samples: how many for each row.
         chunk: rows of one call of ``log_joint``, roughly; memory grows with it.
+        extra: rng of a step -> (B, ...), what else of a sample is random; its density must be 1.
 
     Returns:
         (samples, B) float64.
@@ -48,7 +56,8 @@ def log_weights(
         z_NZ = torch.cat([posterior.draw(rng.at(step)) for step in steps])
         row_N = torch.arange(rows, device=z_NZ.device).repeat(len(steps))
         q_N = posterior.rows(row_N).double().nats(z_NZ.double())
-        parts.append((log_joint(z_NZ, row_N).double() - q_N).view(len(steps), rows))
+        more = () if extra is None else (torch.cat([extra(rng.at(step)) for step in steps]),)
+        parts.append((log_joint(z_NZ, row_N, *more).double() - q_N).view(len(steps), rows))
     return torch.cat(parts)
 
 

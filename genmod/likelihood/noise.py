@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genmod import units
 from genmod.likelihood.decoders import PixelLikelihood
@@ -88,6 +88,57 @@ class PointGaussian(PixelLikelihood):
     def draw(self, raw_BPHW: Tensor, rng: Rng) -> Tensor:
         """A point, which may lie outside [-1, 1]."""
         return raw_BPHW + self.sigma * rng.normal(*raw_BPHW.shape[1:], dtype=raw_BPHW.dtype)
+
+    def mean(self, raw_BPHW: Tensor) -> Tensor:
+        """The decoder's image within [-1, 1]."""
+        return raw_BPHW.clamp(-1.0, 1.0)
+
+
+class Sigma(nn.Module):
+    """One standard deviation for all pixels, trained with the nets."""
+
+    def __init__(self, begin: float) -> None:
+        """``begin`` is its value before training."""
+        super().__init__()
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(begin)))
+
+    def forward(self) -> Tensor:
+        """Log sigma, a scalar of at least float32."""
+        return self.log_sigma if self.log_sigma.dtype == torch.float64 else self.log_sigma.float()
+
+
+@dataclass(frozen=True)
+class LearnedGaussian(PixelLikelihood):
+    """N(raw, sigma^2) at points of the pixels' bins, with the bins' volume.
+
+    The best sigma is the root of the mean squared error (optimal sigma-VAE, Rybkin et al. 2021,
+    https://arxiv.org/abs/2006.13202); it is found by descent, so that no row's loss depends on its batch.
+    """
+
+    noise: Sigma
+
+    @property
+    def parameters(self) -> int:
+        """One: the mean."""
+        return 1
+
+    @property
+    def is_density(self) -> bool:
+        """Yes."""
+        return True
+
+    def nats(self, raw_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
+        """Log density of points plus the log volume of their bins."""
+        log_sigma = self.noise()
+        eps_BCHW = (x_BCHW - raw_BPHW) * torch.exp(-log_sigma)
+        volume = log_sigma + 0.5 * math.log(2 * math.pi) - units.log_bin_volume(1)
+        return -(0.5 * eps_BCHW.square() + volume).sum((1, 2, 3))
+
+    def draw(self, raw_BPHW: Tensor, rng: Rng) -> Tensor:
+        """The middle of the bin that a draw of N(raw, sigma^2) falls into."""
+        eps_BCHW = rng.normal(*raw_BPHW.shape[1:], dtype=torch.float64)
+        x_BCHW = raw_BPHW.double() + self.noise().double().exp() * eps_BCHW
+        return units.to_network(units.to_pixels(x_BCHW), raw_BPHW.dtype)
 
     def mean(self, raw_BPHW: Tensor) -> Tensor:
         """The decoder's image within [-1, 1]."""

@@ -24,10 +24,12 @@ from torch.nn import functional as F
 
 from genmod import units
 from genmod.data.batch import Batch
-from genmod.errors import ConfigError
-from genmod.likelihood import iwae
-from genmod.likelihood.decoders import Bernoulli, DiscretisedLogistic, PixelLikelihood
+from genmod.errors import ConfigError, Unscorable
+from genmod.likelihood import encoded, pixels
+from genmod.likelihood.encoded import EncodedScore
 from genmod.likelihood.gaussian import Gaussian
+from genmod.likelihood.noise import Sigma
+from genmod.likelihood.pixels import LikelihoodName, likelihood_of
 from genmod.manifest import ImageSpec
 from genmod.models.base import (
     COUNTS,
@@ -38,7 +40,6 @@ from genmod.models.base import (
     Losses,
     Phase,
     SampleOptions,
-    ScoreOptions,
 )
 from genmod.nets.resnet import Decoder, Encoder, stride_of
 from genmod.rng import Rng
@@ -57,8 +58,8 @@ class VAEConfig(FamilyConfig):
     """Residual blocks in each level of the encoder and of the decoder."""
     embedding: int = Field(default=16, ge=1)
     """Length of a class's embedding, for data with labels."""
-    likelihood: Literal["auto", "bernoulli", "discretised_logistic"] = "auto"
-    """Of a pixel; ``auto`` is ``bernoulli`` for binary data and ``discretised_logistic`` for 8-bit data."""
+    likelihood: LikelihoodName = "auto"
+    """Of a pixel, see :mod:`genmod.likelihood.pixels`."""
     components: int = Field(default=3, ge=1)
     """Logistics that are mixed in each pixel of 8-bit data; 1 is the plain discretised logistic."""
     beta: float = Field(default=1.0, gt=0)
@@ -105,21 +106,8 @@ class VAESample(SampleOptions):
         return name if self.temperature == 1.0 else f"{name}, temperature {self.temperature:g}"
 
 
-class VAEScore(ScoreOptions):
-    """How to bound log p: by L_k, always with beta = 1."""
-
-    k: int = Field(default=64, ge=1)
-    """Importance samples within the logarithm; 1 is the ELBO."""
-    repeats: int = Field(default=1, ge=1)
-    """Evaluations of L_k that are averaged."""
-    chunk: int = Field(default=1024, ge=1)
-    """Rows of one decoder call: memory, not the result."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.k * self.repeats < 2:
-            raise ValueError("k = 1 needs repeats of at least 2, else there is no standard error")
-        return self
+class VAEScore(EncodedScore):
+    """How to bound log p, always with beta = 1."""
 
 
 @final
@@ -133,7 +121,9 @@ class Model(GenerativeModel):
     def __init__(self, config: VAEConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
         self.net = config
-        self.likelihood = _likelihood(config, spec)
+        noise = Sigma(stats.sigma) if config.likelihood == "gaussian_sigma" else None
+        self.noise = noise or nn.Identity()
+        self.likelihood = likelihood_of(config.likelihood, spec, config.components, noise)
         embedding = config.embedding if spec.classes else 0
         size = (spec.height, spec.width)
         shape: dict[str, Any] = {
@@ -152,12 +142,7 @@ class Model(GenerativeModel):
     @classmethod
     def check(cls, config: VAEConfig, spec: ImageSpec) -> None:
         """Refuse a likelihood that is none for such pixels, and images smaller than the nets' grid."""
-        fitting = "bernoulli" if spec.levels == 2 else "discretised_logistic"
-        if config.likelihood not in ("auto", fitting):
-            raise ConfigError(
-                f"vae: likelihood {config.likelihood!r} is not a probability of pixels with "
-                f"{spec.levels} levels; set net.likelihood to auto"
-            )
+        pixels.check(config.likelihood, spec, "vae")
         stride = stride_of(config.unshuffle, config.widths)
         if stride > min(spec.height, spec.width):
             raise ConfigError(
@@ -165,10 +150,20 @@ class Model(GenerativeModel):
                 f"of {spec.height}x{spec.width} have; give fewer net.widths or less net.unshuffle"
             )
 
+    @classmethod
+    def check_scorable(cls, config: VAEConfig, how: VAEScore) -> None:
+        """Chains need a joint density that is not random: no dequantisation."""
+        if config.likelihood == "gaussian_sigma" and how.estimator == "ais":
+            raise Unscorable(
+                "likelihood gaussian_sigma is dequantised, so ais has no density to anneal to; "
+                "set score.estimator to iwae"
+            )
+
     def phases(self) -> tuple[Phase, ...]:
         """One: descend the negative ELBO."""
-        modules = ("encoder", "decoder", "classes") if self.spec.classes else ("encoder", "decoder")
-        return (Phase("elbo", modules),)
+        names = ("encoder", "decoder", "classes", "noise")
+        mine = (name for name in names if list(self.get_submodule(name).parameters()))
+        return (Phase("elbo", tuple(mine)),)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
         """Negative ELBO with beta and free bits; terms without them under their own names."""
@@ -177,6 +172,8 @@ class Model(GenerativeModel):
         e_BE = self._embed(batch.labels_B)
         posterior = self._posterior(x_BCHW, e_BE)
         z_BZ = posterior.draw(rng.fold("posterior"))
+        if self.likelihood.is_density:
+            x_BCHW = units.dequantise(x_BCHW, self._in_bins(rng))
         rec_B = self.likelihood.nats(self._decode(z_BZ, e_BE), x_BCHW)
         kl_BZ = posterior.kl_nats(_standard(posterior.mean_BZ))
         # Free bits of each row (sec. 2.1.1, Kingma et al. 2016, without their mean over the batch,
@@ -218,30 +215,35 @@ class Model(GenerativeModel):
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, how: VAEScore) -> LogProb:
-        """L_k of log P(pixels | label), with beta = 1."""
+        """A bound on log P(pixels | label), with beta = 1."""
+        self.check_scorable(self.net, how)
         x_BCHW = batch.x_BCHW(self._dtype)
         e_BE = self._embed(batch.labels_B)
         posterior = self._posterior(x_BCHW, e_BE)
 
-        def log_joint(z_NZ: Tensor, row_N: Tensor) -> Tensor:
+        def log_joint(z_NZ: Tensor, row_N: Tensor, u_NCHW: Tensor | None = None) -> Tensor:
             e_NE = None if e_BE is None else e_BE[row_N]
-            rec_N = self.likelihood.nats(self._decode(z_NZ, e_NE), x_BCHW[row_N])
+            x_NCHW = x_BCHW[row_N] if u_NCHW is None else units.dequantise(x_BCHW[row_N], u_NCHW)
+            rec_N = self.likelihood.nats(self._decode(z_NZ, e_NE), x_NCHW)
             return rec_N.double() + _standard(z_NZ.double()).nats(z_NZ.double())
 
-        samples = how.k * how.repeats
-        weights_SB = iwae.log_weights(
-            posterior, log_joint, rng.fold("posterior"), samples, how.chunk
-        )
-        nats_B, stderr_B = iwae.bound(weights_SB, how.k)
+        extra = self._in_bins if self.likelihood.is_density else None
+        found = encoded.bound(posterior, log_joint, rng, how, extra)
+        of = "decoder and prior, beta 1" + (", given the label" if self.spec.classes else "")
         return LogProb(
-            nats_B=nats_B,
-            stderr_B=stderr_B,
-            label="lower_bound" if how.k == 1 else "stochastic_lower_bound",
-            estimator="iwae",
-            of="decoder and prior, beta 1" + (", given the label" if self.spec.classes else ""),
+            nats_B=found.nats_B,
+            stderr_B=found.stderr_B,
+            label=found.label,
+            estimator=found.estimator,
+            of=of + (", uniform dequantisation" if extra else ""),
             measure=COUNTS,
-            budget={"k": how.k, "repeats": how.repeats},
+            budget=found.budget,
+            columns=found.columns,
         )
+
+    def _in_bins(self, rng: Rng) -> Tensor:
+        """Where in its bin each pixel lies, uniform in [0, 1)."""
+        return rng.fold("dequantise").uniform(*self.spec.shape, dtype=self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -267,12 +269,6 @@ class Model(GenerativeModel):
         """The likelihood's parameters, in at least float32."""
         inputs = z_BZ if e_BE is None else torch.cat((z_BZ, e_BE.to(z_BZ.dtype)), dim=1)
         return _at_least_float32(self.decoder(inputs))
-
-
-def _likelihood(config: VAEConfig, spec: ImageSpec) -> PixelLikelihood:
-    if spec.levels == 2:
-        return Bernoulli()
-    return DiscretisedLogistic(config.components)
 
 
 def _standard(like_BZ: Tensor) -> Gaussian:

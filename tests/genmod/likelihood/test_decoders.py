@@ -6,8 +6,21 @@ import pytest
 import torch
 
 from genmod import units
-from genmod.likelihood.decoders import Bernoulli, DiscretisedLogistic, bin_nats
+from genmod.likelihood.decoders import Bernoulli, Categorical, DiscretisedLogistic, bin_nats
+from genmod.likelihood.noise import LearnedGaussian, Sigma
 from genmod.rng import rng_for
+
+every_likelihood = pytest.mark.parametrize(
+    "likelihood",
+    [
+        Bernoulli(),
+        DiscretisedLogistic(),
+        DiscretisedLogistic(3),
+        Categorical(),
+        LearnedGaussian(Sigma(0.4).double()),
+    ],
+    ids=lambda likelihood: f"{type(likelihood).__name__}-{likelihood.parameters}",
+)
 
 ALL_x = units.to_network(torch.arange(256, dtype=torch.uint8), torch.float64)
 """Every pixel."""
@@ -32,6 +45,14 @@ def test_discretised_logistic_sums_to_one_over_256_levels(components, spread):
     likelihood = DiscretisedLogistic(components)
     total_B = table(likelihood, spread_raw(likelihood, 50, spread)).sum(1)
     torch.testing.assert_close(total_B, torch.ones(50, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_categorical_gives_each_value_a_probability_of_its_own():
+    raw_BPHW = spread_raw(Categorical(), 20)
+    p_BL = table(Categorical(), raw_BPHW)
+    torch.testing.assert_close(p_BL, raw_BPHW.flatten(1).softmax(1), rtol=1e-12, atol=0)
+    mean_B = Categorical().mean(raw_BPHW).flatten()
+    torch.testing.assert_close(mean_B, (p_BL * ALL_x).sum(1), rtol=1e-6, atol=1e-6)
 
 
 def test_bernoulli_sums_to_one_over_two_levels():
@@ -61,9 +82,11 @@ def test_bin_mass_is_finite_and_accurate_in_float32(location, log_scale):
     assert all(slope.isfinite().all() for slope in slopes)
 
 
-@pytest.mark.parametrize("components", [1, 3])
-def test_draws_follow_the_probabilities(components):
-    likelihood, copies = DiscretisedLogistic(components), 40_000
+@pytest.mark.parametrize(
+    "likelihood", [DiscretisedLogistic(1), DiscretisedLogistic(3), Categorical()]
+)
+def test_draws_follow_the_probabilities(likelihood):
+    copies = 40_000
     raw_BPHW = spread_raw(likelihood, 4, 1.0)
     for row in range(4):
         one = raw_BPHW[row : row + 1]
@@ -94,7 +117,7 @@ def test_the_mean_is_the_expected_pixel_within_half_a_bin(components):
     assert got_B.abs().max() <= 1
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli(), DiscretisedLogistic(), DiscretisedLogistic(3)])
+@every_likelihood
 def test_twice_the_dimensions_twice_the_nats(likelihood):
     generator = torch.Generator().manual_seed(1)
     shape = (3, likelihood.parameters * 3, 4, 5)
@@ -107,7 +130,7 @@ def test_twice_the_dimensions_twice_the_nats(likelihood):
     torch.testing.assert_close(twice_B, 2 * once_B, rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli(), DiscretisedLogistic(), DiscretisedLogistic(3)])
+@every_likelihood
 def test_channels_have_parameters_of_their_own(likelihood):
     raw_BPHW = torch.zeros(1, likelihood.parameters * 3, 1, 1, dtype=torch.float64)
     x_BCHW = torch.full((1, 3, 1, 1), 0.5, dtype=torch.float64)
@@ -115,5 +138,5 @@ def test_channels_have_parameters_of_their_own(likelihood):
     (slope,) = torch.autograd.grad(likelihood.nats(raw_BPHW, x_BCHW).sum(), raw_BPHW)
     each_PC = slope.view(likelihood.parameters, 3)
     torch.testing.assert_close(each_PC[:, 0], each_PC[:, 2])
-    assert (each_PC[0] != 0).all()
+    assert (each_PC != 0).any(0).all()
     assert likelihood.draw(raw_BPHW.detach(), rng_for(0, "x", [0])).shape == (1, 3, 1, 1)

@@ -10,7 +10,8 @@ import torch
 
 from genmod.config import parse
 from genmod.data.batch import Batch
-from genmod.errors import ConfigError
+from genmod.errors import ConfigError, Unscorable
+from genmod.likelihood.ais import AISOptions
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig
 from genmod.models.vae import Model, VAEConfig, VAESample, VAEScore
@@ -19,7 +20,14 @@ from genmod.rng import rng_for
 GREY = ImageSpec(channels=1, height=9, width=6, classes=3)
 RGB = ImageSpec(channels=3, height=8, width=8)
 BINARY = ImageSpec(channels=1, height=6, width=6, classes=2, levels=2)
-SPECS = [GREY, RGB, BINARY]
+CASES = [
+    pytest.param(GREY, {}, id="logistic-grey"),
+    pytest.param(RGB, {}, id="logistic-rgb"),
+    pytest.param(BINARY, {}, id="bernoulli"),
+    pytest.param(GREY, {"likelihood": "categorical_256"}, id="categorical-grey"),
+    pytest.param(RGB, {"likelihood": "gaussian_sigma"}, id="gaussian-rgb"),
+]
+every_case = pytest.mark.parametrize(("spec", "net"), CASES)
 
 
 def build(spec: ImageSpec, **net: Any) -> Model:
@@ -43,9 +51,9 @@ def rng_of(batch: Batch, purpose: str = "vae"):
     return rng_for(5, purpose, batch.index_B)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_terms_fit_together_and_every_parameter_gets_a_gradient(spec):
-    model, batch = build(spec, beta=2.0, kl_warmup_nimg=100), batch_of(spec, 6)
+@every_case
+def test_terms_fit_together_and_every_parameter_gets_a_gradient(spec, net):
+    model, batch = build(spec, **net, beta=2.0, kl_warmup_nimg=100), batch_of(spec, 6)
     losses = model.loss("elbo", batch, rng_of(batch), nimg=50)
     terms = losses.terms
     assert float(terms["beta"]) == 1.0
@@ -59,10 +67,10 @@ def test_terms_fit_together_and_every_parameter_gets_a_gradient(spec):
     assert all(parameter.grad is not None for parameter in mine.values())
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@every_case
 @pytest.mark.parametrize("output", ["draw", "mean"])
-def test_samples_are_images_of_the_spec_whatever_the_batch(spec, output):
-    model = build(spec).double()
+def test_samples_are_images_of_the_spec_whatever_the_batch(spec, net, output):
+    model = build(spec, **net).double()
     labels_B = torch.arange(7) % spec.classes if spec.classes else None
     rng, how = rng_for(1, "sample", range(20, 27)), VAESample(output=output)
     whole = model.sample(labels_B, rng, how)
@@ -78,28 +86,46 @@ def test_samples_are_images_of_the_spec_whatever_the_batch(spec, output):
         )
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_loss_and_scores_do_not_depend_on_how_the_batch_is_split(spec):
-    model, batch = build(spec, free_bits_nats=0.05, free_bits_group=2).double(), batch_of(spec, 8)
+@every_case
+def test_loss_and_scores_do_not_depend_on_how_the_batch_is_split(spec, net):
+    model = build(spec, **net, free_bits_nats=0.05, free_bits_group=2).double()
+    batch = batch_of(spec, 8)
     halves = [batch.rows(slice(0, 4)), batch.rows(slice(4, 8))]
     whole = model.loss("elbo", batch, rng_of(batch), 8).total
     parts = [model.loss("elbo", half, rng_of(half), 8).total for half in halves]
     torch.testing.assert_close(sum(parts) / 2, whole, rtol=0, atol=1e-10)
-    how = VAEScore(k=6, repeats=2, chunk=5)
-    scores = [model.log_prob(rows, rng_of(rows), how) for rows in (batch, *halves)]
-    torch.testing.assert_close(
-        torch.cat([score.nats_B for score in scores[1:]]), scores[0].nats_B, rtol=0, atol=1e-10
-    )
+    hows = [VAEScore(k=6, repeats=2, chunk=5)]
+    hows.append(VAEScore(k=8, target_stderr_nats=0.1, most_k=64, chunk=5))
+    if net.get("likelihood") != "gaussian_sigma":
+        hows.append(VAEScore.model_validate({"estimator": "ais", "ais": AISOptions.tiny()}))
+    for how in hows:
+        scores = [model.log_prob(rows, rng_of(rows), how) for rows in (batch, *halves)]
+        torch.testing.assert_close(
+            torch.cat([score.nats_B for score in scores[1:]]), scores[0].nats_B, rtol=0, atol=1e-9
+        )
 
 
-@pytest.mark.parametrize(("levels", "components"), [(2, 1), (256, 1), (256, 3)])
-def test_probabilities_of_all_images_sum_to_one(levels, components):
+@pytest.mark.parametrize(
+    ("levels", "net"),
+    [
+        (2, {}),
+        (256, {"components": 1}),
+        (256, {"components": 3}),
+        (256, {"likelihood": "categorical_256"}),
+        (256, {"likelihood": "gaussian_sigma"}),
+    ],
+    ids=str,
+)
+def test_probabilities_of_all_images_sum_to_one(levels, net):
     """The mean weight is unbiased for p(x), so its sum over every image is 1 up to its error."""
     size = 2 if levels == 2 else 1
     spec = ImageSpec(channels=1, height=size, width=size, classes=2, levels=levels)
-    model = build(spec, unshuffle=1, components=components).double()
+    model = build(spec, unshuffle=1, **net).double()
     with torch.no_grad():
-        model.decoder.head.weight.mul_(20)
+        if "gaussian_sigma" in net.values():  # so narrow that its mass lies inside of [-1, 1]
+            model.noise.log_sigma.fill_(math.log(0.1))
+        else:
+            model.decoder.head.weight.mul_(20)
     count = levels ** (size * size)
     value_N = torch.arange(count)
     if levels == 2:
@@ -112,6 +138,45 @@ def test_probabilities_of_all_images_sum_to_one(levels, components):
     assert abs(float(p_N.sum()) - 1) < 4 * float((p_N * score.stderr_B).square().sum().sqrt())
     assert score.label == "stochastic_lower_bound"
     assert score.measure == "counts"
+
+
+def test_annealed_chains_find_what_importance_samples_find():
+    """Two ways that share only the model: L_5000 and chains from the encoder, each within its error."""
+    model, batch = build(BINARY, latents=2).double(), batch_of(BINARY, 12)
+    with torch.no_grad():
+        model.decoder.head.weight.mul_(10)
+    weighted = model.log_prob(batch, rng_of(batch), VAEScore(k=2000, chunk=24_000))
+    chains = AISOptions(temperatures=40, radius=3, chains=12, pilot_temperatures=20)
+    annealed = model.log_prob(batch, rng_of(batch), VAEScore(estimator="ais", ais=chains))
+    assert annealed.label == weighted.label == "stochastic_lower_bound"
+    assert (annealed.of, annealed.measure) == (weighted.of, weighted.measure)
+    assert annealed.estimator != weighted.estimator
+    stderr = float((annealed.stderr_B.square() + weighted.stderr_B.square()).sum().sqrt()) / 12
+    assert abs(float((annealed.nats_B - weighted.nats_B).mean())) < 3 * stderr + 0.02
+    assert stderr < 0.05
+
+
+def test_a_dequantised_decoder_has_nothing_to_anneal_to():
+    net = VAEConfig.tiny().model_copy(update={"likelihood": "gaussian_sigma"})
+    with pytest.raises(Unscorable, match=r"set score\.estimator to iwae"):
+        Model.check_scorable(net, VAEScore(estimator="ais"))
+
+
+def test_the_trained_sigma_is_the_root_of_the_mean_squared_error():
+    model, batch = build(RGB, likelihood="gaussian_sigma").double(), batch_of(RGB, 6)
+    slope = torch.ones(())
+    for _ in range(
+        60
+    ):  # the loss is D log sigma + S / (2 sigma^2): its slope vanishes at S = D sigma^2
+        total = model.loss("elbo", batch, rng_of(batch), 10**9).total
+        (slope,) = torch.autograd.grad(total, model.noise.log_sigma)
+        with torch.no_grad():
+            model.noise.log_sigma -= slope / (2 * RGB.dims)
+    assert abs(float(slope)) < 1e-6
+    rec_nats = model.loss("elbo", batch, rng_of(batch), 10**9).terms["rec_nats"]
+    sigma = float(model.noise.log_sigma.detach().exp())
+    entropy = 0.5 * math.log(2 * math.pi * math.e * sigma**2) - math.log(2 / 256)
+    assert float(rec_nats) == pytest.approx(-RGB.dims * entropy, rel=1e-6)
 
 
 def test_k_1_is_the_elbo_of_training_at_beta_1_and_labelled_a_lower_bound():
@@ -184,6 +249,8 @@ def test_training_uses_the_latents_and_raises_the_bound():
     [
         ({"likelihood": "bernoulli"}, GREY),
         ({"likelihood": "discretised_logistic"}, BINARY),
+        ({"likelihood": "categorical_256"}, BINARY),
+        ({"likelihood": "gaussian_sigma"}, BINARY),
         ({"widths": (4, 4, 4, 4)}, GREY),
     ],
 )
