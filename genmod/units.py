@@ -8,9 +8,12 @@ A likelihood is a sum over all dimensions, in nats; bits per dimension are deriv
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor
+
+_RANGE = re.compile(r"lebesgue\[(-?[0-9.]+),(-?[0-9.]+)\]")
 
 LEVELS = 256
 """Values that a pixel can take."""
@@ -52,6 +55,40 @@ def log_bin_volume(dims: int, levels: int = LEVELS) -> float:
     return dims * math.log(2.0 / levels)
 
 
-def bits_per_dim(nats: Tensor | float, dims: int) -> Tensor | float:
-    """-log2 P per dimension, from a log-likelihood in nats summed over ``dims`` dimensions."""
-    return -nats / (dims * math.log(2.0))
+COUNTS = "counts"
+"""Measure of a probability of the pixels themselves, on {0..255}^D or {0,1}^D."""
+
+
+def lebesgue(low: float, high: float) -> str:
+    """The measure of a density of values whose range is [low, high]."""
+    return f"lebesgue[{low:g},{high:g}]"
+
+
+NETWORK = lebesgue(-1, 1)
+"""Measure of a density of images as a network sees them."""
+
+
+def bits_per_dim(
+    nats: Tensor | float, dims: int, measure: str = COUNTS, levels: int = LEVELS
+) -> Tensor | float:
+    """-log2 P per dimension, P the probability of pixels.
+
+    Of a density it is that of the pixels' bins, as if it were the same all over them: the constant is
+    log2(levels / range), 7 for [-1, 1] and 8 for [0, 1] with 256 levels.
+
+    Args:
+        nats: log-likelihood, summed over dimensions.
+        dims: D.
+        measure: what the likelihood is of: ``COUNTS``, or as :func:`lebesgue` names it.
+        levels: values that a pixel takes, whose bins tile the range.
+
+    Raises:
+        ValueError: the measure has no range that bins could tile.
+    """
+    if measure == COUNTS:
+        return -nats / (dims * math.log(2.0))
+    found = _RANGE.fullmatch(measure)
+    if found is None:
+        raise ValueError(f"a log-likelihood of measure {measure!r} has no bits per dimension")
+    low, high = map(float, found.groups())
+    return -nats / (dims * math.log(2.0)) + math.log2(levels / (high - low))

@@ -74,6 +74,7 @@ class ReportJob(Config):
         return ReportContent(
             title=self.title,
             dims=data.spec.dims,
+            levels=data.spec.levels,
             data=_about(data),
             reference_png=_file(first, _evaluation(first), "reference.png"),
             models=[self._page(name) for name in self.models],

@@ -187,7 +187,7 @@ class ScoreActor(PieceActor):
         reader.close()
         # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
         name = piece if self.device == "cpu" else f"{piece}-{uuid.uuid4().hex[:8]}"
-        data = scores.to_parquet(plan.spec.dims, plan.metadata())
+        data = scores.to_parquet(plan.spec.dims, plan.metadata(), plan.spec.levels)
         return ScoreReceipt(
             fingerprint=plan.fingerprint,
             file=write_file(plan.out_root, f"{name}.parquet", data),
@@ -234,7 +234,7 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
             | {"name": plan.name, "family": plan.family}
             | {"rows_of_files": [receipt.rows for receipt in made]}
             | {"prepared": made[0].prepared}
-            | summary([receipt.nats for receipt in made], plan.spec.dims, label),
+            | summary([receipt.nats for receipt in made], plan.spec.dims, label, plan.spec.levels),
         )
 
     return Job(

@@ -143,7 +143,7 @@ class Augmentation:
             label="stochastic_lower_bound",
             estimator="ais-hmc",
             of=f"generator{given} with noise of sigma {how.sigma:.6g}{pixels}",
-            measure=COUNTS if how.measure == "counts" else "lebesgue[-1,1]",
+            measure=COUNTS if how.measure == "counts" else units.NETWORK,
             budget=how.ais.budget(),
         )
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from genmod import units
 from genmod.data.batch import Batch
 from genmod.likelihood import adaptive, dequantise, ode, vlb
 from genmod.likelihood.adaptive import Solved, Span
@@ -139,7 +140,7 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> L
         label=label,
         estimator="probability-flow",
         of=f"probability flow at sigma_min{process.given}, {places[how.dequantise]}",
-        measure="lebesgue[-1,1]" if how.dequantise == "none" else COUNTS,
+        measure=units.NETWORK if how.dequantise == "none" else COUNTS,
         budget={**_solver_budget(process, how), "draws": len(draws), "trace": how.trace},
         columns={"calls": calls_B, "solver_error_nats": error_B},
     )

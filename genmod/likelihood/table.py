@@ -155,16 +155,17 @@ class Scores:
         }
         return cls(rows, nats_B, stderr_B, label, columns)
 
-    def to_parquet(self, dims: int, facts: Mapping[str, Any]) -> bytes:
+    def to_parquet(self, dims: int, facts: Mapping[str, Any], levels: int = units.LEVELS) -> bytes:
         """The table's file.
 
         Args:
             dims: D, for bits per dimension.
             facts: what else the metadata says: digests of model and dataset, split, seed.
+            levels: values that a pixel takes, for bits per dimension.
         """
         rows = self.rows
         labels = [None] * len(rows.keys) if rows.labels_B is None else rows.labels_B.tolist()
-        bits_B = units.bits_per_dim(self.nats_B, dims)
+        bits_B = units.bits_per_dim(self.nats_B, dims, self.label.measure, levels)
         assert isinstance(bits_B, Tensor)
         columns = {
             "key": list(rows.keys),
@@ -232,7 +233,9 @@ class Moments(Config):
         return math.sqrt(self.squares / (self.n - 1) / self.n) if self.n > 1 else 0.0
 
 
-def summary(parts: Sequence[Moments], dims: int, label: ScoreLabel) -> dict[str, Any]:
+def summary(
+    parts: Sequence[Moments], dims: int, label: ScoreLabel, levels: int = units.LEVELS
+) -> dict[str, Any]:
     """What a manifest and a report say of all rows, with the numbers' label."""
     total = Moments()
     for part in parts:
@@ -241,7 +244,7 @@ def summary(parts: Sequence[Moments], dims: int, label: ScoreLabel) -> dict[str,
         "n": total.n,
         "mean_nats": total.mean,
         "mean_nats_stderr": total.stderr,
-        "mean_bits_per_dim": units.bits_per_dim(total.mean, dims),
+        "mean_bits_per_dim": units.bits_per_dim(total.mean, dims, label.measure, levels),
         "mean_bits_per_dim_stderr": total.stderr / (dims * math.log(2.0)),
         **label.model_dump(),
     }

@@ -113,6 +113,8 @@ class ReportContent:
     title: str
     dims: int
     """D of the images, for bits per dimension."""
+    levels: int
+    """Values that a pixel takes, for bits per dimension of densities."""
     data: Sequence[tuple[str, str]]
     """Facts of the dataset."""
     reference_png: bytes
@@ -137,7 +139,9 @@ def render(content: ReportContent) -> str:
         metrics=_metric_rows(content.models),
         losses={model.name: _charts(model.losses) for model in content.models},
         quantities={model.name: _charts(model.quantities) for model in content.models},
-        histograms={model.name: _histogram(model, content.dims) for model in content.models},
+        histograms={
+            model.name: _histogram(model, content.dims, content.levels) for model in content.models
+        },
         classes={model.name: _classes(model) for model in content.models},
         labels_differ=_labels_differ(content.models),
     )
@@ -226,13 +230,13 @@ def _charts(charts: Charts) -> list[tuple[str, Markup]]:
     ]
 
 
-def _histogram(model: ModelPage, dims: int) -> Markup | None:
+def _histogram(model: ModelPage, dims: int, levels: int) -> Markup | None:
     scores = model.facts.get("scores")
     if scores is None:
         return None
 
     def bits(nats: float) -> float:
-        value = units.bits_per_dim(nats, dims)
+        value = units.bits_per_dim(nats, dims, scores["measure"], levels)
         assert isinstance(value, float)
         return value
 

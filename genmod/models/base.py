@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from genmod import units
 from genmod.config import Config, parse
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError, did_you_mean
@@ -57,6 +58,9 @@ class Losses:
     """Detached scalars, units in the names (``kl_nats``), means over the batch."""
 
 
+COUNTS = units.COUNTS
+"""Measure of discrete data: probability of the pixels themselves."""
+
 LogProbLabel = Literal[
     "exact",
     "exact_to_tolerance",
@@ -66,10 +70,13 @@ LogProbLabel = Literal[
     "stochastic_upper_bound",
     "upper_bound",
 ]
-"""How a number relates to the true log p: see methods in each estimator."""
+"""How a number relates to the true log p of what ``of`` names.
 
-COUNTS = "counts"
-"""Measure of discrete data: probability of the pixels themselves, {0..255}^D or {0,1}^D."""
+``exact``: up to the arithmetic. ``exact_to_tolerance``: up to the tolerance in the budget. ``lower_bound``,
+``upper_bound``: in expectation, and the mean of evaluations whose scatter is the standard error.
+``stochastic_...``: a bound in expectation after a logarithm of random weights, or up to a solver's error.
+``estimate``: on neither side. An estimator has no label that ``genmod selftest density`` does not bear out.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,11 +93,25 @@ class LogProb:
     of: str
     """Which model object's density: prior, sampler, dequantisation."""
     measure: str
-    """``counts``, or ``lebesgue[-1,1]``."""
+    """``counts``, or ``lebesgue[low,high]``: a density on a declared range (:mod:`genmod.units`)."""
     budget: Mapping[str, int | float | str]
     """What was spent: ``{"k": 64}``. The same for all rows."""
     columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """More numbers of each row, (B,), units in the names: ``calls``, ``solver_error_nats``."""
+
+    def __post_init__(self) -> None:
+        shape = self.nats_B.shape
+        assert len(shape) == 1, shape
+        for numbers_B in (self.stderr_B, *self.columns.values()):
+            assert numbers_B.shape == shape, (numbers_B.shape, shape)
+        assert self.nats_B.dtype == self.stderr_B.dtype == torch.float64
+        assert not (self.label.startswith("exact") and bool((self.stderr_B > 0).any()))
+
+    def bits_per_dim(self, spec: ImageSpec) -> Tensor:
+        """(B,): -log2 P of each row's pixels, per dimension; of a density, see :mod:`genmod.units`."""
+        bits_B = units.bits_per_dim(self.nats_B, spec.dims, self.measure, spec.levels)
+        assert isinstance(bits_B, Tensor)
+        return bits_B
 
 
 class SampleOptions(Config):

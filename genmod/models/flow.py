@@ -215,7 +215,7 @@ class Model(GenerativeModel):
                 label="exact",
                 estimator="change-of-variables",
                 of=f"flow{given}, at the middles of bins",
-                measure="lebesgue[-1,1]",
+                measure=units.NETWORK,
                 budget={"evaluations": 1},
             )
         total, per_call = how.k * how.repeats, max(1, how.chunk // len(batch))

@@ -65,6 +65,6 @@ def _log_prob(
         label=label,
         estimator="ais-hmc",
         of="linear Gaussian model",
-        measure="lebesgue",
+        measure="lebesgue on R^D",
         budget=options.budget(),
     )

@@ -56,7 +56,7 @@ def iwae_log_prob(
         label="lower_bound" if k == 1 else "stochastic_lower_bound",
         estimator="iwae",
         of="linear Gaussian model",
-        measure="lebesgue",
+        measure="lebesgue on R^D",
         budget={"k": k, "repeats": repeats},
     )
 

@@ -55,7 +55,7 @@ def _check(
         label="estimate" if draws or steps else "exact_to_tolerance",
         estimator="probability-flow",
         of="flow of the true denoiser",
-        measure="lebesgue",
+        measure="lebesgue on R^D",
         budget={},
     )
     # Fixed steps have no error control: they may be off where a mixture's parts meet.

@@ -44,3 +44,29 @@ def test_two_levels_fill_two_halves():
     assert units.dequantise(x, u, 2).tolist() == [-0.75, 0.75]
     assert units.log_bin_volume(5, 2) == 0.0
     assert torch.equal(units.binarise(torch.tensor([-0.1, 0.2], dtype=torch.float64)), x)
+
+
+@pytest.mark.parametrize(
+    ("measure", "levels", "constant"),
+    [
+        (units.COUNTS, 256, 0),
+        (units.NETWORK, 256, 7),
+        (units.lebesgue(0, 1), 256, 8),
+        (units.lebesgue(-1, 1), 2, 0),
+        (units.lebesgue(-0.5, 1.5), 256, 7),
+    ],
+)
+def test_the_constant_comes_from_the_declared_range(measure, levels, constant):
+    assert units.bits_per_dim(-12 * math.log(2.0), 3, measure, levels) == pytest.approx(
+        4 + constant
+    )
+
+
+@pytest.mark.parametrize("measure", ["lebesgue", "lebesgue on R^D", "lebesgue[-1,1", ""])
+def test_a_measure_without_a_range_has_no_bits(measure):
+    with pytest.raises(ValueError, match="has no bits per dimension"):
+        units.bits_per_dim(-1.0, 3, measure)
+
+
+def test_a_uniform_density_of_network_images_is_eight_bits():
+    assert units.bits_per_dim(-3 * math.log(2.0), 3, units.NETWORK) == pytest.approx(8)

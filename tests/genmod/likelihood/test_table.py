@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genmod import units
 from genmod.errors import DataError, GenmodError
 from genmod.likelihood.table import (
     Moments,
@@ -19,6 +20,7 @@ from genmod.likelihood.table import (
     read_parquet,
     summary,
 )
+from genmod.manifest import ImageSpec
 from genmod.models.base import COUNTS, LogProb
 
 KEYS = ["a", "b", "c", "d", "e"]
@@ -74,6 +76,32 @@ def test_uniform_pixels_cost_eight_bits_per_dim():
     )
     bits = read_parquet(uniform.to_parquet(784, {}))[0]["bits_per_dim"].to_pylist()
     assert bits == pytest.approx([8.0], abs=1e-12)
+
+
+def test_a_density_has_the_bits_of_its_range():
+    density = replace(log_prob([-784 * math.log(2)]), measure=units.NETWORK)
+    table = Scores.joined(Rows(["a"], torch.tensor([0]), None), [density])
+    for levels, expected in ((256, 8.0), (2, 1.0)):
+        bits = read_parquet(table.to_parquet(784, {}, levels))[0]["bits_per_dim"].to_pylist()
+        assert bits == pytest.approx([expected])
+        moments = [Moments.of(density.nats_B)]
+        found = summary(moments, 784, ScoreLabel.from_log_prob(density), levels)
+        assert found["mean_bits_per_dim"] == pytest.approx(expected)
+        assert found["measure"] == "lebesgue[-1,1]"
+    spec = ImageSpec(channels=1, height=28, width=28, classes=0)
+    assert density.bits_per_dim(spec).tolist() == pytest.approx([8.0])
+
+
+def test_numbers_of_other_shapes_or_types_are_our_mistake():
+    good = log_prob([-1.0, -2.0])
+    for wrong in (
+        {"stderr_B": torch.zeros(3, dtype=torch.float64)},
+        {"nats_B": good.nats_B.float()},
+        {"columns": {"calls": torch.zeros(1)}},
+        {"label": "exact", "stderr_B": torch.ones(2, dtype=torch.float64)},
+    ):
+        with pytest.raises(AssertionError):
+            replace(good, **wrong)
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 100])
