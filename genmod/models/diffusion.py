@@ -118,15 +118,16 @@ class DiffusionSample(FlowSolver, SampleOptions):
 
     @property
     def draws_from_p(self) -> bool:
-        """Only the flow itself: finely solved, without churn (see ``solves_the_flow``) and guidance."""
-        return self.solves_the_flow and self.guidance == 1.0
+        """The flow itself, finely solved and without churn, or the noisy process; without guidance."""
+        return (self.solves_the_flow or self.follows_the_process) and self.guidance == 1.0
 
     @property
     def sampler(self) -> str:
         """Solver, steps, and what makes the images other than draws from p."""
+        spacing = f" {self.spacing}" if self.spacing != "edm" else ""
         churn = f", churn {self.churn:g}" if self.churn else ""
         guidance = f", guided {self.guidance:g}" if self.guidance != 1.0 else ""
-        return f"{self.solver}-{self.steps}{churn}{guidance}"
+        return f"{self.solver}-{self.steps}{spacing}{churn}{guidance}"
 
 
 @final

@@ -128,6 +128,17 @@ def test_samples_of_a_new_model_are_its_gaussian():
     assert x.mean().item() == pytest.approx(0.1, abs=4 * SIGMA_DATA / math.sqrt(x.numel()))
 
 
+@pytest.mark.parametrize(
+    ("solver", "steps"),
+    [("heun", 24), ("ddim", 60), ("dpm_solver", 24), ("unipc", 18), ("ancestral", 200)],
+)
+def test_every_sampler_draws_from_the_gaussian_of_a_new_model(solver, steps):
+    how = DiffusionSample(solver=solver, steps=steps)
+    x = build().sample(torch.arange(1500) % 3, rng_for(0, "s", range(1500)), how)
+    assert x.std().item() == pytest.approx(SIGMA_DATA, rel=0.08)
+    assert x.mean().item() == pytest.approx(0, abs=4 * SIGMA_DATA / math.sqrt(x.numel()))
+
+
 def test_samples_are_in_range_and_finite():
     model = build(RGB, sigma_data=3.0, dtype=torch.float32)
     x = model.sample(None, rng_for(0, "s", range(20)), DiffusionSample(steps=3))
@@ -142,6 +153,9 @@ def test_samples_are_in_range_and_finite():
         DiffusionSample(steps=4),
         DiffusionSample(solver="ddim", steps=5, guidance=2.0, guidance_low=0.1, guidance_high=10),
         DiffusionSample(steps=4, churn=20),
+        DiffusionSample(solver="dpm_solver", steps=6, spacing="log"),
+        DiffusionSample(solver="unipc", steps=6, guidance=2.0, guidance_high=10),
+        DiffusionSample(solver="ancestral", steps=12),
     ],
     ids=lambda how: how.sampler,
 )
@@ -180,6 +194,9 @@ def test_what_draws_from_p():
     assert DiffusionSample().draws_from_p
     for other in ({"guidance": 1.5}, {"steps": 4}, {"solver": "ddim"}, {"churn": 5}):
         assert not DiffusionSample.model_validate(other).draws_from_p, other
+    assert not DiffusionSample(solver="ancestral", steps=100).draws_from_p
+    assert DiffusionSample(solver="ancestral", steps=1000).draws_from_p
+    assert DiffusionSample(solver="unipc", spacing="log").sampler == "unipc-18 log"
     assert DiffusionSample(churn=5, guidance=2).sampler == "heun-18, churn 5, guided 2"
 
 

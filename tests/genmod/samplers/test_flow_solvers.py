@@ -4,10 +4,15 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from genmod.errors import ConfigError
 from genmod.rng import rng_for
+from genmod.samplers.ancestral import ancestral, consistency
+from genmod.samplers.ddpm import levels
 from genmod.samplers.flow import FlowSolver
 from genmod.samplers.guidance import guided
+from genmod.samplers.multistep import dpm_solver, unipc
 from genmod.samplers.ode import Churn, ddim, heun
 from genmod.samplers.schedule import TrainingNoise, edm_sigmas
 
@@ -63,14 +68,14 @@ def test_training_noise_from_anywhere_in_the_range():
     assert ((some[5000:] + 1.2).abs() < 0.1).all()
 
 
-@pytest.mark.parametrize(("method", "order"), [(ddim, 1), (heun, 2)])
+@pytest.mark.parametrize(("method", "order"), [(ddim, 1), (heun, 2), (dpm_solver, 2), (unipc, 4)])
 def test_order_of_convergence(method, order):
+    """UniPC's predictor is of order 3, and its corrector makes it one more."""
     x = starts(4)
 
     def error(steps):
-        sigmas = edm_sigmas(steps, SIGMA_MIN, SIGMA_MAX, 7.0)[
-            :-1
-        ]  # the last step, to 0, is Euler's
+        # The last step, to 0, is Euler's.
+        sigmas = edm_sigmas(steps, SIGMA_MIN, SIGMA_MAX, 7.0)[:-1]
         exact = flow_to(x, SIGMA_MAX, SIGMA_MIN)
         return (method(gaussian, x, sigmas) - exact).abs().max().item()
 
@@ -98,6 +103,69 @@ def test_calls_of_the_denoiser():
     calls.clear()
     ddim(counting, starts(1), sigmas)
     assert calls == sigmas[:-1].tolist()
+
+
+@pytest.mark.parametrize("method", [dpm_solver, unipc])
+def test_multistep_calls_once_a_step(method):
+    calls = []
+
+    def counting(x, sigma):
+        calls.append(sigma)
+        return gaussian(x, sigma)
+
+    sigmas = edm_sigmas(9, SIGMA_MIN, SIGMA_MAX, 7.0)
+    method(counting, starts(1), sigmas)
+    assert calls == sigmas[:-1].tolist()
+    assert FlowSolver(solver="unipc", steps=9).calls == 9
+    assert FlowSolver(steps=9).calls == 17
+
+
+@pytest.mark.parametrize("method", [ddim, dpm_solver, unipc])
+def test_one_step_gives_the_denoised_image(method):
+    x = starts(3)
+    assert torch.allclose(method(gaussian, x, torch.tensor([80.0, 0.0])), gaussian(x, 80.0))
+
+
+def test_ancestral_draws_from_the_data():
+    sigmas = levels("linear").spaced(1000, 0.0101, 80.0)
+    x = ancestral(gaussian, starts(1500), sigmas, rng_for(0, "a", range(1500)))
+    assert x.mean().item() == pytest.approx(MU, abs=4 * S / math.sqrt(x.numel()))
+    assert x.std().item() == pytest.approx(S, rel=0.02)
+
+
+def test_consistency_of_the_exact_function_draws_from_the_data():
+    """The exact function is the end of the flow, so any number of calls draws from the data."""
+    how = FlowSolver(solver="consistency", steps=3, last=0.5)
+    assert how.sigmas(SIGMA_MIN, SIGMA_MAX).tolist() == [80.0, pytest.approx(40.0**0.5), 0.5]
+    x = consistency(
+        lambda x, sigma: flow_to(x, sigma, 0.0),
+        starts(1500),
+        how.sigmas(SIGMA_MIN, SIGMA_MAX),
+        rng_for(0, "c", range(1500)),
+    )
+    assert x.mean().item() == pytest.approx(MU, abs=4 * S / math.sqrt(x.numel()))
+    assert x.std().item() == pytest.approx(S, rel=0.02)
+
+
+@pytest.mark.parametrize("spacing", ["edm", "log", "linear", "cosine"])
+def test_every_spacing_falls_from_max_to_min_to_zero(spacing):
+    sigmas = FlowSolver(spacing=spacing, steps=7).sigmas(0.02, SIGMA_MAX)
+    assert sigmas.shape == (8,)
+    assert (sigmas[:-1] > sigmas[1:]).all()
+    assert (sigmas[0], sigmas[-2], sigmas[-1]) == (SIGMA_MAX, 0.02, 0.0)
+    assert FlowSolver(spacing=spacing, steps=1).sigmas(0.02, SIGMA_MAX).tolist() == [80.0, 0.0]
+
+
+def test_levels_outside_of_a_schedule_are_refused():
+    with pytest.raises(ConfigError, match=r"goes from 0\.0100.* to 157"):
+        FlowSolver(spacing="linear").sigmas(SIGMA_MIN, SIGMA_MAX)
+    with pytest.raises(ConfigError, match=r"less than net\.sigma_max"):
+        FlowSolver(solver="consistency", last=90).sigmas(SIGMA_MIN, SIGMA_MAX)
+
+
+def test_churn_is_of_the_solvers_that_take_it():
+    with pytest.raises(ValidationError, match="takes none"):
+        FlowSolver(solver="unipc", churn=1)
 
 
 def test_float64_state_around_a_float32_net():
@@ -129,8 +197,18 @@ def test_churn_is_limited_to_its_levels():
     assert churn.factor(1.0, 10_000) == pytest.approx(0.1)
 
 
-def test_rows_do_not_depend_on_each_other():
-    how = FlowSolver(steps=6, churn=10)
+@pytest.mark.parametrize(
+    "how",
+    [
+        FlowSolver(steps=6, churn=10),
+        FlowSolver(solver="dpm_solver", steps=6),
+        FlowSolver(solver="unipc", steps=6),
+        FlowSolver(solver="ancestral", steps=6),
+        FlowSolver(solver="consistency", steps=3),
+    ],
+    ids=lambda how: how.solver,
+)
+def test_rows_do_not_depend_on_each_other(how):
     rng, x = rng_for(1, "rows", range(7)), starts(7)
     whole = how.solve(gaussian, x, rng, SIGMA_MIN, SIGMA_MAX)
     one = how.solve(gaussian, x[3:4], rng.rows(slice(3, 4)), SIGMA_MIN, SIGMA_MAX)
