@@ -74,6 +74,11 @@ class AugmentationScore(ScoreOptions):
         """Milliseconds, sigma given."""
         return cls(sigma=0.5, ais=AISOptions.tiny(), simulated_rows=2)
 
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """With a given sigma, of the pixels and of the bins' middles."""
+        return cls.tiny(), cls.tiny().model_copy(update={"measure": "lebesgue"})
+
     @property
     def prepares(self) -> bool:
         """If sigma is to be fitted, or the gap measured."""

@@ -60,6 +60,15 @@ class EncodedScore(ScoreOptions):
             raise ValueError(f"most_k ({self.most_k}) is less than k ({self.k})")
         return self
 
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """The ELBO, a k of each row's own, and chains."""
+        return (
+            cls(k=1, repeats=8),
+            cls(k=8, target_stderr_nats=0.5, most_k=64),
+            cls(estimator="ais", ais=AISOptions.tiny()),
+        )
+
     def probe(self) -> tuple[Self, float]:
         """Of ais a few temperatures; of a chosen k the pilot alone, so that it may take longer."""
         if self.estimator == "iwae":

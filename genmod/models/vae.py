@@ -85,6 +85,12 @@ class VAEConfig(FamilyConfig):
         """4 latents, one level of 8 channels."""
         return cls(latents=4, widths=(8,), embedding=4, kl_warmup_nimg=16)
 
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """The other likelihoods of grey pixels."""
+        names: tuple[LikelihoodName, ...] = "gaussian_sigma", "categorical_256"
+        return tuple(cls.tiny().model_copy(update={"likelihood": name}) for name in names)
+
 
 class VAESample(SampleOptions):
     """How to sample: z from the prior, then pixels."""
