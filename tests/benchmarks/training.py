@@ -27,7 +27,9 @@ from genmod.world import Alone
 from pipelines.config import load
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
-BATCH, STEPS, ROUNDS = 32, 3, 7
+BATCH, STEPS, ROUNDS = 32, 20, 7
+SHARE_STEPS = 3
+"""Enough for a share within a step; the loops' own start is spread over more of them."""
 
 
 class _TorchNoise(Rng):
@@ -54,12 +56,14 @@ def _ours(model: GenerativeModel) -> Callable[[], None]:
     return lambda: (train(model, _stream, Alone(), Plan(config, 0)), None)[1]
 
 
-def _bare(model: GenerativeModel, noise: type[Rng] = Rng, size: int = BATCH) -> Callable[[], None]:
+def _bare(
+    model: GenerativeModel, noise: type[Rng] = Rng, size: int = BATCH, count: int = STEPS
+) -> Callable[[], None]:
     owned = [(phase.name, list(model.parameters_of(phase).values())) for phase in model.phases()]
 
     def steps() -> None:
         adamw = {name: torch.optim.AdamW(values, lr=1e-3) for name, values in owned}
-        for batch in itertools.islice(_stream(0, size), STEPS):
+        for batch in itertools.islice(_stream(0, size), count):
             for name, values in owned:
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)
@@ -112,7 +116,9 @@ def _family(name: str) -> list[dict]:
         {
             "name": f"train/{name}/noise-share, {net}, {batch} images a rank",
             "unit": "share of a step",
-            "ours": (share := _noise_share(_bare(copy.deepcopy(of), size=batch))),
+            "ours": (
+                share := _noise_share(_bare(copy.deepcopy(of), size=batch, count=SHARE_STEPS))
+            ),
             "peer": 0.02,
             "peer_name": "goal: at most",
             "ratio": share / 0.02,
