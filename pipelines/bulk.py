@@ -83,6 +83,8 @@ class Job(Generic[ManifestT, ReceiptT]):
     """Name of an input -> its URL and digest."""
     finish: Callable[[Sequence[ReceiptT]], ManifestT]
     """Makes the manifest from the receipts of all pieces, in order."""
+    first: Job[ManifestT, ReceiptT] | None = None
+    """Work that must be done before any piece of this one."""
 
 
 class PieceActor(ModelActor):
@@ -170,6 +172,9 @@ def run_jobs(
         under_way[number] = opened = _Open(job)
         if (manifest := opened.finished()) is not None:
             manifests[number] = manifest
+    before = [opened.job.first for opened in under_way.values() if opened.job.first is not None]
+    if before:
+        run_jobs(before, actor, config, options)
     total = sum(piece.rows for job in jobs for piece in job.pieces)
     turns = zip_longest(*(opened.tasks(number) for number, opened in under_way.items()))
     tasks = [task for turn in turns for task in turn if task is not None]

@@ -73,10 +73,18 @@ def check(context: Context, data: Data, stages: Collection[str]) -> dict[str, Ge
     if "sample" in stages:
         asked(recipe.sample.labels, data.spec, data.class_names)
     scored = "score" in stages and any(is_scorable(context, name) for name in models)
-    if scored and not data.rows[recipe.score.split]:
+    here = recipe.score.data is None
+    if scored and here and not data.rows[recipe.score.split]:
         raise ConfigError(
             f"recipe: score.split is {recipe.score.split}, which has no rows; "
             f"raise data.splits.{recipe.score.split} or score another split"
+        )
+    calibration = recipe.score.calibration
+    if scored and calibration is not None and data.rows[calibration.split] < 2:
+        raise ConfigError(
+            f"recipe: score.calibration.split is {calibration.split}, which has "
+            f"{data.rows[calibration.split]} rows; raise data.splits.{calibration.split}, name another "
+            "split, or set score.calibration=null"
         )
     if "evaluate" in stages:
         _check_evaluate(context, data)

@@ -12,7 +12,7 @@ from genmod.config import Config
 from genmod.cost import sample_s_per_image, score_s_per_image, step_s_per_image
 from genmod.data.plan import ShardPlan
 from genmod.errors import Unscorable
-from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load
+from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, require
 from genmod.metrics.evaluation import EvaluationJob
 from genmod.models.base import GenerativeModel
 from pipelines.checks import Data, check
@@ -190,10 +190,19 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> S
         planned = plan_of(context, name)
         done, fingerprint = _found(planned.out_root, "scores", planned.fingerprint)
     how, there = context.recipe.score_options(name), data.rows[config.split]
+    if config.data is not None:
+        root = storage.resolve(config.data)
+        there = require(DatasetManifest, root, "dataset", "shard").rows(config.split)
     rows = min(there, config.max_rows or there, how.max_rows or there)
     work["rows"] = rows
+    beside = 0
+    if config.calibration is not None:
+        most = config.calibration.rows if how.max_rows is None else how.max_rows
+        work["calibration rows"] = min(data.rows[config.calibration.split], most)
+        same = config.data is None and config.calibration.split == config.split
+        beside = 0 if same else work["calibration rows"]
     s_per_image = score_s_per_image(model, how)
-    work["expected time"] = _expected(context, s_per_image, rows, config.workers)
+    work["expected time"] = _expected(context, s_per_image, rows + beside, config.workers)
     return Step(stage="score", name=name, done=done, fingerprint=fingerprint, work=work)
 
 

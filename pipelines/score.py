@@ -6,96 +6,33 @@ One piece of work is some rows of one shard and one Parquet file. Rows in are ro
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from genmod import receipts
-from genmod.config import Config, as_json, fingerprint, parse
+from genmod import receipts, storage
+from genmod.config import Config, as_json, parse
 from genmod.data.reader import RowReader
-from genmod.errors import ConfigError, GenmodError
-from genmod.likelihood.slices import (
-    HELD_OUT,
-    PURPOSE,
-    Slice,
-    prepare,
-    rows_to_score,
-    score_rows,
-    slices,
-)
+from genmod.errors import GenmodError
+from genmod.likelihood.calibrated import calibrated, calibration_facts, read_scores
+from genmod.likelihood.familiarity import rare
+from genmod.likelihood.slices import Slice, prepare, score_rows, slices
 from genmod.likelihood.table import (
     Moments,
     ScoreConfig,
     ScoreLabel,
+    Scores,
     one_label,
     summary,
 )
-from genmod.manifest import (
-    DatasetManifest,
-    FileEntry,
-    ImageSpec,
-    Manifest,
-    require,
-    write_file,
-)
-from genmod.models.base import GenerativeModel, ScoreOptions, family
-from genmod.training.published import model_config
+from genmod.manifest import DatasetManifest, FileEntry, Manifest, require, write_file
+from genmod.models.base import GenerativeModel
 from pipelines.bulk import ALONE, Job, Options, Piece, PieceActor, run_jobs, run_stage
 from pipelines.context import Context, Result
 from pipelines.run import check_scorable, narrowed, scorable_models
+from pipelines.score_plan import ScoreJob, ScorePlan, plan_score
 
 PREPARED = "prepared"
 """Name of the receipt of what is done before rows are scored."""
-
-ROW_BYTES_AT_MOST = 160
-"""Of one row of a table, with a key of the longest kind."""
-
-
-@dataclass(frozen=True)
-class ScoreJob:
-    """One model to score a split with."""
-
-    name: str
-    model_root: str
-    data_root: str
-    out_root: str
-    how: Mapping[str, Any]
-    """The family's options."""
-
-
-class ScorePlan(Config):
-    """What a scoring job will do; everything that an actor needs to know of it."""
-
-    name: str
-    model_root: str
-    data_root: str
-    out_root: str
-    model_digest: str
-    dataset_digest: str
-    family: str
-    spec: ImageSpec
-    config: ScoreConfig
-    how: dict[str, Any]
-    seed: int
-    fingerprint: str
-    tables: int
-    rows: int
-    size_bytes_at_most: int
-
-    def options(self) -> ScoreOptions:
-        """The family's options."""
-        return parse(family(self.family).Score, self.how, f"model.{self.name}.score")
-
-    def metadata(self) -> dict[str, Any]:
-        """What each table says of itself beside its label."""
-        return {
-            "model": self.model_digest,
-            "dataset": self.dataset_digest,
-            "split": self.config.split,
-            "weights": self.config.weights,
-            "seed": self.seed,
-            "how": self.how,
-        }
 
 
 class PreparedReceipt(Config):
@@ -117,56 +54,8 @@ class ScoreReceipt(Config):
     label: ScoreLabel
     prepared: dict[str, float] = {}
     """Numbers measured before any row was scored."""
-
-
-def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
-    """Check a job against its model and dataset and say what it will do. Writes nothing.
-
-    Raises:
-        Unscorable: the model has no density, or not as it is asked for.
-        ConfigError: there is no such model or dataset, or they do not fit together.
-    """
-    manifest = require(Manifest, job.model_root, "model", "train, with the same --recipe and --set")
-    dataset = require(DatasetManifest, job.data_root, "dataset", "shard")
-    model = model_config(job.model_root)
-    model_class = family(model.family)
-    how = parse(model_class.Score, job.how, f"model.{job.name}.score")
-    net = parse(model_class.Config, model.net, f"model.{job.name}.net")
-    model_class.check_scorable(net, how)
-    if model.spec != dataset.spec:
-        raise ConfigError(
-            f"model {job.name} is of images {model.spec}, but {job.data_root} has {dataset.spec}; "
-            "score a dataset of the same images, or train a model on this one"
-        )
-    if how.max_rows is not None and how.max_rows < dataset.rows(config.split):
-        config = config.model_copy(
-            update={"max_rows": min(how.max_rows, config.max_rows or how.max_rows)}
-        )
-    if how.held_out_rows > dataset.rows(HELD_OUT):
-        raise ConfigError(
-            f"model.{job.name}.score wants {how.held_out_rows} held-out rows to fit itself to, but "
-            f"split {HELD_OUT} has {dataset.rows(HELD_OUT)}; give that split more, or fit to fewer"
-        )
-    rows = rows_to_score(dataset, config)
-    tables = sum(1 for _ in slices(dataset, config, seed))
-    inputs = manifest.digest, dataset.digest
-    return ScorePlan(
-        name=job.name,
-        model_root=job.model_root,
-        data_root=job.data_root,
-        out_root=job.out_root,
-        model_digest=manifest.digest,
-        dataset_digest=dataset.digest,
-        family=model.family,
-        spec=model.spec,
-        config=config,
-        how=as_json(how),
-        seed=seed,
-        fingerprint=fingerprint("score", PURPOSE, *inputs, config.result(), how, seed),
-        tables=tables,
-        rows=rows,
-        size_bytes_at_most=rows * ROW_BYTES_AT_MOST + tables * 4_096,
-    )
+    rare: dict[str, int] = {}
+    """How many rows have a p below :data:`RARE`, by column."""
 
 
 class ScoreActor(PieceActor):
@@ -174,17 +63,30 @@ class ScoreActor(PieceActor):
 
     receipt = ScoreReceipt
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._known_by_fingerprint: dict[str, Scores] = {}
+
     def make(self, plan: ScorePlan, piece: str, what: dict[str, Any]) -> ScoreReceipt:
         """One table."""
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
-        prepared = self._prepared(plan, model)
+        prepared, known = self._prepared(plan, model), self._known(plan)
         how = parse(model.Score, prepared.how, f"model.{plan.name}.score")
         part = Slice.model_validate(what)
         reader = RowReader(plan.data_root, plan.spec, [part.shard])
         scores = score_rows(
-            model, how, reader, part.rows(), plan.config.micro_batch, seed=plan.seed
+            model,
+            how,
+            reader,
+            part.rows(),
+            plan.config.micro_batch,
+            seed=plan.seed,
+            known=known if plan.is_calibrated_by_own_rows else None,
         )
         reader.close()
+        if known is not None:
+            own = plan.is_calibrated_by_own_rows
+            scores = calibrated(scores, known, plan.spec, own=own)
         # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
         name = piece if self.device == "cpu" else f"{piece}-{uuid.uuid4().hex[:8]}"
         data = scores.to_parquet(plan.spec.dims, plan.metadata(), plan.spec.levels)
@@ -195,17 +97,31 @@ class ScoreActor(PieceActor):
             nats=Moments.of(scores.nats_B),
             label=scores.label,
             prepared=prepared.facts,
+            rare=rare(scores.columns),
         )
+
+    def _known(self, plan: ScorePlan) -> Scores | None:
+        """The scores of the calibration rows, read once."""
+        if plan.calibration is None:
+            return None
+        wanted = plan.calibration.fingerprint
+        if wanted not in self._known_by_fingerprint:
+            root = plan.calibration.out_root
+            manifest = require(Manifest, root, "scores", "score")
+            self._known_by_fingerprint[wanted] = read_scores(root, manifest)
+        return self._known_by_fingerprint[wanted]
 
     def _prepared(self, plan: ScorePlan, model: GenerativeModel) -> PreparedReceipt:
         """What is fitted before rows are scored: once a job, by whichever actor is first."""
+        if plan.calibration is not None:
+            return self._prepared(plan.calibration, model)
         how = plan.options()
         if not how.prepares:
             return PreparedReceipt(fingerprint=plan.fingerprint, how=plan.how, facts={})
         found = receipts.load(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
         if found is None:
-            dataset = require(DatasetManifest, plan.data_root, "dataset", "shard")
-            made = prepare(model, how, plan.data_root, dataset, seed=plan.seed)
+            own = require(DatasetManifest, plan.own_root, "dataset", "shard")
+            made = prepare(model, how, plan.own_root, own, seed=plan.seed)
             receipt = PreparedReceipt(
                 fingerprint=plan.fingerprint, how=as_json(made.how), facts=dict(made.facts)
             )
@@ -225,15 +141,30 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
             )
         label = one_label(receipt.label for receipt in made)
         result = plan.config.result() | plan.metadata()
+        parents = {"model": plan.model_digest, "dataset": plan.dataset_digest}
+        told: dict[str, Any] = {}
+        if plan.calibration is not None:
+            root = plan.calibration.out_root
+            calibration = require(Manifest, root, "scores", "score")
+            parents["calibration"] = calibration.digest
+            known = read_scores(root, calibration)
+            told = calibration_facts(known, plan.spec) | {
+                "calibration_split": plan.calibration.config.split,
+                "rare": {
+                    name: sum(receipt.rare[name] for receipt in made) / rows
+                    for name in made[0].rare
+                },
+            }
         return Manifest(
             kind="scores",
             fingerprint=plan.fingerprint,
-            parents={"model": plan.model_digest, "dataset": plan.dataset_digest},
+            parents=parents,
             files=tuple(receipt.file for receipt in made),
             facts=result
             | {"name": plan.name, "family": plan.family}
             | {"rows_of_files": [receipt.rows for receipt in made]}
             | {"prepared": made[0].prepared}
+            | told
             | summary([receipt.nats for receipt in made], plan.spec.dims, label, plan.spec.levels),
         )
 
@@ -251,6 +182,7 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
             "dataset": (plan.data_root, plan.dataset_digest),
         },
         finish=finish,
+        first=None if plan.calibration is None else _job(plan.calibration),
     )
 
 
@@ -280,7 +212,9 @@ def plan_of(context: Context, name: str) -> ScorePlan:
     recipe = context.recipe
     how = as_json(recipe.score_options(name))
     out_root = context.at(recipe.score.output, name)
-    job = ScoreJob(name, context.at("models", name), context.at("data"), out_root, how)
+    own_root = context.at("data")
+    data_root = own_root if recipe.score.data is None else storage.resolve(recipe.score.data)
+    job = ScoreJob(name, context.at("models", name), data_root, out_root, how, own_root)
     return plan_score(job, recipe.score, seed=recipe.seed)
 
 

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from genmod.config import Config
 from genmod.data.batch import Batch
 from genmod.data.reader import RowReader
 from genmod.errors import ConfigError
+from genmod.likelihood.familiarity import COMPRESSED, compressed_bits
 from genmod.likelihood.table import Rows, ScoreConfig, Scores
 from genmod.manifest import DatasetManifest, ShardEntry, Split
 from genmod.models.base import GenerativeModel, LogProb, Prepared, ScoreOptions
@@ -126,18 +128,46 @@ def score_rows(
     micro_batch: int,
     *,
     seed: int,
+    known: Scores | None = None,
 ) -> Scores:
     """Log-likelihoods of rows of a reader, computed in micro-batches in their order, on the model's device.
+
+    Each row's size when compressed is a column too. Rows that ``known`` has, of the same split, are taken
+    from there.
 
     Raises:
         DataError: a row cannot be read.
         GenmodError: a log-likelihood is not a finite number.
     """
-    device = next(model.parameters()).device
     row_N = np.asarray(rows, dtype=np.int64)
+    index_N = reader.find(row_N).index_N
+    if known is None:
+        return _scored(model, how, reader, row_N, micro_batch, seed=seed)
+    there = {index: place for place, index in enumerate(known.rows.index_B.tolist())}
+    old_N = np.array([index in there for index in index_N.tolist()], dtype=bool)
+    parts = [known.take(torch.tensor([there[i] for i in index_N[old_N].tolist()]).long())]
+    if not old_N.all():
+        parts.append(_scored(model, how, reader, row_N[~old_N], micro_batch, seed=seed))
+    order_N = np.argsort(np.concatenate((old_N.nonzero()[0], (~old_N).nonzero()[0])))
+    return Scores.together(parts).take(torch.from_numpy(order_N))
+
+
+def _scored(
+    model: GenerativeModel,
+    how: ScoreOptions,
+    reader: RowReader,
+    row_N: NDArray[np.int64],
+    micro_batch: int,
+    *,
+    seed: int,
+) -> Scores:
+    device = next(model.parameters()).device
     parts: list[LogProb] = []
+    sizes: list[torch.Tensor] = []
     for first in range(0, len(row_N), micro_batch):
-        batch = reader.read(row_N[first : first + micro_batch]).to(device)
+        batch = reader.read(row_N[first : first + micro_batch])
+        sizes.append(compressed_bits(batch.pixels_BCHW))
+        batch = batch.to(device)
         parts.append(model.log_prob(batch, rng_for(seed, PURPOSE, batch.index_B), how))
     keys = reader.keys()
     places = reader.find(row_N)
@@ -146,4 +176,4 @@ def score_rows(
         index_B=torch.from_numpy(places.index_N),
         labels_B=torch.from_numpy(places.label_N.astype(np.int64)) if reader.spec.classes else None,
     )
-    return Scores.joined(scored, parts)
+    return Scores.joined(scored, parts).with_columns({COMPRESSED: torch.cat(sizes)})

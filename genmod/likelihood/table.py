@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from torch import Tensor
 from genmod import units
 from genmod.config import Config, canonical_json
 from genmod.errors import DataError, GenmodError
+from genmod.likelihood.familiarity import CalibrationConfig
 from genmod.manifest import Split
 from genmod.models.base import LogProb
 
@@ -56,6 +57,11 @@ class ScoreConfig(Config):
     weights: Literal["ema", "raw"] = "ema"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
+    data: str | None = None
+    """URL of another dataset of such images to score, e.g. to see how unfamiliar it is; the recipe's own if
+    not given. Its content counts for the result, not its place."""
+    calibration: CalibrationConfig | None = CalibrationConfig()
+    """Rows of the recipe's own data that all others are compared with; ``null`` leaves the columns out."""
     output: str = Field(default="scores", min_length=1)
     """Folder below the root, or a URL; each model has one in it. ``evaluate`` reads the default one."""
     deadline_s: float = Field(default=3600.0, gt=0)
@@ -63,7 +69,8 @@ class ScoreConfig(Config):
 
     def result(self) -> dict[str, Any]:
         """The fields that the scores depend on, for the fingerprint."""
-        return self.model_dump(mode="json", exclude={"workers", "device", "output", "deadline_s"})
+        exclude = {"workers", "device", "data", "output", "deadline_s"}
+        return self.model_dump(mode="json", exclude=exclude)
 
 
 class ScoreLabel(Config):
@@ -154,6 +161,67 @@ class Scores:
             for name in parts[0].columns
         }
         return cls(rows, nats_B, stderr_B, label, columns)
+
+    @classmethod
+    def from_parquet(cls, data: bytes) -> Self:
+        """The table's rows again. DataError if it is not a score table."""
+        table, facts = read_parquet(data)
+        values = {
+            name: torch.tensor(table[name].to_numpy(), dtype=torch.float64)
+            for name in table.schema.names
+            if name not in {"key", "index", "label", "bits_per_dim"}
+        }
+        labels = table["label"].to_pylist()
+        rows = Rows(
+            keys=table["key"].to_pylist(),
+            index_B=torch.tensor(table["index"].to_numpy(), dtype=torch.int64),
+            labels_B=None if None in labels else torch.tensor(labels, dtype=torch.int64),
+        )
+        fields = {name: facts[name] for name in ScoreLabel.model_fields}
+        return cls(
+            rows,
+            values.pop("nats"),
+            values.pop("stderr"),
+            ScoreLabel.model_validate(fields),
+            values,
+        )
+
+    @classmethod
+    def together(cls, parts: Sequence[Self]) -> Self:
+        """Rows of several tables of one label, at least one table, in order."""
+        labels = [part.rows.labels_B for part in parts if part.rows.labels_B is not None]
+        rows = Rows(
+            keys=[key for part in parts for key in part.rows.keys],
+            index_B=torch.cat([part.rows.index_B for part in parts]),
+            labels_B=torch.cat(labels) if len(labels) == len(parts) else None,
+        )
+        return cls(
+            rows,
+            torch.cat([part.nats_B for part in parts]),
+            torch.cat([part.stderr_B for part in parts]),
+            one_label(part.label for part in parts),
+            {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns},
+        )
+
+    def take(self, which_M: Tensor) -> Self:
+        """Some of the rows, in the order of their numbers in ``which_M``."""
+        labels_B = self.rows.labels_B
+        rows = Rows(
+            keys=[self.rows.keys[int(row)] for row in which_M.tolist()],
+            index_B=self.rows.index_B[which_M],
+            labels_B=None if labels_B is None else labels_B[which_M],
+        )
+        return replace(
+            self,
+            rows=rows,
+            nats_B=self.nats_B[which_M],
+            stderr_B=self.stderr_B[which_M],
+            columns={name: values_B[which_M] for name, values_B in self.columns.items()},
+        )
+
+    def with_columns(self, more: Mapping[str, Tensor]) -> Self:
+        """The same with more numbers of each row."""
+        return replace(self, columns={**self.columns, **more})
 
     def to_parquet(self, dims: int, facts: Mapping[str, Any], levels: int = units.LEVELS) -> bytes:
         """The table's file.

@@ -22,9 +22,10 @@ from genmod.data.reader import RowReader, read_rows, split_reader
 from genmod.data.shards import Row, dataset_facts, write_shard
 from genmod.data.synthetic import SampleConfig
 from genmod.errors import ConfigError, Unscorable
+from genmod.likelihood.familiarity import CalibrationConfig
 from genmod.likelihood.slices import PURPOSE
 from genmod.likelihood.table import ScoreConfig, read_parquet
-from genmod.manifest import DatasetManifest, ImageSpec, faults, load, publish
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest, faults, load, publish
 from genmod.models.base import DataStats, ModelConfig, families, family
 from genmod.rng import rng_for
 from genmod.training.published import load_model, publish_model
@@ -228,7 +229,58 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
         for key in ("label", "estimator", "of", "measure", "budget", "split", "model", "dataset"):
             assert facts[key] == manifest.facts[key]
         assert facts["label"] == told.label
-        assert (facts["model"], facts["dataset"]) == tuple(manifest.parents.values())
+        assert {
+            name: facts[name] for name in ("model", "dataset")
+        }.items() <= manifest.parents.items()
+
+    order = np.argsort(np.argsort(nats))  # the calibration rows are these very rows
+    assert [row["percentile"] for row in rows] == pytest.approx((100 * order / 10).tolist())
+    least = np.minimum(order, 10 - order)
+    assert [row["p_two_sided"] for row in rows] == pytest.approx(
+        np.minimum(1, 2 * (1 + least) / 11).tolist()
+    )
+    assert manifest.facts["calibrated"]["rows"] == 11
+    assert manifest.facts["recommended"] in rows[0]
+    inner = load(Manifest, str(out / name / "calibration"), "scores")
+    assert manifest.parents["calibration"] == inner.digest
+    assert inner.facts["mean_nats"] == manifest.facts["mean_nats"]
+
+
+@pytest.mark.ray
+def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, tmp_path):
+    """And what is fitted before rows are scored is fitted to the model's own data, once."""
+    publish_dataset(str(tmp_path / "other"), SPEC, (5,))
+    how = tiny("gan") | {"sigma": "fit", "fit_rows": 4, "fit_rounds": 8, "max_rows": 5}
+    model, data = str(root / "models" / "gan"), str(root / "data")
+    job = ScoreJob("gan", model, str(tmp_path / "other"), str(tmp_path / "out"), how, data)
+    config = SCORE.model_copy(update={"calibration": CalibrationConfig(rows=20)})
+    plan = plan_score(job, config, seed=SEED)
+    assert (plan.rows, plan.calibration.rows) == (5, 5)  # max_rows holds for both
+    assert not plan.is_calibrated_by_own_rows
+    (manifest,) = score_models([job], config, seed=SEED)
+    calibration = load(Manifest, str(tmp_path / "out" / "calibration"), "scores")
+    assert calibration.parents["dataset"] == load(DatasetManifest, data, "dataset").digest
+    assert manifest.parents["dataset"] != calibration.parents["dataset"]
+    assert manifest.facts["prepared"] == calibration.facts["prepared"]
+    assert {"sigma", "gap_nats", "gap_rows"} <= manifest.facts["prepared"].keys()
+    assert f"sigma {manifest.facts['prepared']['sigma']:.6g}" in manifest.facts["of"]
+    assert not (tmp_path / "out" / "receipts" / "prepared.json").exists()
+    assert set(manifest.facts["rare"]) == {"p_two_sided", "p_corrected"}
+
+
+def test_calibration_that_cannot_be_is_said_in_the_plan(root, tmp_path):
+    job = score_jobs(root, tmp_path)[0]
+    config = SCORE.model_copy(update={"calibration": CalibrationConfig(split="test")})
+    with pytest.raises(ConfigError, match=r"score\.calibration\.split is test, which has 0 rows"):
+        plan_score(job, config, seed=0)
+    without = SCORE.model_copy(update={"calibration": None})
+    plan = plan_score(job, without, seed=0)
+    assert plan.calibration is None
+    assert plan.fingerprint != plan_score(job, SCORE, seed=0).fingerprint
+    many = {**tiny("gan"), "sigma": "fit", "fit_rows": 12}
+    wants = ScoreJob("gan", str(root / "models" / "gan"), job.data_root, str(tmp_path), many)
+    with pytest.raises(ConfigError, match="wants 12 held-out rows"):
+        plan_score(wants, SCORE, seed=0)
 
 
 @pytest.mark.ray
