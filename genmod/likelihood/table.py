@@ -22,6 +22,7 @@ from genmod import units
 from genmod.config import Config, canonical_json
 from genmod.errors import DataError, GenmodError
 from genmod.likelihood.familiarity import CalibrationConfig
+from genmod.likelihood.moments import Moments
 from genmod.manifest import Split
 from genmod.models.base import LogProb
 
@@ -268,37 +269,6 @@ def read_parquet(data: bytes) -> tuple[Any, dict[str, Any]]:
     if METADATA not in metadata or table.schema.names[: len(SCHEMA)] != SCHEMA.names:
         raise DataError("a Parquet file, but not a table of scores that genmod wrote")
     return table, json.loads(metadata[METADATA])
-
-
-class Moments(Config):
-    """Count, mean and sum of squared deviations; parts merge in any grouping, order fixed by the caller."""
-
-    n: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    @classmethod
-    def of(cls, value_B: Tensor) -> Self:
-        """Of some numbers."""
-        value_B = value_B.to(torch.float64)
-        if not len(value_B):
-            return cls()
-        mean = value_B.mean()
-        return cls(n=len(value_B), mean=float(mean), squares=float((value_B - mean).square().sum()))
-
-    def merged(self, other: Self) -> Self:
-        """Of both together (Chan, Golub and LeVeque 1983, Eq. 2.1)."""
-        n = self.n + other.n
-        if not n:
-            return self
-        delta = other.mean - self.mean
-        squares = self.squares + other.squares + delta * delta * self.n * other.n / n
-        return type(self)(n=n, mean=self.mean + delta * other.n / n, squares=squares)
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the mean over rows; 0 for fewer than 2."""
-        return math.sqrt(self.squares / (self.n - 1) / self.n) if self.n > 1 else 0.0
 
 
 def summary(

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from genmod import storage
 from genmod.data.shards import Row, write_shard
 from genmod.errors import ConfigError, DataError
-from genmod.likelihood.table import Moments, Rows, ScoreLabel, Scores, summary
+from genmod.likelihood.moments import Moments, Rows, ScoreLabel, Scores, summary
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load, publish, write_file
 from genmod.metrics.evaluation import EvaluationJob, FeaturesJob
 from genmod.metrics.features import FeaturesConfig
