@@ -8,7 +8,7 @@ KILLS ?= 200
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit check format bench soak clean
+.PHONY: help setup quickstart test unit selftest check format bench soak clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test: setup  ## every test: units, laws, Ray, faults
 
 unit: setup  ## the tests that need no Ray
 	$(BIN)/python -m pytest -m 'not ray'
+
+selftest: setup  ## every estimator of log p(x) against known truths
+	$(BIN)/genmod selftest density
 
 check: setup  ## format, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
