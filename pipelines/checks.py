@@ -10,7 +10,7 @@ from genmod.data.plan import ShardPlan
 from genmod.data.synthetic import asked
 from genmod.errors import ConfigError
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, load
-from genmod.models.base import DataStats, GenerativeModel, ModelConfig
+from genmod.models.base import DataStats, GenerativeModel, ModelConfig, family
 from genmod.training.job import check_rows
 from pipelines.context import Context, model_config
 from pipelines.run import is_scorable
@@ -65,7 +65,11 @@ def check(context: Context, data: Data, stages: Collection[str]) -> dict[str, Ge
     recipe = context.recipe
     models = {name: planned_model(context, name, data) for name in context.models}
     for name, model in models.items():
-        if "train" in stages:
+        entry, how = recipe.entry(name), recipe.sample_options(name)
+        model_class = family(entry.family)
+        config = model_class.Config.model_validate(entry.net)
+        model_class.check_sampling(config, how)
+        if "train" in stages or "distill" in stages:
             config = recipe.train_config(name)
             check_rows(config, context.at("data"), data.rows)
             check_order(config.order, "train", data.spec, data.class_names)

@@ -16,9 +16,10 @@ from genmod.errors import ConfigError, GenmodError
 from genmod.manifest import SPLITS
 
 STAGES = {
-    "run": "every stage in order: shard, train, sample, score, evaluate, report",
+    "run": "every stage in order: shard, train, distill, sample, score, evaluate, report",
     "shard": "turn a source into WebDataset shards",
     "train": "train the recipe's models",
+    "distill": "tune trained models, e.g. for sampling in two steps",
     "sample": "make a synthetic dataset from each model",
     "score": "one log-likelihood for each row of a split",
     "evaluate": "metrics of each model's samples, and the report",

@@ -36,6 +36,9 @@ class ModelEntry(Config):
     """One model of a recipe."""
 
     family: str
+    tunes: str | None = None
+    """Name of another model of the recipe: this one starts from its weights, and has its ``net`` but for what
+    its own changes. ``genmod distill`` trains it, after ``genmod train``."""
     net: dict[str, Any] = {}
     """The family's own configuration."""
     train: dict[str, Any] = {}
@@ -71,7 +74,28 @@ class Recipe(Config):
         """A model of the recipe by name."""
         if name not in self.model:
             raise ConfigError(f"the recipe has no model {name!r}; {did_you_mean(name, self.model)}")
-        return self.model[name]
+        entry = self.model[name]
+        if entry.tunes is None:
+            return entry
+        net = merge(self.tuned(name).net, entry.net)
+        return entry.model_copy(update={"net": net})
+
+    def tuned(self, name: str) -> ModelEntry:
+        """The model that a model starts from. ConfigError if there is none such."""
+        entry = self.model[name]
+        assert entry.tunes is not None, name
+        others = [other for other, its in self.model.items() if its.tunes is None]
+        if entry.tunes not in others:
+            raise ConfigError(
+                f"model.{name}.tunes is {entry.tunes!r}, wanted a model here that tunes none itself; "
+                f"{did_you_mean(entry.tunes, others)}"
+            )
+        if (family_there := self.model[entry.tunes].family) != entry.family:
+            raise ConfigError(
+                f"model.{name}.family is {entry.family!r}, but {entry.tunes}, which it tunes, is of "
+                f"{family_there!r}; give the same"
+            )
+        return self.model[entry.tunes]
 
     def train_config(self, name: str) -> TrainConfig:
         """The ``train`` section with what the model changes in it."""
@@ -90,7 +114,8 @@ class Recipe(Config):
 
     def check(self) -> None:
         """Validate what only the families know. Raises ConfigError."""
-        for name, entry in self.model.items():
+        for name in self.model:
+            entry = self.entry(name)
             parse(family(entry.family).Config, entry.net, f"model.{name}.net")
             self.train_config(name)
             self.sample_options(name)

@@ -66,8 +66,9 @@ def plan(stage: str, context: Context) -> list[Step]:
         check_scorable(context, context.models[0])  # says why
     steps = [first] if "shard" in stages else []
     for name, model in models.items():
-        if "train" in stages:
-            steps.append(_train(context, name, model, data))
+        making = "distill" if context.recipe.entry(name).tunes else "train"
+        if making in stages:
+            steps.append(_train(context, name, making, model, data))
         if "sample" in stages:
             steps.append(_sample(context, name, model))
         if "score" in stages:
@@ -126,13 +127,14 @@ UNKNOWN: tuple[bool, None] = False, None
 """Of work whose input is not there yet."""
 
 
-def _train(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
+def _train(context: Context, name: str, stage: str, model: GenerativeModel, data: Data) -> Step:
     from pipelines.train import job_of
 
     config = context.recipe.train_config(name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     done, fingerprint = UNKNOWN
-    if data.manifest is not None:
+    tunes = context.recipe.entry(name).tunes
+    if data.manifest is not None and (tunes is None or _model_is_there(context, tunes)):
         job = job_of(context, name, data.manifest)
         done, fingerprint = _found(job.root, "model", job.fingerprint)
     work = {
@@ -145,7 +147,7 @@ def _train(context: Context, name: str, model: GenerativeModel, data: Data) -> S
         "checkpoint": f"about {16 * parameters:,} bytes",
         "expected time": _expected(context, step_s_per_image(model), config.nimg, config.workers),
     }
-    return Step(stage="train", name=name, done=done, fingerprint=fingerprint, work=work)
+    return Step(stage=stage, name=name, done=done, fingerprint=fingerprint, work=work)
 
 
 def _model_is_there(context: Context, name: str) -> bool:

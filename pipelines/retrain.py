@@ -29,7 +29,7 @@ from pipelines.promote import (
     result,
     settle,
 )
-from pipelines.run import STEPS, narrowed, need_models, scorable_models
+from pipelines.run import STEPS, narrowed, need_models, of_stage, scorable_models
 from pipelines.run import stage as stage_of
 from pipelines.versions import NOTHING_NEW, Version, at, grow, next_version, versions
 
@@ -47,8 +47,9 @@ def stage(context: Context) -> Result:
         return _nothing_new(context, begun_s)
     cycle = at(context, version.root)
     context.progress.say(f"retrain: version {version.number}, {version.rows:,} images")
-    for step in ("train", "sample", "score"):
+    for step in ("train", "distill", "sample", "score"):
         models = scorable_models(cycle) if step == "score" else cycle.models
+        models = of_stage(cycle.recipe, models, step)
         if models:
             stage_of(step)(narrowed(cycle, models))
     jobs = _evaluate(context, cycle)

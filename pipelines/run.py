@@ -8,12 +8,13 @@ from importlib import import_module
 
 from genmod.errors import ConfigError, Unscorable
 from genmod.models.base import family
+from pipelines.config import Recipe
 from pipelines.context import ALREADY, DONE, Context, Result
 from pipelines.progress import duration
 
 Stage = Callable[[Context], Result]
 
-STEPS = ("shard", "train", "sample", "score", "evaluate")
+STEPS = ("shard", "train", "distill", "sample", "score", "evaluate")
 """What ``genmod run`` does."""
 
 
@@ -38,13 +39,14 @@ def run(context: Context) -> Result:
             "genmod retrain makes models of what is new"
         )
     scorable = scorable_models(context)
+    steps = STEPS if tuning(context.recipe) else tuple(s for s in STEPS if s != "distill")
     check(context, data_of(context), STEPS)
     context.tracker.warm_up()
     results: dict[str, Result] = {}
-    for name in STEPS:
-        models = scorable if name == "score" else context.models
+    for name in steps:
+        models = scorable if name == "score" else of_stage(context.recipe, context.models, name)
         if models:
-            context.progress.say(f"{name} ({STEPS.index(name) + 1} of {len(STEPS)})")
+            context.progress.say(f"{name} ({steps.index(name) + 1} of {len(steps)})")
             results[name] = stage(name)(narrowed(context, models))
     evaluated = results["evaluate"]
     made = any(result["status"] != ALREADY for result in results.values())
@@ -60,6 +62,18 @@ def run(context: Context) -> Result:
         "report": evaluated["report"],
         "stages": results,
     }
+
+
+def of_stage(recipe: Recipe, models: tuple[str, ...], stage: str) -> tuple[str, ...]:
+    """The models that a stage is about: ``train`` makes those that ``distill`` does not."""
+    if stage not in ("train", "distill"):
+        return models
+    return tuple(name for name in models if (name in tuning(recipe)) == (stage == "distill"))
+
+
+def tuning(recipe: Recipe) -> set[str]:
+    """The models that start from others."""
+    return {name for name, entry in recipe.model.items() if entry.tunes is not None}
 
 
 def narrowed(context: Context, models: tuple[str, ...]) -> Context:

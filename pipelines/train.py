@@ -21,15 +21,15 @@ from cluster.session import ClusterConfig
 from cluster.world import GroupOptions, run_group
 from genmod import storage
 from genmod.config import as_json, fingerprint
-from genmod.errors import GenmodError, StorageError
+from genmod.errors import ConfigError, GenmodError, StorageError
 from genmod.manifest import NAMES, DatasetManifest, Manifest, claim, find_done, require
-from genmod.training.job import TrainJob, plan_job, run_job
+from genmod.training.job import Start, TrainJob, check_start, plan_job, run_job
 from genmod.training.published import GRIDS, HISTORY
 from genmod.training.spool import read_spool
 from genmod.world import World
 from pipelines.context import Context, Result
 from pipelines.registry import Candidate, register_later
-from pipelines.run import need_models
+from pipelines.run import narrowed, need_models, of_stage
 
 OnProgress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with a model's name, images seen, images in all, and what was measured there."""
@@ -178,25 +178,44 @@ def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
         sample=recipe.entry(name).sample,
         seed=recipe.seed,
     )
+    tunes = recipe.entry(name).tunes
+    if tunes is None:
+        return plan_job(job, data)
+    start = context.at("models", tunes)
+    found = require(Manifest, start, "model", f"train --model {tunes}")
+    job = job.model_copy(update={"start": Start(root=start, digest=found.digest)})
+    check_start(job)
     return plan_job(job, data)
 
 
 def _inputs(job: TrainJob) -> dict[str, tuple[str, str]]:
     """Name -> (URL, digest) of every dataset that the model is made from."""
     mixed = {f"mixed-{digest[:12]}": (url, digest) for url, digest in job.mixed.items()}
-    return {"data": (job.data_root, job.data_digest), **mixed}
+    start = {} if job.start is None else {"start": (job.start.root, job.start.digest)}
+    return {"data": (job.data_root, job.data_digest), **start, **mixed}
 
 
 def stage(context: Context) -> Result:
-    """The command: the recipe's models."""
+    """The command: the recipe's models, but for those that tune others."""
+    return make(context, "train")
+
+
+def make(context: Context, stage: str) -> Result:
+    """What ``train`` and ``distill`` do, each with its own of the command's models."""
     need_models(context)
+    mine = of_stage(context.recipe, context.models, stage)
+    if not mine:
+        raise ConfigError(
+            f"{stage}: {', '.join(context.models)} tunes another model; that is for genmod distill"
+            if stage == "train"
+            else f"{stage}: no model tunes another; give one model.NAME.tunes in the recipe"
+        )
+    context = narrowed(context, mine)
     begun_s = time.monotonic()
     data = context.dataset()
     jobs = [job_of(context, name, data) for name in context.models]
     runs = {
-        job.name: context.tracker.run(
-            "train", job.name, job.fingerprint, as_json(job), _inputs(job)
-        )
+        job.name: context.tracker.run(stage, job.name, job.fingerprint, as_json(job), _inputs(job))
         for job in jobs
     }
     worked = False
@@ -233,20 +252,16 @@ def stage(context: Context) -> Result:
         register_later(context.tracker, run, candidate)
         facts = {"digest": manifest.digest, "model_digest": manifest.facts["model_digest"]}
         run.finish("FINISHED", {**facts, "root": job.root})
-    return _result(context, jobs, manifests, begun_s, worked)
+    answer = _result(jobs, manifests)
+    return context.result(stage, begun_s, worked, answer.pop("output"), manifests[0], **answer)
 
 
 def _is_loss(key: str) -> bool:
     return key.startswith("train/") and key.endswith("/loss")
 
 
-def _result(
-    context: Context,
-    jobs: Sequence[TrainJob],
-    manifests: Sequence[Manifest],
-    begun_s: float,
-    worked: bool,
-) -> Result:
+def _result(jobs: Sequence[TrainJob], manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """What is said of the models that were made."""
     made = {
         job.name: {
             "output": job.root,
@@ -259,6 +274,4 @@ def _result(
     single = len(jobs) == 1
     output = jobs[0].root if single else posixpath.dirname(jobs[0].root)
     both = jobs[0].fingerprint if single else fingerprint(*(job.fingerprint for job in jobs))
-    return context.result(
-        "train", begun_s, worked, output, manifests[0], fingerprint=both, models=made
-    )
+    return {"models": made, "output": output, "fingerprint": both}

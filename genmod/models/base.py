@@ -201,6 +201,10 @@ class GenerativeModel(nn.Module, ABC):
         """Raise ConfigError if this family cannot model such images. Asked when the plan is made."""
 
     @classmethod
+    def check_sampling(cls, config: Any, how: Any) -> None:
+        """Raise ConfigError if such a model cannot be sampled so. Asked when the plan is made."""
+
+    @classmethod
     def check_scorable(cls, config: Any, how: Any) -> None:
         """Raise Unscorable if log p cannot be had. Asked when the plan is made."""
 

@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
@@ -41,13 +41,13 @@ from genmod.models.base import (
     Phase,
     SampleOptions,
 )
-from genmod.nets.edm import Denoiser
+from genmod.nets.edm import Denoiser, Prediction
 from genmod.nets.unet import UNet, stride_of
 from genmod.rng import Rng
-from genmod.samplers.flow import FlowSolver
-from genmod.samplers.guidance import guided
+from genmod.samplers.guidance import GuidedSolver, guided
 from genmod.samplers.ode import Denoise
 from genmod.samplers.schedule import TrainingNoise
+from genmod.samplers.tuning import consistency_loss, earlier
 
 
 class DiffusionConfig(FamilyConfig):
@@ -71,11 +71,16 @@ class DiffusionConfig(FamilyConfig):
     """The least noise of the model; half a bin of an 8-bit pixel is 0.0039."""
     sigma_max: float = Field(default=80.0, gt=0)
     """The most noise of the model, where the prior is."""
-    objective: Literal["quality", "likelihood"] = "quality"
+    objective: Literal["quality", "likelihood", "consistency"] = "quality"
     """What is descended. ``quality``: EDM's weights of noise levels. ``likelihood``: the variational bound on
-    log P(pixels), for which ``fourier: [6]``, ``sigma_min: 0.0013`` and ``sigma_max: 12`` are usual."""
+    log P(pixels), for which ``fourier: [6]``, ``sigma_min: 0.0013`` and ``sigma_max: 12`` are usual.
+    ``consistency``: for a model that tunes another, so that 2 calls make an image; it has no density."""
+    halve_nimg: int = Field(default=50_000, ge=1)
+    """Of ``consistency``: after so many images, levels learn from others half as far away."""
+    prediction: Prediction = "edm"
+    """What the net gives: EDM's mixture of image and noise, or DDPM's ``eps``, ``x0`` or ``v``."""
     noise: TrainingNoise = TrainingNoise()
-    """Which noise levels ``quality`` trains on; ``likelihood`` has all of them alike, in ln sigma."""
+    """Which noise levels training is on; not for ``likelihood``, which has all of them alike, in ln sigma."""
     fourier: tuple[int, ...] = ()
     """n of the waves sin and cos(2^n pi x) that the net sees too; a wave of n = 6 is 4 pixel values long."""
     label_drop: float = Field(default=0.1, ge=0, lt=1)
@@ -92,6 +97,7 @@ class DiffusionConfig(FamilyConfig):
                 raise ValueError(f"head must divide the width of level {level}")
         if self.sigma_min >= self.sigma_max:
             raise ValueError("sigma_min must be below sigma_max")
+        self.noise.check_range(self.sigma_min, self.sigma_max)
         return self
 
     @classmethod
@@ -101,33 +107,20 @@ class DiffusionConfig(FamilyConfig):
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """Trained for likelihood."""
-        likelihood = {"objective": "likelihood", "fourier": (2, 6), "sigma_max": 12.0}
-        return (cls.tiny().model_copy(update=likelihood),)
+        """Trained for likelihood; DDPM's predictions and schedules; a consistency function."""
+        ddpm = {"sigma_min": 0.02, "sigma_max": 80.0}
+        changes: tuple[dict[str, Any], ...] = (
+            {"objective": "likelihood", "fourier": (2, 6), "sigma_max": 12.0},
+            {"prediction": "eps", "noise": TrainingNoise(schedule="linear"), **ddpm},
+            {"prediction": "x0", "noise": TrainingNoise(schedule="cosine"), **ddpm},
+            {"prediction": "v", "noise": TrainingNoise(schedule="cosine"), **ddpm},
+            {"objective": "consistency", "halve_nimg": 16},
+        )
+        return tuple(cls.tiny().model_copy(update=change) for change in changes)
 
 
-class DiffusionSample(FlowSolver, SampleOptions):
+class DiffusionSample(GuidedSolver, SampleOptions):
     """How to solve the flow from noise to an image, and how strongly to follow the label."""
-
-    guidance: float = Field(default=1.0, ge=0)
-    """Classifier-free guidance: 1 for none, 0 to ignore the label, above 1 to exaggerate it."""
-    guidance_low: float = Field(default=0.0, ge=0)
-    """Guidance acts on noise levels above this one."""
-    guidance_high: float | None = Field(default=None, gt=0)
-    """And not above this one; None for no limit."""
-
-    @property
-    def draws_from_p(self) -> bool:
-        """The flow itself, finely solved and without churn, or the noisy process; without guidance."""
-        return (self.solves_the_flow or self.follows_the_process) and self.guidance == 1.0
-
-    @property
-    def sampler(self) -> str:
-        """Solver, steps, and what makes the images other than draws from p."""
-        spacing = f" {self.spacing}" if self.spacing != "edm" else ""
-        churn = f", churn {self.churn:g}" if self.churn else ""
-        guidance = f", guided {self.guidance:g}" if self.guidance != 1.0 else ""
-        return f"{self.solver}-{self.steps}{spacing}{churn}{guidance}"
 
 
 @final
@@ -155,7 +148,7 @@ class Model(GenerativeModel):
         sigma_data = config.sigma_data or stats.sigma
         if sigma_data <= 0:
             raise ConfigError("diffusion: all training images are alike; set net.sigma_data")
-        self.denoiser = Denoiser(unet, stats.mean, sigma_data, config.fourier)
+        self.denoiser = Denoiser(unet, stats.mean, sigma_data, config.fourier, config.prediction)
 
     @classmethod
     def check(cls, config: DiffusionConfig, spec: ImageSpec) -> None:
@@ -169,8 +162,22 @@ class Model(GenerativeModel):
             )
 
     @classmethod
+    def check_sampling(cls, config: DiffusionConfig, how: DiffusionSample) -> None:
+        """Refuse a solver of the flow for a net that is tuned for few calls, and the other way round."""
+        if (config.objective == "consistency") != (how.solver == "consistency"):
+            raise ConfigError(
+                f"diffusion: net.objective is {config.objective}, but sample.solver is {how.solver}; "
+                "consistency goes with consistency, and nothing else does"
+            )
+
+    @classmethod
     def check_scorable(cls, config: DiffusionConfig, how: DiffusionScore) -> None:
         """Refuse p(x) of a net that was never trained without labels."""
+        if config.objective == "consistency":
+            raise Unscorable(
+                "diffusion: a net tuned for few calls denoises no more and has no density; "
+                "score the model that it tunes"
+            )
         if how.unconditional and config.label_drop == 0:
             raise Unscorable(
                 "diffusion: score.unconditional needs a net trained without labels now and then, but "
@@ -182,7 +189,7 @@ class Model(GenerativeModel):
         return (Phase("denoise", ("denoiser",)),)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
-        """EDM's loss per dimension, about 1 for a new net. Sec. 5 and Table 1, Karras et al. 2022.
+        """Squared error of what the net gives, per dimension. Sec. 5 and Table 1, Karras et al. 2022.
 
         Terms: ``edm_loss`` is the loss; ``noise_mse`` is |D - y|^2 / sigma^2 per dimension, the squared
         error of the implied noise, what log p weighs. Both have no unit. For the objective ``likelihood`` the
@@ -194,7 +201,6 @@ class Model(GenerativeModel):
         u_2B = rng.fold("level").uniform(2, dtype=torch.float64).T + 2.0**-33  # never 0
         sigma_B = net.noise.quantile(u_2B[0], net.sigma_min, net.sigma_max).to(dtype)
         noise_BCHW = rng.fold("noise").normal(*self.spec.shape, dtype=dtype)
-        noise_BCHW = sigma_B[:, None, None, None] * noise_BCHW
         class_B = self._classes(batch.labels_B)
         if class_B is not None:
             class_B = class_B.where(u_2B[1] >= net.label_drop, self.spec.classes)
@@ -202,7 +208,12 @@ class Model(GenerativeModel):
             process = self._process(class_B, "")
             return Losses(*vlb.training_loss(process, batch.x_BCHW(dtype), rng))
         y_BCHW = self._continuous(batch, rng.fold("dequantise"), dtype)
-        clean_BCHW = self.denoiser(y_BCHW + noise_BCHW, sigma_B, class_B)
+        if net.objective == "consistency":
+            r_B = earlier(sigma_B, 1 + nimg // net.halve_nimg, net.sigma_min)
+            f = self._process(class_B, "").denoise
+            return Losses(consistency_loss(f, y_BCHW, noise_BCHW, sigma_B, r_B).mean())
+        noisy_BCHW = y_BCHW + sigma_B[:, None, None, None] * noise_BCHW
+        clean_BCHW = self.denoiser(noisy_BCHW, sigma_B, class_B)
         error_B = (clean_BCHW - y_BCHW).square().flatten(1).mean(1)
         total = (self.denoiser.loss_weight(sigma_B) * error_B).mean()
         noise_mse = (error_B / sigma_B**2).mean()
@@ -223,6 +234,7 @@ class Model(GenerativeModel):
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
         """Of the flow, or of the noisy process: see :mod:`genmod.likelihood.diffusion`."""
+        self.check_scorable(self.net, how)
         class_B = self._classes(batch.labels_B)
         given = "" if class_B is None else ", given the label"
         if class_B is not None and how.unconditional:

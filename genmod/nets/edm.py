@@ -1,13 +1,22 @@
-"""EDM's preconditioning: a network of unit scale inside, a denoiser of images outside.
+"""What a net gives, made a denoiser of images: EDM's preconditioning, or DDPM's eps, x0 and v.
 
     D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)                        Eq. 7, Karras et al. 2022
 
-Its coefficients are derived for data of mean 0, so x is taken relative to the mean of its channel.
+         c_skip                c_out                c_in              with s = sigma_data for edm, else 1
+    edm  s^2 / (sigma^2 + s^2) sigma s c_in         1 / sqrt(sigma^2 + s^2)
+    eps  1                     -sigma               the same: alpha of DDPM's x_t = alpha x
+    x0   0                     1                    the same
+    v    1 / (sigma^2 + 1)     -sigma c_in          the same
+
+The coefficients are derived for data of mean 0, so x is taken relative to the mean of its channel.
 Letters: B batch, C channels, H height, W width.
 
 References:
     Elucidating the design space of diffusion-based generative models, Karras et al. 2022,
     https://arxiv.org/abs/2206.00364
+    Denoising diffusion probabilistic models (eps), Ho et al. 2020, https://arxiv.org/abs/2006.11239
+    Progressive distillation for fast sampling of diffusion models (x0 and v), Salimans and Ho 2022,
+    https://arxiv.org/abs/2202.00512
     Variational diffusion models (Fourier features), Kingma et al. 2021, https://arxiv.org/abs/2107.00630
 """
 
@@ -15,11 +24,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from genmod.nets.unet import UNet
+
+Prediction = Literal["edm", "eps", "x0", "v"]
+"""What the net gives."""
 
 
 class Denoiser(nn.Module):
@@ -33,6 +46,7 @@ class Denoiser(nn.Module):
         mean: Sequence[float],
         sigma_data: float,
         fourier: Sequence[int] = (),
+        prediction: Prediction = "edm",
     ) -> None:
         """``unet`` is F; ``mean`` of each channel and ``sigma_data`` around it are the clean images'.
 
@@ -43,13 +57,14 @@ class Denoiser(nn.Module):
         """
         super().__init__()
         self.unet = unet
+        self.prediction: Prediction = prediction
         self.fourier = tuple(fourier)
         self.sigma_data = sigma_data
         mean_C11 = torch.tensor(mean, dtype=torch.float64)[:, None, None]
         self.register_buffer("mean_C11", mean_C11, persistent=False)
 
     def forward(self, x_BCHW: Tensor, sigma_B: Tensor, class_B: Tensor | None) -> Tensor:
-        """Denoise, in the precision of ``x_BCHW`` around a net in its own. Table 1, Karras et al. 2022.
+        """Denoise, in the precision of ``x_BCHW`` around a net in its own.
 
         Args:
             x_BCHW: noisy images.
@@ -58,10 +73,7 @@ class Denoiser(nn.Module):
         """
         net_dtype = self.unet.stem.weight.dtype
         sigma_B111 = sigma_B[:, None, None, None]
-        variance_B111 = sigma_B111**2 + self.sigma_data**2
-        c_skip_B111 = self.sigma_data**2 / variance_B111
-        c_in_B111 = variance_B111.rsqrt()
-        c_out_B111 = sigma_B111 * self.sigma_data * c_in_B111
+        c_skip_B111, c_out_B111, c_in_B111 = self._coefficients(sigma_B111)
         c_noise_B = sigma_B.log() / 4
         mean_C11 = self.mean_C11.to(x_BCHW.dtype)
         centred_BCHW = x_BCHW - mean_C11
@@ -80,5 +92,23 @@ class Denoiser(nn.Module):
             yield size_B111 * torch.cos(frequency * x_BCHW)
 
     def loss_weight(self, sigma_B: Tensor) -> Tensor:
-        """lambda(sigma) = 1 / c_out^2, which makes the loss of a new net 1. Table 1, Karras et al. 2022."""
-        return (sigma_B**2 + self.sigma_data**2) / (sigma_B * self.sigma_data) ** 2
+        """lambda(sigma) = 1 / c_out^2: the squared error of what the net gives. Table 1, Karras et al. 2022.
+
+        For ``edm`` it makes the loss of a new net 1; for ``eps`` it is DDPM's L_simple.
+        """
+        return 1 / self._coefficients(sigma_B)[1] ** 2
+
+    def _coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in."""
+        scale = self.sigma_data if self.prediction == "edm" else 1.0
+        variance = sigma**2 + scale**2
+        c_in = variance.rsqrt()
+        match self.prediction:
+            case "edm":
+                return scale**2 / variance, sigma * scale * c_in, c_in
+            case "v":
+                return 1 / variance, -sigma * c_in, c_in
+            case "eps":
+                return torch.ones_like(sigma), -sigma, c_in
+            case "x0":
+                return torch.zeros_like(sigma), torch.ones_like(sigma), c_in

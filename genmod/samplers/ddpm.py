@@ -1,7 +1,7 @@
 """DDPM's noise schedules, and nets that were trained on them elsewhere as denoisers of ours.
 
 DDPM scales images down while it adds noise: x_t = alpha_t y + sqrt(1 - alpha_t^2) eps. Divided by alpha_t
-it is y + sigma eps with sigma = sqrt(1 - alpha_t^2) / alpha_t, so a schedule is a list of noise levels and one
+it is y + sigma eps with sigma = sqrt(1 - alpha_t^2) / alpha_t: a schedule is a list of noise levels, and one
 stack of samplers serves all nets. Letters: B batch, C channels, H height, W width, T steps.
 
 References:

@@ -98,7 +98,7 @@ class FlowSolver(Config):
     def solve(
         self, denoise: Denoise, x_BCHW: Tensor, rng: Rng, sigma_min: float, sigma_max: float
     ) -> Tensor:
-        """From ``x_BCHW`` at sigma_max to clean images, float64; fresh noise is addressed by ``rng``'s rows."""
+        """From ``x_BCHW`` at sigma_max to clean images, float64; fresh noise is addressed by row."""
         sigmas = self.sigmas(sigma_min, sigma_max)
         match self.solver:
             case "dpm_solver":

@@ -8,8 +8,10 @@ References:
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import Tensor
 
+from genmod.samplers.flow import FlowSolver
 from genmod.samplers.ode import Denoise
 
 
@@ -34,3 +36,27 @@ def guided(
         return without_BCHW + weight * (with_label_BCHW - without_BCHW)
 
     return denoise
+
+
+class GuidedSolver(FlowSolver):
+    """The solver from noise to an image, and how strongly it follows the label."""
+
+    guidance: float = Field(default=1.0, ge=0)
+    """Classifier-free guidance: 1 for none, 0 to ignore the label, above 1 to exaggerate it."""
+    guidance_low: float = Field(default=0.0, ge=0)
+    """Guidance acts on noise levels above this one."""
+    guidance_high: float | None = Field(default=None, gt=0)
+    """And not above this one; None for no limit."""
+
+    @property
+    def draws_from_p(self) -> bool:
+        """The flow itself, finely solved and without churn, or the noisy process; without guidance."""
+        return (self.solves_the_flow or self.follows_the_process) and self.guidance == 1.0
+
+    @property
+    def sampler(self) -> str:
+        """Solver, steps, and what makes the images other than draws from p."""
+        spacing = f" {self.spacing}" if self.spacing != "edm" else ""
+        churn = f", churn {self.churn:g}" if self.churn else ""
+        guidance = f", guided {self.guidance:g}" if self.guidance != 1.0 else ""
+        return f"{self.solver}-{self.steps}{spacing}{churn}{guidance}"

@@ -1,19 +1,28 @@
-"""Noise levels: those a denoiser is trained on, and those its equation is solved at. Letters: B batch."""
+"""Noise levels: those a denoiser is trained on, and those its equation is solved at. Letters: B batch.
+
+References:
+    Elucidating the design space of diffusion-based generative models, Karras et al. 2022,
+    https://arxiv.org/abs/2206.00364
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from genmod.config import Config
+from genmod.samplers import ddpm
 
 
 class TrainingNoise(Config):
-    """Distribution of noise levels in training: log-normal, and for a share of the rows log-uniform."""
+    """Noise levels in training: log-normal and for a share of the rows log-uniform, or DDPM's."""
 
+    schedule: Literal["lognormal", "linear", "cosine"] = "lognormal"
+    """``linear`` and ``cosine``: each of DDPM's 1000 levels as often, and none between them."""
     mean: float = -1.2
     """P_mean, of ln sigma. Table 1, Karras et al. 2022; higher for small images of simple things."""
     std: float = Field(default=1.2, gt=0)
@@ -21,11 +30,31 @@ class TrainingNoise(Config):
     uniform: float = Field(default=0.1, ge=0, le=1)
     """Share of rows at a level from anywhere in the model's range, for log p asks for all of them."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule != "lognormal":
+            for name in ("mean", "std", "uniform"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"noise.{name} is of schedule lognormal, not of {self.schedule}"
+                    )
+        return self
+
+    def check_range(self, sigma_min: float, sigma_max: float) -> None:
+        """ConfigError if a model's noise levels reach beyond those that it is trained on."""
+        if self.schedule != "lognormal":
+            ddpm.levels(self.schedule).require(
+                f"net.noise.schedule={self.schedule}", sigma_min, sigma_max
+            )
+
     def quantile(self, u_B: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
         """(B,) noise levels that uniform numbers in (0, 1) stand for, one number a level.
 
-        Numbers below ``uniform`` give the log-uniform share, the others the log-normal one.
+        Numbers below ``uniform`` give the log-uniform share, the others the log-normal one. DDPM's levels
+        are all of its schedule's, also those outside of the model's range.
         """
+        if self.schedule != "lognormal":
+            return ddpm.levels(self.schedule).draw(u_B)
         low, high = math.log(sigma_min), math.log(sigma_max)
         anywhere_B = low + (high - low) * (u_B / self.uniform if self.uniform else u_B)
         rest_B = (u_B - self.uniform) / (1 - self.uniform) if self.uniform < 1 else u_B

@@ -7,22 +7,33 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
+
 from genmod.config import Config, as_json, parse
 from genmod.data.arrange import OWN, Part, arrange, check_order, mixed_parts
 from genmod.data.order import epoch_rows
 from genmod.data.reader import TrainingStream, open_dataset, read_rows
-from genmod.errors import DataError, StorageError
-from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load
+from genmod.errors import ConfigError, DataError, StorageError
+from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, require
 from genmod.models.base import GenerativeModel, ModelConfig, family
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
 from genmod.training.monitors import Grid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
-from genmod.training.published import publish_model
+from genmod.training.published import load_model, model_config, publish_model
 from genmod.world import World, agreed
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a local store says when trying again would not help."""
+
+
+class Start(Config):
+    """A trained model whose averaged weights another one starts from."""
+
+    root: str
+    """URL of the model's folder."""
+    digest: str
+    """Of its manifest, as it was when the job was planned."""
 
 
 class TrainJob(Config):
@@ -41,11 +52,16 @@ class TrainJob(Config):
     sample: dict[str, Any] = {}
     """The family's sampling options for pictures during training."""
     seed: int
+    start: Start | None = None
+    """None for new weights."""
 
     @property
     def fingerprint(self) -> str:
         """What the model is made from."""
-        return training_fingerprint(self.model, self.train, self.data_digest, self.seed, self.mixed)
+        start = None if self.start is None else self.start.digest
+        return training_fingerprint(
+            self.model, self.train, self.data_digest, self.seed, self.mixed, start=start
+        )
 
 
 def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
@@ -112,7 +128,7 @@ def run_job(job: TrainJob, world: World) -> Manifest:
 def _train_and_publish(job: TrainJob, world: World) -> None:
     parts = _parts(job)
     data = parts[0].manifest
-    model = job.model.build(job.seed)
+    model = _new_model(job)
     checkpoints = Checkpoints(job.root, job.fingerprint, job.model, job.train.keep_checkpoints)
     batches = partial(_stream, job, parts, world)
     state = train(model, batches, world, _plan(job, data, model, checkpoints))
@@ -124,8 +140,37 @@ def _train_and_publish(job: TrainJob, world: World) -> None:
             state,
             fingerprint=job.fingerprint,
             parents={"data": job.data_digest}
+            | ({} if job.start is None else {"start": job.start.digest})
             | {f"mixed-{digest[:12]}": digest for digest in job.mixed.values()},
             facts={"seed": job.seed, "class_names": list(data.class_names)},
+        )
+
+
+def _new_model(job: TrainJob) -> GenerativeModel:
+    """New weights, or those of the model that it starts from. DataError if that is not what was planned."""
+    model = job.model.build(job.seed)
+    if job.start is not None:
+        found = require(Manifest, job.start.root, "model", "train").digest
+        if found != job.start.digest:
+            raise DataError(
+                f"{job.start.root} holds model {found[:12]}, but the job was planned for "
+                f"{job.start.digest[:12]}; give the command again"
+            )
+        model.load_state_dict(load_model(job.start.root).state_dict())
+    return model
+
+
+def check_start(job: TrainJob) -> None:
+    """ConfigError if the weights that a job starts from do not fit its model."""
+    assert job.start is not None
+    with torch.device("meta"):
+        sides = job.model.build(), model_config(job.start.root).build()
+    mine, theirs = ({k: v.shape for k, v in side.state_dict().items()} for side in sides)
+    if mine != theirs:
+        odd = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
+        raise ConfigError(
+            f"model.{job.name}.net: {odd} is {tuple(mine.get(odd, ()))}, in the model that it tunes "
+            f"{tuple(theirs.get(odd, ()))}; leave the net's sizes as they are there"
         )
 
 

@@ -156,6 +156,8 @@ def training_fingerprint(
     data_digest: str,
     seed: int,
     mixed: Mapping[str, str] | None = None,
+    *,
+    start: str | None = None,
 ) -> str:
     """What a trained model was made from.
 
@@ -165,9 +167,11 @@ def training_fingerprint(
         data_digest: of the recipe's dataset.
         seed: of the run.
         mixed: URL -> digest of each other dataset in ``train.order.mix``.
+        start: digest of the model whose weights it starts from, None for new ones.
     """
     digests = {**(mixed or {}), OWN: data_digest}
     mix = config.order.mix
     whole = whole_weights(list(mix.values())) if mix else ()
     shares = sorted((digests[url], weight) for url, weight in zip(mix, whole, strict=True))
-    return fingerprint("train", model, config.result(), data_digest, seed, *shares)
+    tunes = [] if start is None else [["start", start]]
+    return fingerprint("train", model, config.result(), data_digest, seed, *shares, *tunes)

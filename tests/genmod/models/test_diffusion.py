@@ -130,11 +130,11 @@ def test_samples_of_a_new_model_are_its_gaussian():
 
 @pytest.mark.parametrize(
     ("solver", "steps"),
-    [("heun", 24), ("ddim", 60), ("dpm_solver", 24), ("unipc", 18), ("ancestral", 200)],
+    [("heun", 24), ("ddim", 60), ("dpm_solver", 24), ("unipc", 18), ("ancestral", 100)],
 )
 def test_every_sampler_draws_from_the_gaussian_of_a_new_model(solver, steps):
     how = DiffusionSample(solver=solver, steps=steps)
-    x = build().sample(torch.arange(1500) % 3, rng_for(0, "s", range(1500)), how)
+    x = build().sample(torch.arange(500) % 3, rng_for(0, "s", range(500)), how)
     assert x.std().item() == pytest.approx(SIGMA_DATA, rel=0.08)
     assert x.mean().item() == pytest.approx(0, abs=4 * SIGMA_DATA / math.sqrt(x.numel()))
 
@@ -332,6 +332,41 @@ def test_unscorable_without_the_label():
     with pytest.raises(Unscorable, match="label_drop"):
         Model.check_scorable(never, DiffusionScore(unconditional=True))
     Model.check_scorable(never, DiffusionScore())
+
+
+def test_noise_outside_of_a_schedule_is_refused():
+    with pytest.raises(ConfigError, match=r"set net\.sigma_min and net\.sigma_max inside"):
+        DiffusionConfig(noise=TrainingNoise(schedule="linear"))
+    DiffusionConfig(noise=TrainingNoise(schedule="linear"), sigma_min=0.0101)
+
+
+def test_a_tuned_net_is_sampled_by_its_sampler_and_has_no_density():
+    tuned = DiffusionConfig(objective="consistency")
+    few = DiffusionSample(solver="consistency", steps=2)
+    Model.check_sampling(tuned, few)
+    Model.check_sampling(DiffusionConfig(), DiffusionSample())
+    for config, how in ((tuned, DiffusionSample()), (DiffusionConfig(), few)):
+        with pytest.raises(ConfigError, match="consistency goes with consistency"):
+            Model.check_sampling(config, how)
+    with pytest.raises(Unscorable, match="no density"):
+        Model.check_scorable(tuned, DiffusionScore())
+    assert not few.draws_from_p
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_loss_of_a_new_ddpm_net(prediction):
+    """A new net answers 0, so the loss is the mean square of what it should have answered."""
+    noise = TrainingNoise(schedule="cosine")
+    model = build(prediction=prediction, noise=noise, sigma_min=0.02)
+    loss = model.loss("denoise", batch(2000), rng_for(0, "train", range(2000)), 0).total.item()
+    sigmas = noise.quantile((torch.arange(1000).double() + 0.5) / 1000, 0.02, 80.0)
+    share = 1 / (1 + sigmas**2)  # alpha squared
+    mean_square = {
+        "eps": 1.0,
+        "x0": SIGMA_DATA**2,
+        "v": float((share + (1 - share) * SIGMA_DATA**2).mean()),
+    }
+    assert loss == pytest.approx(mean_square[prediction], rel=0.05)
 
 
 def test_options_have_a_fingerprint():

@@ -68,6 +68,31 @@ def test_training_noise_from_anywhere_in_the_range():
     assert ((some[5000:] + 1.2).abs() < 0.1).all()
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_training_noise_of_ddpm_is_each_of_its_levels_as_often(schedule):
+    noise = TrainingNoise(schedule=schedule)
+    drawn = noise.quantile(MIDDLES, SIGMA_MIN, SIGMA_MAX)
+    assert torch.equal(drawn.unique(), levels(schedule).sigma_T)
+    assert (drawn.unique(return_counts=True)[1] == 20).all()
+    with pytest.raises(ConfigError, match=r"net\.noise\.schedule=.* set net\.sigma_min"):
+        noise.check_range(1e-4, SIGMA_MAX)
+    noise.check_range(0.02, SIGMA_MAX)
+
+
+def test_settings_of_another_schedule_are_refused():
+    with pytest.raises(ValidationError, match="is of schedule lognormal"):
+        TrainingNoise(schedule="linear", mean=-0.4)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_time_and_level_are_inverse(schedule):
+    of = levels(schedule)
+    for time in (1, 2, 500, 999, 1000):
+        assert of.time(float(of.sigma_T[time - 1])) == pytest.approx(time, abs=1e-9)
+    low, high = float(of.sigma_T[9]), float(of.sigma_T[989])
+    assert torch.allclose(of.spaced(981, low, high)[:-1], of.sigma_T[9:990].flip(0), rtol=1e-9)
+
+
 @pytest.mark.parametrize(("method", "order"), [(ddim, 1), (heun, 2), (dpm_solver, 2), (unipc, 4)])
 def test_order_of_convergence(method, order):
     """UniPC's predictor is of order 3, and its corrector makes it one more."""
