@@ -88,6 +88,11 @@ def evaluation_job(context: Context, name: str) -> EvaluationJob:
         check_scorable(context, name)
     except Unscorable as reason:
         scores_root, unscored = None, str(reason)
+    unfamiliar_root = None
+    if scores_root is not None and recipe.evaluate.unfamiliar is not None:
+        other = context.at(recipe.evaluate.unfamiliar, name)
+        if load(Manifest, other, "scores") is not None:
+            unfamiliar_root = other
     return EvaluationJob(
         name=name,
         data_root=context.at("data"),
@@ -96,6 +101,7 @@ def evaluation_job(context: Context, name: str) -> EvaluationJob:
         out_root=context.at("evaluation", name),
         scores_root=scores_root,
         unscored=unscored,
+        unfamiliar_root=unfamiliar_root,
         config=recipe.evaluate,
         seed=recipe.seed,
     )

@@ -26,7 +26,7 @@ from genmod.training.published import HISTORY
 
 PAGE = "report.html"
 
-VERSION = 1
+VERSION = 2
 """Of the page. A change of its look or its words makes reports anew."""
 
 

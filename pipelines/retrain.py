@@ -137,6 +137,7 @@ def _standing(context: Context, cycle: Context, job: EvaluationJob) -> tuple[Rea
             "samples_root": samples_root,
             "scores_root": None,
             "unscored": "",
+            "unfamiliar_root": None,
             "out_root": cycle.at("champion", job.name, "evaluation"),
         }
     )

@@ -11,8 +11,8 @@ from genmod import storage
 from genmod.config import Config, fingerprint
 from genmod.data.reader import open_dataset
 from genmod.data.synthetic import SPLIT
-from genmod.errors import ConfigError, DataError
-from genmod.likelihood.table import read_parquet
+from genmod.errors import ConfigError
+from genmod.likelihood.calibrated import read_scores
 from genmod.manifest import (
     NAMES,
     DatasetManifest,
@@ -30,6 +30,7 @@ from genmod.metrics.images import Images, read_first, read_mixed, split_digest
 from genmod.metrics.judge import Judgement, Truth, judge
 from genmod.metrics.pictures import gallery_rows, grid, png
 from genmod.metrics.protocol import EvaluateConfig
+from genmod.metrics.unfamiliar import require_alike, told_apart
 
 GALLERY = 10
 """Rows and columns of a picture of samples."""
@@ -106,6 +107,8 @@ class EvaluationJob(Config):
     scored_root: str | None = None
     """URL of the dataset that was scored, if it is not the one at ``data_root``."""
     unscored: str = ""
+    unfamiliar_root: str | None = None
+    """Scores of other data, which are to be told from the model's own."""
     config: EvaluateConfig
     seed: int = 0
 
@@ -116,11 +119,12 @@ class EvaluationJob(Config):
             "samples": self.samples_root,
             "features": self.features_root,
         }
-        return roots if self.scores_root is None else roots | {"scores": self.scores_root}
+        scores = {"scores": self.scores_root, "unfamiliar": self.unfamiliar_root}
+        return roots | {name: root for name, root in scores.items() if root is not None}
 
     def manifests(self) -> list[str]:
         """URLs of the inputs' manifests."""
-        kinds = {"data": "dataset", "samples": "dataset"}
+        kinds = {"data": "dataset", "samples": "dataset", "unfamiliar": "scores"}
         return [
             storage.join(root, NAMES[kinds.get(name, name)]) for name, root in self.roots().items()
         ]
@@ -152,6 +156,10 @@ class EvaluationJob(Config):
                         f"{self.samples_root} go with {wanted[:12]}; remove the older folder and make "
                         f"it again: genmod {made_by}"
                     )
+            if self.unfamiliar_root is not None:
+                other = require(Manifest, self.unfamiliar_root, "scores", made_by)
+                require_alike(scores, other, self.unfamiliar_root)
+                found["unfamiliar"] = other
         return found
 
     def inputs(self) -> dict[str, Manifest]:
@@ -201,6 +209,7 @@ class EvaluationJob(Config):
                 "samples": {"rows": samples.rows(SPLIT), **_about(samples)},
                 "scores": self._scores(inputs.get("scores")),
                 "unscored": self.unscored,
+                "unfamiliar": self._unfamiliar(inputs),
             },
         )
         return publish(self.out_root, manifest)
@@ -239,16 +248,16 @@ class EvaluationJob(Config):
         if manifest is None:
             return None
         assert self.scores_root is not None
-        tables: list[Tensor] = []
-        for entry in manifest.files:
-            url = storage.join(self.scores_root, entry.path)
-            try:
-                table, _ = read_parquet(storage.read_bytes(url))
-            except (FileNotFoundError, DataError) as error:
-                raise DataError(f"{url}: {error}; genmod verify says what else is wrong") from None
-            tables.append(torch.tensor(table["nats"].to_pylist(), dtype=torch.float64))
+        nats_N = read_scores(self.scores_root, manifest).nats_B
         told = {key: value for key, value in manifest.facts.items() if not isinstance(value, list)}
-        return {**told, "histogram": histogram(torch.cat(tables)).model_dump(mode="json")}
+        return {**told, "histogram": histogram(nats_N).model_dump(mode="json")}
+
+    def _unfamiliar(self, inputs: dict[str, Manifest]) -> dict[str, Any] | None:
+        """How well other data are told from the model's own."""
+        if self.unfamiliar_root is None or self.scores_root is None:
+            return None
+        roots = self.scores_root, self.unfamiliar_root
+        return told_apart(roots, inputs["scores"], inputs["unfamiliar"])
 
 
 def histogram(values_N: Tensor) -> Histogram:

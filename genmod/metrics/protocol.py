@@ -39,13 +39,16 @@ class EvaluateConfig(Config):
     """At most so many samples are searched for among the training images."""
     memorisation_train_images: int = Field(default=20_000, ge=10)
     """At most so many training images are searched."""
+    unfamiliar: str | None = None
+    """Folder (a ``score.output``) with scores of other data, to report how well they are told from the
+    model's own. Models that have none there are left out."""
     deadline_s: float = Field(default=3600.0, gt=0)
     """For fitting the features, and for judging one model."""
     features: FeaturesConfig = FeaturesConfig()
 
     def result(self) -> dict[str, Any]:
         """The fields that a judgement depends on beside the features, for the fingerprint."""
-        return self.model_dump(mode="json", exclude={"deadline_s", "features"})
+        return self.model_dump(mode="json", exclude={"deadline_s", "features", "unfamiliar"})
 
 
 class Interval(Config):

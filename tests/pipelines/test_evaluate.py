@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,12 +17,16 @@ from sklearn.datasets import load_digits
 from genmod import storage
 from genmod.data.shards import Row, write_shard
 from genmod.errors import ConfigError, DataError
-from genmod.likelihood.moments import Moments, Rows, ScoreLabel, Scores, summary
+from genmod.likelihood.calibrated import calibrated
+from genmod.likelihood.familiarity import COMPRESSED, rare
+from genmod.likelihood.moments import Moments
+from genmod.likelihood.table import Rows, ScoreLabel, Scores, summary
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load, publish, write_file
 from genmod.metrics.evaluation import EvaluationJob, FeaturesJob
 from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.judge import readings_from
 from genmod.metrics.protocol import EvaluateConfig
+from genmod.metrics.report import ModelPage, ReportContent, render
 from genmod.models.base import LogProb
 from pipelines.config import Recipe
 from pipelines.context import Context
@@ -101,6 +106,30 @@ def scores(root, model="", data="", rows=97):
     )
 
 
+def calibrated_scores(root, model, data, shift):
+    """Likelier by ``shift`` nats and twice that simpler than what belongs."""
+    nats_B = torch.linspace(-140, -90, 60, dtype=torch.float64) + shift
+    log_prob = LogProb(nats_B, nats_B * 0, "lower_bound", "iwae", "prior", "counts", {"k": 1})
+    rows = Rows([f"r{i}" for i in range(60)], torch.arange(60), None)
+    joined = Scores.joined(rows, [log_prob])
+    known = joined.with_columns({COMPRESSED: -1.5 * (nats_B - shift)})
+    sized = joined.with_columns({COMPRESSED: -1.5 * nats_B - 3 * shift})
+    made = calibrated(sized, replace(known, nats_B=nats_B - shift), SPEC, own=False)
+    entry = write_file(root, "t.parquet", made.to_parquet(SPEC.dims, {}))
+    facts = summary([Moments.of(nats_B)], SPEC.dims, made.label)
+    facts |= {"split": "val", "rare": {k: v / 60 for k, v in rare(made.columns).items()}}
+    parents = {"model": model, "dataset": data, "calibration": "c"}
+    publish(
+        root,
+        Manifest(kind="scores", fingerprint=root, files=(entry,), facts=facts, parents=parents),
+    )
+
+
+def page_of(name, facts):
+    pictures = {"samples.png": b"", "nearest.png": b""}
+    return ModelPage(name, name, readings_from(facts), facts, pictures)
+
+
 def fill(root):
     """What the stages before leave behind: a scored model and one without a density."""
     parts = {"train": (0, 1000), "val": (1000, 1200), "test": (1200, 1500)}
@@ -176,6 +205,41 @@ def test_scores_come_with_their_label_and_a_histogram_of_every_row(evaluated):
     without = evaluation_job(evaluated, "gan").done().facts
     assert without["scores"] is None
     assert without["unscored"] == UNSCORED
+
+
+def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_factory):
+    root = fill(str(tmp_path_factory.mktemp("unfamiliar")))
+    of = load(Manifest, f"{root}/models/vae", "model").digest
+    data = load(DatasetManifest, f"{root}/data", "dataset").digest
+    for folder, dataset_digest, shift in (("own", data, 0.0), ("other", "digits", 30.0)):
+        calibrated_scores(f"{root}/{folder}/vae", of, dataset_digest, shift)
+    features_job(root).do()
+    roots = {"scores_root": f"{root}/own/vae", "unfamiliar_root": f"{root}/other/vae"}
+    job = evaluation_job(root, "vae", **roots)
+    told = job.do().facts["unfamiliar"]
+    assert job.done().parents["unfamiliar"] == load(Manifest, f"{root}/other/vae", "scores").digest
+    raw, recommended = (
+        next(c for c in told["columns"] if c["name"] == name)
+        for name in ("nats", "corrected_bits_per_dim")
+    )
+    assert raw["auroc"] < 0.2
+    assert recommended["auroc"] > 0.9
+    content = ReportContent(
+        title="t",
+        dims=SPEC.dims,
+        levels=SPEC.levels,
+        data=[],
+        reference_png=b"",
+        models=[page_of("vae", job.done().facts)],
+        provenance=[],
+        tracking="nowhere",
+    )
+    page = render(content)
+    assert "Telling other data apart" in page
+    assert f"{recommended['auroc']:.3f}" in page
+    assert "(recommended)" in page
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        evaluation_job(root, "vae", unfamiliar_root=f"{root}/other/vae").given()
 
 
 def test_everything_that_was_written_verifies(evaluated):
