@@ -21,6 +21,9 @@ from genmod.likelihood.process import Process
 from genmod.models.base import COUNTS, LogProb, LogProbLabel, ScoreOptions
 from genmod.rng import Rng
 
+EXACT_UP_TO = 8
+"""Dimensions of images whose traces are not left to chance unless asked for."""
+
 COARSER = 10.0
 """The tolerance of the solve that a solver's error is told by, over the one that is asked for."""
 
@@ -47,8 +50,9 @@ class DiffusionScore(ScoreOptions):
     dequantise: Literal["uniform", "truncated_normal", "none"] = "uniform"
     """Of the flow: ``uniform`` bounds the probability of the pixels; ``truncated_normal`` does too, and suits
     nets trained on the bins' middles; ``none`` gives the density at the bins' middles."""
-    trace: Literal["hutchinson", "exact"] = "hutchinson"
-    """Of the flow: ``exact`` costs as many derivatives as there are dimensions: for small images only."""
+    trace: Literal["auto", "hutchinson", "exact"] = "auto"
+    """Of the flow: ``exact`` costs as many derivatives as there are dimensions, ``hutchinson`` one, and
+    chance; ``auto`` is ``exact`` up to 8 dimensions."""
     terms: int | None = Field(default=None, ge=1)
     """Of the bound: noise levels that it is the sum over; without, their integral (infinitely many)."""
     calls: int = Field(default=64, ge=1)
@@ -109,13 +113,15 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> L
     With dequantisation, the mean over draws bounds the log probability of the pixels from below (Jensen) up
     to the solver's error. That is told by a coarser solve of the first draw, whose own error is the larger.
     """
-    certain = how.dequantise == "none" and how.trace == "exact"
+    small = process.spec.dims <= EXACT_UP_TO
+    trace = ("exact" if small else "hutchinson") if how.trace == "auto" else how.trace
+    certain = how.dequantise == "none" and trace == "exact"
     draws: list[Tensor] = []
     calls_B = error_B = torch.zeros(len(batch), dtype=torch.float64, device=rng.index_B.device)
     for draw in range(1 if certain else how.draws):
         x_BCHW, log_q_B = _point(process, batch, rng.fold("dequantise").at(draw), how)
         probe_BCHW = None
-        if how.trace == "hutchinson":
+        if trace == "hutchinson":
             row_rng = rng.fold("probe").at(draw)
             probe_BCHW = row_rng.rademacher(*process.spec.shape, dtype=torch.float64)
         solved = _solve(process, x_BCHW, probe_BCHW, how)
@@ -141,7 +147,7 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> L
         estimator="probability-flow",
         of=f"probability flow at sigma_min{process.given}, {places[how.dequantise]}",
         measure=units.NETWORK if how.dequantise == "none" else COUNTS,
-        budget={**_solver_budget(process, how), "draws": len(draws), "trace": how.trace},
+        budget={**_solver_budget(process, how), "draws": len(draws), "trace": trace},
         columns={"calls": calls_B, "solver_error_nats": error_B},
     )
 

@@ -260,10 +260,18 @@ def test_exact_trace_agrees_with_the_probes():
     model, rows, rng = trained(), batch(1), rng_for(3, "score", range(1))
     how = {"steps": 3, "dequantise": "none"}
     exact = model.log_prob(rows, rng, DiffusionScore(trace="exact", **how))
-    probed = model.log_prob(rows, rng, DiffusionScore(draws=40, **how))
+    probed = model.log_prob(rows, rng, DiffusionScore(draws=40, trace="hutchinson", **how))
     assert exact.stderr_B.item() == pytest.approx(0, abs=1e-12)
     assert probed.stderr_B.item() > 0
     assert abs(exact.nats_B - probed.nats_B).item() < 4 * probed.stderr_B.item()
+
+
+def test_small_images_have_the_exact_trace():
+    rng = rng_for(3, "score", range(1))
+    for height, trace in ((2, "exact"), (4, "hutchinson")):
+        spec = ImageSpec(channels=1, height=height, width=4)
+        found = trained(spec).log_prob(batch(1, spec), rng, DiffusionScore(steps=3))
+        assert found.budget["trace"] == trace
 
 
 def test_the_label_counts_and_can_be_dropped():
@@ -428,7 +436,8 @@ def test_exact_to_tolerance_is_said_of_what_has_no_chance_in_it():
     assert sure.label == "exact_to_tolerance"
     assert sure.stderr_B.max() == 0
     assert model.log_prob(rows, rng, DiffusionScore(**how, steps=6)).label == "estimate"
-    assert model.log_prob(rows, rng, DiffusionScore(dequantise="none")).label == "estimate"
+    probed = DiffusionScore(dequantise="none", trace="hutchinson", tolerance=1e-3)
+    assert model.log_prob(rows, rng, probed).label == "estimate"
 
 
 def test_waves_tell_neighbouring_pixel_values_apart_and_fade_in_noise():
