@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.environment import set_environment
-from genmod.errors import ConfigError, GenmodError
+from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.manifest import SPLITS
 
 STAGES = {
@@ -163,10 +163,19 @@ def _run_stage(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _dry_run(stage: str, context: Any) -> dict[str, Any]:
-    from pipelines import plan
+    from pipelines import plan, price
 
     print(context.recipe.to_yaml(), end="")
-    steps = plan.plan(stage, context)
+    priced = price.prices(context.recipe)
+    for line in price.text(context.recipe, priced):
+        print(f"# {line}")
+    try:
+        steps = plan.plan(stage, context)
+    except (ConfigError, DataError) as missing:
+        if not priced:
+            raise
+        steps = []
+        print(f"# not planned further: {missing}")
     for step in steps:
         print(f"# {step.text()}")
     return {
@@ -175,6 +184,7 @@ def _dry_run(stage: str, context: Any) -> dict[str, Any]:
         "output": context.recipe.root,
         "fingerprint": steps[-1].fingerprint if steps else None,
         "plan": [step.model_dump(mode="json") for step in steps],
+        "price": priced,
     }
 
 

@@ -23,6 +23,7 @@ from genmod.metrics.protocol import EvaluateConfig
 from genmod.models.base import SampleOptions, ScoreOptions, family
 from genmod.storage import StorageConfig
 from genmod.training.plan import TrainConfig
+from pipelines.price import AboutConfig
 from pipelines.tracking import TrackingConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -52,6 +53,8 @@ class ModelEntry(Config):
 class Recipe(Config):
     """Everything that a run is made from."""
 
+    about: AboutConfig | None = None
+    """Where its settings are from, and what it is to be compared with."""
     root: str
     """URL of the folder that all results go below."""
     seed: int = Field(0, ge=0)

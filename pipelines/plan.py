@@ -145,7 +145,9 @@ def _train(context: Context, name: str, stage: str, model: GenerativeModel, data
         "parameters": parameters,
         "state": f"{20 * parameters:,} bytes a worker",  # weights, gradients, two moments, average
         "checkpoint": f"about {16 * parameters:,} bytes",
-        "expected time": _expected(context, step_s_per_image(model), config.nimg, config.workers),
+        "expected time": _expected(
+            context, lambda: step_s_per_image(model), config.nimg, config.workers
+        ),
     }
     return Step(stage=stage, name=name, done=done, fingerprint=fingerprint, work=work)
 
@@ -170,7 +172,7 @@ def _sample(context: Context, name: str, model: GenerativeModel) -> Step:
         "sampler": how.sampler,
         "draws from p(x)": "yes" if how.draws_from_p else "no",
         "expected time": _expected(
-            context, sample_s_per_image(model, how), config.count, config.workers
+            context, lambda: sample_s_per_image(model, how), config.count, config.workers
         ),
     }
     return Step(stage="sample", name=name, done=done, fingerprint=fingerprint, work=work)
@@ -224,7 +226,7 @@ def _promote(context: Context, name: str) -> Step:
     return Step(stage="promote", name=name, done=done, fingerprint=fingerprint, work=work)
 
 
-def _expected(context: Context, s_per_image: float, images: int, workers: int) -> str:
+def _expected(context: Context, s_per_image: Callable[[], float], images: int, workers: int) -> str:
     if context.recipe.cluster.gpus_per_worker > 0:
         return "not known here: the recipe asks for GPUs"
-    return f"about {duration(s_per_image * images / workers)} on cores like this one"
+    return f"about {duration(s_per_image() * images / workers)} on cores like this one"

@@ -277,6 +277,15 @@ class ModelConfig(Config):
     spec: ImageSpec
     stats: DataStats
 
+    def shapes(self) -> GenerativeModel:
+        """The model without memory for its weights, or with, if its construction reads numbers."""
+        family(self.family)  # loaded before, for loading computes
+        try:
+            with torch.device("meta"):
+                return self.build()
+        except NotImplementedError:
+            return self.build()
+
     def build(self, seed: int = 0) -> GenerativeModel:
         """A new model. Its weights are a pure function of this configuration and the seed."""
         model_class = family(self.family)

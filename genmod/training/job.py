@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
-
 from genmod.config import Config, as_json, parse
 from genmod.data.arrange import OWN, Part, arrange, check_order, mixed_parts
 from genmod.data.order import epoch_rows
@@ -163,8 +161,7 @@ def _new_model(job: TrainJob) -> GenerativeModel:
 def check_start(job: TrainJob) -> None:
     """ConfigError if the weights that a job starts from do not fit its model."""
     assert job.start is not None
-    with torch.device("meta"):
-        sides = job.model.build(), model_config(job.start.root).build()
+    sides = job.model.shapes(), model_config(job.start.root).shapes()
     mine, theirs = ({k: v.shape for k, v in side.state_dict().items()} for side in sides)
     if mine != theirs:
         odd = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from genmod import storage
 from genmod.config import as_json
@@ -10,8 +11,8 @@ from genmod.data.shards import Row, dataset_facts, write_shard
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import DatasetManifest, ImageSpec, faults, publish
 from genmod.models.base import DataStats, ModelConfig, families, family
-from genmod.training.job import TrainJob, plan_job, run_job
-from genmod.training.plan import TrainConfig
+from genmod.training.job import Start, TrainJob, check_start, plan_job, run_job
+from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.training.published import digest_of, load_model, model_config
 from genmod.world import Alone
 
@@ -152,3 +153,34 @@ def test_an_order_that_does_not_fit_the_data_is_told_when_the_plan_is_made(data,
     bare = data.model_copy(update={"spec": SPEC.model_copy(update={"classes": 0})})
     with pytest.raises(ConfigError, match="the dataset has no labels"):
         plan(bare, balance="classes")
+
+
+def test_a_model_that_starts_from_another(data, tmp_path):
+    first = run_job(plan_job(job(data, tmp_path), data), Alone())
+    start = Start(root=str(tmp_path / "models" / "m"), digest=first.digest)
+    still = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-30)})
+    values = {"root": str(tmp_path / "models" / "tuned"), "train": still, "start": start}
+    mine = plan_job(job(data, tmp_path, **values), data)
+    check_start(mine)
+    assert mine.fingerprint != plan_job(job(data, tmp_path, train=still), data).fingerprint
+    made = run_job(mine, Alone())
+    assert made.parents == {"data": data.digest, "start": first.digest}
+    theirs = load_model(start.root, "ema").state_dict()
+    for weights in ("ema", "raw"):  # so small a rate moves nothing
+        for name, value in load_model(mine.root, weights).state_dict().items():
+            assert torch.allclose(value, theirs[name], rtol=0, atol=1e-12), name
+
+
+def test_a_model_that_cannot_start_from_another(data, tmp_path):
+    first = run_job(plan_job(job(data, tmp_path), data), Alone())
+    start = Start(root=str(tmp_path / "models" / "m"), digest=first.digest)
+    other = next(name for name in families() if name != families()[-1])
+    model = job(data, tmp_path).model.model_copy(
+        update={"family": other, "net": as_json(family(other).Config.tiny())}
+    )
+    root = str(tmp_path / "models" / "tuned")
+    with pytest.raises(ConfigError, match="leave the net's sizes as they are there"):
+        check_start(job(data, tmp_path, root=root, start=start, model=model))
+    stale = start.model_copy(update={"digest": "0" * 64})
+    with pytest.raises(DataError, match="but the job was planned for 000000000000"):
+        run_job(plan_job(job(data, tmp_path, root=root, start=stale), data), Alone())
