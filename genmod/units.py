@@ -68,6 +68,11 @@ NETWORK = lebesgue(-1, 1)
 """Measure of a density of images as a network sees them."""
 
 
+def bits_per_dim_error(nats: float, dims: int) -> float:
+    """A standard error in nats as one in bits per dimension."""
+    return nats / (dims * math.log(2.0))
+
+
 def bits_per_dim(
     nats: Tensor | float, dims: int, measure: str = COUNTS, levels: int = LEVELS
 ) -> Tensor | float:

@@ -283,6 +283,6 @@ def summary(
         "mean_nats": total.mean,
         "mean_nats_stderr": total.stderr,
         "mean_bits_per_dim": units.bits_per_dim(total.mean, dims, label.measure, levels),
-        "mean_bits_per_dim_stderr": total.stderr / (dims * math.log(2.0)),
+        "mean_bits_per_dim_stderr": units.bits_per_dim_error(total.stderr, dims),
         **label.model_dump(),
     }
