@@ -90,9 +90,7 @@ def evaluation_job(context: Context, name: str) -> EvaluationJob:
         scores_root, unscored = None, str(reason)
     unfamiliar_root = None
     if scores_root is not None and recipe.evaluate.unfamiliar is not None:
-        other = context.at(recipe.evaluate.unfamiliar, name)
-        if load(Manifest, other, "scores") is not None:
-            unfamiliar_root = other
+        unfamiliar_root = context.at(recipe.evaluate.unfamiliar, name)
     return EvaluationJob(
         name=name,
         data_root=context.at("data"),

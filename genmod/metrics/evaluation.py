@@ -157,7 +157,8 @@ class EvaluationJob(Config):
                         f"it again: genmod {made_by}"
                     )
             if self.unfamiliar_root is not None:
-                other = require(Manifest, self.unfamiliar_root, "scores", made_by)
+                of_other = f"{made_by}, with score.data and score.output"
+                other = require(Manifest, self.unfamiliar_root, "scores", of_other)
                 require_alike(scores, other, self.unfamiliar_root)
                 found["unfamiliar"] = other
         return found

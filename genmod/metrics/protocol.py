@@ -41,7 +41,7 @@ class EvaluateConfig(Config):
     """At most so many training images are searched."""
     unfamiliar: str | None = None
     """Folder (a ``score.output``) with scores of other data, to report how well they are told from the
-    model's own. Models that have none there are left out."""
+    model's own; of every model that has a density."""
     deadline_s: float = Field(default=3600.0, gt=0)
     """For fitting the features, and for judging one model."""
     features: FeaturesConfig = FeaturesConfig()
