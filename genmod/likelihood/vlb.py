@@ -1,11 +1,11 @@
 """The variational bound on log P(pixels) of a diffusion model, a sum over noise levels or an integral.
 
     -log P(x) <= KL(q(x_T | x) || p(x_T)) - E log p(x | x_0) + sum over i of KL(q(x_{i-1} | x_i, x) || p)
-    KL_i = 1/2 (1 / sigma_{i-1}^2 - 1 / sigma_i^2) |x - D(x_i; sigma_i)|^2          Eq. 13, Kingma et al. 2021
-    with ever more levels:   integral of |x - D(x_sigma; sigma)|^2 / sigma^2 d ln sigma            Eq. 17
+    KL_i = 1/2 (1 / sigma_{i-1}^2 - 1 / sigma_i^2) |x - D(x_i; sigma_i)|^2          sec. 4, Kingma et al. 2021
+    with ever more levels:   integral of |x - D(x_sigma; sigma)|^2 / sigma^2 d ln sigma            sec. 5
 
 x is the middle of its pixel's bin and x_i = x + sigma_i eps, so there is no dequantisation, and
-p(x | x_0) is proportional to q(x_0 | x) over all levels of a pixel (App. B.1.2). The levels are equal steps
+p(x | x_0) is proportional to q(x_0 | x) over all levels of a pixel (sec. 3.3). The levels are equal steps
 of ln sigma, which is a linear log signal-to-noise ratio. They are drawn by strata, so the estimate has no
 bias whatever their number. Letters: B rows, C channels, H height, W width, N calls, J neighbours.
 
