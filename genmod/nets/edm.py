@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
         """``unet`` is F; ``mean`` of each channel and ``sigma_data`` around it are the clean images'.
 
         For each n of ``fourier``, F also sees sin and cos of w x, w = 2^n pi, which tell a pixel's value from
-        its neighbours (sec. 3.4, Kingma et al. 2021): 2 len(fourier) channels for each of the images'. They are
+        its neighbours (sec. 3.4, Kingma et al. 2021): 2 len(fourier) channels more for each. They are
         scaled by exp(-(w sigma)^2 / 2), the mean of a wave under the noise, for in more noise than that they
         say nothing and make the equation's solutions waver.
         """
