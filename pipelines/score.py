@@ -29,7 +29,7 @@ from genmod.models.base import GenerativeModel
 from pipelines.bulk import ALONE, Job, Options, Piece, PieceActor, run_jobs, run_stage
 from pipelines.context import Context, Result
 from pipelines.run import check_scorable, narrowed, scorable_models
-from pipelines.score_plan import ScoreJob, ScorePlan, plan_score
+from pipelines.score_plan import CALIBRATION, ScoreJob, ScorePlan, plan_score
 
 PREPARED = "prepared"
 """Name of the receipt of what is done before rows are scored."""
@@ -214,7 +214,15 @@ def plan_of(context: Context, name: str) -> ScorePlan:
     out_root = context.at(recipe.score.output, name)
     own_root = context.at("data")
     data_root = own_root if recipe.score.data is None else storage.resolve(recipe.score.data)
-    job = ScoreJob(name, context.at("models", name), data_root, out_root, how, own_root)
+    job = ScoreJob(
+        name=name,
+        model_root=context.at("models", name),
+        data_root=data_root,
+        out_root=out_root,
+        how=how,
+        own_root=own_root,
+        calibration_root=context.at(CALIBRATION, name),
+    )
     return plan_score(job, recipe.score, seed=recipe.seed)
 
 

@@ -19,7 +19,7 @@ ROW_BYTES_AT_MOST = 240
 """Of one row of a table, with a key of the longest kind."""
 
 CALIBRATION = "calibration"
-"""Folder of the calibration rows' scores, below the scores that they are for."""
+"""Folder of the calibration rows' scores."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class ScoreJob:
     """The family's options."""
     own_root: str | None = None
     """URL of the dataset that the model belongs to, for calibration and fits; ``data_root`` if not given."""
+    calibration_root: str | None = None
+    """Folder for scores of calibration rows, shared by all jobs of one model; below ``out_root`` if not
+    given."""
 
 
 class ScorePlan(Config):
@@ -157,5 +160,8 @@ def _calibration(job: ScoreJob, config: ScoreConfig, seed: int) -> ScorePlan | N
         )
     rows = wanted.rows if wanted.rows < there else None
     narrow = {"split": wanted.split, "max_rows": rows, "calibration": None, "data": None}
-    inner = replace(job, data_root=root, out_root=storage.join(job.out_root, CALIBRATION))
-    return plan_score(inner, config.model_copy(update=narrow), seed=seed)
+    folder = job.calibration_root or storage.join(job.out_root, CALIBRATION)
+    inner = replace(job, data_root=root, out_root=folder)
+    plan = plan_score(inner, config.model_copy(update=narrow), seed=seed)
+    # Jobs that ask for the same share it, others have a folder of their own.
+    return plan.model_copy(update={"out_root": storage.join(folder, plan.fingerprint[:12])})

@@ -101,6 +101,12 @@ def score_jobs(root, out):
     ]
 
 
+def only(folder):
+    """The one folder in a folder."""
+    (found,) = folder.iterdir()
+    return found
+
+
 def files(folder):
     """Every file's bytes, except those that only resume needs."""
     return {
@@ -241,7 +247,7 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
     )
     assert manifest.facts["calibrated"]["rows"] == 11
     assert manifest.facts["recommended"] in rows[0]
-    inner = load(Manifest, str(out / name / "calibration"), "scores")
+    inner = load(Manifest, str(only(out / name / "calibration")), "scores")
     assert manifest.parents["calibration"] == inner.digest
     assert inner.facts["mean_nats"] == manifest.facts["mean_nats"]
 
@@ -258,7 +264,7 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     assert (plan.rows, plan.calibration.rows) == (5, 5)  # max_rows holds for both
     assert not plan.is_calibrated_by_own_rows
     (manifest,) = score_models([job], config, seed=SEED)
-    calibration = load(Manifest, str(tmp_path / "out" / "calibration"), "scores")
+    calibration = load(Manifest, str(only(tmp_path / "out" / "calibration")), "scores")
     assert calibration.parents["dataset"] == load(DatasetManifest, data, "dataset").digest
     assert manifest.parents["dataset"] != calibration.parents["dataset"]
     assert manifest.facts["prepared"] == calibration.facts["prepared"]
@@ -277,6 +283,13 @@ def test_calibration_that_cannot_be_is_said_in_the_plan(root, tmp_path):
     plan = plan_score(job, without, seed=0)
     assert plan.calibration is None
     assert plan.fingerprint != plan_score(job, SCORE, seed=0).fingerprint
+    shared = replace(job, calibration_root=str(tmp_path / "shared"))
+    plans = [
+        plan_score(replace(shared, out_root=str(tmp_path / folder)), SCORE, seed=seed)
+        for folder, seed in (("a", 0), ("b", 0), ("b", 1))
+    ]
+    roots = [plan.calibration.out_root for plan in plans]
+    assert roots[0] == roots[1] != roots[2]
     many = {**tiny("gan"), "sigma": "fit", "fit_rows": 12}
     wants = ScoreJob("gan", str(root / "models" / "gan"), job.data_root, str(tmp_path), many)
     with pytest.raises(ConfigError, match="wants 12 held-out rows"):
