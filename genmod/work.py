@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from genmod.data.batch import Batch
-from genmod.models.base import GenerativeModel, ModelConfig
+from genmod.models.base import GenerativeModel, ModelConfig, family
 from genmod.rng import Rng
 
 META = torch.device("meta")
@@ -21,8 +22,8 @@ PEAK_FLOPS = {"v100": 125e12, "a100": 312e12, "h100": 989e12}
 """Dense 16-bit operations a second of tensor cores, by NVIDIA's data sheets (V100, A100, H100 SXM)."""
 
 UTILISATION = 0.14
-"""Share of the peak that training reaches: what EDM's published costs come to, of 8 V100 and 2 days for CIFAR-10
-and of 32 A100 and 13 days for ImageNet-64."""
+"""Share of the peak that training reaches: what EDM's published costs come to, 8 V100 and 2 days for CIFAR-10
+and 32 A100 and 13 days for ImageNet-64."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Work:
 
 def work_of(config: ModelConfig) -> Work:
     """Count a training step of one image."""
-    model = config.shapes()
+    model = shapes_of(config)
     forward = backward = 0
     for phase in model.phases():
         mine = {id(parameter) for parameter in model.parameters_of(phase).values()}
@@ -57,6 +58,14 @@ def work_of(config: ModelConfig) -> Work:
             loss.backward()
         backward += counter.flops
     return Work(parameters_of(model), forward, forward + backward)
+
+
+def shapes_of(config: ModelConfig) -> GenerativeModel:
+    """The model without memory for its weights, or with, if its construction reads numbers."""
+    family(config.family)  # loaded before, for loading computes
+    with suppress(NotImplementedError), META:
+        return config.build()
+    return config.build()
 
 
 def flops_of(call: Callable[[], object]) -> int:

@@ -99,6 +99,8 @@ def evaluation_job(context: Context, name: str) -> EvaluationJob:
         out_root=context.at("evaluation", name),
         scores_root=scores_root,
         unscored=unscored,
+        model_root=context.at("models", name),
+        sample=recipe.entry(name).sample,
         unfamiliar_root=unfamiliar_root,
         config=recipe.evaluate,
         seed=recipe.seed,

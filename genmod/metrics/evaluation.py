@@ -26,6 +26,7 @@ from genmod.manifest import (
 )
 from genmod.metrics import features
 from genmod.metrics.charts import Histogram
+from genmod.metrics.effort import effort_curve
 from genmod.metrics.images import Images, read_first, read_mixed, split_digest
 from genmod.metrics.judge import Judgement, Truth, judge
 from genmod.metrics.pictures import gallery_rows, grid, png
@@ -107,6 +108,10 @@ class EvaluationJob(Config):
     scored_root: str | None = None
     """URL of the dataset that was scored, if it is not the one at ``data_root``."""
     unscored: str = ""
+    model_root: str = ""
+    """With ``sample``, for the curve of quality against calls."""
+    sample: dict[str, Any] = {}
+    """The recipe's options of sampling."""
     unfamiliar_root: str | None = None
     """Scores of other data, which are to be told from the model's own."""
     config: EvaluateConfig
@@ -211,6 +216,7 @@ class EvaluationJob(Config):
                 "scores": self._scores(inputs.get("scores")),
                 "unscored": self.unscored,
                 "unfamiliar": self._unfamiliar(inputs),
+                "effort": self._effort(samples, truth),
             },
         )
         return publish(self.out_root, manifest)
@@ -252,6 +258,11 @@ class EvaluationJob(Config):
         nats_N = read_scores(self.scores_root, manifest).nats_B
         told = {key: value for key, value in manifest.facts.items() if not isinstance(value, list)}
         return {**told, "histogram": histogram(nats_N).model_dump(mode="json")}
+
+    def _effort(self, samples: DatasetManifest, truth: Truth) -> list[dict[str, Any]]:
+        if self.config.curve_images is None:
+            return []
+        return effort_curve(self.model_root, samples.parents["model"], self.sample, truth)
 
     def _unfamiliar(self, inputs: dict[str, Manifest]) -> dict[str, Any] | None:
         """How well other data are told from the model's own."""

@@ -42,13 +42,18 @@ class EvaluateConfig(Config):
     unfamiliar: str | None = None
     """Folder (a ``score.output``) with scores of other data, to report how well they are told from the
     model's own; of every model that has a density."""
+    curve_images: int | None = Field(default=None, ge=10)
+    """Samples for each point of the report's curve of quality against calls of the net; null for no curve."""
     deadline_s: float = Field(default=3600.0, gt=0)
     """For fitting the features, and for judging one model."""
     features: FeaturesConfig = FeaturesConfig()
 
     def result(self) -> dict[str, Any]:
         """The fields that a judgement depends on beside the features, for the fingerprint."""
-        return self.model_dump(mode="json", exclude={"deadline_s", "features", "unfamiliar"})
+        curve = set() if self.curve_images else {"curve_images"}
+        return self.model_dump(
+            mode="json", exclude={"deadline_s", "features", "unfamiliar", *curve}
+        )
 
 
 class Interval(Config):

@@ -139,6 +139,7 @@ def render(content: ReportContent) -> str:
         metrics=_metric_rows(content.models),
         losses={model.name: _charts(model.losses) for model in content.models},
         quantities={model.name: _charts(model.quantities) for model in content.models},
+        efforts={model.name: _effort(model) for model in content.models},
         histograms={
             model.name: _histogram(model, content.dims, content.levels) for model in content.models
         },
@@ -228,6 +229,14 @@ def _charts(charts: Charts) -> list[tuple[str, Markup]]:
         for title, curves in charts.items()
         if any(curves.values())
     ]
+
+
+def _effort(model: ModelPage) -> Markup | None:
+    """Quality against calls of the net, a curve for each solver."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for point in model.facts.get("effort") or ():
+        curves.setdefault(point["curve"], []).append((point["calls"], point["fd"]))
+    return line_chart(curves, "calls of the net", "Fréchet distance") if curves else None
 
 
 def _histogram(model: ModelPage, dims: int, levels: int) -> Markup | None:

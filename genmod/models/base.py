@@ -127,6 +127,10 @@ class SampleOptions(Config):
         """Name for manifests and reports."""
         return "ancestral"
 
+    def ladder(self) -> tuple[tuple[str, int, Self], ...]:
+        """(Curve, calls of the net, options) from quick to fine; nothing if there is no choice."""
+        return ()
+
 
 class ScoreOptions(Config):
     """How to estimate log p. Families subclass it."""
@@ -276,15 +280,6 @@ class ModelConfig(Config):
     net: dict[str, Any]
     spec: ImageSpec
     stats: DataStats
-
-    def shapes(self) -> GenerativeModel:
-        """The model without memory for its weights, or with, if its construction reads numbers."""
-        family(self.family)  # loaded before, for loading computes
-        try:
-            with torch.device("meta"):
-                return self.build()
-        except NotImplementedError:
-            return self.build()
 
     def build(self, seed: int = 0) -> GenerativeModel:
         """A new model. Its weights are a pure function of this configuration and the seed."""

@@ -8,6 +8,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import Field
 from torch import Tensor
 
@@ -38,6 +40,15 @@ def guided(
     return denoise
 
 
+LADDER = {
+    "heun": (3, 5, 9, 18),
+    "ddim": (5, 9, 17, 35),
+    "dpm_solver": (5, 9, 17),
+    "unipc": (5, 9, 17),
+}
+"""Steps of each solver that :meth:`GuidedSolver.ladder` compares: 5, 9, 17 and 35 calls of the net."""
+
+
 class GuidedSolver(FlowSolver):
     """The solver from noise to an image, and how strongly it follows the label."""
 
@@ -52,6 +63,17 @@ class GuidedSolver(FlowSolver):
     def draws_from_p(self) -> bool:
         """The flow itself, finely solved and without churn, or the noisy process; without guidance."""
         return (self.solves_the_flow or self.follows_the_process) and self.guidance == 1.0
+
+    def ladder(self) -> tuple[tuple[str, int, Self], ...]:
+        """(Solver, calls, options) from few calls to many; a consistency net has its own sampler alone."""
+        few = {"consistency": (1, 2, 4)}
+        rungs = few if self.solver == "consistency" else LADDER
+        options = [
+            self.model_copy(update={"solver": solver, "steps": steps, "churn": 0.0})
+            for solver, counts in rungs.items()
+            for steps in counts
+        ]
+        return tuple((how.solver, how.calls, how) for how in options)
 
     @property
     def sampler(self) -> str:

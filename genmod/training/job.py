@@ -19,6 +19,7 @@ from genmod.training.loop import Plan, train
 from genmod.training.monitors import Grid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
 from genmod.training.published import load_model, model_config, publish_model
+from genmod.work import shapes_of
 from genmod.world import World, agreed
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -161,7 +162,7 @@ def _new_model(job: TrainJob) -> GenerativeModel:
 def check_start(job: TrainJob) -> None:
     """ConfigError if the weights that a job starts from do not fit its model."""
     assert job.start is not None
-    sides = job.model.shapes(), model_config(job.start.root).shapes()
+    sides = shapes_of(job.model), shapes_of(model_config(job.start.root))
     mine, theirs = ({k: v.shape for k, v in side.state_dict().items()} for side in sides)
     if mine != theirs:
         odd = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))

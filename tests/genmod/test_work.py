@@ -7,7 +7,7 @@ from torch import nn
 from genmod.config import as_json
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig, families, family
-from genmod.work import META, flops_of, parameters_of, work_of
+from genmod.work import META, flops_of, parameters_of, shapes_of, work_of
 
 
 def config(name, **net):
@@ -34,7 +34,7 @@ def test_every_family_is_counted(name):
 
 
 def test_big_nets_need_no_memory():
-    big = config("diffusion", widths=[4096], attention=[], blocks=4).shapes()
+    big = shapes_of(config("diffusion", widths=[4096], attention=[], blocks=4))
     assert all(parameter.device == META for parameter in big.parameters())
     assert parameters_of(big) > 1e9
 
