@@ -117,6 +117,7 @@ def calibrated_scores(root, model, data, shift):
     made = calibrated(sized, replace(known, nats_B=nats_B - shift), SPEC, own=False)
     entry = write_file(root, "t.parquet", made.to_parquet(SPEC.dims, {}))
     facts = summary([Moments.of(nats_B)], SPEC.dims, made.label)
+    facts["prepared"] = {"gap_nats": 1.25, "gap_nats_stderr": 0.5, "gap_rows": 4}
     facts |= {"split": "val", "rare": {k: v / 60 for k, v in rare(made.columns).items()}}
     parents = {"model": model, "dataset": data, "calibration": "c"}
     publish(
@@ -238,6 +239,9 @@ def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_fa
     assert "Telling other data apart" in page
     assert f"{recommended['auroc']:.3f}" in page
     assert "(recommended)" in page
+    assert re.search(
+        r"on 4 images of its own the upper bound lies\s+1\.25 ± 0\.500 nats above", page
+    )
     with pytest.raises(ConfigError, match="cannot be compared"):
         evaluation_job(root, "vae", unfamiliar_root=f"{root}/other/vae").given()
 
