@@ -29,8 +29,8 @@ quickstart: setup  ## shard, train, sample, score and evaluate on 5,000 real dig
 test: setup  ## every test: units, laws, Ray, faults
 	$(BIN)/python -m pytest
 
-unit: setup  ## the tests that need no Ray
-	$(BIN)/python -m pytest -m 'not ray'
+unit: setup  ## the quick tests, which need no Ray
+	$(BIN)/python -m pytest -m 'not ray and not slow'
 
 selftest: setup  ## every estimator of log p(x) against known truths
 	$(BIN)/genmod selftest density

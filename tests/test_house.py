@@ -127,6 +127,7 @@ assert not torch.cuda.is_initialized()
 """
 
 
+@pytest.mark.slow
 def test_importing_any_module_has_no_side_effect(tmp_path):
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

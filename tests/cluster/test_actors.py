@@ -52,6 +52,7 @@ def tasks(*acts):
     return [{"name": f"{number:02d}", "act": act} for number, act in enumerate(acts)]
 
 
+@pytest.mark.slow
 def test_an_actor_in_process_tells_what_went_wrong(tmp_path):
     scribe = actor_class()(folder=tmp_path, device="cpu", threads=1, deadline_s=0.5)
 

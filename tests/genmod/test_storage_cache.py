@@ -151,6 +151,7 @@ def finish(process):
     assert out.split()[-1] == "done"
 
 
+@pytest.mark.slow
 def test_processes_share_it_and_none_is_given_wrong_bytes(urls, tmp_path):
     cache = cache_of(tmp_path, 2.5)
     processes = [start(cache, urls, 60, seed) for seed in range(3)]
@@ -193,6 +194,7 @@ def test_it_is_whole_after_kill_9(urls, tmp_path, proxy):
     os.close(handle)
 
 
+@pytest.mark.slow
 def test_kills_at_any_time_leave_it_whole(urls, tmp_path):
     cache = cache_of(tmp_path, 2.5)
     for n in range(4):

@@ -41,6 +41,7 @@ CONFIGS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=8), min_size=1, max_size=3),
@@ -78,6 +79,7 @@ def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, da
     assert np.array_equal(np.concatenate(pieces), straight)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -139,6 +139,7 @@ def test_memory_stores_list_as_folders_do(tmp_path):
     assert list(found) == [File("b.png", 3), File("b/1", 3)]
 
 
+@pytest.mark.slow
 def test_a_bucket_is_listed_page_by_page(s3_root):
     fs, path = storage.filesystem(s3_root)
     names = [*sorted(f"{row % 3}/{row:04d}.png" for row in range(1003)), "é.png"]

@@ -456,6 +456,7 @@ WATCHED = """
 """
 
 
+@pytest.mark.slow
 def test_nothing_outside_the_output_root_is_written(tmp_path, images_below):
     everything = [member for members, _ in TAR.values() for member in members]
     write_tar(tmp_path / "t.tar", everything + [m for n in range(30) for m in good(f"good{n}")])

@@ -67,6 +67,7 @@ def test_pixels_have_the_density_times_the_volume_of_a_bin():
     assert abs(float(error_B.mean())) < 0.5
 
 
+@pytest.mark.slow
 def test_probabilities_of_all_images_add_up_to_one():
     """Four binary pixels, 16 images: 1 less what the bound is loose by."""
     spec = ImageSpec(channels=1, height=2, width=2, levels=2)
@@ -116,6 +117,7 @@ def test_the_fit_maximises_the_estimate():
     assert means[1.0] > max(means[0.8], means[1.25]) + 0.1
 
 
+@pytest.mark.slow
 def test_the_gap_of_both_bounds_is_published():
     how = AugmentationScore(sigma=NOISE, ais=OPTIONS, simulated_rows=20)
     facts = MODEL.prepare(None, rng_for(0, "prepare", range(0)), how).facts

@@ -118,6 +118,7 @@ def test_labels_are_dropped_as_often_as_asked():
 # Samples
 
 
+@pytest.mark.slow
 def test_samples_of_a_new_model_are_its_gaussian():
     model = build(mean=0.1)  # the prior's mean all but vanishes on the way
     x = model.sample(
@@ -415,6 +416,7 @@ def test_the_bound_is_below_the_flow():
     assert bounds[2] < flow
 
 
+@pytest.mark.slow
 def test_calls_and_solver_error_are_told_for_each_row():
     model, rows = trained(), batch(6)
     rng = rng_for(0, "score", range(6))

@@ -90,6 +90,7 @@ def density_of_pairs(model, cells=800):
     return mass.view(2, half, 2, half).sum((1, 3)).flatten()
 
 
+@pytest.mark.slow
 @both_orders
 def test_density_integrates_to_one(order):
     masses = density_of_pairs(build(PAIR, order=order))
@@ -102,6 +103,7 @@ def pairs():
     return Batch(pixels.view(4, 1, 1, 2), None, torch.arange(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 512])
 def test_bounds_the_probability_of_the_pixels(k):
     model = build(PAIR)
@@ -117,6 +119,7 @@ def test_bounds_the_probability_of_the_pixels(k):
         assert (gap < 4 * score.stderr_B + 5e-3).all()
 
 
+@pytest.mark.slow
 def test_draws_follow_the_density():
     model, rows = build(PAIR), 6000
     x = model.sample(None, rng_for(3, "s", range(rows)), model.Sample())

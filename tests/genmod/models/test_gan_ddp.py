@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ def one_of_two(rank: int, folder: str) -> None:
     flat.numpy().tofile(f"{folder}/rank-{rank}.f64")
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(tmp_path):
     ranks = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)

@@ -32,6 +32,7 @@ def new_model(seed):
     yield next(diffusions._new_model(seed))
 
 
+@pytest.mark.slow
 def test_what_is_right_passes():
     assert faults(small_flow, atoms, new_model) == []
 
@@ -101,6 +102,7 @@ def test_a_denoiser_that_is_worse_is_looser(monkeypatch):
     assert any("looser" in fault for fault in faults(atoms))
 
 
+@pytest.mark.slow
 def test_a_flow_that_forgets_the_volume_of_its_box_is_caught(monkeypatch):
     """The check of the integral needs no training."""
     spec = flows.ImageSpec(channels=1, height=1, width=2, classes=0)

@@ -144,6 +144,7 @@ def test_any_number_of_ranks_goes_on_with_the_same_rows(forge, dataset, tmp_path
     assert made(jobs[1]).fingerprint == made(jobs[0]).fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_group_that_is_killed_and_goes_on_ends_bitwise_the_same(size, forge, dataset, tmp_path):
     """Three ranks add in an order that the layout of gradients decides; a start may not change it."""
@@ -234,6 +235,7 @@ def test_a_store_that_goes_away_under_the_metrics_is_told_in_one_line(
     assert made(job) == straight[0]
 
 
+@pytest.mark.slow
 def test_every_family_is_forked_and_killed(forge, dataset, tmp_path):
     """One kill each in the middle of a checkpoint's files; test_laws.py has resuming as such."""
     for at in range(len(families())):
