@@ -22,6 +22,7 @@ from genmod.config import Config, parse
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError, did_you_mean
 from genmod.manifest import ImageSpec
+from genmod.nets.adaptive import Adaptive
 from genmod.rng import Rng, key_of
 
 
@@ -187,7 +188,7 @@ class FamilyConfig(Config, ABC):
         return ()
 
 
-class GenerativeModel(nn.Module, ABC):
+class GenerativeModel(Adaptive, ABC):
     """A density p(x | label) and a sampler of it."""
 
     Config: ClassVar[type[FamilyConfig]]

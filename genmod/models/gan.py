@@ -4,6 +4,7 @@
     L_G = E softplus(-(D(G(z)) - D(x)))
 
 A real image is paired with one fake of the same label. Squared gradient norms are sums over C, H, W.
+That loss is the default; the others and the augmentations are in :mod:`genmod.adversarial`.
 D sees real images at the middle of their pixels' bins: the penalties already smooth it over distances
 far above half a bin, so dequantising them would add only noise.
 
@@ -12,16 +13,21 @@ Letters: B batch, C channels, H height, W width, Z latent dimensions.
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from genmod import units
-from genmod.config import Config
+from genmod.adversarial.augment import adapted, augmented
+from genmod.adversarial.config import GanConfig
+from genmod.adversarial.losses import (
+    Critic,
+    discriminator_loss,
+    generator_loss,
+    judge,
+)
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError
 from genmod.likelihood.augmentation import Augmentation, AugmentationScore
@@ -41,60 +47,6 @@ from genmod.nets.gan import Discriminator, Generator
 from genmod.rng import Rng
 
 NO_DENSITY = "a GAN has no density of its own"
-
-
-class Penalty(Config):
-    """gamma, the weight of both gradient penalties: a half cosine from ``base`` to ``final``."""
-
-    base: float = Field(default=1.0, gt=0)
-    """At the start. Larger for larger images; too small, and D memorises or diverges."""
-    final: float = Field(default=0.1, gt=0)
-    """After ``nimg`` images and from then on."""
-    nimg: int = Field(default=100_000, gt=0)
-    """Images seen until ``final`` is reached."""
-
-    def at(self, nimg: int) -> float:
-        """The weight after ``nimg`` images."""
-        done = min(nimg / self.nimg, 1.0)
-        return self.final + (self.base - self.final) * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-class Tower(Config):
-    """Size of one of the two nets."""
-
-    widths: tuple[int, ...] = Field(min_length=1)
-    """Channels of each level, finest first; each next level has half the sides."""
-    blocks: int = Field(default=1, gt=0)
-    """Residual blocks on each level."""
-    patch: int = Field(default=2, gt=0)
-    """Side of the square of pixels that is one position of the finest level."""
-
-    @property
-    def multiple(self) -> int:
-        """What height and width must be multiples of."""
-        return self.patch * 2 ** (len(self.widths) - 1)
-
-
-@final
-class GanConfig(FamilyConfig):
-    """Sizes of both nets and the weight of the penalties."""
-
-    z_dim: int = Field(default=64, gt=0)
-    generator: Tower = Tower(widths=(32, 96), blocks=1, patch=2)
-    """G's levels, run from the coarsest to the finest."""
-    discriminator: Tower = Tower(widths=(64,), blocks=2, patch=4)
-    """D's levels, run from the finest to the coarsest."""
-    features: int = Field(default=128, gt=0)
-    """Length of the vector that D makes of an image."""
-    gamma: Penalty = Penalty()
-
-    @classmethod
-    def tiny(cls) -> Self:
-        """Two levels of a dozen channels."""
-        tower = Tower(widths=(8, 12), blocks=1, patch=2)
-        return cls(
-            z_dim=8, generator=tower, discriminator=tower, features=16, gamma=Penalty(nimg=1000)
-        )
 
 
 class GanSample(SampleOptions):
@@ -126,6 +78,9 @@ class Model(GenerativeModel):
     Sample: ClassVar[type[SampleOptions]] = GanSample
     Score: ClassVar[type[ScoreOptions]] = GanScore
 
+    gamma_scale: Tensor
+    augment_probability: Tensor
+
     def __init__(self, config: GanConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
         self.net = config
@@ -145,6 +100,10 @@ class Model(GenerativeModel):
             blocks=config.discriminator.blocks,
             patch=config.discriminator.patch,
         )
+        self.register_buffer("gamma_scale", torch.ones(()))
+        if config.augment is not None:
+            start = torch.tensor(config.augment.probability)
+            self.register_buffer("augment_probability", start)
 
     @classmethod
     def check(cls, config: GanConfig, spec: ImageSpec) -> None:
@@ -175,48 +134,86 @@ class Model(GenerativeModel):
         return (Phase("discriminator", ("discriminator",)), Phase("generator", ("generator",)))
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
-        """L_D or L_G; ``total`` of D includes both penalties."""
+        """L_D or L_G; ``total`` of D includes the penalties."""
         if phase == "discriminator":
             return self._discriminator_loss(batch, rng.fold(phase), self.net.gamma.at(nimg))
         assert phase == "generator", f"no phase is called {phase!r}"
         return self._generator_loss(batch, rng.fold(phase))
 
-    def _discriminator_loss(self, batch: Batch, rng: Rng, gamma: float) -> Losses:
-        x_BCHW = batch.x_BCHW(self._dtype)
+    def _discriminator_loss(self, batch: Batch, rng: Rng, gamma_now: float) -> Losses:
         with torch.no_grad():
             fake_BCHW = self._generate(batch.labels_B, rng, 1.0)
-        real_B, r1_B = self._penalised(x_BCHW, batch.labels_B)
-        fake_B, r2_B = self._penalised(fake_BCHW, batch.labels_B)
-        gap_B = real_B - fake_B
-        pairing = F.softplus(-gap_B).mean()
-        r1, r2 = r1_B.mean(), r2_B.mean()
+        penalty, every = self.net.penalties
+        judged = judge(
+            (self._critic(batch, rng.fold("real")), self._critic(batch, rng.fold("fake"))),
+            batch.x_BCHW(self._dtype),
+            fake_BCHW,
+            penalty=penalty,
+            every=every,
+            index_B=rng.index_B,
+            mix_B=rng.fold("mix").uniform(dtype=self._dtype),
+        )
+        gap_B = judged.real_B - judged.fake_B
+        pairing = discriminator_loss(self.net.loss, judged.real_B, judged.fake_B)
+        gamma = self.gamma_scale * gamma_now
+        sure_B = gap_B if self.net.loss == "rpgan" else judged.real_B
         terms = {
             "pairing_nats": pairing,
             "logit_gap": gap_B.mean(),
-            "logit_real": real_B.mean(),
-            "logit_fake": fake_B.mean(),
-            "r1_sq_norm": r1,
-            "r2_sq_norm": r2,
-            "gamma": torch.full_like(r1, gamma),
+            "logit_real": judged.real_B.mean(),
+            "logit_fake": judged.fake_B.mean(),
+            "sureness": sure_B.sign().mean(),
+            "gamma": gamma,
         }
-        total = pairing + 0.5 * gamma * (r1 + r2)
-        return Losses(total, {name: value.detach() for name, value in terms.items()})
+        norms = {"r1_sq_norm": judged.r1, "r2_sq_norm": judged.r2, "slope_penalty": judged.slope}
+        terms |= {name: value for name, value in norms.items() if value is not None}
+        if self.net.augment is not None:
+            terms["augment_probability"] = self.augment_probability
+        total = pairing + judged.penalty(gamma)
+        return Losses(total, {name: value.detach().clone() for name, value in terms.items()})
 
-    def _penalised(self, x_BCHW: Tensor, labels_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (B,) and squared norms (B,) of their gradients by the image, both differentiable."""
-        x_BCHW = x_BCHW.detach().requires_grad_()
-        logits_B = self.discriminator(x_BCHW, labels_B)
-        # Rows do not see one another, so the gradient of the sum holds each row's own.
-        (slope_BCHW,) = torch.autograd.grad(logits_B.sum(), x_BCHW, create_graph=True)
-        return logits_B, slope_BCHW.square().sum(dim=(1, 2, 3))
+    def _critic(self, batch: Batch, rng: Rng) -> Critic:
+        """D of augmented images, for some rows of a batch."""
+
+        def critic(x_NCHW: Tensor, rows_N: Tensor) -> Tensor:
+            labels_N = None if batch.labels_B is None else batch.labels_B[rows_N]
+            if self.net.augment is not None:
+                draws = rng.fold("augment").rows(rows_N)
+                kinds = self.net.augment.kinds
+                x_NCHW = augmented(x_NCHW, draws, kinds, self.augment_probability)
+            return self.discriminator(x_NCHW, labels_N)
+
+        return critic
 
     def _generator_loss(self, batch: Batch, rng: Rng) -> Losses:
+        rows_B = torch.arange(len(batch), device=rng.index_B.device)
+        fake_BCHW = self._generate(batch.labels_B, rng, 1.0)
+        fake_B = self._critic(batch, rng.fold("fake"))(fake_BCHW, rows_B)
+        if self.net.loss != "rpgan":
+            total = generator_loss(self.net.loss, fake_B, None)
+            return Losses(total, {"logit_fake": fake_B.mean().detach()})
         with torch.no_grad():
-            real_B = self.discriminator(batch.x_BCHW(self._dtype), batch.labels_B)
-        fake_B = self.discriminator(self._generate(batch.labels_B, rng, 1.0), batch.labels_B)
-        gap_B = fake_B - real_B
-        total = F.softplus(-gap_B).mean()
-        return Losses(total, {"pairing_nats": total.detach(), "logit_gap": gap_B.mean().detach()})
+            critic = self._critic(batch, rng.fold("real"))
+            real_B = critic(batch.x_BCHW(self._dtype), rows_B)
+        total = generator_loss(self.net.loss, fake_B, real_B)
+        gap = (fake_B - real_B).mean().detach()
+        return Losses(total, {"pairing_nats": total.detach(), "logit_gap": gap})
+
+    def adapts(self) -> tuple[str, ...]:
+        """D's sureness, if the augmentation follows it."""
+        adaptive = self.net.augment is not None and self.net.augment.target is not None
+        return ("discriminator/sureness",) if adaptive else ()
+
+    @torch.no_grad()
+    def adapt(self, means_K: Tensor, images: int) -> None:
+        """Augment more often if D is too sure, else less often."""
+        assert self.net.augment is not None
+        p = self.augment_probability
+        p.copy_(adapted(p, means_K[0].to(p.dtype), self.net.augment, images))
+
+    def hold_back(self, factor: float) -> None:
+        """Raise gamma."""
+        self.gamma_scale.mul_(factor)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -174,6 +174,9 @@ class _Run:
             norm = optimiser.step(lr)
             keys += [f"{optimiser.phase.name}/{name}" for name in (*terms, *_OF_THE_STEP)]
             values += [*terms.values(), norm, torch.full_like(norm, lr, dtype=torch.float64)]
+        if wanted := state.model.adapts():
+            means_K = self.world.mean(flat([values[keys.index(key)] for key in wanted]))
+            state.model.adapt(means_K, config.batch)
         state.nimg += config.batch
         ema.update(state.ema, state.model, ema.decay_at(config, state.nimg))
         state.ledger.add(state.nimg, keys, flat(values))

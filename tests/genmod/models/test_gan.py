@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from genmod import units
+from genmod.adversarial.config import GanConfig, Penalty
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError, Unscorable
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig
-from genmod.models.gan import GanConfig, GanSample, GanScore, Model, Penalty
+from genmod.models.gan import GanSample, GanScore, Model
 from genmod.rng import rng_for
 
 GREY = ImageSpec(channels=1, height=8, width=8, classes=3)

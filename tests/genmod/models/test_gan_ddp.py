@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from genmod.adversarial.config import GanConfig
 from genmod.data.batch import Batch
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, GenerativeModel, ModelConfig
-from genmod.models.gan import GanConfig
 from genmod.rng import rng_for
 from genmod.world import Alone, Group, World
 

@@ -1,0 +1,1 @@
+"""What generator and discriminator play for: losses, penalties, augmentations."""
