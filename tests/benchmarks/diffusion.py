@@ -83,7 +83,7 @@ def _paired(
 
 
 def bench() -> list[dict]:
-    """Training step (without the optimiser), Heun, DDIM, guided Heun, and log p."""
+    """Training step (without the optimiser), samplers, two steps against Heun, and log p."""
     torch.set_num_threads(1)
     model, batch = _model(), _batch()
     rng = rng_for(0, "bench", batch.index_B)
@@ -101,12 +101,21 @@ def bench() -> list[dict]:
             f"{calls} bare calls of the net",
         )
 
+    many, two = DiffusionSample(), DiffusionSample(solver="consistency", steps=2)
     how = DiffusionScore(steps=20, draws=2)
     products = 2 * 21 + 11  # the last ones tell the solver's error
     return [
         _paired("diffusion/step", step, lambda: _bare_step(model, batch), "the net, torch's noise"),
         sampled(23, steps=12),
         sampled(24, solver="ddim", steps=24),
+        sampled(12, solver="dpm_solver", steps=12),
+        sampled(12, solver="unipc", steps=12),
+        _paired(
+            "diffusion/sample in two steps",
+            lambda: model.sample(batch.labels_B, rng, two),
+            lambda: model.sample(batch.labels_B, rng, many),
+            "Heun in 18 steps, 35 calls",
+        ),
         sampled(46, steps=12, guidance=2.0),
         _paired(
             "diffusion/score 20 steps, 2 draws",
