@@ -201,11 +201,11 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> S
     work["rows"] = rows
     beside = 0
     if config.calibration is not None:
-        most = config.calibration.rows if how.max_rows is None else how.max_rows
+        most = min(config.calibration.rows, how.max_rows or config.calibration.rows)
         work["calibration rows"] = min(data.rows[config.calibration.split], most)
         same = config.data is None and config.calibration.split == config.split
         beside = 0 if same else work["calibration rows"]
-    s_per_image = score_s_per_image(model, how)
+    s_per_image = partial(score_s_per_image, model, how)
     work["expected time"] = _expected(context, s_per_image, rows + beside, config.workers)
     return Step(stage="score", name=name, done=done, fingerprint=fingerprint, work=work)
 
