@@ -97,7 +97,8 @@ def test_sigma_is_fitted_to_held_out_rows(measure):
     ready = MODEL.prepare(held_out, rng(held_out), how)
     stderr = NOISE / math.sqrt(2 * 40 * (SPEC.dims - 3))
     assert ready.how.sigma == pytest.approx(NOISE, abs=4 * stderr)
-    assert ready.facts == {"sigma": ready.how.sigma}
+    assert ready.facts["sigma"] == ready.how.sigma
+    assert abs(ready.facts["sigma_drift"]) < 0.05
     assert ready.how.model_copy(update={"sigma": "fit"}) == how
 
 
