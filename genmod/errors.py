@@ -42,6 +42,10 @@ class TrainingDiverged(GenmodError):
     """The loss stopped being a finite number. Restarting would do the same again, so nobody does."""
 
 
+class TrainingCollapsed(GenmodError):
+    """Samples have lost their variety, and the one way back that the recipe allows did not help."""
+
+
 def did_you_mean(got: str, valid: Iterable[str]) -> str:
     """The end of an error message: the nearest valid name, or all of them.
 

@@ -15,6 +15,7 @@ from genmod.errors import ConfigError, DataError, StorageError
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, require
 from genmod.models.base import GenerativeModel, ModelConfig, family
 from genmod.training.checkpoint import Checkpoints
+from genmod.training.collapse import Samples
 from genmod.training.loop import Plan, train
 from genmod.training.monitors import Grid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
@@ -214,4 +215,9 @@ def _plan(
     if config.grid_every_nimg is not None:
         how = parse(model.Sample, job.sample, f"model.{job.name}.sample")
         grid = Grid(config.grid_images, job.seed, how)
-    return Plan(config, job.seed, job.root, checkpoints, validation, grid)
+    samples = None
+    if config.watch is not None:
+        shown = range(min(config.watch.rows, data.rows("val")))
+        how = parse(model.Sample, job.sample, f"model.{job.name}.sample")
+        samples = Samples(config.watch, read_rows(job.data_root, data, "val", shown), job.seed, how)
+    return Plan(config, job.seed, job.root, checkpoints, validation, grid, samples)

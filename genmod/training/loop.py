@@ -23,6 +23,7 @@ from genmod.models.base import GenerativeModel, Phase
 from genmod.rng import Rng
 from genmod.training import ema
 from genmod.training.checkpoint import Checkpoints, resume
+from genmod.training.collapse import Samples
 from genmod.training.monitors import Grid, Validation
 from genmod.training.optim import PhaseOptimiser
 from genmod.training.plan import TrainConfig, due
@@ -31,11 +32,11 @@ from genmod.training.published import GRIDS
 from genmod.training.rehearsal import COMMUTING, only, rehearse
 from genmod.training.spool import Point, write_point
 from genmod.training.state import TrainState, flat
+from genmod.training.watching import look_at_samples
 from genmod.training.writer import Writer, taken
 from genmod.world import World
 
-_OF_THE_STEP = ("grad_norm", "lr")
-"""What is noted of a phase beside its loss and terms."""
+_OF_THE_STEP = ("grad_norm", "lr")  # noted of a phase beside its loss and terms
 
 
 class Stream(Protocol):
@@ -65,6 +66,7 @@ class Plan:
     checkpoints: Checkpoints | None = None
     validation: Validation | None = None
     grid: Grid | None = None
+    samples: Samples | None = None
 
 
 def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) -> TrainState:
@@ -170,7 +172,7 @@ class _Run:
         values: list[Tensor] = []
         for optimiser, module in zip(state.optimisers, self.wrapped, strict=True):
             terms = self._gradients(optimiser, module, batch)
-            lr = optimiser.lr_at(middle_nimg, config.total_nimg)
+            lr = optimiser.lr_at(middle_nimg, config.total_nimg) * state.watch.lr_scale
             norm = optimiser.step(lr)
             keys += [f"{optimiser.phase.name}/{name}" for name in (*terms, *_OF_THE_STEP)]
             values += [*terms.values(), norm, torch.full_like(norm, lr, dtype=torch.float64)]
@@ -217,10 +219,12 @@ class _Run:
         }
         if log:
             metrics |= _prefixed("train", state.ledger.close(self.world))
-        found: dict[str, float] = {}
+        found = dict[str, float]()
         if plan.validation is not None and now(config.validate_every_nimg):
             found = plan.validation.measure(state.ema, state.nimg, terms, self.world)
             metrics |= _prefixed("val", found)
+        if plan.samples is not None and now(plan.samples.config.every_nimg):
+            metrics |= look_at_samples(plan.samples, state, self.world, plan.root)
         if plan.grid is not None and now(config.grid_every_nimg):
             self._write_grid(plan.grid.draw(state.ema, self.world))
         if metrics and plan.root is not None and self.world.rank == 0:

@@ -12,6 +12,7 @@ from genmod.data.arrange import OWN, OrderConfig
 from genmod.data.mixture import whole_weights
 from genmod.errors import ConfigError, did_you_mean
 from genmod.models.base import ModelConfig, Phase
+from genmod.training.collapse import WatchConfig
 
 
 class OptimConfig(Config):
@@ -72,6 +73,8 @@ class TrainConfig(Config):
     """Between losses of the averaged weights on fixed rows with fixed noise; null for none."""
     validation_rows: int = Field(default=256, gt=0)
     """Rows of the ``val`` split that are used for it, at most."""
+    watch: WatchConfig | None = None
+    """Compare samples with validation rows now and then, and act on a collapse; for GANs. Null for not."""
     grid_every_nimg: int | None = Field(default=50_000, gt=0)
     """Between pictures of samples from fixed noise; null for none."""
     grid_images: int = Field(default=40, gt=0)

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from genmod.config import canonical_json
 from genmod.errors import DataError
 from genmod.models.base import GenerativeModel
+from genmod.training.collapse import Watch, WatchConfig, way_back
 from genmod.training.ledger import Ledger
 from genmod.training.optim import PhaseOptimiser
 
-MODEL, EMA, OPTIMISER, STATE = (
+MODEL, EMA, OPTIMISER, BEST, STATE = (
     "model.safetensors",
     "ema.safetensors",
     "optimiser.safetensors",
+    "best.safetensors",
     "state.json",
 )
-"""The files of a checkpoint."""
+"""The files of a checkpoint; ``BEST`` only where samples are watched."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class TrainState:
     optimisers: Sequence[PhaseOptimiser]
     ledger: Ledger = field(default_factory=Ledger)
     """Losses of the steps that are not logged yet."""
+    watch: Watch = field(default_factory=Watch)
+    """What looks at samples have found."""
 
     def snapshot(self) -> Snapshot:
         """A copy of all of it."""
@@ -65,7 +69,10 @@ class TrainState:
             EMA: _copied(self.ema.state_dict()),
             OPTIMISER: _copied(moments),
         }
-        facts = canonical_json({"nimg": self.nimg, "ledger": self.ledger.as_json()})
+        if self.watch.best:
+            tensors[BEST] = dict(self.watch.best)  # replaced as a whole, never changed
+        parts = {"ledger": self.ledger.as_json(), "watch": self.watch.as_json()}
+        facts = canonical_json({"nimg": self.nimg, **parts})
         return Snapshot(self.nimg, tensors, facts)
 
     def files(self) -> dict[str, bytes]:
@@ -82,6 +89,29 @@ class TrainState:
         facts = json.loads(files[STATE])
         self.nimg = int(facts["nimg"])
         self.ledger = Ledger.from_json(facts["ledger"])
+        best = tensors_of(files[BEST], BEST) if BEST in files else {}
+        self.watch = Watch.from_json(facts["watch"], best)
+
+    def note_best(self, found: Mapping[str, float]) -> None:
+        """Keep these averaged weights if their samples cover more than ever."""
+        if found["coverage"] > self.watch.best_coverage:
+            self.watch.best_coverage, self.watch.best_nimg = found["coverage"], self.nimg
+            self.watch.best = _copied(self.ema.state_dict())
+
+    def go_back(self, config: WatchConfig) -> None:
+        """Both models get the best averaged weights, optimisers begin anew. The clock and the data go on.
+
+        Raises:
+            TrainingCollapsed: there is no way back, or no further one.
+        """
+        way_back(self.watch, config, self.nimg)
+        for model in (self.model, self.ema):
+            model.load_state_dict(self.watch.best)
+            model.hold_back(config.gamma_factor)
+        self.watch.best = _copied(self.ema.state_dict())
+        for optimiser in self.optimisers:
+            for tensor in optimiser.tensors().values():
+                tensor.zero_()
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

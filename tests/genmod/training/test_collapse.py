@@ -1,0 +1,152 @@
+"""Collapse: measured on known samples, provoked for real, one way back, and a state that resumes exactly."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from genmod.adversarial.config import GanConfig
+from genmod.config import as_json
+from genmod.data.batch import Batch
+from genmod.errors import TrainingCollapsed
+from genmod.manifest import ImageSpec
+from genmod.models.base import DataStats, ModelConfig, family
+from genmod.rng import rng_for
+from genmod.training.checkpoint import Checkpoints
+from genmod.training.collapse import Samples, Watch, WatchConfig, compare, judge_look, way_back
+from genmod.training.loop import Plan, train
+from genmod.training.plan import OptimConfig, TrainConfig
+from genmod.training.spool import read_spool
+from genmod.training.state import weights_bytes
+from genmod.world import Alone
+
+SPEC = ImageSpec(channels=1, height=8, width=8)
+BATCH = 16
+
+
+def rows(index) -> Batch:
+    """Four by four squares, each dark or bright, and a little noise."""
+    rng = rng_for(4, "squares", index)
+    bits = rng.fold("bits").integers(2, 1, 4, 4) * 160 + 40
+    big = bits.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    pixels = big + rng.fold("noise").integers(30, *SPEC.shape)
+    return Batch(pixels.to(torch.uint8), None, rng.index_B)
+
+
+def points(count: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_good_samples_cover_and_collapsed_ones_do_not():
+    real, labels = points(400, 0), torch.arange(400) % 4
+    real[:, 0] += 10 * labels
+    good = points(400, 1)
+    good[:, 0] += 10 * labels
+    fine = compare(good, real, labels, 4, k=5)
+    assert fine["coverage"] > 0.9
+    assert fine["recall"] > 0.9
+    assert fine["duplicates"] < 0.05
+    assert fine["class_distance"] < 0.02
+    one_mode = compare(points(400, 2), real, labels, 4, k=5)
+    assert one_mode["coverage"] == pytest.approx(0.25, abs=0.05)
+    assert one_mode["class_distance"] == pytest.approx(0.75, abs=0.01)
+    assert one_mode["classes_made"] == 1
+    copies = compare(good[:20].repeat(20, 1), real, labels, 4, k=5)
+    assert copies["duplicates"] == 1.0
+
+
+def test_patience_grace_and_the_end_of_it():
+    config = WatchConfig(grace_nimg=100, patience=2, retries=1)
+    watch = Watch(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})
+    bad, good = {"coverage": 0.3, "duplicates": 0.0}, {"coverage": 0.7, "duplicates": 0.0}
+    assert not judge_look(watch, config, bad, 60)
+    assert not judge_look(watch, config, bad, 100)
+    assert not judge_look(watch, config, good, 120)
+    assert not judge_look(watch, config, bad, 140)
+    assert judge_look(watch, config, bad, 160)
+    way_back(watch, config, 160)
+    assert (watch.lr_scale, watch.retried, watch.bad_looks) == (0.5, 1, 0)
+    with pytest.raises(TrainingCollapsed) as caught:
+        way_back(watch, config, 200)
+    told = str(caught.value)
+    assert "\n" not in told
+    for part in (
+        "collapsed at 200 images",
+        "at 140 images: coverage 0.300",
+        "back to the averaged",
+    ):
+        assert part in told
+
+
+def go(
+    root: str,
+    *,
+    lr: float,
+    penalty: str,
+    nimg: int,
+    retries: int,
+    stop: int | None = None,
+    grace: int | None = 1280,
+):
+    net = GanConfig.tiny().model_copy(update={"loss": "hinge", "penalty": penalty})
+    stats = DataStats(mean=(0.0,), std=(0.5,))
+    model = ModelConfig(family="gan", net=as_json(net), spec=SPEC, stats=stats)
+    watch = WatchConfig(
+        every_nimg=640, rows=128, grace_nimg=grace or 0, patience=2, retries=retries
+    )
+    config = TrainConfig(
+        nimg=nimg, batch=BATCH, log_every_nimg=640, checkpoint_every_nimg=640, watch=watch,
+        validate_every_nimg=None, ema_halflife_nimg=100,
+        optim=OptimConfig(lr=lr, betas=(0.0, 0.99), warmup_nimg=0, decay="none", clip_norm=None),
+    )  # fmt: skip
+
+    def batches(start: int):
+        for first in itertools.count(start, BATCH):
+            if first == stop:
+                raise ConnectionError("the power failed")
+            yield rows(range(first, first + BATCH))
+
+    held = rows(range(10**6, 10**6 + 128))
+    samples = None if grace is None else Samples(watch, held, 5, family("gan").Sample())
+    checkpoints = Checkpoints(root, "collapse", model)
+    plan = Plan(config, 5, root, checkpoints, samples=samples)
+    return train(model.build(1), batches, Alone(), plan)
+
+
+def test_a_real_collapse_is_caught_and_told(tmp_path):
+    """No penalties and a high rate: the nets run away from each other."""
+    with pytest.raises(TrainingCollapsed) as caught:
+        go(str(tmp_path), lr=0.05, penalty="none", nimg=12_800, retries=1)
+    told = str(caught.value)
+    assert "back to the averaged weights" in told
+    events = json.loads((tmp_path / "watch.json").read_bytes())
+    assert events["retried"] == 1
+    assert events["lr_scale"] == 0.5
+    assert len(events["events"]) >= 5
+
+
+def test_the_way_back_resumes_bitwise(tmp_path):
+    """Stopped after the collapse and its way back, and gone on: the same bytes as the straight run."""
+    straight = go(str(tmp_path / "a"), lr=0.05, penalty="none", nimg=3_200, retries=9)
+    assert straight.watch.retried >= 1
+    with pytest.raises(ConnectionError):
+        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=3_200, retries=9, stop=2_880)
+    assert (
+        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=3_200, retries=9).files()
+        == straight.files()
+    )
+
+
+def test_watching_alone_changes_no_weights(tmp_path):
+    """Within the grace, looks at samples leave training as it is without them."""
+    watched = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=1_280, retries=0, grace=10**6)
+    blind = go(str(tmp_path / "b"), lr=2e-3, penalty="r1r2", nimg=1_280, retries=0, grace=None)
+    assert weights_bytes(watched.model) == weights_bytes(blind.model)
+    assert weights_bytes(watched.ema) == weights_bytes(blind.ema)
+    assert watched.watch.best_nimg > 0
+    assert blind.watch == Watch()
+    seen = [point.metrics for point in read_spool(str(tmp_path / "a"))]
+    assert all(0 <= metrics["samples/coverage"] <= 1 for metrics in seen)
