@@ -45,7 +45,7 @@ class WatchConfig(Config):
     """Below it, training has collapsed."""
     least_of_best: float = Field(default=0.5, ge=0, le=1)
     """Below this share of the best coverage so far, too."""
-    most_duplicates: float = Field(default=0.5, ge=0, le=1)
+    most_duplicates: float = Field(default=0.9, ge=0, le=1)
     """Above this share of samples that are near copies of others, too."""
     patience: int = Field(default=2, gt=0)
     """Looks in a row that must say so."""

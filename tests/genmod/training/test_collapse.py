@@ -95,7 +95,13 @@ def go(
     stats = DataStats(mean=(0.0,), std=(0.5,))
     model = ModelConfig(family="gan", net=as_json(net), spec=SPEC, stats=stats)
     watch = WatchConfig(
-        every_nimg=640, rows=128, grace_nimg=grace or 0, patience=2, retries=retries
+        every_nimg=640,
+        rows=128,
+        grace_nimg=grace or 0,
+        patience=2,
+        retries=retries,
+        most_duplicates=1.0,
+        least_of_best=0.3,
     )
     config = TrainConfig(
         nimg=nimg, batch=BATCH, log_every_nimg=640, checkpoint_every_nimg=640, watch=watch,
@@ -130,12 +136,12 @@ def test_a_real_collapse_is_caught_and_told(tmp_path):
 
 def test_the_way_back_resumes_bitwise(tmp_path):
     """Stopped after the collapse and its way back, and gone on: the same bytes as the straight run."""
-    straight = go(str(tmp_path / "a"), lr=0.05, penalty="none", nimg=3_200, retries=9)
+    straight = go(str(tmp_path / "a"), lr=0.05, penalty="none", nimg=5_120, retries=9)
     assert straight.watch.retried >= 1
     with pytest.raises(ConnectionError):
-        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=3_200, retries=9, stop=2_880)
+        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, retries=9, stop=4_800)
     assert (
-        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=3_200, retries=9).files()
+        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, retries=9).files()
         == straight.files()
     )
 
@@ -150,3 +156,8 @@ def test_watching_alone_changes_no_weights(tmp_path):
     assert blind.watch == Watch()
     seen = [point.metrics for point in read_spool(str(tmp_path / "a"))]
     assert all(0 <= metrics["samples/coverage"] <= 1 for metrics in seen)
+
+
+def test_with_penalties_it_is_not_called_a_collapse(tmp_path):
+    """By the very rule that catches the run without penalties."""
+    assert go(str(tmp_path), lr=2e-3, penalty="r1r2", nimg=4_480, retries=0).watch.events == []
