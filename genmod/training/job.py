@@ -95,6 +95,11 @@ def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> 
             f"{data_root}: the val split has no rows; raise data.splits.val, "
             "or set train.validate_every_nimg=null"
         )
+    if config.watch is not None and rows["val"] <= config.watch.neighbours:
+        raise ConfigError(
+            f"{data_root}: train.watch compares samples with more than {config.watch.neighbours} rows of "
+            f"the val split, which has {rows['val']}; raise data.splits.val, or set train.watch=null"
+        )
     epoch_rows(rows["train"], config.batch, config.order.last)
 
 

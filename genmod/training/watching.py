@@ -6,6 +6,7 @@ from genmod import storage
 from genmod.config import canonical_json
 from genmod.training.collapse import Samples, judge_look
 from genmod.training.state import TrainState
+from genmod.training.writer import taken
 from genmod.world import World
 
 EVENTS = "watch.json"
@@ -19,6 +20,7 @@ def look_at_samples(
 
     Raises:
         TrainingCollapsed: on all ranks alike, if the recipe allows no further way back.
+        StorageError: the store did not take what was seen.
     """
     found = samples.measure(state.ema, world)
     collapsed = judge_look(state.watch, samples.config, found, state.nimg)
@@ -30,6 +32,7 @@ def look_at_samples(
     finally:
         if root is not None and world.rank == 0:
             told = canonical_json(state.watch.as_json())
-            storage.write_bytes(storage.join(root, EVENTS), told)
+            with taken(root, f"what samples at {state.nimg:,} images were like"):
+                storage.write_bytes(storage.join(root, EVENTS), told)
     told_of = found | {"retries": float(state.watch.retried)}
     return {f"samples/{name}": value for name, value in told_of.items()}

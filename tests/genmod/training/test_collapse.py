@@ -11,16 +11,18 @@ import torch
 from genmod.adversarial.config import GanConfig
 from genmod.config import as_json
 from genmod.data.batch import Batch
-from genmod.errors import TrainingCollapsed
+from genmod.errors import ConfigError, StorageError, TrainingCollapsed
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig, family
 from genmod.rng import rng_for
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.collapse import Samples, Watch, WatchConfig, compare, judge_look, way_back
+from genmod.training.job import check_rows
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.training.spool import read_spool
 from genmod.training.state import weights_bytes
+from genmod.training.watching import look_at_samples
 from genmod.world import Alone
 
 SPEC = ImageSpec(channels=1, height=8, width=8)
@@ -161,3 +163,18 @@ def test_watching_alone_changes_no_weights(tmp_path):
 def test_with_penalties_it_is_not_called_a_collapse(tmp_path):
     """By the very rule that catches the run without penalties."""
     assert go(str(tmp_path), lr=2e-3, penalty="r1r2", nimg=4_480, retries=0).watch.events == []
+
+
+def test_a_store_that_does_not_take_what_was_seen_is_one_line(tmp_path):
+    state = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=640, retries=0)
+    samples = Samples(WatchConfig(rows=16), rows(range(32)), 5, family("gan").Sample())
+    (tmp_path / "b").write_text("not a folder")
+    with pytest.raises(StorageError, match=r"did not take what samples at 640 images were like \("):
+        look_at_samples(samples, state, Alone(), str(tmp_path / "b"))
+
+
+def test_too_few_validation_rows_are_told_before_training():
+    config = TrainConfig(nimg=640, batch=BATCH, validate_every_nimg=None, watch=WatchConfig())
+    check_rows(config, "here", {"train": 100, "val": 6, "test": 0})
+    with pytest.raises(ConfigError, match=r"more than 5 rows of the val split, which has 5"):
+        check_rows(config, "here", {"train": 100, "val": 5, "test": 0})
