@@ -99,12 +99,11 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         if error := left(notes):
             raise error
     finally:
-        with suppress(
-            OSError, StorageError
-        ):  # of no use by now; a store that is gone was told above
+        # Of no use by now. A store that is gone was told above, and must not be told instead of that.
+        with suppress(OSError, StorageError):
             storage.remove(scratch)
-        if not storage.list_names(options.scratch):
-            storage.remove(options.scratch)
+            if not storage.list_names(options.scratch):
+                storage.remove(options.scratch)
 
 
 def work(world: World, values: dict[str, Any]) -> None:
