@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genmod.data.shards import key_of
+from genmod.data.keys import key_of
 from genmod.data.sources import BAD_LABEL, NO_LABEL, Entry, Ref, Scan, Source, Splits
 from genmod.data.spill import Groups, Spill, by_bucket, parse
 from genmod.manifest import SPLITS, Split

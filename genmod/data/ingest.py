@@ -9,7 +9,8 @@ from typing import Any
 from genmod import receipts
 from genmod.config import Config
 from genmod.data.codecs import Refused, Resize, conform
-from genmod.data.shards import Row, ShardReceipt, key_of, write_shard
+from genmod.data.keys import key_of
+from genmod.data.shards import Row, ShardReceipt, write_shard
 from genmod.data.sources import open_source, pixels_of
 from genmod.manifest import ImageSpec, Split
 

@@ -6,10 +6,8 @@ same rows give the same bytes in any process. Letters: C channels, H height, W w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -22,8 +20,9 @@ from deflate import crc32
 from numpy.typing import NDArray
 
 from genmod.config import Config
-from genmod.data.codecs import EXTENSIONS, Codec
-from genmod.data.tars import tar_of
+from genmod.data.codecs import Codec
+from genmod.data.keys import KEY, MAX_KEY
+from genmod.data.tars import Members, tar_of
 from genmod.errors import DataError
 from genmod.manifest import FileEntry, ImageSpec, ShardEntry, Split, write_file
 from genmod.units import LEVELS
@@ -45,26 +44,6 @@ calls the sample, where that is not the key."""
 
 QUARANTINE = "quarantine.parquet"
 """The file below a dataset's root that says which inputs were refused."""
-
-MAX_KEY = 80
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
-_NOT_KEY = re.compile(r"[^A-Za-z0-9_-]+")
-_KEPT, _DIGEST_HEX = 48, 16
-
-
-def key_of(name: str) -> str:
-    """The key of a sample that the source calls ``name``.
-
-    A name of letters, digits, ``-`` and ``_`` is its own key. Anything else (dots and slashes mean something
-    in a tar) is rewritten, and a digest of the whole name keeps keys apart.
-    """
-    if _KEY.match(name):
-        return name
-    stem, dot, extension = name.rpartition(".")
-    readable = stem if dot and extension.lower() in EXTENSIONS else name
-    readable = _NOT_KEY.sub("-", readable).strip("-")[-_KEPT:].lstrip("-")
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_HEX // 2)
-    return f"{readable}-{digest.hexdigest()}" if readable else digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -160,69 +139,77 @@ def write_shard(
     Raises:
         DataError: a row's key, shape or label is not allowed.
     """
-    codec, histogram, samples = Codec(spec), _Histogram(spec), list[Encoded]()
-    rows_K = [0] * spec.classes
+    codec, histogram = Codec(spec), _Histogram(spec)
+    keys, numbers, images = list[str](), list[int](), list[bytes]()
+    labels, names, sidecars = list[int](), list[str | None](), list[bytes | None]()
     for row in rows:
         _check_row(row, spec)
-        sidecar = row.sidecar
-        body = None if sidecar is None else json.dumps(sidecar, sort_keys=True).encode()
-        image = codec.encode(row.image_HWC)
-        samples.append(Encoded(row.key, row.index, image, row.label, row.name, body))
+        keys.append(row.key)
+        numbers.append(row.index)
+        images.append(codec.encode(row.image_HWC))
+        names.append(row.name)
+        told = None if row.sidecar is None else json.dumps(row.sidecar, sort_keys=True).encode()
+        sidecars.append(told)
         if row.label is not None:
-            rows_K[row.label] += 1
+            labels.append(row.label)
         histogram.add(row.image_HWC)
+    samples = Encoded(keys, numbers, images, labels if spec.classes else None, names, sidecars)
     entry = pack_shard(root, name, split, samples)
-    return entry, histogram.facts(len(samples), max(s.number for s in samples) + 1, rows_K)
+    rows_K = np.bincount(labels, minlength=spec.classes).tolist() if spec.classes else ()
+    return entry, histogram.facts(len(keys), max(numbers) + 1, rows_K)
 
 
 class Encoded(NamedTuple):
-    """A sample whose image is a file already."""
+    """Samples whose images are files already, by column."""
 
-    key: str
-    number: int
-    """Its ``index``."""
-    image: bytes
-    label: int | None = None
-    name: str | None = None
-    sidecar: bytes | None = None
+    keys: Sequence[str]
+    numbers: Sequence[int]
+    """Their ``index``."""
+    images: Sequence[bytes]
+    labels: Sequence[int] | None = None
+    """Of all or of none."""
+    names: Sequence[str | None] | None = None
+    sidecars: Sequence[bytes | None] = ()
 
 
 def pack_shard(
-    root: str, name: str, split: Split, samples: Sequence[Encoded], suffix: str = ".png"
+    root: str, name: str, split: Split, samples: Encoded, suffix: str = ".png"
 ) -> ShardEntry:
     """Write NAME.tar and NAME.idx.parquet of images as they are, ``suffix`` says what they are.
 
     Raises:
         DataError: no samples, or two with one key.
     """
-    if not samples or len({sample.key for sample in samples}) != len(samples):
-        raise DataError(f"{root}/{name}: {len(samples)} rows, wanted some, with unique keys")
-    names, bodies, image_at = list[str](), list[bytes](), list[int]()
-    for key, _, image, label, _, sidecar in samples:
-        image_at.append(len(names))
-        names.append(key + suffix)
-        bodies.append(image)
-        if label is not None:
-            names.append(key + ".cls")
-            bodies.append(b"%d" % label)
-        if sidecar is not None:
-            names.append(key + ".json")
-            bodies.append(sidecar)
-    whole, offset_N = tar_of(names, bodies)
-    keys, indices, images, labels, given, _ = zip(*samples, strict=True)
-    sizes, checks = list(map(len, images)), list(map(crc32, images))
-    columns = (keys, indices, offset_N[image_at], sizes, labels, checks, given)
-    table = dict(zip(INDEX_SCHEMA.names, columns, strict=True))
+    keys, numbers, images, labels, names, sidecars = samples
+    rows = len(keys)
+    if not rows or len(set(keys)) != rows:
+        raise DataError(f"{root}/{name}: {rows} rows, wanted some, with unique keys")
+    members = [Members(suffix, images)]
+    if labels is not None:
+        label_U, at_N = np.unique(np.array(labels), return_inverse=True)
+        members.append(Members(".cls", label_U.astype(np.bytes_)[at_N]))
+    if any(sidecar is not None for sidecar in sidecars):
+        members.append(Members(".json", sidecars))
+    whole, offset_NM = tar_of(keys, members)
+    table = {
+        "key": keys,
+        "index": numbers,
+        "offset": offset_NM[:, 0],
+        "bytes": np.fromiter(map(len, images), np.int64, rows),
+        "label": pa.nulls(rows) if labels is None else labels,
+        "checksum": np.fromiter(map(crc32, images), np.uint32, rows),
+        "name": pa.nulls(rows) if names is None else names,
+    }
     return ShardEntry(
         split=split,
-        rows=len(samples),
+        rows=rows,
         tar=write_file(root, f"{name}.tar", whole),
         index=write_file(root, f"{name}.idx.parquet", table_bytes(table, INDEX_SCHEMA)),
     )
 
 
 def _check_row(row: Row, spec: ImageSpec) -> None:
-    if not _KEY.match(row.key):
+    if not KEY.match(row.key):
         raise DataError(f"key {row.key!r}: wanted 1 to {MAX_KEY} of A-Z a-z 0-9 _ -")
     wanted = (spec.height, spec.width, spec.channels)
     if row.image_HWC.shape != wanted or row.image_HWC.dtype != np.uint8:
@@ -233,7 +220,7 @@ def _check_row(row: Row, spec: ImageSpec) -> None:
         raise DataError(f"{row.key}: label {row.label}, the dataset has {spec.classes} classes")
 
 
-def table_bytes(columns: Mapping[str, Sequence[Any] | NDArray[Any]], schema: Any) -> bytes:
+def table_bytes(columns: Mapping[str, Any], schema: Any) -> bytes:
     """A small Parquet file with a pyarrow schema; the same bytes for the same values."""
     sink = pa.BufferOutputStream()
     table = pa.table(dict(columns), schema=schema)

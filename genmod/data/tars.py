@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ BLOCK = 512
 MAX_NAME_BYTES = 100
 
 _ZEROS = bytes(BLOCK)
-_SMALL = 16
-"""Bytes of a body, at most, that is copied together with others: a label."""
-
 _SIZE_AT, _SUM_AT = 124, 148
 # mode, uid, gid / size / mtime, checksum as spaces, type, link name, magic, names, device.
 _OWNER = b"0000644\x00" + b"0000000\x00" * 2
@@ -32,69 +29,89 @@ _USED = len(_EMPTY.rstrip(b"\x00"))
 _SHIFT_D = 3 * np.arange(10, -1, -1)
 
 
-class TarBuilder:
-    """A tar that grows in memory; the same members give the same bytes."""
+class Members(NamedTuple):
+    """What every sample of a tar has one of: the files KEY + suffix."""
 
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._bodies: list[bytes] = []
-        self._size_bytes = 0
-
-    def add(self, name: str, body: bytes) -> int:
-        """Append a member, name in ASCII. Returns the offset of its body."""
-        length = len(body)
-        offset = self._size_bytes + BLOCK
-        self._names.append(name)
-        self._bodies.append(body)
-        self._size_bytes = offset + length + -length % BLOCK
-        return offset
-
-    def finish(self) -> memoryview:
-        """The whole file."""
-        return tar_of(self._names, self._bodies)[0]
+    suffix: str
+    bodies: Sequence[bytes | None] | NDArray[np.bytes_]
+    """One a sample, None where it has no such file. An array holds texts of at most ``BLOCK`` bytes."""
 
 
-def tar_of(names: Sequence[str], bodies: Sequence[bytes]) -> tuple[memoryview, NDArray[np.int64]]:
-    """A tar of members, all headers made at once: the same bytes as from a :class:`TarBuilder`.
+def tar_of(keys: Sequence[str], members: Sequence[Members]) -> tuple[memoryview, NDArray[np.int64]]:
+    """A whole tar, sample by sample; the same samples give the same bytes.
 
     Args:
-        names: in ASCII, at most ``MAX_NAME_BYTES`` long.
-        bodies: of each.
+        keys: of the samples, in ASCII, with no suffix longer than ``MAX_NAME_BYTES``.
+        members: each sample's files in their order.
 
     Returns:
-        The whole file, and the offset of each body.
+        The file, and where each body begins in it: a sample a row, members in columns.
     """
-    assert max(map(len, names), default=0) <= MAX_NAME_BYTES
-    size_N = np.fromiter(map(len, bodies), np.int64, len(bodies))
-    assert size_N.max(initial=0) < 8**11
-    end_N = np.cumsum(1 + -(-size_N // BLOCK))  # in blocks
-    offset_N = BLOCK * (np.append(0, end_N[:-1]) + 1) if len(end_N) else end_N
-    whole_KB = np.zeros((int(end_N[-1] if len(end_N) else 0) + 2, BLOCK), dtype=np.uint8)
-    whole_KB[offset_N // BLOCK - 1, :_USED] = _headers(names, size_N)
-    is_large_N = size_N > _SMALL
-    is_small_N = (size_N > 0) & ~is_large_N
-    small_S = np.array([body for body in bodies if 0 < len(body) <= _SMALL], dtype=f"S{_SMALL}")
-    whole_KB[offset_N[is_small_N] // BLOCK, :_SMALL] = small_S.view(np.uint8).reshape(-1, _SMALL)
+    key_N = np.array(keys, dtype=np.bytes_)
+    length_N = np.char.str_len(key_N)
+    longest = max((len(suffix) for suffix, _ in members), default=0)
+    assert key_N.dtype.itemsize + longest <= MAX_NAME_BYTES
+    size_NM = np.empty((len(keys), len(members)), dtype=np.int64)
+    for size_N, (_, bodies) in zip(size_NM.T, members, strict=True):
+        size_N[:] = _sizes(bodies)
+    assert size_NM.max(initial=0) < 8**11
+    blocks_NM = np.where(size_NM < 0, 0, 1 + (size_NM + BLOCK - 1) // BLOCK)
+    end_NM = np.cumsum(blocks_NM).reshape(blocks_NM.shape)
+    begin_NM = end_NM - blocks_NM
+    whole_KB = np.zeros((int(end_NM.max(initial=0)) + 2, BLOCK), dtype=np.uint8)
     whole = whole_KB.data.cast("B")
-    large = (body for body in bodies if len(body) > _SMALL)
-    ends = (offset_N + size_N)[is_large_N].tolist()
-    for offset, end, body in zip(offset_N[is_large_N].tolist(), ends, large, strict=True):
-        whole[offset:end] = body
-    return whole, offset_N
+    for m, (suffix, bodies) in enumerate(members):
+        is_there_N = size_NM[:, m] >= 0
+        begin_N, size_N = begin_NM[is_there_N, m], size_NM[is_there_N, m]
+        header_NU = _headers(key_N[is_there_N], length_N[is_there_N], suffix, size_N)
+        whole_KB[begin_N, :_USED] = header_NU
+        if isinstance(bodies, np.ndarray):
+            text_NL = _letters(bodies)
+            whole_KB[begin_N + 1, : text_NL.shape[1]] = text_NL
+            continue
+        begins, ends = (begin_N + 1) * BLOCK, (begin_N + 1) * BLOCK + size_N
+        there = cast(Sequence[bytes], bodies)
+        if not is_there_N.all():
+            there = [body for body in bodies if body is not None]
+        for begin, end, body in zip(begins.tolist(), ends.tolist(), there, strict=True):
+            whole[begin:end] = body
+    return whole, (begin_NM + 1) * BLOCK
 
 
-def _headers(names: Sequence[str], size_N: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _sizes(bodies: Sequence[bytes | None] | NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """In bytes; -1 of one that is not there."""
+    if isinstance(bodies, np.ndarray):
+        assert bodies.dtype.itemsize <= BLOCK
+        return np.char.str_len(bodies)
+    try:
+        return np.fromiter(map(len, bodies), np.int64, len(bodies))  # type: ignore[arg-type]
+    except TypeError:
+        return np.array([-1 if body is None else len(body) for body in bodies], dtype=np.int64)
+
+
+def _letters(text_N: NDArray[np.bytes_]) -> NDArray[np.uint8]:
+    """A text a row, zeros behind it."""
+    return np.ascontiguousarray(text_N).view(np.uint8).reshape(-1, text_N.dtype.itemsize)
+
+
+def _headers(
+    key_N: NDArray[np.bytes_],
+    length_N: NDArray[np.int64],
+    suffix: str,
+    size_N: NDArray[np.int64],
+) -> NDArray[np.uint8]:
     """One header a row, as far as there is anything but zeros in it."""
-    header_NU = np.empty((len(names), _USED), dtype=np.uint8)
-    header_NU[:] = np.frombuffer(_EMPTY, dtype=np.uint8)[:_USED]
-    name_N = np.array(names, dtype=f"S{MAX_NAME_BYTES}")
-    name_NL = name_N.view(np.uint8).reshape(-1, MAX_NAME_BYTES)
-    name_NL = name_NL[:, : max(map(len, names), default=0)]
+    key_NL, suffix_S = _letters(key_N), np.frombuffer(suffix.encode("ascii"), dtype=np.uint8)
     size_N11 = _octal(size_N, 11)
-    header_NU[:, : name_NL.shape[1]] = name_NL
+    header_NU = np.empty((len(key_N), _USED), dtype=np.uint8)
+    header_NU[:] = np.frombuffer(_EMPTY, dtype=np.uint8)[:_USED]
+    header_NU[:, : key_NL.shape[1]] = key_NL
+    header_NU[np.arange(len(key_N))[:, None], length_N[:, None] + np.arange(len(suffix_S))] = (
+        suffix_S
+    )
     header_NU[:, _SIZE_AT : _SIZE_AT + 11] = size_N11
-    sum_N = name_NL.sum(axis=1, dtype=np.int64) + size_N11.sum(axis=1, dtype=np.int64) + sum(_EMPTY)
-    header_NU[:, _SUM_AT : _SUM_AT + 6] = _octal(sum_N, 6)
+    sum_N = key_NL.sum(axis=1, dtype=np.int64) + size_N11.sum(axis=1, dtype=np.int64)
+    header_NU[:, _SUM_AT : _SUM_AT + 6] = _octal(sum_N + (int(suffix_S.sum()) + sum(_EMPTY)), 6)
     header_NU[:, _SUM_AT + 6] = 0
     return header_NU
 

@@ -37,7 +37,7 @@ from genmod.data.shards import Encoded, dataset_facts, pack_shard
 from genmod.data.sources import open_source
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 
-IMAGES, SHARD_ROWS, BATCH, ROUNDS = 10_240, 10_000, 256, 5
+IMAGES, SHARD_ROWS, BATCH, ROUNDS = 20_480, 10_240, 256, 5
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 PEERS = "GENMOD_BENCH_PEERS"
 CONTROL = "ours once more: what differs is noise"
@@ -55,9 +55,10 @@ class Set:
     pixels_NHWC: np.ndarray | None = None
     """Where they were encoded without loss."""
 
-    def samples(self) -> list[Encoded]:
-        keys = [f"{i:08d}" for i in range(len(self.blobs))]
-        return list(map(Encoded, keys, range(len(keys)), self.blobs, self.labels))
+    def samples(self, rows: range) -> Encoded:
+        some = slice(rows.start, rows.stop)
+        keys = [f"{i:08d}" for i in rows]
+        return Encoded(keys, rows, self.blobs[some], self.labels[some])
 
 
 def pin() -> None:
@@ -106,16 +107,11 @@ def _jpeg(image: np.ndarray, number: int, label: int) -> bytes:
 
 def publish_set(root: str, images: Set) -> DatasetManifest:
     """As a dataset of ours, its tars holding the images as they are."""
-    samples = images.samples()
+    rows, suffix = range(len(images.blobs)), f".{images.suffix}"
+    parts = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
     shards = tuple(
-        pack_shard(
-            root,
-            f"train-{k:06d}",
-            "train",
-            samples[start : start + SHARD_ROWS],
-            f".{images.suffix}",
-        )
-        for k, start in enumerate(range(0, len(samples), SHARD_ROWS))
+        pack_shard(root, f"train-{k:06d}", "train", images.samples(part), suffix)
+        for k, part in enumerate(parts)
     )
     return publish(
         root,

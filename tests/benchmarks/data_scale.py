@@ -60,7 +60,9 @@ def _shard(root: str) -> ShardEntry:
     codec, rng = Codec(SPEC), np.random.default_rng(0)
     made = rng.integers(0, 256, (64, 28, 28, 1)) * (rng.random((64, 28, 28, 1)) < 0.4)
     blobs = [codec.encode(image) for image in made.astype(np.uint8)]
-    samples = [Encoded(f"{i:08d}", i, blobs[i % 64], i % 10) for i in range(SHARD_ROWS)]
+    rows = range(SHARD_ROWS)
+    keys, images = [f"{i:08d}" for i in rows], [blobs[i % 64] for i in rows]
+    samples = Encoded(keys, rows, images, [i % 10 for i in rows])
     return pack_shard(root, "train-000000", "train", samples)
 
 

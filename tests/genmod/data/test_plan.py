@@ -11,10 +11,10 @@ from PIL import Image
 from genmod import storage
 from genmod.data.catalogue import split_of
 from genmod.data.ingest import make_shard
+from genmod.data.keys import key_of
 from genmod.data.parent import load_parent
 from genmod.data.plan import check_budget, make_plan
 from genmod.data.reader import open_dataset, split_reader
-from genmod.data.shards import key_of
 from genmod.data.sources import DataConfig, Splits
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS

@@ -183,20 +183,23 @@ def test_an_order_that_reads_indexes_in_vain_is_told(dataset, monkeypatch, caplo
 
 
 def test_jpegs_packed_as_they_are_are_read(tmp_path, images):
-    spec, samples = ImageSpec(channels=1, height=8, width=8, classes=3), []
+    spec, blobs = ImageSpec(channels=1, height=8, width=8, classes=3), []
     smooth = np.add.outer(np.arange(8), np.arange(8)).astype(np.uint8) * 15
     for number in range(5):
         stream = io.BytesIO()
         Image.fromarray(smooth + number).save(stream, "JPEG", quality=98)
-        samples.append(Encoded(f"k{number}", 3 * number, stream.getvalue(), number % 3))
+        blobs.append(stream.getvalue())
+    keys = [f"k{number}" for number in range(5)]
+    samples = Encoded(keys, range(0, 15, 3), blobs, [0, 1, 2, 0, 1])
     shard = pack_shard(str(tmp_path), "train-000000", "train", samples, ".jpg")
     batch = RowReader(str(tmp_path), spec, [shard]).read(np.arange(5))
     assert batch.index_B.tolist() == [0, 3, 6, 9, 12]
     assert batch.labels_B.tolist() == [0, 1, 2, 0, 1]
     for number, image in enumerate(batch.pixels_BCHW[:, 0].numpy()):
         assert np.abs(image.astype(int) - smooth - number).max() <= 6
+    twice = Encoded(keys * 2, range(10), blobs * 2)
     with pytest.raises(DataError, match="unique keys"):
-        pack_shard(str(tmp_path), "train-000001", "train", samples * 2, ".jpg")
+        pack_shard(str(tmp_path), "train-000001", "train", twice, ".jpg")
 
 
 @pytest.fixture
