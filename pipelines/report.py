@@ -22,7 +22,7 @@ from genmod.manifest import (
 from genmod.metrics.curves import curves
 from genmod.metrics.judge import readings_from
 from genmod.metrics.report import ModelPage, ReportContent, render
-from genmod.training.published import HISTORY
+from genmod.training.published import EVENTS, HISTORY
 
 PAGE = "report.html"
 
@@ -124,6 +124,7 @@ class ReportJob(Config):
             },
             losses=losses,
             quantities=quantities,
+            events=tuple(model.facts.get(EVENTS, ())),
         )
 
 

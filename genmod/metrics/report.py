@@ -104,6 +104,8 @@ class ModelPage:
     """What training descended."""
     quantities: Charts = field(default_factory=Charts)
     """What else was measured while training."""
+    events: Sequence[str] = ()
+    """What happened when its samples were watched."""
 
 
 @dataclass(frozen=True)

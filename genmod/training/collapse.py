@@ -145,19 +145,27 @@ def _features(pixels_NCHW: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(pixels_NCHW.cpu().double(), size).flatten(1)
 
 
-def judge_look(watch: Watch, config: WatchConfig, found: dict[str, float], nimg: int) -> bool:
-    """Note a look. Whether this is a collapse that something must be done about."""
-    reasons: list[str] = []
+def faults(
+    config: WatchConfig, best_coverage: float, found: dict[str, float], nimg: int
+) -> list[str]:
+    """What a look speaks against samples, in words; nothing within the grace."""
+    if nimg < config.grace_nimg:
+        return []
+    told: list[str] = []
     coverage, duplicates = found["coverage"], found["duplicates"]
-    if nimg >= config.grace_nimg:
-        least = max(config.least_coverage, config.least_of_best * watch.best_coverage)
-        if coverage < least:
-            reasons.append(f"coverage {coverage:.3f}, at least {least:.3f} is wanted")
-        if duplicates > config.most_duplicates:
-            reasons.append(f"{duplicates:.0%} of samples are near copies of others")
-    watch.bad_looks = watch.bad_looks + 1 if reasons else 0
-    if reasons:
-        watch.events.append(f"at {nimg:,} images: {' and '.join(reasons)}")
+    least = max(config.least_coverage, config.least_of_best * best_coverage)
+    if coverage < least:
+        told.append(f"coverage {coverage:.3f}, at least {least:.3f} is wanted")
+    if duplicates > config.most_duplicates:
+        told.append(f"{duplicates:.0%} of samples are near copies of others")
+    return told
+
+
+def note_look(watch: Watch, config: WatchConfig, told: list[str], nimg: int) -> bool:
+    """Note what :func:`faults` gave. Whether that is now a collapse that something must be done about."""
+    watch.bad_looks = watch.bad_looks + 1 if told else 0
+    if told:
+        watch.events.append(f"at {nimg:,} images: {' and '.join(told)}")
     return watch.bad_looks >= config.patience
 
 
@@ -168,9 +176,12 @@ def way_back(watch: Watch, config: WatchConfig, nimg: int) -> None:
         TrainingCollapsed: on all ranks alike, if it did so before, or there are no such weights.
     """
     if watch.retried >= config.retries or not watch.best:
+        story = "; ".join(watch.events)
+        why = "no retry is left" if watch.best else "no look had found weights to go back to"
+        watch.events.append(f"at {nimg:,} images: training ended, {why}")
         raise TrainingCollapsed(
-            f"training collapsed at {nimg:,} images, {watch.retried} retries before: "
-            f"{'; '.join(watch.events)}; raise the model's penalty (net.gamma), lower train.optim.lr, "
+            f"training collapsed at {nimg:,} images, {watch.retried} retries before: {story}; {why}; "
+            "raise the model's penalty (net.gamma), lower train.optim.lr, "
             "or show more data or augmentation (net.augment)"
         )
     watch.retried += 1

@@ -16,6 +16,9 @@ from torch import Tensor
 from genmod.errors import TrainingDiverged
 from genmod.world import World
 
+ADVICE = "lower train.optim.lr, lengthen train.optim.warmup_nimg, or set train.optim.clip_norm"
+"""To somebody whose training diverged."""
+
 
 @dataclass
 class Ledger:
@@ -47,7 +50,7 @@ class Ledger:
         self.open = []
         for nimg, row in zip(nimgs, rows_SK, strict=True):
             if not all(map(math.isfinite, row)):
-                raise TrainingDiverged(self._story(nimg, row))
+                raise TrainingDiverged(f"{self._story(nimg, row)}; {ADVICE}")
             self.settled.append((nimg, row))
 
     def close(self, world: World) -> dict[str, float]:
@@ -83,6 +86,5 @@ class Ledger:
                  if k.startswith(f"{phase}/")]  # fmt: skip
         return (
             f"training diverged: {bad} is not finite in the step that ended at {nimg:,} images "
-            f"(phase {phase}: {', '.join(facts)}); "
-            "lower train.optim.lr, lengthen train.optim.warmup_nimg, or set train.optim.clip_norm"
+            f"(phase {phase}: {', '.join(facts)})"
         )

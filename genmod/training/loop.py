@@ -18,12 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from genmod import storage
 from genmod.data.batch import Batch
-from genmod.errors import ConfigError
+from genmod.errors import TrainingDiverged
 from genmod.models.base import GenerativeModel, Phase
 from genmod.rng import Rng
 from genmod.training import ema
 from genmod.training.checkpoint import Checkpoints, resume
 from genmod.training.collapse import Samples
+from genmod.training.layout import backward, compile_nets, place, ready
 from genmod.training.monitors import Grid, Validation
 from genmod.training.optim import PhaseOptimiser
 from genmod.training.plan import TrainConfig, due
@@ -32,7 +33,7 @@ from genmod.training.published import GRIDS
 from genmod.training.rehearsal import COMMUTING, only, rehearse
 from genmod.training.spool import Point, write_point
 from genmod.training.state import TrainState, flat
-from genmod.training.watching import look_at_samples
+from genmod.training.watching import diverged, look_at_samples
 from genmod.training.writer import Writer, taken
 from genmod.world import World
 
@@ -82,7 +83,8 @@ def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) ->
         The state at the end, on every rank.
 
     Raises:
-        TrainingDiverged: on all ranks alike, if a loss is not finite.
+        TrainingDiverged: on all ranks alike, if a loss is not finite and samples are not watched.
+        TrainingCollapsed: on all ranks alike, if the recipe allows no further way back.
         ConfigError: the settings do not fit the model.
     """
     run = _Run.start(model, world, plan)
@@ -142,15 +144,13 @@ class _Run:
         """Put everything in its place: device, layout, average, optimisers, the newest checkpoint."""
         config, phases = plan.config, model.phases()
         config.check_phases(phases)
-        model.to(world.device).train()
-        if config.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        place(model, world.device, config)
         optimisers = [PhaseOptimiser(model, p, config.optim_of(p.name)) for p in phases]
         state = TrainState(0, model, ema.averaged(model), optimisers)
         if plan.checkpoints is not None:
             resume(plan.checkpoints, state, world)
         if config.compile:
-            _compile(model)
+            compile_nets(model)
         wrapped: list[nn.Module] = []
         for phase in phases:
             only(model, phase)
@@ -163,7 +163,7 @@ class _Run:
     def step(self, batch: Batch) -> None:
         """Every phase once, on this rank's rows of one global batch."""
         state, config = self.state, self.plan.config
-        batch = _ready(batch, self.world.device, config)
+        batch = ready(batch, self.world.device, config)
         if not self.rehearsed and self.world.size > COMMUTING:
             rehearse(state.model, self.wrapped, batch.rows(slice(len(batch) // config.accumulate)))
         self.rehearsed = True
@@ -198,7 +198,7 @@ class _Run:
                 self.world.pulse.mark(f"{optimiser.phase.name} forward")
                 loss, terms = module(some, self.state.nimg)
                 self.world.pulse.mark(f"{optimiser.phase.name} backward")
-                _backward(loss / parts, self.plan.config)
+                backward(loss / parts, self.plan.config)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
         return {name: value / parts for name, value in sums.items()}
@@ -213,29 +213,35 @@ class _Run:
             return every_nimg is not None and (last or due(before_nimg, state.nimg, every_nimg))
 
         log, metrics = now(config.log_every_nimg), dict[str, float]()
+        saves = plan.checkpoints is not None and now(config.checkpoint_every_nimg)
+        samples = plan.samples
+        looks = samples is not None and now(samples.config.every_nimg)
         terms = {
             o.phase.name: state.ledger.terms_of(o.phase.name)[: -len(_OF_THE_STEP)]
             for o in state.optimisers
         }
+        found = dict[str, float]()
+        try:
+            if log or looks or saves:
+                state.ledger.settle(self.world)
+            if plan.validation is not None and now(config.validate_every_nimg):
+                found = plan.validation.measure(state.ema, state.nimg, terms, self.world)
+        except TrainingDiverged as error:
+            diverged(error, samples, state, self.world, plan.root)
         if log:
             metrics |= _prefixed("train", state.ledger.close(self.world))
-        found = dict[str, float]()
-        if plan.validation is not None and now(config.validate_every_nimg):
-            found = plan.validation.measure(state.ema, state.nimg, terms, self.world)
-            metrics |= _prefixed("val", found)
-        if plan.samples is not None and now(plan.samples.config.every_nimg):
-            metrics |= look_at_samples(plan.samples, state, self.world, plan.root)
+        metrics |= _prefixed("val", found)
+        if samples is not None and looks:
+            metrics |= look_at_samples(samples, state, self.world, plan.root)
         if plan.grid is not None and now(config.grid_every_nimg):
             self._write_grid(plan.grid.draw(state.ema, self.world))
         if metrics and plan.root is not None and self.world.rank == 0:
             write_point(plan.root, Point(state.nimg, metrics, self._timing() if log else {}))
         if log:
             self.restart_clock()
-        if plan.checkpoints is not None and now(config.checkpoint_every_nimg):
-            state.ledger.settle(self.world)
-            if self.world.rank == 0:
-                save, snapshot = plan.checkpoints.save, state.snapshot()
-                self.writer.begin(partial(save, snapshot, self._val_loss(found)))
+        if plan.checkpoints is not None and saves and self.world.rank == 0:
+            save, snapshot = plan.checkpoints.save, state.snapshot()
+            self.writer.begin(partial(save, snapshot, self._val_loss(found)))
 
     def _val_loss(self, found: Mapping[str, float]) -> float | None:
         """What says which weights are better. Phases that play against one another have no such loss."""
@@ -265,35 +271,6 @@ def _silent(module: nn.Module, last: bool) -> AbstractContextManager[object]:
     if isinstance(module, DistributedDataParallel) and not last:
         return module.no_sync()
     return nullcontext()
-
-
-def _ready(batch: Batch, device: torch.device, config: TrainConfig) -> Batch:
-    if device.type == "cuda":
-        batch = batch.pinned()
-    batch = batch.to(device)
-    if config.channels_last:
-        pixels_BCHW = batch.pixels_BCHW.contiguous(memory_format=torch.channels_last)
-        batch = Batch(pixels_BCHW, batch.labels_B, batch.index_B)
-    return batch
-
-
-def _compile(model: GenerativeModel) -> None:
-    """Compile the nets in place; what is around them (random numbers, terms) stays as it is."""
-    for phase in model.phases():
-        for name in phase.modules:
-            model.get_submodule(name).compile()
-
-
-def _backward(loss: Tensor, config: TrainConfig) -> None:
-    try:
-        loss.backward()
-    except RuntimeError as error:
-        if config.compile and "double backward" in str(error):
-            raise ConfigError(
-                "train.compile: this model's loss needs derivatives of gradients, which torch.compile "
-                "cannot make; set train.compile=false for it"
-            ) from error
-        raise
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:

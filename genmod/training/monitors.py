@@ -19,6 +19,7 @@ from genmod.errors import TrainingDiverged
 from genmod.metrics.pictures import grid, png
 from genmod.models.base import GenerativeModel, SampleOptions
 from genmod.rng import Rng, rng_for
+from genmod.training.ledger import ADVICE
 from genmod.training.precision import autocast
 from genmod.training.state import flat
 from genmod.world import World
@@ -64,7 +65,7 @@ class Validation:
         if bad := [key for key, value in found.items() if not math.isfinite(value)]:
             raise TrainingDiverged(
                 f"the averaged weights give no finite {bad[0]} on the validation rows at {nimg:,} images; "
-                "lower train.optim.lr, or lengthen train.optim.warmup_nimg"
+                f"{ADVICE}"
             )
         return found
 

@@ -17,6 +17,8 @@ from genmod.training.spool import read_spool
 from genmod.training.state import TrainState, load_weights, weights_bytes
 
 CONFIG, HISTORY, GRIDS = "config.json", "history.json", "grids"
+EVENTS = "watch_events"
+"""The fact that tells what happened when samples were watched, if anything did."""
 
 Weights = Literal["ema", "raw"]
 """The moving average, or the weights that were trained."""
@@ -55,13 +57,15 @@ def publish_model(
         phase.name: sum(p.numel() for p in state.model.parameters_of(phase).values())
         for phase in state.model.phases()
     }
-    found = {
+    found: dict[str, Any] = {
         "nimg": state.nimg,
         "family": config.family,
         "parameters": parameters,
         "model_digest": digest_of(files),
         "final": points[-1].metrics if points else {},
     }
+    if state.watch.events:
+        found[EVENTS] = state.watch.events
     files.append(write_file(root, HISTORY, canonical_json(history)))
     files += _grids(root)
     return publish(

@@ -73,7 +73,7 @@ def dataset(root, parts, facts=None, spec=SPEC, parents=None):
     )
 
 
-def model(root, family):
+def model(root, family, **more):
     history = [
         {
             "nimg": n,
@@ -82,7 +82,7 @@ def model(root, family):
         for n in range(100, 2000, 100)
     ]
     entry = write_file(root, "history.json", json.dumps(history).encode())
-    facts = {"family": family}
+    facts = {"family": family, **more}
     return publish(root, Manifest(kind="model", fingerprint=root, files=(entry,), facts=facts))
 
 
@@ -136,7 +136,8 @@ def fill(root):
     parts = {"train": (0, 1000), "val": (1000, 1200), "test": (1200, 1500)}
     data = dataset(f"{root}/data", parts)
     for name in ("vae", "gan"):
-        made = model(f"{root}/models/{name}", name)
+        told = {"watch_events": [f"at 9,000 images: coverage < {name}"]} if name == "gan" else {}
+        made = model(f"{root}/models/{name}", name, **told)
         facts = {"sample": {"sampler": "ancestral", "draws_from_p": True, "seed": 0}}
         parents = {"model": made.digest}
         dataset(f"{root}/samples/{name}", {"train": (1500, 1790)}, facts, parents=parents)
@@ -335,7 +336,9 @@ def test_the_report_stands_alone_and_shows_the_models_side_by_side(evaluated):
     assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
     text = " ".join("".join(page.texts).split())
     label = features_job(evaluated).done().facts["label"]
-    for wanted in (f"fd[{label}]", "Coverage", "No log-likelihood: it has no density", "-115.0"):
+    happened = "at 9,000 images: coverage < gan"
+    no_density = "No log-likelihood: it has no density"
+    for wanted in (f"fd[{label}]", "Coverage", no_density, "-115.0", happened):
         assert wanted in text
     assert "FID" not in text.replace("not FID scores", "")
     assert [tag for tag, _ in page.tags].count(

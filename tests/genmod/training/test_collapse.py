@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from genmod.adversarial.config import GanConfig
 from genmod.config import as_json
@@ -15,15 +19,24 @@ from genmod.errors import ConfigError, StorageError, TrainingCollapsed
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig, family
 from genmod.rng import rng_for
+from genmod.storage import sha256
 from genmod.training.checkpoint import Checkpoints
-from genmod.training.collapse import Samples, Watch, WatchConfig, compare, judge_look, way_back
+from genmod.training.collapse import (
+    Samples,
+    Watch,
+    WatchConfig,
+    compare,
+    faults,
+    note_look,
+    way_back,
+)
 from genmod.training.job import check_rows
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.training.spool import read_spool
 from genmod.training.state import weights_bytes
 from genmod.training.watching import look_at_samples
-from genmod.world import Alone
+from genmod.world import Alone, Group, World
 
 SPEC = ImageSpec(channels=1, height=8, width=8)
 BATCH = 16
@@ -64,11 +77,16 @@ def test_patience_grace_and_the_end_of_it():
     config = WatchConfig(grace_nimg=100, patience=2, retries=1)
     watch = Watch(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})
     bad, good = {"coverage": 0.3, "duplicates": 0.0}, {"coverage": 0.7, "duplicates": 0.0}
-    assert not judge_look(watch, config, bad, 60)
-    assert not judge_look(watch, config, bad, 100)
-    assert not judge_look(watch, config, good, 120)
-    assert not judge_look(watch, config, bad, 140)
-    assert judge_look(watch, config, bad, 160)
+
+    def collapsed(found: dict[str, float], nimg: int) -> bool:
+        told = faults(config, watch.best_coverage, found, nimg)
+        return note_look(watch, config, told, nimg)
+
+    assert not collapsed(bad, 60)
+    assert not collapsed(bad, 100)
+    assert not collapsed(good, 120)
+    assert not collapsed(bad, 140)
+    assert collapsed(bad, 160)
     way_back(watch, config, 160)
     assert (watch.lr_scale, watch.retried, watch.bad_looks) == (0.5, 1, 0)
     with pytest.raises(TrainingCollapsed) as caught:
@@ -81,6 +99,7 @@ def test_patience_grace_and_the_end_of_it():
         "back to the averaged",
     ):
         assert part in told
+    assert watch.events[-1] == "at 200 images: training ended, no retry is left"
 
 
 def go(
@@ -92,7 +111,12 @@ def go(
     retries: int,
     stop: int | None = None,
     grace: int | None = 1280,
+    broken: int | None = None,
+    world: World | None = None,
+    least: float = 0.1,
 ):
+    """Train; ``broken`` is where a weight of G becomes not a number, on the last rank alone."""
+    world = world or Alone()
     net = GanConfig.tiny().model_copy(update={"loss": "hinge", "penalty": penalty})
     stats = DataStats(mean=(0.0,), std=(0.5,))
     model = ModelConfig(family="gan", net=as_json(net), spec=SPEC, stats=stats)
@@ -103,6 +127,7 @@ def go(
         patience=2,
         retries=retries,
         most_duplicates=1.0,
+        least_coverage=least,
         least_of_best=0.3,
     )
     config = TrainConfig(
@@ -115,13 +140,17 @@ def go(
         for first in itertools.count(start, BATCH):
             if first == stop:
                 raise ConnectionError("the power failed")
-            yield rows(range(first, first + BATCH))
+            if first == broken and world.rank == world.size - 1:
+                with torch.no_grad():
+                    next(made.parameters()).view(-1)[0] = torch.nan
+            yield rows(range(first + world.rank, first + BATCH, world.size))
 
     held = rows(range(10**6, 10**6 + 128))
     samples = None if grace is None else Samples(watch, held, 5, family("gan").Sample())
     checkpoints = Checkpoints(root, "collapse", model)
     plan = Plan(config, 5, root, checkpoints, samples=samples)
-    return train(model.build(1), batches, Alone(), plan)
+    made = model.build(1)
+    return train(made, batches, world, plan)
 
 
 def test_a_real_collapse_is_caught_and_told(tmp_path):
@@ -146,6 +175,54 @@ def test_the_way_back_resumes_bitwise(tmp_path):
         go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, retries=9).files()
         == straight.files()
     )
+
+
+def test_a_number_that_is_not_finite_goes_the_same_way_back(tmp_path):
+    calm = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560}
+    state = go(str(tmp_path / "a"), retries=1, broken=1_600, **calm)
+    assert state.nimg == 2_560
+    assert all(bool(weight.isfinite().all()) for weight in state.model.state_dict().values())
+    assert (state.watch.retried, state.watch.lr_scale) == (1, 0.5)
+    seen, done = state.watch.events
+    assert "loss is not finite in the step that ended at 1,616 images" in seen
+    assert done.startswith("at 1,920 images: back to the averaged weights of ")
+    assert float(state.model.gamma_scale) == 4.0
+    with pytest.raises(TrainingCollapsed, match="no retry is left"):
+        go(str(tmp_path / "b"), retries=0, broken=1_600, **calm)
+    told = json.loads((tmp_path / "b" / "watch.json").read_bytes())
+    assert told["events"][-1] == "at 1,920 images: training ended, no retry is left"
+    with pytest.raises(TrainingCollapsed, match="no look had found weights"):
+        go(str(tmp_path / "c"), retries=1, broken=16, **calm)
+
+
+@pytest.mark.slow
+def test_two_ranks_go_back_alike(tmp_path):
+    """No look is good enough, then one rank's weight is spoilt: the same events and bytes on both."""
+    command = [sys.executable, __file__, str(tmp_path)]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    finally:
+        for process in ranks:
+            process.kill()
+    told = [json.loads((tmp_path / f"rank-{rank}.json").read_bytes()) for rank in range(2)]
+    assert told[0] == told[1]
+    assert told[0]["retried"] == 2
+    assert told[0]["events"][0].startswith("at 1,280 images: coverage")
+    assert "not finite in the step that ended at 2,016 images" in told[0]["events"][3]
+
+
+def one_of_two(folder: str, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        world = Group(torch.device("cpu"))
+        how = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560, "retries": 2, "broken": 2_000}
+        state = go(folder, world=world, least=1.0, **how)
+    finally:
+        dist.destroy_process_group()
+    facts = state.watch.as_json() | {"digest": sha256(b"".join(state.files().values()))}
+    Path(f"{folder}/rank-{rank}.json").write_text(json.dumps(facts))
 
 
 def test_watching_alone_changes_no_weights(tmp_path):
@@ -178,3 +255,7 @@ def test_too_few_validation_rows_are_told_before_training():
     check_rows(config, "here", {"train": 100, "val": 6, "test": 0})
     with pytest.raises(ConfigError, match=r"more than 5 rows of the val split, which has 5"):
         check_rows(config, "here", {"train": 100, "val": 5, "test": 0})
+
+
+if __name__ == "__main__":
+    one_of_two(sys.argv[1], int(sys.argv[2]))
