@@ -7,6 +7,7 @@ import resource
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import cast
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -44,6 +45,22 @@ class TarFiles:
         Raises:
             DataError: a tar is not there, or shorter than the pieces say.
         """
+        handles = list(map(self._descriptors.get, numbers))
+        if None in handles:
+            pieces = self._read_where_they_are(numbers, offsets, lengths)
+        else:
+            pieces = list(map(os.pread, cast(list[int], handles), lengths, offsets))
+        if list(map(len, pieces)) != lengths:
+            whole = [len(piece) == n for piece, n in zip(pieces, lengths, strict=True)]
+            number = numbers[whole.index(False)]
+            size_bytes = self._entries[number].size_bytes
+            raise DataError(f"{self.urls[number]} is cut off; wanted {size_bytes} bytes")
+        return pieces
+
+    def _read_where_they_are(
+        self, numbers: Sequence[int], offsets: list[int], lengths: list[int]
+    ) -> list[bytes]:
+        """Opens what is not open, and asks the store for the rest."""
         pieces = list[bytes]()
         elsewhere: dict[int, list[int]] = {}
         for number, offset, length in zip(numbers, offsets, lengths, strict=True):
@@ -59,11 +76,6 @@ class TarFiles:
             found = self._fetch(number, [offsets[i] for i in which], [lengths[i] for i in which])
             for i, piece in zip(which, found, strict=True):
                 pieces[i] = piece
-        if list(map(len, pieces)) != lengths:
-            whole = [len(piece) == n for piece, n in zip(pieces, lengths, strict=True)]
-            number = numbers[whole.index(False)]
-            size_bytes = self._entries[number].size_bytes
-            raise DataError(f"{self.urls[number]} is cut off; wanted {size_bytes} bytes")
         return pieces
 
     def _open(self, number: int) -> int | None:
