@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,19 +17,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cluster.session import ClusterConfig
 from genmod import storage
 from genmod.config import as_json
 from genmod.data.shards import Row, dataset_facts, write_shard
 from genmod.errors import ConfigError, TrainingDiverged
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, publish
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest, publish, require
 from genmod.models.base import DataStats, ModelConfig, families, family
-from genmod.training.job import TrainJob, plan_job
+from genmod.training.job import TrainJob, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.training.published import load_model
+from genmod.training.published import load_model, publish_model
 from genmod.training.spool import read_spool
+from genmod.training.state import TrainState
+from genmod.world import Alone
+from pipelines import distill
 from pipelines import train as train_stage
+from pipelines.config import Recipe
+from pipelines.context import Context, model_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -114,10 +121,37 @@ def starts(monkeypatch, tmp_path):
     return folder
 
 
+def tuning_recipe(root: Path) -> Recipe:
+    tuned = {"family": "diffusion", "tunes": "base",
+             "net": {"objective": "consistency", "halve_nimg": 100},
+             "sample": {"solver": "consistency", "steps": 2}}  # fmt: skip
+    net = as_json(family("diffusion").Config.tiny())
+    return Recipe.model_validate(
+        {
+            "root": str(root),
+            "data": {"source": "builtin:digits"},
+            "model": {"base": {"family": "diffusion", "net": net}, "two-steps": tuned},
+            "train": as_json(TRAIN.model_copy(update={"nimg": 320})),
+            "tracking": {"enabled": False},
+        }
+    )
+
+
+def tuning_job(dataset, root: Path) -> TrainJob:
+    """The distill stage's own job, of a model that is published without training."""
+    shutil.copytree(dataset[0], root / "data")
+    recipe = tuning_recipe(root)
+    config = model_config(recipe, "base", dataset[1])
+    state = TrainState(0, config.build(1), config.build(2), ())
+    where = recipe.at("models", "base")
+    publish_model(where, config, state, fingerprint="base", parents={}, facts={})
+    return train_stage.job_of(Context(recipe, ("two-steps",)), "two-steps", dataset[1])
+
+
 @pytest.fixture(scope="module")
 def undisturbed(ray_session, dataset, tmp_path_factory) -> tuple[list[Manifest], list, Path]:
     root, seen = tmp_path_factory.mktemp("undisturbed"), []
-    jobs = [job(dataset, root, "one"), job(dataset, root, "two", at=0)]
+    jobs = [job(dataset, root, "one"), job(dataset, root, "two", at=0), tuning_job(dataset, root)]
 
     def on_progress(*told):
         seen.append(told)
@@ -127,7 +161,7 @@ def undisturbed(ray_session, dataset, tmp_path_factory) -> tuple[list[Manifest],
 
 def test_models_are_trained_in_one_launch_and_progress_is_told(undisturbed, dataset):
     manifests, seen, root = undisturbed
-    for name, manifest in zip(("one", "two"), manifests, strict=True):
+    for name, manifest in zip(("one", "two"), manifests[:2], strict=True):
         told = [(nimg, total) for who, nimg, total, _ in seen if who == name]
         assert told == [(nimg, 12_000) for nimg in range(400, 12_001, 400)]
         assert all(value == value for who, _, _, metrics in seen for value in metrics.values())
@@ -141,7 +175,7 @@ def test_models_are_trained_in_one_launch_and_progress_is_told(undisturbed, data
         raise AssertionError("there is no work to connect for")
 
     again = train_stage.train_models(jobs, options(root, connect=never))
-    assert [m.digest for m in again] == [m.digest for m in manifests]
+    assert [m.digest for m in again] == [m.digest for m in manifests[:2]]
     other = job(dataset, root, "one", TRAIN.model_copy(update={"nimg": 500}))
     with pytest.raises(ConfigError, match="made from something else"):
         train_stage.train_models([other], options(root))
@@ -262,3 +296,26 @@ def test_more_workers_than_room_is_refused(ray_session, dataset, tmp_path):
     many = TRAIN.model_copy(update={"workers": 16})
     with pytest.raises(ConfigError, match="room for 2"):
         train_stage.train_models([job(dataset, tmp_path, "many", many)], options(tmp_path))
+
+
+def test_distill_tunes_what_is_published_on_two_workers_as_in_one_process(
+    undisturbed, dataset, tmp_path
+):
+    manifests, _, root = undisturbed
+    recipe, made = tuning_recipe(root), manifests[2]
+    with pytest.raises(ConfigError, match="that is for genmod distill"):
+        train_stage.stage(Context(recipe, ("two-steps",)))
+    told = distill.stage(Context(recipe, ("base", "two-steps")))
+    assert (told["stage"], told["status"]) == ("distill", "already done")
+    assert told["fingerprint"] == made.fingerprint
+    base = require(Manifest, recipe.at("models", "base"), "model", "train")
+    assert made.parents == {"data": dataset[1].digest, "start": base.digest}
+    mine = train_stage.job_of(Context(recipe, ("two-steps",)), "two-steps", dataset[1])
+    run_job(mine.model_copy(update={"root": str(tmp_path)}), Alone())
+    tuned, alone, before = (
+        load_model(where, "ema").state_dict()
+        for where in (recipe.at("models", "two-steps"), str(tmp_path), recipe.at("models", "base"))
+    )
+    for name, value in tuned.items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5, msg=name)
+    assert any(not torch.equal(value, before[name]) for name, value in tuned.items())
