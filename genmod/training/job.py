@@ -204,6 +204,7 @@ def _stream(job: TrainJob, parts: list[Part], world: World, start_nimg: int) -> 
         size=world.size,
         start_nimg=start_nimg,
         arrangement=arrange(parts, "train", config.order, seed=job.seed, global_batch=config.batch),
+        decoded_bytes=config.decoded_mib << 20,
     )
 
 

@@ -84,6 +84,8 @@ class TrainConfig(Config):
     keep_checkpoints: int = Field(default=2, gt=0)
     """The newest so many are kept, and the one with the best validation loss; others are deleted when a
     new one is safe."""
+    decoded_mib: int = Field(default=256, ge=0)
+    """Memory of each worker for decoded pixels. Rows that fit in it are read and decoded once."""
     max_failures: int = Field(default=3, ge=0)
     """How often workers that crashed are started again. Faults that would come again are not retried."""
     hang_s: float = Field(default=600, gt=0)
@@ -143,6 +145,7 @@ _HOW = {
     "grid_images",
     "checkpoint_every_nimg",
     "keep_checkpoints",
+    "decoded_mib",
     "max_failures",
     "hang_s",
 }
