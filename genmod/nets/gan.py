@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genmod.nets.convolution import Conv2d
+
 SLOPE = 0.2
 """Of the leaky ReLU below zero."""
 GAIN = math.sqrt(2.0 / (1.0 + SLOPE**2))
@@ -55,11 +57,11 @@ def _scaled(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Conv2d | nn.Linear:
 class ResidualBlock(nn.Module):
     """x + conv(act(conv(act(x)))), both 3x3 and of the same width."""
 
-    def __init__(self, channels: int, blocks: int) -> None:
+    def __init__(self, channels: int, blocks: int, layer: type[nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
-        self.first = _scaled(nn.Conv2d(channels, channels, 3, padding=1), GAIN)
+        self.first = _scaled(layer(channels, channels, 3, padding=1), GAIN)
         gain = BRANCH_GAIN / math.sqrt(blocks)
-        self.last = _scaled(nn.Conv2d(channels, channels, 3, padding=1), gain)
+        self.last = _scaled(layer(channels, channels, 3, padding=1), gain)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
@@ -156,12 +158,15 @@ class Discriminator(nn.Module):
         channels, height, width = shape
         fold = patch * 2 ** (len(widths) - 1)
         self.fold = nn.PixelUnshuffle(patch)
-        self.stem = _scaled(nn.Conv2d(channels * patch**2, widths[0], 3, padding=1), 1.0)
+        # The penalties differentiate D twice.
+        self.stem = _scaled(Conv2d(channels * patch**2, widths[0], 3, padding=1), 1.0)
         self.blocks = nn.ModuleList()
         self.widen = nn.ModuleList()
         total = blocks * len(widths)
         for level, here in enumerate(widths):
-            self.blocks.append(nn.Sequential(*(ResidualBlock(here, total) for _ in range(blocks))))
+            self.blocks.append(
+                nn.Sequential(*(ResidualBlock(here, total, Conv2d) for _ in range(blocks)))
+            )
             if level + 1 < len(widths):
                 self.widen.append(_scaled(nn.Conv2d(here, widths[level + 1], 1), 1.0))
         positions = (height // fold) * (width // fold)

@@ -1,23 +1,36 @@
-"""The GAN's step through the model interface against the same step written bare; sampling likewise."""
+"""The GAN's training step, loop and optimiser included, against the same step in plain torch; sampling too.
+
+Plain torch has the same nets, loss and penalties, torch's own random numbers, convolutions as they come
+and ``torch.optim.Adam`` as it comes; neither a moving average nor a record of losses, which ours has. Beside
+it stand plain torch against itself (what of the difference is noise) and ours with channels last in memory.
+CPU seconds, rounds in turn in one process, medians of each round's ratio.
+"""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from genmod.data.batch import Batch
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig
 from genmod.models.gan import GanSample, Model
+from genmod.nets.convolution import Conv2d
 from genmod.rng import rng_for
+from genmod.training.loop import Plan, train
+from genmod.training.plan import OptimConfig, TrainConfig
+from genmod.world import Alone
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
-BATCH = 64
-ROUNDS = 7
+BATCH, STEPS, ROUNDS, DRAWINGS = 64, 16, 9, 40
+LR, BETAS = 2e-4, (0.0, 0.99)
 
 
 def _model() -> Model:
@@ -27,96 +40,126 @@ def _model() -> Model:
     return model
 
 
-def _batch() -> Batch:
+def _batches(start: int) -> Iterator[Batch]:
     made = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (BATCH, *SPEC.shape), generator=made).to(torch.uint8)
-    return Batch(pixels, torch.arange(BATCH) % SPEC.classes, torch.arange(BATCH))
+    labels = torch.arange(BATCH) % SPEC.classes
+    for nimg in itertools.count(start, BATCH):
+        yield Batch(pixels, labels, torch.arange(nimg, nimg + BATCH))
 
 
-def _only(model: Model, phase: str) -> None:
-    for other in model.phases():
-        for weight in model.parameters_of(other).values():
-            weight.requires_grad_(other.name == phase)
+def _ours(model: Model, channels_last: bool = False) -> Callable[[], object]:
+    nimg = STEPS * BATCH
+    optim = OptimConfig(lr=LR, betas=BETAS, warmup_nimg=0, decay="none", clip_norm=None)
+    config = TrainConfig(
+        nimg=nimg, batch=BATCH, log_every_nimg=nimg, optim=optim, channels_last=channels_last
+    )
+    return lambda: train(model, _batches, Alone(), Plan(config, 0))  # type: ignore[arg-type]
 
 
-def _ours(model: Model, batch: Batch) -> Callable[[], None]:
-    def step() -> None:
-        rng = rng_for(0, "bench", batch.index_B)
-        for phase in model.phases():
-            _only(model, phase.name)
-            model.zero_grad()
-            model.loss(phase.name, batch, rng, 0).total.backward()
-
-    return step
-
-
-def _bare(model: Model, batch: Batch) -> Callable[[], None]:
+def _plain(model: Model) -> Callable[[], object]:
     """What one writes by hand: one pass and one gradient for real images, then for fake ones."""
     generator, discriminator = model.generator, model.discriminator
+    for layer in discriminator.modules():
+        if isinstance(layer, Conv2d):
+            layer.__class__ = torch.nn.Conv2d  # the same weights, torch's own derivatives
     z_dim, gamma = model.net.z_dim, model.net.gamma.base
-    labels = batch.labels_B
 
-    def penalised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def penalised(x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         logits = discriminator(x, labels)
         (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         return logits, slope.square().sum((1, 2, 3)).mean()
 
-    def step() -> None:
-        real = batch.pixels_BCHW.float() / 127.5 - 1
-        _only(model, "discriminator")
-        model.zero_grad()
-        with torch.no_grad():
-            fake = generator(torch.randn(BATCH, z_dim), labels)
-        (d_real, r1), (d_fake, r2) = penalised(real), penalised(fake)
-        (F.softplus(d_fake - d_real).mean() + gamma / 2 * (r1 + r2)).backward()
-        _only(model, "generator")
-        model.zero_grad()
-        d_fake = discriminator(generator(torch.randn(BATCH, z_dim), labels), labels)
-        with torch.no_grad():
-            d_real = discriminator(real, labels)
-        F.softplus(d_real - d_fake).mean().backward()
+    def steps() -> None:
+        adam_g, adam_d = (
+            torch.optim.Adam(net.parameters(), lr=LR, betas=BETAS)
+            for net in (generator, discriminator)
+        )
+        for batch in itertools.islice(_batches(0), STEPS):
+            real, labels = batch.pixels_BCHW.float() / 127.5 - 1, batch.labels_B
+            discriminator.requires_grad_(True)
+            with torch.no_grad():
+                fake = generator(torch.randn(BATCH, z_dim), labels)
+            adam_d.zero_grad()
+            (d_real, r1), (d_fake, r2) = penalised(real, labels), penalised(fake, labels)
+            (F.softplus(d_fake - d_real).mean() + gamma / 2 * (r1 + r2)).backward()
+            adam_d.step()
+            discriminator.requires_grad_(False)
+            adam_g.zero_grad()
+            d_fake = discriminator(generator(torch.randn(BATCH, z_dim), labels), labels)
+            with torch.no_grad():
+                d_real = discriminator(real, labels)
+            F.softplus(d_real - d_fake).mean().backward()
+            adam_g.step()
 
-    return step
+    return steps
 
 
-def _cpu_s(call: Callable[[], None], times: int) -> float:
+def _cpu_s(call: Callable[[], object]) -> float:
     start = time.process_time()
-    for _ in range(times):
-        call()
+    call()
     return time.process_time() - start
 
 
-def _paired(name: str, ours: Callable[[], None], peer: Callable[[], None], times: int) -> dict:
-    """Rounds in turn, in one process: the ratio is the median over rounds, so drift cancels."""
-    _cpu_s(ours, 2), _cpu_s(peer, 2)
-    rounds = [(_cpu_s(ours, times), _cpu_s(peer, times)) for _ in range(ROUNDS)]
-    images = BATCH * times
+def _rounds(calls: list[Callable[[], object]]) -> list[list[float]]:
+    """CPU seconds of each call by round, in an order that turns; the first round is not kept."""
+    taken: list[list[float]] = []
+    for number in range(ROUNDS + 1):
+        seconds = [0.0] * len(calls)
+        for place in range(len(calls)):
+            which = (place + number) % len(calls)
+            seconds[which] = _cpu_s(calls[which])
+        taken.append(seconds)
+    return taken[1:]
+
+
+def _row(
+    name: str, peer_name: str, images: int, taken: list[list[float]], mine: int, theirs: int
+) -> dict:
+    ratios = sorted(seconds[theirs] / seconds[mine] for seconds in taken)
     return {
-        "name": name,
+        "name": f"gan/{name}",
         "unit": "images per CPU second",
-        "ours": images / statistics.median(mine for mine, _ in rounds),
-        "peer": images / statistics.median(theirs for _, theirs in rounds),
-        "peer_name": "plain torch, same nets",
-        "ratio": statistics.median(theirs / mine for mine, theirs in rounds),
+        "ours": images / statistics.median(seconds[mine] for seconds in taken),
+        "peer": images / statistics.median(seconds[theirs] for seconds in taken),
+        "peer_name": peer_name,
+        "ratio": statistics.median(ratios),
+        "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
     }
 
 
 def bench() -> list[dict]:
-    """Training step (both phases, without the optimiser) and sampling."""
+    """Training steps of both nets, and sampling."""
     torch.set_num_threads(1)
-    model, batch = _model(), _batch()
-    step = _paired("gan/step", _ours(model, batch), _bare(model, batch), times=4)
+    model = _model()
+    calls = [
+        _ours(copy.deepcopy(model)),
+        _plain(copy.deepcopy(model)),
+        _plain(copy.deepcopy(model)),
+        _ours(copy.deepcopy(model), channels_last=True),
+    ]
+    taken, images = _rounds(calls), STEPS * BATCH
     model.requires_grad_(False)
+    batch = next(_batches(0))
 
     def sample() -> None:
-        model.sample(batch.labels_B, rng_for(0, "bench/sample", batch.index_B), GanSample())
+        for _ in range(DRAWINGS):
+            model.sample(batch.labels_B, rng_for(0, "bench/sample", batch.index_B), GanSample())
 
-    def bare_sample() -> None:
+    def plain_sample() -> None:
         with torch.no_grad():
-            model.generator(torch.randn(BATCH, model.net.z_dim), batch.labels_B)
+            for _ in range(DRAWINGS):
+                model.generator(torch.randn(BATCH, model.net.z_dim), batch.labels_B)
 
-    return [step, _paired("gan/sample", sample, bare_sample, times=40)]
+    drawn = _rounds([sample, plain_sample])
+    plain = "plain torch, same nets"
+    return [
+        _row("step", plain, images, taken, 0, 1),
+        _row("control", "plain torch once more: noise", images, taken, 1, 2),
+        _row("channels-last", "ours as it comes", images, taken, 3, 0),
+        _row("sample", plain, DRAWINGS * BATCH, drawn, 0, 1),
+    ]
 
 
 if __name__ == "__main__":

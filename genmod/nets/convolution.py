@@ -1,0 +1,138 @@
+"""A convolution that is quick to differentiate twice.
+
+A convolution is linear in its image and in its kernel, so three products are closed under differentiation:
+the output, the gradient by the image, and the gradient by the kernel. Where a second derivative needs a
+kernel's gradient, torch runs a convolution whose kernel is as large as the image, which takes twice as long
+as the routine it has for kernels' gradients; here that routine does it every time.
+
+Letters: B batch, C and N channels, H height, W width, K side of the kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+LEAST_ROWS = 32
+"""With fewer rows, calling Python for each derivative costs more than is gained."""
+
+_engine_runs: Any = vars(torch._C)["_will_engine_execute_node"]  # pyright: ignore[reportPrivateUsage]
+"""Whether the backward pass under way comes to a node; torch has no public name for it."""
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def _gradients(
+    g_BNHW: Tensor, x_BCHW: Tensor, w_NCKK: Tensor, wanted: tuple[bool, bool, bool]
+) -> Gradients:
+    """Of g . y(x, w, b) by x, w and b, each where wanted."""
+    pad = [w_NCKK.shape[-1] // 2] * 2
+    made: Any = torch.ops.aten.convolution_backward(
+        g_BNHW, x_BCHW, w_NCKK, [len(w_NCKK)], [1, 1], pad, [1, 1], False, [0, 0], 1, wanted
+    )
+    return tuple(made)
+
+
+def _asked_for(node: Any) -> bool:
+    try:
+        return bool(_engine_runs(node))
+    except RuntimeError:  # what torch says of a leaf that autograd.grad was asked for by name
+        return True
+
+
+def _wanted(ctx: Any) -> tuple[bool, ...]:
+    """For each input, whether the pass under way asks for its gradient: a penalty asks only for images'."""
+    nodes = [node for node, _ in ctx.next_functions]
+    return tuple(
+        needed and (node is None or _asked_for(node))
+        for needed, node in zip(ctx.needs_input_grad, nodes, strict=True)
+    )
+
+
+def _of(function: type[Function], *inputs: Tensor | None) -> Tensor:
+    return cast(Tensor, function.apply(*inputs))
+
+
+class _Output(Function):
+    """y(x, w, b)."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor | None) -> Tensor:
+        x_BCHW, w_NCKK, b_N = inputs
+        assert x_BCHW is not None
+        assert w_NCKK is not None
+        ctx.save_for_backward(x_BCHW, w_NCKK)
+        return F.conv2d(x_BCHW, w_NCKK, b_N, padding=w_NCKK.shape[-1] // 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        (g_BNHW,) = gradients
+        x_BCHW, w_NCKK = ctx.saved_tensors
+        by_x, by_w, by_b = _wanted(ctx)
+        if not torch.is_grad_enabled():
+            return _gradients(g_BNHW, x_BCHW, w_NCKK, (by_x, by_w, by_b))
+        return (
+            _of(_ByImage, g_BNHW, x_BCHW.detach(), w_NCKK) if by_x else None,
+            _of(_ByKernel, g_BNHW, x_BCHW, w_NCKK.detach()) if by_w else None,
+            g_BNHW.sum((0, 2, 3)) if by_b else None,
+        )
+
+
+class _ByImage(Function):
+    """x'(g, w), the gradient of g . y by x; the x that is given only has the shape."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor | None:
+        g_BNHW, x_BCHW, w_NCKK = inputs
+        ctx.save_for_backward(g_BNHW, w_NCKK)
+        return _gradients(g_BNHW, x_BCHW, w_NCKK, (True, False, False))[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        (h_BCHW,) = gradients
+        g_BNHW, w_NCKK = ctx.saved_tensors
+        by_g, _, by_w = _wanted(ctx)
+        return (
+            _of(_Output, h_BCHW, w_NCKK, None) if by_g else None,
+            None,
+            _of(_ByKernel, g_BNHW, h_BCHW, w_NCKK.detach()) if by_w else None,
+        )
+
+
+class _ByKernel(Function):
+    """w'(g, x), the gradient of g . y by w; the w that is given only has the shape."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor | None:
+        g_BNHW, x_BCHW, w_NCKK = inputs
+        ctx.save_for_backward(g_BNHW, x_BCHW)
+        return _gradients(g_BNHW, x_BCHW, w_NCKK, (False, True, False))[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        (v_NCKK,) = gradients
+        g_BNHW, x_BCHW = ctx.saved_tensors
+        by_g, by_x, _ = _wanted(ctx)
+        return (
+            _of(_Output, x_BCHW, v_NCKK, None) if by_g else None,
+            _of(_ByImage, g_BNHW, x_BCHW.detach(), v_NCKK) if by_x else None,
+            None,
+        )
+
+
+class Conv2d(nn.Conv2d):
+    """torch's, for odd square kernels that keep height and width; quick on CPUs, where it was measured."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, N, H, W)."""
+        quick = (
+            len(input) >= LEAST_ROWS
+            and self.weight.requires_grad
+            and input.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu")
+        )
+        return _of(_Output, input, self.weight, self.bias) if quick else super().forward(input)
