@@ -31,7 +31,13 @@ PIECE_ROWS = 64
 
 
 class WatchConfig(Config):
-    """When samples are looked at, what counts as collapse, and what is done then."""
+    """When samples are looked at, what counts as collapse, and what is done then.
+
+    Seen in ten-minute runs on Fashion-MNIST (tests/benchmarks/_quality_gan.py; 256 rows): coverage 0.71 to 0.95
+    after 50,000 images and 0.95 to 0.98 at the end, never below 0.97 of the best before; duplicates at most
+    0.02, real images' 0.01. Samples that are 2, 8 or 32 images and a little noise: coverage 0.05, 0.20, 0.53,
+    duplicates 1.0 each. So coverage tells deep collapses, and duplicates alone that onto 32 images.
+    """
 
     every_nimg: int = Field(default=20_000, gt=0)
     """Between looks."""
@@ -46,7 +52,8 @@ class WatchConfig(Config):
     least_of_best: float = Field(default=0.5, ge=0, le=1)
     """Below this share of the best coverage so far, too."""
     most_duplicates: float = Field(default=0.9, ge=0, le=1)
-    """Above this share of samples that are near copies of others, too."""
+    """Above this share of samples that are near copies of others, too. Near 1, since data whose images differ
+    little make healthy samples look like copies."""
     patience: int = Field(default=2, gt=0)
     """Looks in a row that must say so."""
     lr_factor: float = Field(default=0.5, gt=0, le=1)

@@ -66,7 +66,8 @@ class TrainConfig(Config):
     compile: bool = False
     """Compile the nets with torch.compile; the first step then takes minutes."""
     channels_last: bool = False
-    """Keep images and convolution weights with the channels last in memory."""
+    """Keep images and convolution weights with the channels last in memory. Not by itself: on CPUs it takes a
+    twentieth longer for a U-Net, and gives a GAN's step two hundredths (tests/benchmarks/gan.py)."""
     log_every_nimg: int = Field(default=2_000, gt=0)
     """Metrics are averages over so many images. This and the other cadences: the first step at or after."""
     validate_every_nimg: int | None = Field(default=20_000, gt=0)
