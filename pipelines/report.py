@@ -26,7 +26,7 @@ from genmod.training.published import EVENTS, HISTORY
 
 PAGE = "report.html"
 
-VERSION = 2
+VERSION = 3
 """Of the page. A change of its look or its words makes reports anew."""
 
 
@@ -125,6 +125,11 @@ class ReportJob(Config):
             losses=losses,
             quantities=quantities,
             events=tuple(model.facts.get(EVENTS, ())),
+            latents={
+                key.removeprefix("latents/"): value
+                for key, value in (history[-1]["metrics"] if history else {}).items()
+                if key.startswith("latents/")
+            },
         )
 
 

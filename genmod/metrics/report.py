@@ -105,7 +105,9 @@ class ModelPage:
     quantities: Charts = field(default_factory=Charts)
     """What else was measured while training."""
     events: Sequence[str] = ()
-    """What happened when its samples were watched."""
+    """What happened when its samples and latents were watched."""
+    latents: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How they were used at the end of training, see :func:`genmod.likelihood.codes.usage`."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def render(content: ReportContent) -> str:
         histograms={
             model.name: _histogram(model, content.dims, content.levels) for model in content.models
         },
+        units={model.name: _units(model) for model in content.models},
         classes={model.name: _classes(model) for model in content.models},
         labels_differ=_labels_differ(content.models),
     )
@@ -231,6 +234,12 @@ def _charts(charts: Charts) -> list[tuple[str, Markup]]:
         for title, curves in charts.items()
         if any(curves.values())
     ]
+
+
+def _units(model: ModelPage) -> list[float]:
+    """KL of each latent unit, largest first."""
+    found = [kl for name, kl in model.latents.items() if name.startswith("kl_nats_of_unit/")]
+    return sorted(found, reverse=True)
 
 
 def _effort(model: ModelPage) -> Markup | None:

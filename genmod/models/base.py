@@ -21,6 +21,7 @@ from genmod import units
 from genmod.config import Config, parse
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError, did_you_mean
+from genmod.likelihood.codes import Encoding
 from genmod.manifest import ImageSpec
 from genmod.nets.adaptive import Adaptive
 from genmod.rng import Rng, key_of
@@ -188,7 +189,7 @@ class FamilyConfig(Config, ABC):
         return ()
 
 
-class GenerativeModel(Adaptive, ABC):
+class GenerativeModel(Adaptive, Encoding, ABC):
     """A density p(x | label) and a sampler of it."""
 
     Config: ClassVar[type[FamilyConfig]]

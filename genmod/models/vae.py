@@ -26,6 +26,7 @@ from genmod import units
 from genmod.data.batch import Batch
 from genmod.errors import ConfigError, Unscorable
 from genmod.likelihood import encoded, pixels
+from genmod.likelihood.codes import Codes
 from genmod.likelihood.encoded import EncodedScore
 from genmod.likelihood.gaussian import Gaussian
 from genmod.likelihood.noise import Sigma
@@ -123,6 +124,7 @@ class Model(GenerativeModel):
     Config = VAEConfig
     Sample = VAESample
     Score = VAEScore
+    encodes = True
 
     def __init__(self, config: VAEConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
@@ -218,6 +220,11 @@ class Model(GenerativeModel):
         if how.output == "mean":
             return self.likelihood.mean(raw_BPHW)
         return self.likelihood.draw(raw_BPHW, rng.fold("pixels"))
+
+    def codes(self, batch: Batch, rng: Rng) -> Codes:
+        """Of q(z | x, y)."""
+        posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
+        return Codes(posterior, posterior.draw(rng.fold("posterior")), (self.net.latents,))
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, how: VAEScore) -> LogProb:

@@ -74,6 +74,8 @@ class Watch:
     retried: int = 0
     lr_scale: float = 1.0
     """Of every learning rate."""
+    latents_idle: bool = False
+    """Whether the newest look at latents found the posterior collapsed."""
     events: list[str] = field(default_factory=list[str])
     """What happened when, in words."""
     best: dict[str, Tensor] = field(default_factory=dict[str, Tensor])

@@ -16,6 +16,7 @@ from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, 
 from genmod.models.base import GenerativeModel, ModelConfig, family
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.collapse import Samples
+from genmod.training.latents import LatentsLook
 from genmod.training.loop import Plan, train
 from genmod.training.monitors import Grid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
@@ -226,4 +227,9 @@ def _plan(
         shown = range(min(config.watch.rows, data.rows("val")))
         how = parse(model.Sample, job.sample, f"model.{job.name}.sample")
         samples = Samples(config.watch, read_rows(job.data_root, data, "val", shown), job.seed, how)
-    return Plan(config, job.seed, job.root, checkpoints, validation, grid, samples)
+    latents = None
+    if config.latents is not None and model.encodes and data.rows("val") > 1:
+        shown = range(min(config.latents.rows, data.rows("val")))
+        rows = read_rows(job.data_root, data, "val", shown)
+        latents = LatentsLook(config.latents, rows, job.seed)
+    return Plan(config, job.seed, job.root, checkpoints, validation, grid, samples, latents)

@@ -24,6 +24,7 @@ from genmod.rng import Rng
 from genmod.training import ema
 from genmod.training.checkpoint import Checkpoints, resume
 from genmod.training.collapse import Samples
+from genmod.training.latents import LatentsLook
 from genmod.training.layout import backward, compile_nets, place, ready
 from genmod.training.monitors import Grid, Validation
 from genmod.training.optim import PhaseOptimiser
@@ -68,6 +69,7 @@ class Plan:
     validation: Validation | None = None
     grid: Grid | None = None
     samples: Samples | None = None
+    latents: LatentsLook | None = None
 
 
 def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) -> TrainState:
@@ -220,17 +222,21 @@ class _Run:
             o.phase.name: state.ledger.terms_of(o.phase.name)[: -len(_OF_THE_STEP)]
             for o in state.optimisers
         }
-        found = dict[str, float]()
+        found, used = dict[str, float](), dict[str, float]()
+        latents = plan.latents
+        encodes = latents is not None and now(latents.config.every_nimg)
         try:
-            if log or looks or saves:
+            if log or looks or saves or encodes:
                 state.ledger.settle(self.world)
             if plan.validation is not None and now(config.validate_every_nimg):
                 found = plan.validation.measure(state.ema, state.nimg, terms, self.world)
+            if latents is not None and encodes:
+                used = latents.look(state.ema, state.watch, state.nimg, self.world)
         except TrainingDiverged as error:
             diverged(error, samples, state, self.world, plan.root)
         if log:
             metrics |= _prefixed("train", state.ledger.close(self.world))
-        metrics |= _prefixed("val", found)
+        metrics |= _prefixed("val", found) | used
         if samples is not None and looks:
             metrics |= look_at_samples(samples, state, self.world, plan.root)
         if plan.grid is not None and now(config.grid_every_nimg):

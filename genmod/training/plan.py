@@ -13,6 +13,7 @@ from genmod.data.mixture import whole_weights
 from genmod.errors import ConfigError, did_you_mean
 from genmod.models.base import ModelConfig, Phase
 from genmod.training.collapse import WatchConfig
+from genmod.training.latents import LatentsConfig
 
 
 class OptimConfig(Config):
@@ -76,6 +77,8 @@ class TrainConfig(Config):
     """Rows of the ``val`` split that are used for it, at most."""
     watch: WatchConfig | None = None
     """Compare samples with validation rows now and then, and act on a collapse; for GANs. Null for not."""
+    latents: LatentsConfig | None = LatentsConfig()
+    """Look now and then whether a model with latents uses them, if ``val`` has rows; null for not."""
     grid_every_nimg: int | None = Field(default=50_000, gt=0)
     """Between pictures of samples from fixed noise; null for none."""
     grid_images: int = Field(default=40, gt=0)
@@ -142,6 +145,7 @@ _HOW = {
     "log_every_nimg",
     "validate_every_nimg",
     "validation_rows",
+    "latents",
     "grid_every_nimg",
     "grid_images",
     "checkpoint_every_nimg",

@@ -81,6 +81,10 @@ def model(root, family, **more):
         }
         for n in range(100, 2000, 100)
     ]
+    if family == "vae":
+        used = {"active_units": 0, "kl_nats": 0.25, "kl_nats_of_unit/000": 0.25, "collapsed": 1.0}
+        used |= {"mutual_information_nats": 0.125, "mutual_information_limit_nats": 5.5}
+        history[-1]["metrics"] |= {f"latents/{key}": value for key, value in used.items()}
     entry = write_file(root, "history.json", json.dumps(history).encode())
     facts = {"family": family, **more}
     return publish(root, Manifest(kind="model", fingerprint=root, files=(entry,), facts=facts))
@@ -338,7 +342,15 @@ def test_the_report_stands_alone_and_shows_the_models_side_by_side(evaluated):
     label = features_job(evaluated).done().facts["label"]
     happened = "at 9,000 images: coverage < gan"
     no_density = "No log-likelihood: it has no density"
-    for wanted in (f"fd[{label}]", "Coverage", no_density, "-115.0", happened):
+    for wanted in (
+        f"fd[{label}]",
+        "Coverage",
+        no_density,
+        "-115.0",
+        happened,
+        "Posterior collapse",
+        "0 of 1 units",
+    ):
         assert wanted in text
     assert "FID" not in text.replace("not FID scores", "")
     assert [tag for tag, _ in page.tags].count(

@@ -1,0 +1,86 @@
+"""What a model's latent vectors say of images: how many units are used, and how much they tell.
+
+A posterior that has collapsed is the prior: it tells nothing of the image. Letters: B rows, Z latents.
+
+References:
+    Importance weighted autoencoders (active units, App. C), Burda et al. 2016, https://arxiv.org/abs/1509.00519
+    ELBO surgery, Hoffman and Johnson 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from genmod.data.batch import Batch
+from genmod.likelihood.gaussian import Gaussian
+from genmod.rng import Rng
+
+ACTIVE = 0.01
+"""Variance over images of a unit's mean, from which on it is active."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """q(z | x) of B rows and a draw of each. The prior is N(0, 1)."""
+
+    posterior: Gaussian
+    """Of a group of latents, given the draws of the groups before it."""
+    z_BZ: Tensor
+    groups: tuple[int, ...]
+    """Latents of each group, in the order in which they are drawn; they sum up to Z."""
+
+    def __post_init__(self) -> None:
+        assert sum(self.groups) == self.z_BZ.shape[1], (self.groups, self.z_BZ.shape)
+
+
+class Encoding(nn.Module):
+    """A module that may have latent vectors. By default it has none."""
+
+    encodes: ClassVar[bool] = False
+    """Whether :meth:`codes` may be asked."""
+
+    def codes(self, batch: Batch, rng: Rng) -> Codes:
+        """Latent vectors of some images. Row b depends on image b and ``rng``'s row b."""
+        raise NotImplementedError
+
+
+def usage(codes: Codes) -> dict[str, float]:
+    """How the latents are used by these rows.
+
+    ``active_units``: those whose mean has a variance over images above 0.01. ``kl_nats``: of q(z | x) from
+    the prior, mean over rows, in all, of each group and of each unit. ``mutual_information_nats``: of x and
+    the first group under q, E[log q(z | x) - log q(z)] with q(z) the mixture over these rows, so at most
+    log B (``mutual_information_limit_nats``).
+    """
+    q = codes.posterior.double()
+    mean_BZ = q.mean_BZ
+    kl_Z = q.kl_nats(Gaussian(torch.zeros_like(mean_BZ), torch.zeros_like(mean_BZ))).mean(0)
+    active_Z = mean_BZ.var(0, correction=0) > ACTIVE
+    told = {
+        "active_units": float(active_Z.sum()),
+        "active_share": float(active_Z.double().mean()),
+        "kl_nats": float(kl_Z.sum()),
+        "mutual_information_nats": _information(codes),
+        "mutual_information_limit_nats": math.log(len(mean_BZ)),
+    }
+    if len(codes.groups) > 1:
+        sums = [float(part.sum()) for part in kl_Z.split(codes.groups)]
+        told |= {f"kl_nats_of_group/{number:02d}": kl for number, kl in enumerate(sums)}
+    return told | {f"kl_nats_of_unit/{z:03d}": kl for z, kl in enumerate(kl_Z.tolist())}
+
+
+def _information(codes: Codes) -> float:
+    """Of images and the first group of latents, whose posterior depends on the image alone."""
+    first, rows = codes.groups[0], len(codes.z_BZ)
+    q = codes.posterior.double()
+    q = Gaussian(q.mean_BZ[:, :first], q.log_std_BZ[:, :first])
+    z_BZ = codes.z_BZ[:, :first].double()
+    mixed_B = torch.stack(
+        [torch.logsumexp(q.nats(z_Z.expand(rows, first)), 0) - math.log(rows) for z_Z in z_BZ]
+    )
+    return float((q.nats(z_BZ) - mixed_B).mean())
