@@ -9,7 +9,7 @@ images; precision, recall, density and coverage with 5 neighbours against 2,000 
 Drawn a quarter, half, three quarters and all of the way; the peer gets the CPU time that ours took. Our
 learning rate and penalty follow the whole budget, so an early point is not the best that its time could have
 given. Ours are the averaged weights; the peer gets the better of its own and their average at each point.
-Our net, batch, rate and penalty were searched for by eight runs of two minutes; the peer has published ones.
+Our net, batch, rate and penalty were searched for by seven runs of two minutes; the peer has published ones.
 """
 
 from __future__ import annotations
