@@ -17,6 +17,7 @@ from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig
 from genmod.models.diffusion import DiffusionSample, DiffusionScore, Model
 from genmod.rng import rng_for
+from tests.benchmarks._data_sets import CONTROL
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 BATCH, ROUNDS = 50, 7
@@ -115,6 +116,12 @@ def bench() -> list[dict]:
             lambda: model.sample(batch.labels_B, rng, two),
             lambda: model.sample(batch.labels_B, rng, many),
             "Heun in 18 steps, 35 calls",
+        ),
+        _paired(
+            "diffusion/sample in two steps, control",
+            lambda: model.sample(batch.labels_B, rng, two),
+            lambda: model.sample(batch.labels_B, rng, two),
+            CONTROL,
         ),
         sampled(46, steps=12, guidance=2.0),
         _paired(
