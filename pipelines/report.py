@@ -22,6 +22,7 @@ from genmod.manifest import (
 from genmod.metrics.curves import curves
 from genmod.metrics.judge import readings_from
 from genmod.metrics.report import ModelPage, ReportContent, render
+from genmod.training.latents import PICTURES
 from genmod.training.published import EVENTS, HISTORY
 
 PAGE = "report.html"
@@ -119,8 +120,11 @@ class ReportJob(Config):
             family=str(model.facts["family"]),
             readings=readings_from(evaluation.facts),
             facts=evaluation.facts,
-            pictures={
-                entry.path: _file(root, evaluation, entry.path) for entry in evaluation.files
+            pictures={entry.path: _file(root, evaluation, entry.path) for entry in evaluation.files}
+            | {
+                entry.path: _file(model_root, model, entry.path)
+                for entry in model.files
+                if entry.path.startswith(f"{PICTURES}/")
             },
             losses=losses,
             quantities=quantities,

@@ -48,6 +48,10 @@ class Encoding(nn.Module):
         """Latent vectors of some images. Row b depends on image b and ``rng``'s row b."""
         raise NotImplementedError
 
+    def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
+        """The expected image given latents, (B, C, H, W) in [-1, 1]."""
+        raise NotImplementedError
+
 
 def usage(codes: Codes) -> dict[str, float]:
     """How the latents are used by these rows.
@@ -59,7 +63,7 @@ def usage(codes: Codes) -> dict[str, float]:
     """
     q = codes.posterior.double()
     mean_BZ = q.mean_BZ
-    kl_Z = q.kl_nats(Gaussian(torch.zeros_like(mean_BZ), torch.zeros_like(mean_BZ))).mean(0)
+    kl_Z = unit_nats(codes)
     active_Z = mean_BZ.var(0, correction=0) > ACTIVE
     told = {
         "active_units": float(active_Z.sum()),
@@ -72,6 +76,12 @@ def usage(codes: Codes) -> dict[str, float]:
         sums = [float(part.sum()) for part in kl_Z.split(codes.groups)]
         told |= {f"kl_nats_of_group/{number:02d}": kl for number, kl in enumerate(sums)}
     return told | {f"kl_nats_of_unit/{z:03d}": kl for z, kl in enumerate(kl_Z.tolist())}
+
+
+def unit_nats(codes: Codes) -> Tensor:
+    """KL of each unit from the prior, the mean over rows: (Z,) float64."""
+    q = codes.posterior.double()
+    return q.kl_nats(Gaussian(torch.zeros_like(q.mean_BZ), torch.zeros_like(q.mean_BZ))).mean(0)
 
 
 def _information(codes: Codes) -> float:

@@ -99,7 +99,8 @@ class ModelPage:
     facts: Mapping[str, Any]
     """Of its evaluation."""
     pictures: Mapping[str, bytes]
-    """PNG files by name: ``samples.png``, ``nearest.png``."""
+    """PNG files by name: ``samples.png``, ``nearest.png``; of a model with latents
+    ``latents/reconstructions.png`` and ``latents/traversals.png``."""
     losses: Charts = field(default_factory=Charts)
     """What training descended."""
     quantities: Charts = field(default_factory=Charts)
@@ -148,6 +149,7 @@ def render(content: ReportContent) -> str:
             model.name: _histogram(model, content.dims, content.levels) for model in content.models
         },
         units={model.name: _units(model) for model in content.models},
+        encoding=[m for m in content.models if "latents/traversals.png" in m.pictures],
         classes={model.name: _classes(model) for model in content.models},
         labels_differ=_labels_differ(content.models),
     )

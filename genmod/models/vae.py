@@ -226,6 +226,10 @@ class Model(GenerativeModel):
         posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
         return Codes(posterior, posterior.draw(rng.fold("posterior")), (self.net.latents,))
 
+    def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
+        """The mean of p(x | z, y)."""
+        return self.likelihood.mean(self._decode(z_BZ, self._embed(labels_B)))
+
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, how: VAEScore) -> LogProb:
         """A bound on log P(pixels | label), with beta = 1."""

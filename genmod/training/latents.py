@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 
+from genmod import storage, units
 from genmod.config import Config
 from genmod.data.batch import Batch
 from genmod.errors import TrainingDiverged
-from genmod.likelihood.codes import usage
+from genmod.likelihood.codes import unit_nats, usage
+from genmod.metrics.pictures import grid, png
 from genmod.models.base import GenerativeModel
 from genmod.rng import rng_for
 from genmod.training.collapse import Watch
 from genmod.training.ledger import ADVICE
+from genmod.training.writer import taken
 from genmod.world import World
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,13 @@ class LatentsConfig(Config):
     """Fewer of the units than this active: the posterior has collapsed."""
     least_kl_nats: float = Field(default=1.0, ge=0)
     """Less KL from the prior than this, all units together, too."""
+
+
+PICTURES = "latents"
+"""Below a model's root: what the latents hold of images, and what their units do."""
+
+SHOWN, UNITS, STEPS = 10, 4, 9
+"""Images that are reconstructed; units that are traversed, from -3 to 3, and in how many images."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,35 @@ class LatentsLook:
             )
         told_of = found | {"collapsed": float(bool(told))}
         return {f"latents/{name}": value for name, value in told_of.items()}
+
+    @torch.no_grad()
+    def show(self, model: GenerativeModel, root: str, device: torch.device) -> None:
+        """Write two pictures of what latents hold and do. For one rank.
+
+        ``reconstructions.png``: images above what a draw of q(z | x) is decoded to. ``traversals.png``: a row
+        for each of the units of largest KL, which goes from -3 to 3 in the first image's latents.
+        """
+        real = self.real.to(device)
+        rng = rng_for(self.seed, "train/latents", range(len(real)), device)
+        codes = model.codes(real, rng)
+        few = real.rows(slice(0, SHOWN))
+        again_NCHW = model.decoded(codes.z_BZ[:SHOWN], few.labels_B)
+        both_NCHW = torch.cat((few.pixels_BCHW, units.to_pixels(again_NCHW)))
+        order = unit_nats(codes).argsort(descending=True)[:UNITS].tolist()
+        z_NZ = codes.z_BZ[:1].repeat(len(order) * STEPS, 1)
+        for row, unit in enumerate(order):
+            z_NZ[row * STEPS : (row + 1) * STEPS, unit] = torch.linspace(-3, 3, STEPS)
+        labels_N = None if real.labels_B is None else real.labels_B[:1].repeat(len(z_NZ))
+        moved_NCHW = units.to_pixels(model.decoded(z_NZ, labels_N))
+        scale = max(1, 56 // max(moved_NCHW.shape[2:]))
+        folder = storage.join(root, PICTURES)
+        for name, pixels_NCHW, columns in (
+            ("reconstructions.png", both_NCHW, len(few)),
+            ("traversals.png", moved_NCHW, STEPS),
+        ):
+            with taken(folder, f"the picture {name}"):
+                data = png(grid(pixels_NCHW.cpu(), columns, scale))
+                storage.write_bytes(storage.join(folder, name), data)
 
 
 def faults(config: LatentsConfig, found: dict[str, float], nimg: int) -> list[str]:

@@ -239,6 +239,8 @@ class _Run:
         metrics |= _prefixed("val", found) | used
         if samples is not None and looks:
             metrics |= look_at_samples(samples, state, self.world, plan.root)
+        if latents is not None and last and plan.root is not None and self.world.rank == 0:
+            latents.show(state.ema, plan.root, self.world.device)
         if plan.grid is not None and now(config.grid_every_nimg):
             self._write_grid(plan.grid.draw(state.ema, self.world))
         if metrics and plan.root is not None and self.world.rank == 0:

@@ -13,10 +13,13 @@ from genmod.config import as_json, canonical_json, fingerprint
 from genmod.errors import DataError
 from genmod.manifest import FileEntry, Manifest, publish, require, write_file
 from genmod.models.base import GenerativeModel, ModelConfig
+from genmod.training.latents import PICTURES
 from genmod.training.spool import read_spool
 from genmod.training.state import TrainState, load_weights, weights_bytes
 
 CONFIG, HISTORY, GRIDS = "config.json", "history.json", "grids"
+FOLDERS = GRIDS, PICTURES
+"""Where training puts pictures."""
 EVENTS = "watch_events"
 """The fact that tells what happened when samples were watched, if anything did."""
 
@@ -67,7 +70,7 @@ def publish_model(
     if state.watch.events:
         found[EVENTS] = state.watch.events
     files.append(write_file(root, HISTORY, canonical_json(history)))
-    files += _grids(root)
+    files += _pictures(root)
     return publish(
         root,
         Manifest(
@@ -129,11 +132,11 @@ def _checked(root: str, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def _grids(root: str) -> list[FileEntry]:
+def _pictures(root: str) -> list[FileEntry]:
     """The pictures that training has made."""
     entries: list[FileEntry] = []
-    for name in storage.list_names(storage.join(root, GRIDS)):
-        path = f"{GRIDS}/{name}"
+    found = [(folder, storage.list_names(storage.join(root, folder))) for folder in FOLDERS]
+    for path in (f"{folder}/{name}" for folder, names in found for name in names):
         data = storage.read_bytes(storage.join(root, path))
         entries.append(FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data)))
     return entries

@@ -25,6 +25,7 @@ from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load, publish,
 from genmod.metrics.evaluation import EvaluationJob, FeaturesJob
 from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.judge import readings_from
+from genmod.metrics.pictures import png
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.metrics.report import ModelPage, ReportContent, render
 from genmod.models.base import LogProb
@@ -87,7 +88,13 @@ def model(root, family, **more):
         history[-1]["metrics"] |= {f"latents/{key}": value for key, value in used.items()}
     entry = write_file(root, "history.json", json.dumps(history).encode())
     facts = {"family": family, **more}
-    return publish(root, Manifest(kind="model", fingerprint=root, files=(entry,), facts=facts))
+    files = [entry]
+    if family == "vae":
+        names = "latents/reconstructions.png", "latents/traversals.png"
+        files += [
+            write_file(root, name, png(torch.zeros(1, 4, 4, dtype=torch.uint8))) for name in names
+        ]
+    return publish(root, Manifest(kind="model", fingerprint=root, files=tuple(files), facts=facts))
 
 
 def scores(root, model="", data="", rows=97):
@@ -336,7 +343,7 @@ def test_the_report_stands_alone_and_shows_the_models_side_by_side(evaluated):
     assert all(re.match(r"data:image/png;base64,|#", source) for source in sources)
     assert "@import" not in html
     assert "url(" not in html
-    assert sum(source.startswith("data:") for source in sources) == 5
+    assert sum(source.startswith("data:") for source in sources) == 7
     assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
     text = " ".join("".join(page.texts).split())
     label = features_job(evaluated).done().facts["label"]

@@ -6,14 +6,17 @@ import itertools
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from genmod.config import as_json
 from genmod.data.batch import Batch
 from genmod.likelihood.codes import Codes, usage
 from genmod.likelihood.gaussian import Gaussian
 from genmod.manifest import ImageSpec
+from genmod.metrics.pictures import GAP
 from genmod.models.base import DataStats, ModelConfig, family
 from genmod.rng import rng_for
 from genmod.training.latents import LatentsConfig, LatentsLook
@@ -90,3 +93,11 @@ def test_a_real_collapse_is_told_and_a_healthy_run_is_not(tmp_path, caplog, coll
     else:
         assert final["latents/active_units"] >= 1
         assert final["latents/mutual_information_nats"] == pytest.approx(math.log(4), abs=0.2)
+        shown = Image.open(tmp_path / "latents/reconstructions.png")
+        shown, tall = np.asarray(shown, dtype=float), 6 * 9
+        above, below = shown[:tall], shown[tall + GAP :]
+        assert abs(above - below).mean() < 40  # of 255; an image that says nothing is 96 off
+        moved = np.asarray(Image.open(tmp_path / "latents/traversals.png"), dtype=float)[:tall]
+        assert (
+            abs(moved[:, :tall] - moved[:, -tall:]).max() > 128
+        )  # the unit of largest KL does something

@@ -63,7 +63,9 @@ def test_from_data_to_model(data, tmp_path):
     assert faults(mine.root, made.files) == []
     paths = [entry.path for entry in made.files]
     assert paths[:4] == ["config.json", "ema.safetensors", "raw.safetensors", "history.json"]
-    assert paths[4:] == ["grids/000000000032.png", "grids/000000000064.png"]
+    assert paths[4:6] == ["grids/000000000032.png", "grids/000000000064.png"]
+    of_latents = ["latents/reconstructions.png", "latents/traversals.png"]
+    assert paths[6:] == (of_latents if load_model(mine.root).encodes else [])
     assert made.parents == {"data": data.digest}
     assert made.facts["class_names"] == ["a", "b", "c"]
     assert made.facts["final"].keys() >= {
