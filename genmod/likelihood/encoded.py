@@ -21,7 +21,7 @@ from torch import Tensor
 
 from genmod.likelihood import ais, iwae
 from genmod.likelihood.ais import AISOptions
-from genmod.likelihood.gaussian import Gaussian
+from genmod.likelihood.gaussian import Posterior
 from genmod.likelihood.hmc import Target
 from genmod.likelihood.iwae import LogJoint
 from genmod.models.base import LogProbLabel, ScoreOptions
@@ -90,7 +90,7 @@ class Bound:
 
 
 def bound(
-    posterior: Gaussian,
+    posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
     how: EncodedScore,
@@ -107,7 +107,7 @@ def bound(
     """
     if how.estimator == "ais":
         assert extra is None, "chains need a joint density that is not random"
-        nats_B, stderr_B = ais.lower_bound(Target(posterior, log_joint), rng, how.ais)
+        nats_B, stderr_B = ais.lower_bound(Target(posterior.start(), log_joint), rng, how.ais)
         return Bound(nats_B, stderr_B, "stochastic_lower_bound", "ais-hmc", how.ais.budget())
     if how.target_stderr_nats is not None:
         return _chosen(posterior, log_joint, rng, how, extra)
@@ -120,7 +120,7 @@ def bound(
 
 
 def _chosen(
-    posterior: Gaussian,
+    posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
     how: EncodedScore,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from genmod.rng import Rng
 
@@ -38,6 +40,15 @@ class Gaussian:
         shift_BZ = (self.mean_BZ - other.mean_BZ) * (-other.log_std_BZ).exp()
         return 0.5 * (torch.expm1(2 * log_ratio_BZ) + shift_BZ.square()) - log_ratio_BZ
 
+    def given(self, z_BZ: Tensor) -> Gaussian:
+        """Itself: its dimensions do not depend on one another."""
+        del z_BZ
+        return self
+
+    def start(self) -> Gaussian:
+        """Itself, for chains to start from."""
+        return self
+
     def rows(self, which_N: Tensor) -> Gaussian:
         """Some of the rows, which may be repeated."""
         return Gaussian(self.mean_BZ[which_N], self.log_std_BZ[which_N])
@@ -45,3 +56,52 @@ class Gaussian:
     def double(self) -> Gaussian:
         """In float64."""
         return Gaussian(self.mean_BZ.double(), self.log_std_BZ.double())
+
+
+class Posterior(Protocol):
+    """q(z | x) of B rows: a Gaussian, or Gaussians one after the other."""
+
+    def draw(self, rng: Rng) -> Tensor:
+        """(B, Z), addressed by ``rng``'s rows."""
+        ...
+
+    def given(self, z_BZ: Tensor) -> Gaussian:
+        """Each latent's Gaussian given those before it in ``z_BZ``."""
+        ...
+
+    def start(self) -> Gaussian:
+        """A Gaussian near it, from which chains may start."""
+        ...
+
+    def nats(self, z_BZ: Tensor) -> Tensor:
+        """Log density, (B,) in nats."""
+        ...
+
+    def rows(self, which_N: Tensor) -> Posterior:
+        """Some of the rows, which may be repeated."""
+        ...
+
+    def double(self) -> Posterior:
+        """In float64."""
+        ...
+
+
+def standard(like_BZ: Tensor) -> Gaussian:
+    """N(0, 1) in the shape of a tensor."""
+    zeros_BZ = torch.zeros_like(like_BZ)
+    return Gaussian(zeros_BZ, zeros_BZ)
+
+
+def narrow(raw_BY: Tensor) -> Gaussian:
+    """A posterior from what a net says, in at least float32 whatever the nets compute in.
+
+    The standard deviation is 2 sigmoid(raw): the prior's at 0, and never above twice that, since a posterior
+    wider than the prior only costs.
+    """
+    mean_BZ, raw_BZ = at_least_float32(raw_BY).chunk(2, dim=1)
+    return Gaussian(mean_BZ, F.logsigmoid(raw_BZ) + math.log(2))
+
+
+def at_least_float32(raw: Tensor) -> Tensor:
+    """The same numbers, not in half precision."""
+    return raw if raw.dtype == torch.float64 else raw.float()

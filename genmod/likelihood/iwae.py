@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from genmod.likelihood.gaussian import Gaussian
+from genmod.likelihood.gaussian import Posterior
 from genmod.rng import Rng
 
 LogJoint = Callable[..., Tensor]
@@ -24,7 +24,7 @@ else of a sample is random, such as a point in the pixels' bins."""
 
 
 def log_weights(
-    posterior: Gaussian,
+    posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
     samples: int,

@@ -1,9 +1,9 @@
-"""Variational autoencoder: Gaussian posterior, convolutional nets, an honest likelihood of pixels.
+"""Variational autoencoder: latents in one group or a ladder of groups, an honest likelihood of pixels.
 
     z ~ N(0, 1),  x ~ p(x | z, y)          -log p(x | y) <= E_q[-log p(x | z, y)] + KL(q(z | x, y) || p(z))
 
 All likelihoods and divergences are sums over dimensions; only the batch is averaged over.
-Letters: B batch, C channels, H height, W width, Z latents, G groups of latents, E embedding, N rows.
+Letters: B batch, C, H, W an image, Z latents, G groups of free bits, E embedding, N rows, F features.
 
 References:
     Auto-encoding variational Bayes, Kingma and Welling 2014, https://arxiv.org/abs/1312.6114
@@ -14,13 +14,11 @@ References:
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genmod import units
 from genmod.data.batch import Batch
@@ -28,7 +26,8 @@ from genmod.errors import ConfigError, Unscorable
 from genmod.likelihood import encoded, pixels
 from genmod.likelihood.codes import Codes
 from genmod.likelihood.encoded import EncodedScore
-from genmod.likelihood.gaussian import Gaussian
+from genmod.likelihood.gaussian import Posterior, at_least_float32, narrow, standard
+from genmod.likelihood.ladder import LadderPosterior
 from genmod.likelihood.noise import Sigma
 from genmod.likelihood.pixels import LikelihoodName, likelihood_of
 from genmod.manifest import ImageSpec
@@ -42,6 +41,7 @@ from genmod.models.base import (
     Phase,
     SampleOptions,
 )
+from genmod.nets.ladder import Ladder
 from genmod.nets.resnet import Decoder, Encoder, stride_of
 from genmod.rng import Rng
 
@@ -51,6 +51,10 @@ class VAEConfig(FamilyConfig):
 
     latents: int = Field(default=32, ge=1)
     """Z, length of the latent vector."""
+    groups: int = Field(default=1, ge=1, le=12)
+    """Of latents, one given the other, top down; divides ``latents``. 1 is a plain VAE."""
+    ladder_width: int = Field(default=128, ge=1)
+    """Length of the states between groups, if there are several."""
     unshuffle: int = Field(default=2, ge=1)
     """Side of the pixel squares that the nets fold into channels; 1 for none."""
     widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
@@ -77,6 +81,8 @@ class VAEConfig(FamilyConfig):
     def _check(self) -> Self:
         if self.latents % self.free_bits_group:
             raise ValueError(f"free_bits_group must divide latents ({self.latents})")
+        if self.latents % self.groups:
+            raise ValueError(f"groups must divide latents ({self.latents})")
         if min(self.widths) < 1:
             raise ValueError("widths must be positive")
         return self
@@ -88,9 +94,11 @@ class VAEConfig(FamilyConfig):
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """The other likelihoods of grey pixels."""
+        """The other likelihoods of grey pixels, and groups of latents."""
         names: tuple[LikelihoodName, ...] = "gaussian_sigma", "categorical_256"
-        return tuple(cls.tiny().model_copy(update={"likelihood": name}) for name in names)
+        ladder = {"groups": 2, "ladder_width": 8}
+        changes = *({"likelihood": name} for name in names), ladder
+        return tuple(cls.tiny().model_copy(update=change) for change in changes)
 
 
 class VAESample(SampleOptions):
@@ -140,11 +148,14 @@ class Model(GenerativeModel):
             "blocks": config.blocks,
         }
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
-        self.encoder = Encoder(
-            spec.channels, size, 2 * config.latents, embedding=embedding, **shape
-        )
+        latents, out = config.latents, 2 * config.latents
+        self.ladder: nn.Module = nn.Identity()
+        if config.groups > 1:
+            self.ladder = Ladder(config.groups, latents // config.groups, config.ladder_width)
+            latents = out = config.ladder_width
+        self.encoder = Encoder(spec.channels, size, out, embedding=embedding, **shape)
         self.decoder = Decoder(
-            config.latents + embedding, self.likelihood.parameters * spec.channels, size, **shape
+            latents + embedding, self.likelihood.parameters * spec.channels, size, **shape
         )
 
     @classmethod
@@ -169,7 +180,7 @@ class Model(GenerativeModel):
 
     def phases(self) -> tuple[Phase, ...]:
         """One: descend the negative ELBO."""
-        names = ("encoder", "decoder", "classes", "noise")
+        names = ("encoder", "decoder", "classes", "noise", "ladder")
         mine = (name for name in names if list(self.get_submodule(name).parameters()))
         return (Phase("elbo", tuple(mine)),)
 
@@ -183,7 +194,8 @@ class Model(GenerativeModel):
         if self.likelihood.is_density:
             x_BCHW = units.dequantise(x_BCHW, self._in_bins(rng))
         rec_B = self.likelihood.nats(self._decode(z_BZ, e_BE), x_BCHW)
-        kl_BZ = posterior.kl_nats(_standard(posterior.mean_BZ))
+        q = posterior.given(z_BZ)
+        kl_BZ = q.kl_nats(standard(z_BZ))
         # Free bits of each row (sec. 2.1.1, Kingma et al. 2016, without their mean over the batch,
         # which would make the loss depend on how the batch is split).
         kl_BG = kl_BZ.unflatten(1, (-1, self.net.free_bits_group)).sum(2)
@@ -193,7 +205,7 @@ class Model(GenerativeModel):
         with torch.no_grad():
             kl_B = kl_BZ.sum(1)
             elbo = (rec_B - kl_B).mean()
-            active = (posterior.mean_BZ.var(0, correction=0) > 0.01).sum()
+            active = (q.mean_BZ.var(0, correction=0) > 0.01).sum()
             terms = {
                 "rec_nats": rec_B.mean(),
                 "kl_nats": kl_B.mean(),
@@ -215,7 +227,7 @@ class Model(GenerativeModel):
         zeros_BZ = torch.zeros(
             len(rng), self.net.latents, dtype=self._dtype, device=rng.index_B.device
         )
-        z_BZ = _standard(zeros_BZ).draw(rng.fold("latent"), how.temperature)
+        z_BZ = standard(zeros_BZ).draw(rng.fold("latent"), how.temperature)
         raw_BPHW = self._decode(z_BZ, self._embed(labels_B))
         if how.output == "mean":
             return self.likelihood.mean(raw_BPHW)
@@ -224,7 +236,8 @@ class Model(GenerativeModel):
     def codes(self, batch: Batch, rng: Rng) -> Codes:
         """Of q(z | x, y)."""
         posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
-        return Codes(posterior, posterior.draw(rng.fold("posterior")), (self.net.latents,))
+        z_BZ, groups = posterior.draw(rng.fold("posterior")), self.net.groups
+        return Codes(posterior.given(z_BZ), z_BZ, (self.net.latents // groups,) * groups)
 
     def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
         """The mean of p(x | z, y)."""
@@ -242,7 +255,7 @@ class Model(GenerativeModel):
             e_NE = None if e_BE is None else e_BE[row_N]
             x_NCHW = x_BCHW[row_N] if u_NCHW is None else units.dequantise(x_BCHW[row_N], u_NCHW)
             rec_N = self.likelihood.nats(self._decode(z_NZ, e_NE), x_NCHW)
-            return rec_N.double() + _standard(z_NZ.double()).nats(z_NZ.double())
+            return rec_N.double() + standard(z_NZ.double()).nats(z_NZ.double())
 
         extra = self._in_bins if self.likelihood.is_density else None
         found = encoded.bound(posterior, log_joint, rng, how, extra)
@@ -273,26 +286,15 @@ class Model(GenerativeModel):
         assert labels_B is not None, "a class-conditional model needs labels"
         return self.classes(labels_B)
 
-    def _posterior(self, x_BCHW: Tensor, e_BE: Tensor | None) -> Gaussian:
-        """q(z | x, y), in at least float32 whatever the nets compute in.
-
-        The standard deviation is 2 sigmoid(raw): the prior's at 0, and never above twice that, since a
-        posterior wider than the prior only costs.
-        """
-        mean_BZ, raw_BZ = _at_least_float32(self.encoder(x_BCHW, e_BE)).chunk(2, dim=1)
-        return Gaussian(mean_BZ, F.logsigmoid(raw_BZ) + math.log(2))
+    def _posterior(self, x_BCHW: Tensor, e_BE: Tensor | None) -> Posterior:
+        """q(z | x, y)."""
+        h_BF = self.encoder(x_BCHW, e_BE)
+        return (
+            LadderPosterior(self.ladder, h_BF) if isinstance(self.ladder, Ladder) else narrow(h_BF)
+        )
 
     def _decode(self, z_BZ: Tensor, e_BE: Tensor | None) -> Tensor:
         """The likelihood's parameters, in at least float32."""
+        z_BZ = self.ladder(z_BZ)
         inputs = z_BZ if e_BE is None else torch.cat((z_BZ, e_BE.to(z_BZ.dtype)), dim=1)
-        return _at_least_float32(self.decoder(inputs))
-
-
-def _standard(like_BZ: Tensor) -> Gaussian:
-    """N(0, 1) in the shape of a tensor."""
-    zeros_BZ = torch.zeros_like(like_BZ)
-    return Gaussian(zeros_BZ, zeros_BZ)
-
-
-def _at_least_float32(raw: Tensor) -> Tensor:
-    return raw if raw.dtype == torch.float64 else raw.float()
+        return at_least_float32(self.decoder(inputs))

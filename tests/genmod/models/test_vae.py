@@ -26,6 +26,7 @@ CASES = [
     pytest.param(BINARY, {}, id="bernoulli"),
     pytest.param(GREY, {"likelihood": "categorical_256"}, id="categorical-grey"),
     pytest.param(RGB, {"likelihood": "gaussian_sigma"}, id="gaussian-rgb"),
+    pytest.param(BINARY, {"groups": 2, "ladder_width": 8}, id="groups"),
 ]
 every_case = pytest.mark.parametrize(("spec", "net"), CASES)
 
@@ -109,6 +110,7 @@ def test_loss_and_scores_do_not_depend_on_how_the_batch_is_split(spec, net):
     ("levels", "net"),
     [
         (2, {}),
+        (2, {"groups": 2, "ladder_width": 8}),
         (256, {"components": 1}),
         (256, {"components": 3}),
         (256, {"likelihood": "categorical_256"}),
@@ -267,6 +269,8 @@ def test_what_cannot_be_modelled_is_refused_in_one_line(net, spec):
         (VAEScore, {"k": 1}),
         (VAEConfig, {"latents": 4, "free_bits_group": 3}),
         (VAEConfig, {"widths": [8, 0]}),
+        (VAEConfig, {"latents": 4, "groups": 3}),
+        (VAEConfig, {"latents": 26, "groups": 13}),
         (VAESample, {"temperature": 0}),
     ],
 )
@@ -294,3 +298,19 @@ def test_labels_matter_to_samples_and_scores():
     assert not torch.allclose(
         model.sample(batch.labels_B, rng, mean), model.sample(other.labels_B, rng, mean)
     )
+
+
+def test_a_group_depends_on_those_above_it_and_its_density_is_that_of_its_draws():
+    model, batch = build(BINARY, groups=2, ladder_width=8).double(), batch_of(BINARY, 5)
+    codes = model.codes(batch, rng_of(batch))
+    assert codes.groups == (2, 2)
+    posterior = model._posterior(batch.x_BCHW(torch.float64), model._embed(batch.labels_B))
+    eps_BZ = rng_of(batch).fold("posterior").normal(4, dtype=torch.float64)
+    q = posterior.given(codes.z_BZ)
+    torch.testing.assert_close(q.mean_BZ + q.log_std_BZ.exp() * eps_BZ, codes.z_BZ)
+    torch.testing.assert_close(posterior.nats(codes.z_BZ), q.nats(codes.z_BZ))
+    moved_BZ = codes.z_BZ.clone()
+    moved_BZ[:, 0] += 1
+    other = posterior.given(moved_BZ)
+    torch.testing.assert_close(other.mean_BZ[:, :2], q.mean_BZ[:, :2])
+    assert ((other.mean_BZ - q.mean_BZ)[:, 2:].abs() > 1e-6).all()
