@@ -36,7 +36,8 @@ class WatchConfig(Config):
     Seen in ten-minute runs on Fashion-MNIST (tests/benchmarks/_quality_gan.py; 256 rows): coverage 0.71
     to 0.95 after 50,000 images and 0.95 to 0.98 at the end, never below 0.97 of the best before; duplicates
     at most 0.02, real images' 0.01. Samples that are 2, 8 or 32 images and a little noise: coverage 0.05,
-    0.20, 0.53, duplicates 1.0 each. So coverage tells deep collapses, and duplicates alone that onto 32 images.
+    0.20, 0.53, duplicates 1.0 each. So coverage tells deep collapses, and duplicates alone that onto 32
+    images.
     """
 
     every_nimg: int = Field(default=20_000, gt=0)
