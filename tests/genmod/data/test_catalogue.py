@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from genmod import storage
 from genmod.data.catalogue import Catalogue, split_of
 from genmod.data.files import File, files_below, ordered
-from genmod.data.shards import key_of
+from genmod.data.keys import key_of
 from genmod.data.sources import BAD_LABEL, NO_LABEL, Entry, Source, Splits
 from genmod.errors import DataError
 from genmod.manifest import SPLITS

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
+from genmod.data.keys import key_of
 from genmod.data.plan import make_plan
 from genmod.data.reader import split_reader
-from genmod.data.shards import key_of
 from genmod.data.sources import DataConfig, open_source
 from genmod.errors import DataError
 from genmod.manifest import SPLITS
