@@ -46,11 +46,11 @@ class Encoding(nn.Module):
 
     def codes(self, batch: Batch, rng: Rng) -> Codes:
         """Latent vectors of some images. Row b depends on image b and ``rng``'s row b."""
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} has no latents")
 
     def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
         """The expected image given latents, (B, C, H, W) in [-1, 1]."""
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} has no latents")
 
 
 def usage(codes: Codes) -> dict[str, float]:
