@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genmod import rng, storage
+from genmod import storage
 from genmod.data.shards import read_table
 from genmod.errors import DataError
 from genmod.manifest import ShardEntry
+from genmod.permutation import shuffle
 
 READERS = 16
 """Index files that are fetched at the same time."""
@@ -140,10 +141,10 @@ class BalancedOrder:
         place_N = torch.from_numpy(position_N - number_N * classes)
         which_N = torch.from_numpy(number_N)
         purpose = f"{self._purpose}/classes"
-        class_N = rng.shuffle(place_N, classes, self._seed, purpose, which_N).numpy()
+        class_N = shuffle(place_N, classes, self._seed, purpose, which_N).numpy()
         size_N = rows_K[class_N]
         epoch_N = number_N // size_N
-        within_N = rng.shuffle(
+        within_N = shuffle(
             torch.from_numpy(number_N - epoch_N * size_N),
             torch.from_numpy(size_N),
             self._seed,

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genmod import rng
 from genmod.errors import ConfigError
 from genmod.manifest import DatasetManifest, Split
+from genmod.permutation import shuffle
 
 LastBatch = Literal["wrap", "drop"]
 """Where an epoch ends inside a batch: fill up from the next epoch, or leave out what does not fill one."""
@@ -80,7 +80,7 @@ class Order:
         length = self.epoch or self.rows
         epoch_N = at_N // length
         within_N = at_N - epoch_N * length
-        return rng.shuffle(within_N, self.rows, self.seed, self.purpose, epoch_N).numpy()
+        return shuffle(within_N, self.rows, self.seed, self.purpose, epoch_N).numpy()
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class WindowOrder:
         layout = self._layout(epoch)
         window_N = np.searchsorted(layout.window_W, within_N, side="right") - 1
         begin_N, end_N = layout.window_W[window_N], layout.window_W[window_N + 1]
-        shuffled_N = rng.shuffle(
+        shuffled_N = shuffle(
             torch.from_numpy(within_N - begin_N),
             torch.from_numpy(end_N - begin_N),
             self.seed,
@@ -160,7 +160,7 @@ class WindowOrder:
             place_S = torch.arange(len(self.rows_S))
             which_S = torch.full_like(place_S, epoch)
             purpose = f"{self.purpose}/shards"
-            shard_S = rng.shuffle(place_S, len(place_S), self.seed, purpose, which_S).numpy()
+            shard_S = shuffle(place_S, len(place_S), self.seed, purpose, which_S).numpy()
             first_S = np.cumsum(self.rows_S[shard_S]) - self.rows_S[shard_S]
             window_W = np.append(first_S[:: self.window], self.rows)
             self._layouts[epoch] = _Layout(shard_S, first_S, window_W)

@@ -20,7 +20,7 @@ from genmod.data.shards import QUARANTINE, RowFacts, dataset_facts, read_table
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, ShardEntry, Split
 from genmod.metrics.pictures import grid, png
-from genmod.rng import shuffle
+from genmod.permutation import shuffle
 from genmod.units import LEVELS
 
 COLUMNS = 16

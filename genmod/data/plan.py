@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genmod import rng
 from genmod.config import Config, fingerprint
 from genmod.data.catalogue import CHUNK_ROWS, Catalogue, Places, RefusedRow
 from genmod.data.codecs import Codec, Refused, conform
@@ -29,6 +28,7 @@ from genmod.data.spill import Groups, RowLine
 from genmod.data.tars import BLOCK
 from genmod.errors import DataError
 from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpec, Split
+from genmod.permutation import shuffle
 
 SHARD_ROWS, SHARD_BYTES, PROBE_ROWS = 2048, 32 << 20, 16
 """Rows and pixel bytes of a shard where the recipe does not say; rows encoded to estimate all."""
@@ -235,7 +235,7 @@ def _deal(
         slot_M = np.arange(first, first + count, dtype=np.int64)
         if seed is not None:
             size = catalogue.rows_of(split)
-            slot_M = rng.shuffle(torch.from_numpy(slot_M), size, seed, f"shard/{split}").numpy()
+            slot_M = shuffle(torch.from_numpy(slot_M), size, seed, f"shard/{split}").numpy()
         shard_M = np.searchsorted(starts[split], slot_M, side="right") - 1
         return slot_M, groups[split][shard_M]
 

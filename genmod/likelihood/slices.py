@@ -19,7 +19,8 @@ from genmod.likelihood.familiarity import COMPRESSED, compressed_bits
 from genmod.likelihood.table import Rows, ScoreConfig, Scores
 from genmod.manifest import DatasetManifest, ShardEntry, Split
 from genmod.models.base import GenerativeModel, LogProb, Prepared, ScoreOptions
-from genmod.rng import rng_for, shuffle
+from genmod.permutation import shuffle
+from genmod.rng import rng_for
 
 PURPOSE = "score"
 """Of the randomness of scores; a row is addressed by its index in the split."""

@@ -24,7 +24,8 @@ from genmod.config import Config, canonical_json, fingerprint
 from genmod.errors import ConfigError, DataError, TrainingDiverged
 from genmod.manifest import FileEntry, ImageSpec, Manifest, require, write_file
 from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca
-from genmod.rng import key_of, rng_for, shuffle
+from genmod.permutation import shuffle
+from genmod.rng import key_of, rng_for
 
 CONFIG_FILE = "config.json"
 BATCH_ROWS = 512

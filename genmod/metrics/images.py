@@ -11,7 +11,8 @@ from genmod.config import fingerprint
 from genmod.data.reader import split_reader
 from genmod.errors import ConfigError
 from genmod.manifest import DatasetManifest, ImageSpec, Split
-from genmod.rng import rng_for, shuffle
+from genmod.permutation import shuffle
+from genmod.rng import rng_for
 
 READ_ROWS = 4096
 """Rows that are decoded together."""

@@ -48,7 +48,8 @@ from genmod.models.base import (
     SampleOptions,
     ScoreOptions,
 )
-from genmod.rng import Rng, shuffle
+from genmod.permutation import shuffle
+from genmod.rng import Rng
 
 _LOG_SLOPE = math.log(1e3)
 """Slopes of a spline at its knots are between the exponentials of -this and this."""

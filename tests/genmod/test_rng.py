@@ -1,4 +1,4 @@
-"""Addressed randomness: known answers, addressing, distributions, shuffles."""
+"""Addressed randomness: known answers, addressing, distributions."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from genmod.rng import Rng, key_of, philox4x32, philox4x32_torch, rng_for, shuffle
+from genmod.rng import Rng, key_of, philox4x32, philox4x32_torch, rng_for
 
 ONES = 0xFFFFFFFF
 
@@ -104,56 +104,6 @@ def test_key_depends_on_seed_and_purpose_without_clashes_of_text():
 def test_integers_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match=r"2\*\*31"):
         rng_for(0, "a", [0]).integers(2**31 + 1)
-
-
-@given(size=st.integers(1, 5000), seed=st.integers(0, 2**40))
-@settings(max_examples=25, deadline=None)
-def test_shuffle_is_a_bijection(size, seed):
-    image_N = shuffle(torch.arange(size), size, seed, "order")
-    assert torch.equal(image_N.sort().values, torch.arange(size))
-
-
-def test_shuffle_is_pointwise_and_works_for_a_billion():
-    size = 10**9
-    position_N = torch.tensor([0, 1, size // 2, size - 1])
-    together = shuffle(position_N, size, 5, "order")
-    alone = torch.cat([shuffle(position_N[i : i + 1], size, 5, "order") for i in range(4)])
-    assert torch.equal(together, alone)
-    assert int(together.max()) < size
-    assert together.unique().numel() == 4
-
-
-def test_many_permutations_in_one_call():
-    size, which_N = 50, torch.tensor([0, 3, 2**40])
-    at_N = torch.arange(size).repeat(3)
-    together = shuffle(at_N, size, 5, "order", which_N.repeat_interleave(size)).view(3, size)
-    for k, which in enumerate(which_N):
-        alone = shuffle(torch.arange(size), size, 5, "order", which.repeat(size))
-        assert torch.equal(together[k], alone)
-        assert torch.equal(alone.sort().values, torch.arange(size))
-    assert torch.equal(together[0], shuffle(torch.arange(size), size, 5, "order"))
-    assert len({tuple(row.tolist()) for row in together}) == 3
-
-
-@given(sizes=st.lists(st.integers(1, 300) | st.integers(1, 2**52 - 1), min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None)
-def test_permutations_of_many_sizes_in_one_call(sizes):
-    size_N = torch.tensor(sizes).repeat_interleave(2)
-    at_N, which_N = size_N // 3, torch.arange(len(size_N))
-    together = shuffle(at_N, size_N, 5, "order", which_N)
-    for n, size in enumerate(size_N.tolist()):
-        alone = shuffle(at_N[n : n + 1], size, 5, "order", which_N[n : n + 1])
-        assert together[n] == alone[0]
-
-
-def test_shuffle_is_uniform_in_first_and_last_place():
-    size, runs = 8, 4000
-    which_N = torch.arange(runs).repeat_interleave(2)
-    ends_N = torch.tensor([0, size - 1]).repeat(runs)
-    first = shuffle(ends_N, size, 1, "o", which_N).view(runs, 2)
-    for column in first.T:
-        assert stats.chisquare(torch.bincount(column, minlength=size).numpy()).pvalue > 1e-4
-    assert not (first[:, 0] == first[:, 1]).any()
 
 
 def test_spread_numbers_are_even_wherever_the_rows_begin():
