@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -25,7 +24,7 @@ class _Ended:
 
 
 class Prefetch(Generic[T]):
-    """Iterates over ``items`` in a thread of its own, at most ``depth`` ahead.
+    """Iterates over ``items`` in a thread of its own, at most ``depth`` ahead with the one it is making.
 
     An exception in ``items`` is raised to whoever asks for the item that it stood for. The thread ends when
     the items do, when :meth:`close` is called, or when nobody holds the iterator any more.
@@ -34,11 +33,12 @@ class Prefetch(Generic[T]):
     def __init__(self, items: Iterator[T], depth: int) -> None:
         self.waited_s = 0.0
         """Wall time that the caller has waited here so far."""
-        self._queue: queue.Queue[T | _Ended] = queue.Queue(maxsize=depth)
+        self._queue: queue.SimpleQueue[T | _Ended] = queue.SimpleQueue()
+        self._room = threading.Semaphore(depth)
         self._stop = threading.Event()
         self._ended: _Ended | None = None
         self._thread = threading.Thread(
-            target=_fill, args=(items, self._queue, self._stop), name="prefetch", daemon=True
+            target=_fill, args=(items, self._queue, self._room, self._stop), name="prefetch", daemon=True
         )
         self._thread.start()
         weakref.finalize(self, self._stop.set)
@@ -51,6 +51,7 @@ class Prefetch(Generic[T]):
         item = self._ended or self._get()
         self.waited_s += time.monotonic() - began_s
         if not isinstance(item, _Ended):
+            self._room.release()
             return item
         self._ended = item
         if item.error is None:
@@ -69,11 +70,8 @@ class Prefetch(Generic[T]):
         """Stop the thread and wait for it. Nothing comes after this."""
         self._stop.set()
         self._ended = self._ended or _Ended(None)
-        end_s = time.monotonic() + _CLOSE_S
-        while self._thread.is_alive() and time.monotonic() < end_s:
-            with suppress(queue.Empty):  # make room, so that the thread looks up at once
-                self._queue.get_nowait()
-            self._thread.join(timeout=0.002)
+        self._room.release()  # so that the thread looks up at once
+        self._thread.join(_CLOSE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -87,23 +85,24 @@ class Prefetch(Generic[T]):
         self.close()
 
 
-def _fill(items: Iterator[T], into: queue.Queue[T | _Ended], stop: threading.Event) -> None:
+def _fill(
+    items: Iterator[T],
+    into: queue.SimpleQueue[T | _Ended],
+    room: threading.Semaphore,
+    stop: threading.Event,
+) -> None:
     """Runs in the thread; holds no reference to the Prefetch, so that it can be collected."""
-    ended = _Ended(None)
     try:
-        for item in items:
-            if not _put(item, into, stop):
-                return
+        while _has_room(room, stop):
+            into.put(next(items))
+    except StopIteration:
+        into.put(_Ended(None))
     except BaseException as error:
-        ended = _Ended(error)
-    _put(ended, into, stop)
+        into.put(_Ended(error))
 
 
-def _put(item: T | _Ended, into: queue.Queue[T | _Ended], stop: threading.Event) -> bool:
+def _has_room(room: threading.Semaphore, stop: threading.Event) -> bool:
     while not stop.is_set():
-        try:
-            into.put(item, timeout=_POLL_S)
-        except queue.Full:
-            continue
-        return True
+        if room.acquire(timeout=_POLL_S):
+            return not stop.is_set()
     return False
