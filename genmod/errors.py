@@ -57,3 +57,8 @@ def did_you_mean(got: str, valid: Iterable[str]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     return "valid: " + ", ".join(names)
+
+
+def shown(text: str) -> str:
+    """A line for people that may hold what others wrote: what a terminal would act on is written out."""
+    return text if text.isprintable() else repr(text)[1:-1]

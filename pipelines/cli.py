@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.environment import set_environment
-from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.errors import ConfigError, DataError, GenmodError, shown
 from genmod.manifest import SPLITS
 
 STAGES = {
@@ -61,7 +61,7 @@ def _failed(options: argparse.Namespace, error: BaseException, code: int, begun_
     text = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, GenmodError):
         text = f"{type(error).__name__}: {text} (--debug shows where)"
-    print(f"genmod: error: {text}", file=sys.stderr, flush=True)
+    print(f"genmod: error: {shown(text)}", file=sys.stderr, flush=True)
     if options.json:
         facts = {
             "stage": options.stage,
@@ -219,7 +219,7 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 
     faults = verify(options.url)
     for fault in faults:
-        print(fault, file=sys.stderr)
+        print(shown(fault), file=sys.stderr)
     print("whole" if not faults else f"{len(faults)} faults", file=sys.stderr)
     return {
         "stage": "verify",

@@ -7,7 +7,7 @@ from typing import Any
 from genmod import storage
 from genmod.data.overview import contact_sheet, overview
 from genmod.data.reader import open_dataset
-from genmod.errors import ConfigError
+from genmod.errors import ConfigError, shown
 from genmod.manifest import DatasetManifest, Split, load
 
 CLASSES_TOLD = 20
@@ -38,7 +38,8 @@ def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dic
     if sheet.classes:
         what += f", a row a class, 0 to {sheet.classes - 1}"
     facts["sheet"] = out
-    return facts, "\n".join([*_lines(url, manifest, facts), f"sheet     {out}: {what}"])
+    lines = [*_lines(url, manifest, facts), f"sheet     {out}: {what}"]
+    return facts, "\n".join(map(shown, lines))
 
 
 def _open(url: str) -> DatasetManifest:

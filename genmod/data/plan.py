@@ -26,7 +26,7 @@ from genmod.data.shards import RowFacts, ShardReceipt, dataset_facts
 from genmod.data.sources import DataConfig, Scan, open_source, pixels_of
 from genmod.data.spill import Groups, RowLine
 from genmod.data.tars import BLOCK
-from genmod.errors import DataError
+from genmod.errors import DataError, shown
 from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpec, Split
 from genmod.permutation import shuffle
 
@@ -257,16 +257,11 @@ def check_budget(data: DataConfig, refused: Sequence[RefusedRow], rows: int) -> 
         raise DataError(
             f"{data.source}: {len(refused)} of {rows} inputs are refused, more than "
             f"data.max_quarantined={data.max_quarantined:g} allows "
-            f"({counts}{f', {rest} others' if rest else ''}); the first is {_shown(name)}: {reason}"
+            f"({counts}{f', {rest} others' if rest else ''}); the first is {shown(name)}: {reason}"
         )
 
 
 _NUMBERS = re.compile(r"\d+")
-
-
-def _shown(name: str) -> str:
-    """A name for people: what a terminal would act on is written out."""
-    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def make_manifest(

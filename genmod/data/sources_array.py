@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import io
+import math
 import re
 import struct
 import zipfile
@@ -70,6 +71,8 @@ class ArraySource(Source):
         arrays = self.load()
         _keep(arrays)
         shapes = {part.shape[1:] for part in arrays.images}
+        if arrays.names and not all(map(math.prod, shapes)):
+            raise DataError(f"{self.text}: images of {sorted(shapes)[0]}, which have no pixels")
         if len(shapes) == 1:
             height, width, *channels = shapes.pop()
             scan.shape = (channels[0] if channels else 1, height, width)
@@ -199,6 +202,10 @@ class Idx(ArraySource):
         return np.frombuffer(values, dtype=np.uint8).reshape(shape), digest
 
 
+_BROKEN = (ValueError, OSError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises on archives that are none, or that declare more than there is."""
+
+
 class Npz(ArraySource):
     """A NumPy archive: uint8 ``images`` or ``x``, (N, H, W) or (N, H, W, C); ``labels`` or ``y`` if any."""
 
@@ -222,7 +229,7 @@ class Npz(ArraySource):
                     )
                 images = np.asarray(archive[image_name])
                 labels = None if label_name is None else np.asarray(archive[label_name])
-        except (ValueError, OSError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except _BROKEN as error:
             raise DataError(f"{self.text} is not an npz file that can be read ({error})") from None
         return Arrays(
             names=tuple(row_names(len(self._check_images(images)))),

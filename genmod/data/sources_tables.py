@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, cast
 
 import pyarrow as pa
@@ -63,7 +63,7 @@ class Parquet(Source):
                     size_bytes = _check_group(file, group, url)
                     scan.size_bytes += size_bytes
                     scan.piece_bytes = max(scan.piece_bytes, size_bytes)
-                    for row, label in enumerate(_labels(file, group, label_column)):
+                    for row, label in enumerate(_labels(file, group, label_column, url)):
                         content.update(f"{label!r},".encode())
                         yield Entry(row_name(number, f"{stem}-"), [url, group, row], label)
                         number += 1
@@ -82,10 +82,8 @@ class Parquet(Source):
 
     def _open(self, url: str) -> Any:
         fs, path = storage.filesystem(url)
-        try:
+        with _naming(url):
             return pq.ParquetFile(cast(Any, fs.open(path, "rb")))
-        except pa.ArrowException as error:
-            raise DataError(f"{url} is not a Parquet file that can be read ({error})") from None
 
     @staticmethod
     def _pick(file: Any, names: Sequence[str]) -> str | None:
@@ -102,9 +100,26 @@ class Parquet(Source):
                 name = self._pick(file, IMAGE_COLUMNS)
                 if name is None or group >= cast(Any, file).num_row_groups:
                     raise DataError(f"{url} changed while it was being sharded; shard it again")
-                column = cast(Any, file).read_row_group(group, columns=[name])[name]
+                column = _column(file, group, name, url)
                 at = (url, group)
             yield _image_bytes(column, row)
+
+
+@contextmanager
+def _naming(url: str) -> Generator[None]:
+    """Name the file that is broken. What its store says (it has an errno, or is ours) passes."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None):
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(f"{url} is not a Parquet file that can be read ({reason})") from None
+        raise
+
+
+def _column(file: Any, group: int, name: str, url: str) -> Any:
+    with _naming(url):
+        return file.read_row_group(group, columns=[name])[name]
 
 
 def _check_group(file: Any, group: int, url: str) -> int:
@@ -129,12 +144,12 @@ def _label_kind(file: Any, column: str | None, url: str) -> str:
     raise DataError(f"{url}: labels are {kind}, wanted integers or texts")
 
 
-def _labels(file: Any, group: int, column: str | None) -> Iterator[int | str]:
+def _labels(file: Any, group: int, column: str | None, url: str) -> Iterator[int | str]:
     """Of the rows of a group; what is not a class number becomes BAD_LABEL."""
     if column is None:
         yield from [NO_LABEL] * file.metadata.row_group(group).num_rows
         return
-    for value in file.read_row_group(group, columns=[column])[column].to_pylist():
+    for value in _column(file, group, column, url).to_pylist():
         if isinstance(value, str):
             yield value
         elif value is None:

@@ -6,6 +6,7 @@ extensions for names and sizes that other writers use.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, NamedTuple, cast
@@ -201,18 +202,19 @@ class _Extended:
 
 def _check_header(header: bytes, where: str, at: int) -> int:
     """The size in a header whose checksum fits."""
-    try:
-        stored = int(header[148:156].strip(b"\x00 ") or b"0", 8)
-        field = header[124:136]
-        size_bytes = (
-            int.from_bytes(field[1:]) if field[0] & 0x80 else int(field.strip(b"\x00 ") or b"0", 8)
-        )
-    except ValueError:
-        stored, size_bytes = -1, 0
-    if stored != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
+    stored, field = _number(header[148:156]), header[124:136]
+    size_bytes = int.from_bytes(field[1:]) if field[0] & 0x80 else _number(field)
+    wanted = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
+    if stored != wanted or size_bytes is None:
         hint = "it is compressed; unpack it" if header[:2] == b"\x1f\x8b" else "not a whole tar"
         raise DataError(f"{where}: no tar header at byte {at}: {hint}")
     return size_bytes
+
+
+def _number(field: bytes) -> int | None:
+    """Octal digits; None if there is anything else, a sign for one."""
+    digits = field.strip(b"\x00 ") or b"0"
+    return int(digits, 8) if re.fullmatch(rb"[0-7]+", digits) else None
 
 
 def _name(header: bytes) -> str:

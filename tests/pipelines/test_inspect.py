@@ -23,7 +23,7 @@ def root(tmp_path):
         shards=(shard,),
         facts={"version": 3, "source": "folder:/x", **dataset_facts({"train": facts})},
         parents={"source": "5" * 64},
-        class_names=tuple(f"name{k}" for k in range(25)),
+        class_names=("name0\x1b[2J", *(f"name{k}" for k in range(1, 25))),
     )
     return root, publish(root, manifest)
 
@@ -42,6 +42,7 @@ def test_a_dataset_is_told_and_shown(root, tmp_path, monkeypatch, capsys):
         "size      30 images, 1 shards, ",
         "train     30 images, 1 shards of 30 to 30 images, ",
         "          channel 0: mean 14.50, std 8.66 of 0..255",
+        "          class 0 (name0\\x1b[2J): 2, 6.7%",
         "          class 4 (name4): 2, 6.7%",
         "          class 5 (name5): 1, 3.3%",
         "          5 more classes: 1 to 1 images each",

@@ -1,5 +1,6 @@
 import io
 import tarfile
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +110,7 @@ def test_npz_that_changes_between_plan_and_task(tmp_path, images):
         {"x": np.zeros((3, 4, 4), np.uint8), "y": np.zeros(2, int)},
         {"x": np.array([{"an": "object"}], dtype=object)},
         {"x": np.zeros((0, 4, 4), np.uint8)},
+        {"x": np.zeros((3, 0, 4), np.uint8)},
     ],
 )
 def test_npz_of_other_things_is_a_data_error(tmp_path, arrays):
@@ -203,6 +205,32 @@ def test_parquet(tmp_path, images, nested):
     assert listing.class_names == (("class 0", "class 1", "class 2") if nested else ())
     assert np.array_equal(fetched(source), pixels)
     assert np.array_equal(fetched(source, [2, 8, 9]), pixels[[2, 8, 9]])
+
+
+def test_an_npz_that_declares_more_than_memory_holds_is_a_data_error(tmp_path):
+    stream = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (1 << 50, 4, 4)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", stream.getvalue())
+    with pytest.raises(DataError, match=r"a\.npz is not an npz file"):
+        open_source(f"npz:{tmp_path}/a.npz").listing()
+
+
+@pytest.mark.parametrize("part", ["image", "label", "footer"])
+def test_a_parquet_file_that_is_broken_inside_is_named(tmp_path, part):
+    table = pa.table({"image": [bytes([n]) * 100 for n in range(9)], "label": [0, 1, 2] * 3})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path)
+    told = pq.read_metadata(path)
+    at = told.row_group(0).column(part == "label").dictionary_page_offset
+    if part == "footer":
+        at = path.stat().st_size - 8 - told.serialized_size
+    data = bytearray(path.read_bytes())
+    data[at : at + 12] = b"\xff" * 12
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.parquet is not a Parquet file that can be read"):
+        fetched(open_source(f"parquet:{path}"), range(9))
 
 
 def test_parquet_without_images(tmp_path):

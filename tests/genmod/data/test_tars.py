@@ -90,6 +90,19 @@ def test_damage_is_told_with_the_place():
         list(walk(io.BytesIO(bytes(flipped)), "t.tar"))
 
 
+@pytest.mark.parametrize(
+    "size", [b"-0000001000\0", b"0_000000001\0", b"        +10\0", b"0000000009\0 "]
+)
+def test_a_size_that_is_no_number_is_refused(size):
+    """With the first one a reader would come back to the same header for ever."""
+    data, _ = tar_of_files({"a.png": bytes(100), "b.png": bytes(512)})
+    header = bytearray(data[1024:1536])
+    header[124:136], header[148:156] = size, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(DataError, match="no tar header at byte 1024"):
+        list(walk(io.BytesIO(bytes(data[:1024]) + header + bytes(data[1536:])), "t.tar"))
+
+
 def test_the_bytes_of_a_tar_never_change():
     """Datasets that exist are named by their digests."""
     files = {"a.png": bytes(range(256)) * 3, "a.cls": b"7", "b.json": b""}
