@@ -43,6 +43,9 @@ class ImageSpec(Config):
     """Number of labels, 0 if there are none."""
     levels: Literal[2, 256] = 256
     """Values a pixel takes: 256, or 2 for binary data (stored as pixels 0 and 255)."""
+    draw_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
+    """Of binary data whose shards hold greys: a pixel is on with the probability that its grey says. The seed
+    of each row's one draw; training draws anew whenever a row comes. See :mod:`genmod.data.binary`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,7 +59,10 @@ class ImageSpec(Config):
 
     def __str__(self) -> str:
         labels = f"{self.classes} classes" if self.classes else "no labels"
-        return f"{self.channels}x{self.height}x{self.width}, {self.levels} levels, {labels}"
+        levels = f"{self.levels} levels"
+        if self.draw_seed is not None:
+            levels += f" drawn from greys with seed {self.draw_seed}"
+        return f"{self.channels}x{self.height}x{self.width}, {levels}, {labels}"
 
 
 class ShardEntry(Config):

@@ -114,7 +114,8 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
 def conform(pixels: NDArray[np.uint8], spec: ImageSpec, resize: Resize) -> NDArray[np.uint8]:
     """Pixels (H, W) or (H, W, 1 or 3) as the dataset wants them, (H, W, C).
 
-    Grey from RGB is ITU-R 601 luma; scaling is Lanczos with antialiasing, before binarisation.
+    Grey from RGB is ITU-R 601 luma; scaling is Lanczos with antialiasing, before binarisation. Binary data
+    that is drawn stays grey.
 
     Raises:
         Refused: of another size, and ``resize`` is none.
@@ -132,7 +133,7 @@ def conform(pixels: NDArray[np.uint8], spec: ImageSpec, resize: Resize) -> NDArr
         pixels = np.asarray(image, dtype=np.uint8)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], spec.channels, axis=2)
-    if spec.levels == 2:
+    if spec.levels == 2 and spec.draw_seed is None:
         pixels = np.where(pixels >= 128, 255, 0).astype(np.uint8)
     return np.ascontiguousarray(pixels)
 

@@ -38,7 +38,10 @@ class Prefetch(Generic[T]):
         self._stop = threading.Event()
         self._ended: _Ended | None = None
         self._thread = threading.Thread(
-            target=_fill, args=(items, self._queue, self._room, self._stop), name="prefetch", daemon=True
+            target=_fill,
+            args=(items, self._queue, self._room, self._stop),
+            name="prefetch",
+            daemon=True,
         )
         self._thread.start()
         weakref.finalize(self, self._stop.set)

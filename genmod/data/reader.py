@@ -7,7 +7,6 @@ C channels, H height, W width, N rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from deflate import crc32
 from numpy.typing import NDArray
 
 from genmod import storage
+from genmod.data import binary
 from genmod.data.arrange import Arrangement, OrderConfig, Part, arrange
 from genmod.data.batch import Batch
 from genmod.data.codecs import Codec
@@ -25,6 +25,8 @@ from genmod.data.rowindex import Places, RowIndex
 from genmod.data.tarfiles import TarFiles
 from genmod.errors import DataError
 from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, Split, require
+
+Numbers = NDArray[np.int64]
 
 CHUNK_ROWS = 256
 """Rows that are read and decoded together, where batches are smaller."""
@@ -49,18 +51,25 @@ class RowReader:
     """
 
     def __init__(
-        self, root: str, spec: ImageSpec, shards: Sequence[ShardEntry], decoded_bytes: int = 0
+        self,
+        root: str,
+        spec: ImageSpec,
+        shards: Sequence[ShardEntry],
+        decoded_bytes: int = 0,
+        anew: int | None = None,
     ) -> None:
         """Reads nothing yet.
 
         Args:
             root: URL of the dataset.
             spec: of the dataset.
-            shards: in the order of their rows.
+            shards: of one split, in the order of their rows.
             decoded_bytes: memory for pixels of rows that have been read, so that later epochs decode less.
+            anew: seed of binary pixels that each reading's ``index_N`` draws; without it a row has one draw.
         """
         self.spec = spec
         self._codec = Codec(spec)
+        self._split, self._anew = shards[0].split if shards else "none", anew
         self._index = RowIndex(root, spec, shards)
         tar_urls = [storage.join(root, shard.tar.path) for shard in shards]
         self._tars = TarFiles(tar_urls, [shard.tar for shard in shards])
@@ -75,15 +84,15 @@ class RowReader:
         """The keys of all rows."""
         return [key for number in range(len(self._tars.urls)) for key in self._index.keys(number)]
 
-    def find(self, row_N: NDArray[np.int64]) -> Places:
+    def find(self, row_N: Numbers) -> Places:
         """What the index says of rows."""
         return self._index.find(row_N)
 
-    def pixels(self, row_N: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def pixels(self, row_N: Numbers) -> NDArray[np.uint8]:
         """Images of rows, (N, C, H, W), in the order asked for. Raises DataError as :meth:`read`."""
-        return self._pixels(row_N, self._index.find(row_N))
+        return self.read(row_N).pixels_BCHW.numpy()
 
-    def _pixels(self, row_N: NDArray[np.int64], places: Places) -> NDArray[np.uint8]:
+    def _pixels(self, row_N: Numbers, places: Places) -> NDArray[np.uint8]:
         kept = len(self._is_decoded_K)
         if kept == 0:
             return self._decode(row_N, places)
@@ -104,7 +113,7 @@ class RowReader:
         image_NCHW[is_decoded_N] = self._decoded_KCHW[row_N[is_decoded_N]]
         return image_NCHW
 
-    def _decode(self, row_N: NDArray[np.int64], places: Places) -> NDArray[np.uint8]:
+    def _decode(self, row_N: Numbers, places: Places) -> NDArray[np.uint8]:
         where = places.shard_N.tolist(), places.offset_N.tolist(), places.length_N.tolist()
         blobs = self._tars.read(*where)
         checksums = places.checksum_N.tolist()
@@ -128,7 +137,7 @@ class RowReader:
         key = self._index.keys(number)[row - int(self._index.start_S[number])]
         return f"{self._tars.urls[number]}: member {key}"
 
-    def read(self, row_N: NDArray[np.int64], index_N: NDArray[np.int64] | None = None) -> Batch:
+    def read(self, row_N: Numbers, index_N: Numbers | None = None) -> Batch:
         """Rows as a batch, in the order asked for.
 
         Args:
@@ -144,8 +153,15 @@ class RowReader:
         if self.spec.classes:
             labels_B = torch.from_numpy(places.label_N.astype(np.int64))
         index_N = places.index_N if index_N is None else np.ascontiguousarray(index_N)
-        pixels_BCHW = torch.from_numpy(self._pixels(row_N, places))
-        return Batch(pixels_BCHW, labels_B, torch.from_numpy(index_N))
+        index_B, pixels_BCHW = (
+            torch.from_numpy(index_N),
+            torch.from_numpy(self._pixels(row_N, places)),
+        )
+        if self.spec.draw_seed is not None:
+            once = self.spec.draw_seed, self._split, torch.from_numpy(places.index_N)
+            how = once if self._anew is None else (self._anew, "anew", index_B)
+            pixels_BCHW = binary.draw(pixels_BCHW, *how)
+        return Batch(pixels_BCHW, labels_B, index_B)
 
     def batches(self, batch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Rows start .. stop-1 in order, each once; the last batch may be shorter."""
@@ -238,7 +254,7 @@ class TrainingStream:
         if arrangement is None:
             parts = [Part(root, manifest)]
             arrangement = arrange(parts, split, OrderConfig(), seed=seed, global_batch=global_batch)
-        self._reader = RowReader(root, manifest.spec, arrangement.shards, decoded_bytes)
+        self._reader = RowReader(root, manifest.spec, arrangement.shards, decoded_bytes, seed)
         self._batches = Prefetch(_stream(self._reader, arrangement.order, deal, start_nimg), depth)
         self._ready: list[Batch] = []
 
@@ -264,12 +280,7 @@ class TrainingStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

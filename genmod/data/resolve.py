@@ -40,6 +40,7 @@ def resolve_spec(
         width=width,
         classes=classes,
         levels=data.levels,
+        draw_seed=data.draw_seed,
     )
     if parent is not None and spec != parent.manifest.spec:
         raise ConfigError(

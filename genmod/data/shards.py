@@ -97,6 +97,9 @@ class _Histogram:
         self._images_NHWC = np.empty((64, spec.height, spec.width, spec.channels), dtype=np.uint8)
         self._held = 0
         self._counts_CV = np.zeros((spec.channels, LEVELS), dtype=np.int64)
+        value_V = np.arange(LEVELS, dtype=np.int64)
+        is_drawn = spec.draw_seed is not None  # then E[pixel^2] = 255 E[pixel]
+        self._square_V = value_V * (LEVELS - 1) if is_drawn else value_V**2
 
     def add(self, image_HWC: NDArray[np.uint8]) -> None:
         self._images_NHWC[self._held] = image_HWC
@@ -118,7 +121,7 @@ class _Histogram:
             next_index=next_index,
             pixels=int(self._counts_CV[0].sum()),
             pixel_sum_C=tuple((self._counts_CV @ value_V).tolist()),
-            pixel_square_sum_C=tuple((self._counts_CV @ value_V**2).tolist()),
+            pixel_square_sum_C=tuple((self._counts_CV @ self._square_V).tolist()),
             rows_K=tuple(rows_K),
         )
 

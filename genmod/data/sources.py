@@ -50,7 +50,10 @@ class DataConfig(Config):
     channels: Literal[1, 3] | None = None
     """1 grey, 3 RGB. Not given: as the source's first readable image."""
     levels: Literal[2, 256] = 256
-    """2 makes every pixel 0 or 255, with the border at 128."""
+    """2 makes every pixel 0 or 255, with the border at 128 unless they are drawn."""
+    draw_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
+    """With 2 levels: keep the greys, and draw each pixel with the probability that its grey says: every row
+    of every split once with this seed, and anew for training whenever a row comes."""
     resize: Resize = "none"
     """For images of another size: ``none`` refuses them, ``fit`` stretches, ``crop`` scales to cover and
     cuts the middle out, ``pad`` scales to fit in and fills up with black."""
@@ -68,6 +71,12 @@ class DataConfig(Config):
     Not part of the result."""
     workers: int | None = Field(default=None, gt=0)
     """Shards made at the same time; as many as there are CPUs if not given. Not part of the result."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.draw_seed is not None and self.levels != 2:
+            raise ValueError("draw_seed draws binary pixels; set levels to 2, or leave it out")
+        return self
 
     def result(self) -> dict[str, Any]:
         """The fields that the bytes depend on, for the fingerprint; the source counts by its content."""
