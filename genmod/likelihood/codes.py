@@ -10,7 +10,7 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -18,21 +18,23 @@ from torch import Tensor, nn
 
 from genmod.data.batch import Batch
 from genmod.likelihood.gaussian import Gaussian
+from genmod.likelihood.prior import Prior, Standard
 from genmod.rng import Rng
 
 ACTIVE = 0.01
-"""Variance over images of a unit's mean, from which on it is active."""
+"""Variance over images of a unit's mean from which on it is active, as a share of the prior's."""
 
 
 @dataclass(frozen=True)
 class Codes:
-    """q(z | x) of B rows and a draw of each. The prior is N(0, 1)."""
+    """q(z | x) of B rows and a draw of each."""
 
     posterior: Gaussian
     """Of a group of latents, given the draws of the groups before it."""
     z_BZ: Tensor
     groups: tuple[int, ...]
     """Latents of each group, in the order in which they are drawn; they sum up to Z."""
+    prior: Prior = field(default_factory=Standard)
 
     def __post_init__(self) -> None:
         assert sum(self.groups) == self.z_BZ.shape[1], (self.groups, self.z_BZ.shape)
@@ -56,19 +58,21 @@ class Encoding(nn.Module):
 def usage(codes: Codes) -> dict[str, float]:
     """How the latents are used by these rows.
 
-    ``active_units``: those whose mean has a variance over images above 0.01. ``kl_nats``: of q(z | x) from
-    the prior, mean over rows, in all, of each group and of each unit. ``mutual_information_nats``: of x and
-    the first group under q, E[log q(z | x) - log q(z)] with q(z) the mixture over these rows, so at most
-    log B (``mutual_information_limit_nats``).
+    ``active_units``: those whose mean has a variance over images above 0.01 of the prior's. ``kl_nats``: of
+    q(z | x) from the prior, mean over rows; of each group and of each unit it is from the normal with the
+    prior's mean and variance, which N(0, 1) is itself. ``mutual_information_nats``: of x and the first
+    group under q, E[log q(z | x) - log q(z)] with q(z) the mixture over these rows, so at most log B
+    (``mutual_information_limit_nats``).
     """
-    q = codes.posterior.double()
+    q, z_BZ = codes.posterior.double(), codes.z_BZ.double()
     mean_BZ = q.mean_BZ
     kl_Z = unit_nats(codes)
-    active_Z = mean_BZ.var(0, correction=0) > ACTIVE
+    variance_1Z = (2 * codes.prior.moments(z_BZ).log_std_BZ).exp()
+    active_Z = mean_BZ.var(0, correction=0) > ACTIVE * variance_1Z[0]
     told = {
         "active_units": float(active_Z.sum()),
         "active_share": float(active_Z.double().mean()),
-        "kl_nats": float(kl_Z.sum()),
+        "kl_nats": float(codes.prior.kl_nats(q, z_BZ).sum(1).mean()),
         "mutual_information_nats": _information(codes),
         "mutual_information_limit_nats": math.log(len(mean_BZ)),
     }
@@ -79,9 +83,9 @@ def usage(codes: Codes) -> dict[str, float]:
 
 
 def unit_nats(codes: Codes) -> Tensor:
-    """KL of each unit from the prior, the mean over rows: (Z,) float64."""
+    """KL of each unit from the normal with the prior's mean and variance, mean over rows: (Z,) float64."""
     q = codes.posterior.double()
-    return q.kl_nats(Gaussian(torch.zeros_like(q.mean_BZ), torch.zeros_like(q.mean_BZ))).mean(0)
+    return q.kl_nats(codes.prior.moments(q.mean_BZ)).mean(0)
 
 
 def _information(codes: Codes) -> float:

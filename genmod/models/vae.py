@@ -1,6 +1,6 @@
 """Variational autoencoder: latents in one group or a ladder of groups, an honest likelihood of pixels.
 
-    z ~ N(0, 1),  x ~ p(x | z, y)          -log p(x | y) <= E_q[-log p(x | z, y)] + KL(q(z | x, y) || p(z))
+    z ~ p(z), x ~ p(x | z, y)          -log p(x | y) <= E_q[-log p(x | z, y)] + KL(q(z | x, y) || p(z))
 
 All likelihoods and divergences are sums over dimensions; only the batch is averaged over.
 Letters: B batch, C, H, W an image, Z latents, G groups of free bits, E embedding, N rows, F features.
@@ -9,7 +9,6 @@ References:
     Auto-encoding variational Bayes, Kingma and Welling 2014, https://arxiv.org/abs/1312.6114
     Improving variational inference with inverse autoregressive flow (free bits), Kingma et al. 2016,
     https://arxiv.org/abs/1606.04934
-    Importance weighted autoencoders, Burda et al. 2016, https://arxiv.org/abs/1509.00519
 """
 
 from __future__ import annotations
@@ -26,10 +25,11 @@ from genmod.errors import ConfigError, Unscorable
 from genmod.likelihood import encoded, pixels
 from genmod.likelihood.codes import Codes
 from genmod.likelihood.encoded import EncodedScore
-from genmod.likelihood.gaussian import Posterior, at_least_float32, narrow, standard
+from genmod.likelihood.gaussian import Posterior, at_least_float32, narrow
 from genmod.likelihood.ladder import LadderPosterior
 from genmod.likelihood.noise import Sigma
 from genmod.likelihood.pixels import LikelihoodName, likelihood_of
+from genmod.likelihood.prior import Mixture, Prior, Standard
 from genmod.manifest import ImageSpec
 from genmod.models.base import (
     COUNTS,
@@ -55,6 +55,8 @@ class VAEConfig(FamilyConfig):
     """Of latents, one given the other, top down; divides ``latents``. 1 is a plain VAE."""
     ladder_width: int = Field(default=128, ge=1)
     """Length of the states between groups, if there are several."""
+    prior_components: int = Field(default=0, ge=0)
+    """Gaussians of a trained mixture as the prior of all latents; 0 for N(0, 1)."""
     unshuffle: int = Field(default=2, ge=1)
     """Side of the pixel squares that the nets fold into channels; 1 for none."""
     widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
@@ -79,12 +81,13 @@ class VAEConfig(FamilyConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.latents % self.free_bits_group:
-            raise ValueError(f"free_bits_group must divide latents ({self.latents})")
-        if self.latents % self.groups:
-            raise ValueError(f"groups must divide latents ({self.latents})")
+        for name in ("free_bits_group", "groups"):
+            if self.latents % getattr(self, name):
+                raise ValueError(f"{name} must divide latents ({self.latents})")
         if min(self.widths) < 1:
             raise ValueError("widths must be positive")
+        if self.free_bits_nats and self.prior_components:
+            raise ValueError("free bits are of single latents, so they need prior_components 0")
         return self
 
     @classmethod
@@ -94,10 +97,10 @@ class VAEConfig(FamilyConfig):
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """The other likelihoods of grey pixels, and groups of latents."""
+        """The other likelihoods of grey pixels, groups of latents, and a trained prior."""
         names: tuple[LikelihoodName, ...] = "gaussian_sigma", "categorical_256"
-        ladder = {"groups": 2, "ladder_width": 8}
-        changes = *({"likelihood": name} for name in names), ladder
+        others = {"groups": 2, "ladder_width": 8}, {"prior_components": 3}
+        changes = *({"likelihood": name} for name in names), *others
         return tuple(cls.tiny().model_copy(update=change) for change in changes)
 
 
@@ -107,7 +110,7 @@ class VAESample(SampleOptions):
     output: Literal["draw", "mean"] = "draw"
     """``draw``: pixels from p(x | z). ``mean``: the expected image given z, smoother than any draw."""
     temperature: float = Field(default=1.0, gt=0)
-    """Factor on the prior's standard deviation; 1 is the prior itself."""
+    """Factor on the standard deviation of the prior's Gaussians; 1 is the prior itself."""
 
     @property
     def draws_from_p(self) -> bool:
@@ -127,7 +130,7 @@ class VAEScore(EncodedScore):
 
 @final
 class Model(GenerativeModel):
-    """p(x | y) = E_z p(x | z, y) with z ~ N(0, 1)."""
+    """p(x | y) = E_z p(x | z, y) with z from the prior."""
 
     Config = VAEConfig
     Sample = VAESample
@@ -142,13 +145,11 @@ class Model(GenerativeModel):
         self.likelihood = likelihood_of(config.likelihood, spec, config.components, noise)
         embedding = config.embedding if spec.classes else 0
         size = (spec.height, spec.width)
-        shape: dict[str, Any] = {
-            "unshuffle": config.unshuffle,
-            "widths": config.widths,
-            "blocks": config.blocks,
-        }
+        shape: dict[str, Any] = config.model_dump(include={"unshuffle", "widths", "blocks"})
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
         latents, out = config.latents, 2 * config.latents
+        components = config.prior_components
+        self.prior: Prior = Mixture(components, latents) if components else Standard()
         self.ladder: nn.Module = nn.Identity()
         if config.groups > 1:
             self.ladder = Ladder(config.groups, latents // config.groups, config.ladder_width)
@@ -180,7 +181,7 @@ class Model(GenerativeModel):
 
     def phases(self) -> tuple[Phase, ...]:
         """One: descend the negative ELBO."""
-        names = ("encoder", "decoder", "classes", "noise", "ladder")
+        names = ("encoder", "decoder", "classes", "noise", "ladder", "prior")
         mine = (name for name in names if list(self.get_submodule(name).parameters()))
         return (Phase("elbo", tuple(mine)),)
 
@@ -195,15 +196,16 @@ class Model(GenerativeModel):
             x_BCHW = units.dequantise(x_BCHW, self._in_bins(rng))
         rec_B = self.likelihood.nats(self._decode(z_BZ, e_BE), x_BCHW)
         q = posterior.given(z_BZ)
-        kl_BZ = q.kl_nats(standard(z_BZ))
-        # Free bits of each row (sec. 2.1.1, Kingma et al. 2016, without their mean over the batch,
-        # which would make the loss depend on how the batch is split).
-        kl_BG = kl_BZ.unflatten(1, (-1, self.net.free_bits_group)).sum(2)
-        floored_B = kl_BG.clamp(min=self.net.free_bits_nats).sum(1)
+        kl_BZ = self.prior.kl_nats(q, z_BZ)
+        kl_B = floored_B = kl_BZ.sum(1)
+        if self.net.free_bits_nats:
+            # Of each row (sec. 2.1.1, Kingma et al. 2016, without their mean over the batch, which
+            # would make the loss depend on how the batch is split).
+            kl_BG = kl_BZ.unflatten(1, (-1, self.net.free_bits_group)).sum(2)
+            floored_B = kl_BG.clamp(min=self.net.free_bits_nats).sum(1)
         beta = self.beta(nimg)
         total = (beta * floored_B - rec_B).mean()
         with torch.no_grad():
-            kl_B = kl_BZ.sum(1)
             elbo = (rec_B - kl_B).mean()
             active = (q.mean_BZ.var(0, correction=0) > 0.01).sum()
             terms = {
@@ -224,10 +226,8 @@ class Model(GenerativeModel):
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, how: VAESample) -> Tensor:
         """Latents from the prior, pixels from the decoder; both addressed by ``rng``'s rows."""
-        zeros_BZ = torch.zeros(
-            len(rng), self.net.latents, dtype=self._dtype, device=rng.index_B.device
-        )
-        z_BZ = standard(zeros_BZ).draw(rng.fold("latent"), how.temperature)
+        latents = self.net.latents
+        z_BZ = self.prior.draw(rng.fold("latent"), latents, self._dtype, how.temperature)
         raw_BPHW = self._decode(z_BZ, self._embed(labels_B))
         if how.output == "mean":
             return self.likelihood.mean(raw_BPHW)
@@ -237,7 +237,8 @@ class Model(GenerativeModel):
         """Of q(z | x, y)."""
         posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
         z_BZ, groups = posterior.draw(rng.fold("posterior")), self.net.groups
-        return Codes(posterior.given(z_BZ), z_BZ, (self.net.latents // groups,) * groups)
+        lengths = (self.net.latents // groups,) * groups
+        return Codes(posterior.given(z_BZ), z_BZ, lengths, self.prior)
 
     def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
         """The mean of p(x | z, y)."""
@@ -255,7 +256,7 @@ class Model(GenerativeModel):
             e_NE = None if e_BE is None else e_BE[row_N]
             x_NCHW = x_BCHW[row_N] if u_NCHW is None else units.dequantise(x_BCHW[row_N], u_NCHW)
             rec_N = self.likelihood.nats(self._decode(z_NZ, e_NE), x_NCHW)
-            return rec_N.double() + standard(z_NZ.double()).nats(z_NZ.double())
+            return rec_N.double() + self.prior.nats(z_NZ.double())
 
         extra = self._in_bins if self.likelihood.is_density else None
         found = encoded.bound(posterior, log_joint, rng, how, extra)
@@ -289,9 +290,8 @@ class Model(GenerativeModel):
     def _posterior(self, x_BCHW: Tensor, e_BE: Tensor | None) -> Posterior:
         """q(z | x, y)."""
         h_BF = self.encoder(x_BCHW, e_BE)
-        return (
-            LadderPosterior(self.ladder, h_BF) if isinstance(self.ladder, Ladder) else narrow(h_BF)
-        )
+        ladder = self.ladder
+        return LadderPosterior(ladder, h_BF) if isinstance(ladder, Ladder) else narrow(h_BF)
 
     def _decode(self, z_BZ: Tensor, e_BE: Tensor | None) -> Tensor:
         """The likelihood's parameters, in at least float32."""

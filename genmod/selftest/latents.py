@@ -1,6 +1,6 @@
-"""Bounds of models with latent variables, on one whose marginal and posterior are known.
+"""Bounds of models with latent variables, on some whose marginals are known.
 
-Letters: B rows, D dimensions, Z latents, N rows.
+Letters: B rows, D dimensions, Z latents, N rows, K components.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from genmod.likelihood import iwae
-from genmod.likelihood.gaussian import Gaussian
+from genmod.likelihood.gaussian import Gaussian, standard
+from genmod.likelihood.prior import Mixture
 from genmod.models.base import LogProb
 from genmod.rng import rng_for
 from genmod.selftest.check import Check, judge
@@ -37,15 +38,53 @@ def checks(seed: int) -> Iterator[Check]:
         yield judge(BENCH, bound, nats_B, slack_nats=slack_nats, name=f"iwae k={k}")
     one = iwae_log_prob(truth, x_BD, wide, seed, k=1024, repeats=1)
     yield judge(BENCH, one, nats_B, slack_nats=0.005, name="iwae k=1024, error of one evaluation")
+    yield _with_mixture(truth, seed)
+
+
+def _with_mixture(truth: LinearGaussian, seed: int) -> Check:
+    """The same decoder under a mixture as the prior: rows that it draws, the marginal a mixture too."""
+    prior, components = Mixture(3, truth.weight_DZ.shape[1]).double(), range(3)
+    numbers = rng_for(seed, "selftest/prior", components)
+    with torch.no_grad():
+        prior.mean_KZ.copy_(numbers.fold("mean").normal(3, dtype=torch.float64))
+        prior.log_std_KZ.copy_(numbers.fold("std").uniform(3, dtype=torch.float64) - 1)
+        prior.logit_K.copy_(numbers.fold("weight").normal(1, dtype=torch.float64)[:, 0])
+        rng = rng_for(seed, "selftest/rows of a mixture", range(ROWS))
+        z_BZ = prior.draw(rng, 3, torch.float64)
+        eps_BD = rng.fold("noise").normal(len(truth.mean_D), dtype=torch.float64)
+        x_BD = z_BZ @ truth.weight_DZ.T + truth.mean_D + truth.noise * eps_BD
+        each_KB = torch.stack([_given_component(truth, prior, k, x_BD) for k in components])
+        nats_B = (each_KB + prior.logit_K.log_softmax(0)[:, None]).logsumexp(0)
+        mean_BZ, covariance_ZZ = truth.posterior(x_BD)
+        wide = Gaussian(mean_BZ, (1.3 * covariance_ZZ.diagonal().sqrt()).log().expand_as(mean_BZ))
+        found = iwae_log_prob(truth, x_BD, wide, seed, k=1024, repeats=4, prior=prior)
+    return judge(BENCH, found, nats_B, slack_nats=0.05, name="iwae k=1024, a mixture as prior")
+
+
+def _given_component(truth: LinearGaussian, prior: Mixture, k: int, x_BD: Tensor) -> Tensor:
+    """What a component says of x, (B,)."""
+    scaled_DZ = truth.weight_DZ * prior.log_std_KZ[k].exp()
+    own = LinearGaussian(scaled_DZ, truth.mean_D + truth.weight_DZ @ prior.mean_KZ[k], truth.noise)
+    return own.nats(x_BD)
 
 
 def iwae_log_prob(
-    truth: LinearGaussian, x_BD: Tensor, posterior: Gaussian, seed: int, *, k: int, repeats: int
+    truth: LinearGaussian,
+    x_BD: Tensor,
+    posterior: Gaussian,
+    seed: int,
+    *,
+    k: int,
+    repeats: int,
+    prior: Mixture | None = None,
 ) -> LogProb:
     """The importance-weighted bound as the VAE family computes and labels it."""
 
     def log_joint(z_NZ: Tensor, row_N: Tensor) -> Tensor:
-        return truth.nats_given(x_BD[row_N], z_NZ)
+        nats_N = truth.nats_given(x_BD[row_N], z_NZ)
+        if prior is None:
+            return nats_N
+        return nats_N - standard(z_NZ).nats(z_NZ) + prior.nats(z_NZ)
 
     rng = rng_for(seed, f"selftest/iwae/{k}", range(len(x_BD)))
     weights_SB = iwae.log_weights(posterior, log_joint, rng, k * repeats, chunk=65536)

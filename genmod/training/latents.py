@@ -52,7 +52,7 @@ PICTURES = "latents"
 """Below a model's root: what the latents hold of images, and what their units do."""
 
 SHOWN, UNITS, STEPS = 10, 4, 9
-"""Images that are reconstructed; units that are traversed, from -3 to 3, and in how many images."""
+"""Images that are reconstructed; units that are traversed, and in how many images."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class LatentsLook:
         """Write two pictures of what latents hold and do. For one rank.
 
         ``reconstructions.png``: images above what a draw of q(z | x) is decoded to. ``traversals.png``: a row
-        for each of the units of largest KL, which goes from -3 to 3 in the first image's latents.
+        for each of the units of largest KL, which goes from -3 to 3 of the prior's standard deviations in
+        the first image's latents.
         """
         real = self.real.to(device)
         rng = rng_for(self.seed, "train/latents", range(len(real)), device)
@@ -111,8 +112,11 @@ class LatentsLook:
         both_NCHW = torch.cat((few.pixels_BCHW, units.to_pixels(again_NCHW)))
         order = unit_nats(codes).argsort(descending=True)[:UNITS].tolist()
         z_NZ = codes.z_BZ[:1].repeat(len(order) * STEPS, 1)
+        wide = codes.prior.moments(z_NZ)
         for row, unit in enumerate(order):
-            z_NZ[row * STEPS : (row + 1) * STEPS, unit] = torch.linspace(-3, 3, STEPS)
+            mean, std = wide.mean_BZ[0, unit], wide.log_std_BZ[0, unit].exp()
+            away_S = torch.linspace(-3, 3, STEPS, device=device)
+            z_NZ[row * STEPS : (row + 1) * STEPS, unit] = mean + std * away_S
         labels_N = None if real.labels_B is None else real.labels_B[:1].repeat(len(z_NZ))
         moved_NCHW = units.to_pixels(model.decoded(z_NZ, labels_N))
         scale = max(1, 56 // max(moved_NCHW.shape[2:]))

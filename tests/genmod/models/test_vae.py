@@ -27,6 +27,7 @@ CASES = [
     pytest.param(GREY, {"likelihood": "categorical_256"}, id="categorical-grey"),
     pytest.param(RGB, {"likelihood": "gaussian_sigma"}, id="gaussian-rgb"),
     pytest.param(BINARY, {"groups": 2, "ladder_width": 8}, id="groups"),
+    pytest.param(BINARY, {"prior_components": 3}, id="mixture"),
 ]
 every_case = pytest.mark.parametrize(("spec", "net"), CASES)
 
@@ -89,8 +90,8 @@ def test_samples_are_images_of_the_spec_whatever_the_batch(spec, net, output):
 
 @every_case
 def test_loss_and_scores_do_not_depend_on_how_the_batch_is_split(spec, net):
-    model = build(spec, **net, free_bits_nats=0.05, free_bits_group=2).double()
-    batch = batch_of(spec, 8)
+    free = {} if "prior_components" in net else {"free_bits_nats": 0.05, "free_bits_group": 2}
+    model, batch = build(spec, **net, **free).double(), batch_of(spec, 8)
     halves = [batch.rows(slice(0, 4)), batch.rows(slice(4, 8))]
     whole = model.loss("elbo", batch, rng_of(batch), 8).total
     parts = [model.loss("elbo", half, rng_of(half), 8).total for half in halves]
@@ -111,6 +112,7 @@ def test_loss_and_scores_do_not_depend_on_how_the_batch_is_split(spec, net):
     [
         (2, {}),
         (2, {"groups": 2, "ladder_width": 8}),
+        (2, {"prior_components": 3}),
         (256, {"components": 1}),
         (256, {"components": 3}),
         (256, {"likelihood": "categorical_256"}),
@@ -128,6 +130,10 @@ def test_probabilities_of_all_images_sum_to_one(levels, net):
             model.noise.log_sigma.fill_(math.log(0.1))
         else:
             model.decoder.head.weight.mul_(20)
+        if (
+            "prior_components" in net
+        ):  # so near that an untrained posterior's draws come to all of it
+            model.prior.mean_KZ.mul_(0.3)
     count = levels ** (size * size)
     value_N = torch.arange(count)
     if levels == 2:
