@@ -32,7 +32,7 @@ class Work:
     parameters: int
     """Of all nets."""
     forward_flops: int
-    """Of all phases' losses."""
+    """Of all phases' losses, each by how often it takes part."""
     step_flops: int
     """With the way back."""
 
@@ -52,10 +52,10 @@ def work_of(config: ModelConfig) -> Work:
         batch = _row(model)
         with _Counter() as counter:
             loss = model.loss(phase.name, batch, Rng(0, "work", batch.index_B), 0).total
-        forward += counter.flops
+        forward += counter.flops // phase.every
         with _Counter() as counter:
             loss.backward()
-        backward += counter.flops
+        backward += counter.flops // phase.every
     return Work(parameters_of(model), forward, forward + backward)
 
 

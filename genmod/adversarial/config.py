@@ -8,7 +8,7 @@ from typing import Literal, Self, final
 from pydantic import Field
 
 from genmod.adversarial.augment import AugmentConfig
-from genmod.adversarial.losses import USUAL, LossName, PenaltyName
+from genmod.adversarial.losses import USUAL, USUAL_CRITIC_STEPS, LossName, PenaltyName
 from genmod.config import Config
 from genmod.models.base import FamilyConfig
 
@@ -61,6 +61,9 @@ class GanConfig(FamilyConfig):
     """On D's gradient; ``usual`` is the one that the loss was published with."""
     penalty_every: int | None = Field(default=None, gt=0)
     """One row of so many pays it, so many times over; null for what is usual."""
+    critic_steps: int | None = Field(default=None, gt=0)
+    """Steps of D for one of G, each on a batch of its own, all of which count as images seen: G takes part in
+    the last, with that batch's labels. Null for what is usual: 5 for ``wgan_gp``, else 1."""
     gamma: Penalty = Penalty()
     augment: AugmentConfig | None = None
     """Of all that D sees, for small data; null for none."""
@@ -73,6 +76,11 @@ class GanConfig(FamilyConfig):
             usual, every = self.penalty, 1
         return usual, self.penalty_every or every
 
+    @property
+    def generator_every(self) -> int:
+        """G takes part in the last of so many steps."""
+        return self.critic_steps or USUAL_CRITIC_STEPS[self.loss]
+
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
         """The other losses; augmentation, adaptive too."""
@@ -81,7 +89,7 @@ class GanConfig(FamilyConfig):
         return (
             tiny.model_copy(update={"loss": "non_saturating", "penalty_every": 3}),
             tiny.model_copy(update={"loss": "hinge", "augment": always}),
-            tiny.model_copy(update={"loss": "wgan_gp"}),
+            tiny.model_copy(update={"loss": "wgan_gp", "critic_steps": 3}),
             tiny.model_copy(update={"augment": adaptive}),
         )
 

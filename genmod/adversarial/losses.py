@@ -28,6 +28,11 @@ USUAL: dict[LossName, tuple[PenaltyName, int]] = {
 }
 """The penalty that each loss was published with, and that every how many rows pay it."""
 
+USUAL_CRITIC_STEPS: dict[LossName, int] = {
+    "rpgan": 1, "non_saturating": 1, "hinge": 1, "wgan_gp": 5
+}  # fmt: skip
+"""Steps of D for one of G; of the last, Gulrajani et al. 2017, Algorithm 1."""
+
 SLOPE_WEIGHT = 10.0
 """lambda of Gulrajani et al. 2017, sec. 4."""
 

@@ -48,6 +48,9 @@ class Phase:
     name: str
     modules: tuple[str, ...]
     """Names of the model's direct children whose parameters this phase moves."""
+    every: int = 1
+    """It takes part in the last of so many steps. Each step has rows of its own and counts them, whichever
+    phases take part, so that who takes part is a function of the clock alone."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ class GenerativeModel(Adaptive, Encoding, ABC):
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
-        """What one training step does, in order."""
+        """What one training step does, in order. Not all of them have :attr:`Phase.every` above 1."""
 
     @abstractmethod
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:

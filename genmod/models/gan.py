@@ -131,7 +131,8 @@ class Model(GenerativeModel):
 
     def phases(self) -> tuple[Phase, ...]:
         """D first, so that G follows the gradient of a D that knows its newest images."""
-        return (Phase("discriminator", ("discriminator",)), Phase("generator", ("generator",)))
+        critic = Phase("discriminator", ("discriminator",))
+        return critic, Phase("generator", ("generator",), every=self.net.generator_every)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
         """L_D or L_G; ``total`` of D includes the penalties."""

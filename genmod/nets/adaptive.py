@@ -9,7 +9,10 @@ class Adaptive(nn.Module):
     """A module whose buffers follow its own losses. By default nothing adapts."""
 
     def adapts(self) -> tuple[str, ...]:
-        """Terms, ``phase/term``, whose means over all ranks :meth:`adapt` wants after each step."""
+        """Terms, ``phase/term``, whose means over all ranks :meth:`adapt` wants after each step.
+
+        Of phases that take part in each step.
+        """
         return ()
 
     def adapt(self, means_K: Tensor, images: int) -> None:

@@ -163,8 +163,9 @@ class _Run:
         return run
 
     def step(self, batch: Batch) -> None:
-        """Every phase once, on this rank's rows of one global batch."""
+        """Every phase whose turn it is once, on this rank's rows of one global batch."""
         state, config = self.state, self.plan.config
+        after_nimg = state.nimg + config.batch
         batch = ready(batch, self.world.device, config)
         if not self.rehearsed and self.world.size > COMMUTING:
             rehearse(state.model, self.wrapped, batch.rows(slice(len(batch) // config.accumulate)))
@@ -173,6 +174,8 @@ class _Run:
         keys: list[str] = []
         values: list[Tensor] = []
         for optimiser, module in zip(state.optimisers, self.wrapped, strict=True):
+            if not due(state.nimg, after_nimg, optimiser.phase.every * config.batch):
+                continue
             terms = self._gradients(optimiser, module, batch)
             lr = optimiser.lr_at(middle_nimg, config.total_nimg) * state.watch.lr_scale
             norm = optimiser.step(lr)
@@ -181,7 +184,7 @@ class _Run:
         if wanted := state.model.adapts():
             means_K = self.world.mean(flat([values[keys.index(key)] for key in wanted]))
             state.model.adapt(means_K, config.batch)
-        state.nimg += config.batch
+        state.nimg = after_nimg
         ema.update(state.ema, state.model, ema.decay_at(config, state.nimg))
         state.ledger.add(state.nimg, keys, flat(values))
 
@@ -219,8 +222,9 @@ class _Run:
         samples = plan.samples
         looks = samples is not None and now(samples.config.every_nimg)
         terms = {
-            o.phase.name: state.ledger.terms_of(o.phase.name)[: -len(_OF_THE_STEP)]
-            for o in state.optimisers
+            name: found[: -len(_OF_THE_STEP)]
+            for name in (optimiser.phase.name for optimiser in state.optimisers)
+            if (found := state.ledger.terms_of(name))  # a phase may have had no turn yet
         }
         found, used = dict[str, float](), dict[str, float]()
         latents = plan.latents

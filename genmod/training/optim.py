@@ -35,6 +35,14 @@ class PhaseOptimiser:
             weight_decay=config.weight_decay,
             fused=self._fused,
         )
+        # torch makes it at the first step, but a phase may have had no turn when a checkpoint is written.
+        for value in values:
+            self.adamw.state[value] = self._fresh(value)
+
+    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        device = parameter.device if self._fused else torch.device("cpu")
+        step = torch.zeros((), dtype=torch.float32, device=device)
+        return {"step": step} | {name: torch.zeros_like(parameter.detach()) for name in _MOMENTS}
 
     def lr_at(self, nimg: float, total_nimg: int) -> float:
         """Learning rate after ``nimg`` images."""
@@ -57,12 +65,12 @@ class PhaseOptimiser:
         return norm
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, named ``phase/parameter/quantity``; empty before the first step."""
-        found: dict[str, Tensor] = {}
-        for name, parameter in self.parameters.items():
-            for quantity, tensor in self.adamw.state.get(parameter, {}).items():
-                found[f"{self.phase.name}/{name}/{quantity}"] = tensor
-        return found
+        """The state, named ``phase/parameter/quantity``; zeros before the first step."""
+        return {
+            f"{self.phase.name}/{name}/{quantity}": tensor
+            for name, parameter in self.parameters.items()
+            for quantity, tensor in self.adamw.state[parameter].items()
+        }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a state that :meth:`tensors` gave.
@@ -71,14 +79,10 @@ class PhaseOptimiser:
             DataError: a tensor is missing or has another shape.
         """
         for name, parameter in self.parameters.items():
-            state: dict[str, Tensor] = {}
-            for quantity in ("step", *_MOMENTS):
+            state = self._fresh(parameter)
+            for quantity, tensor in state.items():
                 key = f"{self.phase.name}/{name}/{quantity}"
-                like = parameter.detach()
-                if quantity == "step":
-                    device = like.device if self._fused else torch.device("cpu")
-                    like = torch.zeros((), dtype=torch.float32, device=device)
-                if key not in tensors or tensors[key].shape != like.shape:
-                    raise DataError(f"the optimiser's state has no tensor {key} of {like.shape}")
-                state[quantity] = torch.zeros_like(like).copy_(tensors[key])
+                if key not in tensors or tensors[key].shape != tensor.shape:
+                    raise DataError(f"the optimiser's state has no tensor {key} of {tensor.shape}")
+                tensor.copy_(tensors[key])
             self.adamw.state[parameter] = state

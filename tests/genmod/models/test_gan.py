@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 
 import pytest
@@ -16,6 +18,13 @@ from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig
 from genmod.models.gan import GanSample, GanScore, Model
 from genmod.rng import rng_for
+from genmod.training.checkpoint import Checkpoints
+from genmod.training.loop import Plan, train
+from genmod.training.monitors import Validation
+from genmod.training.plan import OptimConfig, TrainConfig
+from genmod.training.spool import read_spool
+from genmod.training.state import TrainState
+from genmod.world import Alone
 
 GREY = ImageSpec(channels=1, height=8, width=8, classes=3)
 PLAIN = ImageSpec(channels=1, height=8, width=12)
@@ -256,6 +265,48 @@ def test_under_noise_it_has_a_density_with_the_right_label():
     assert found.measure == "counts"
     assert found.budget["temperatures"] == how.ais.temperatures
     assert (found.nats_B < 0).all()
+
+
+def test_the_critic_moves_n_times_for_once_of_the_generator(tmp_path):
+    """Each time on rows of its own. What stops before G's first turn goes on as if it had not."""
+    model = make(PLAIN, loss="wgan_gp")
+    assert model.net.generator_every == 5
+    optim = OptimConfig(lr=1e-3, warmup_nimg=0, floor=1.0)
+    config = TrainConfig(
+        nimg=72, batch=6, optim=optim, checkpoint_every_nimg=6, validate_every_nimg=6
+    )
+
+    def run(root: str, stop: int) -> tuple[TrainState, list[dict[str, torch.Tensor]]]:
+        mine, seen = copy.deepcopy(model), []
+
+        def batches(start: int):
+            for nimg in range(start, stop, 6):
+                seen.append({name: p.detach().clone() for name, p in mine.named_parameters()})
+                batch = rows(PLAIN)
+                yield Batch(batch.pixels_BCHW, None, torch.arange(nimg, nimg + 6))
+            raise ConnectionError("the power failed")
+
+        spec = ModelConfig(family="gan", net={}, spec=PLAIN, stats=mine.stats)
+        validation = Validation(rows(PLAIN), 0, "fp32")
+        plan = Plan(config, 0, root, Checkpoints(root, "n", spec), validation)
+        return train(mine, batches, Alone(), plan), seen
+
+    straight, seen = run(str(tmp_path / "straight"), 72)
+    seen.append({name: p.detach() for name, p in straight.model.named_parameters()})
+    for step, (before, after) in enumerate(itertools.pairwise(seen), start=1):
+        for name, value in before.items():
+            turn = name.startswith("discriminator") or step in (5, 10)
+            assert torch.equal(value, after[name]) != turn, (step, name)
+    taken = {
+        o.phase.name: int(next(iter(o.adamw.state.values()))["step"]) for o in straight.optimisers
+    }
+    assert taken == {"discriminator": 12, "generator": 2}
+    with pytest.raises(ConnectionError):
+        run(str(tmp_path / "cut"), 18)
+    assert run(str(tmp_path / "cut"), 72)[0].files() == straight.files()
+    first = read_spool(str(tmp_path / "cut"))[0].metrics
+    assert "val/discriminator/loss" in first
+    assert "val/generator/loss" not in first
 
 
 def test_weights_are_a_function_of_the_seed():
