@@ -102,6 +102,15 @@ def narrow(raw_BY: Tensor) -> Gaussian:
     return Gaussian(mean_BZ, F.logsigmoid(raw_BZ) + math.log(2))
 
 
+def free_bits(kl_BZ: Tensor, nats: float, group: int) -> Tensor:
+    """What latents cost if ``group`` adjacent ones cost no less than ``nats`` together, (B,).
+
+    Of each row (sec. 2.1.1, Kingma et al. 2016, https://arxiv.org/abs/1606.04934, without their mean over
+    the batch, which would make the loss depend on how the batch is split).
+    """
+    return kl_BZ.unflatten(1, (-1, group)).sum(2).clamp(min=nats).sum(1)
+
+
 def at_least_float32(raw: Tensor) -> Tensor:
     """The same numbers, not in half precision."""
     return raw if raw.dtype == torch.float64 else raw.float()

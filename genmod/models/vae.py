@@ -5,10 +5,8 @@
 All likelihoods and divergences are sums over dimensions; only the batch is averaged over.
 Letters: B batch, C, H, W an image, Z latents, G groups of free bits, E embedding, N rows, F features.
 
-References:
+Reference:
     Auto-encoding variational Bayes, Kingma and Welling 2014, https://arxiv.org/abs/1312.6114
-    Improving variational inference with inverse autoregressive flow (free bits), Kingma et al. 2016,
-    https://arxiv.org/abs/1606.04934
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from genmod.errors import ConfigError, Unscorable
 from genmod.likelihood import encoded, pixels
 from genmod.likelihood.codes import Codes
 from genmod.likelihood.encoded import EncodedScore
-from genmod.likelihood.gaussian import Posterior, at_least_float32, narrow
+from genmod.likelihood.gaussian import Posterior, at_least_float32, free_bits, narrow
 from genmod.likelihood.ladder import LadderPosterior
 from genmod.likelihood.noise import Sigma
 from genmod.likelihood.pixels import LikelihoodName, likelihood_of
@@ -41,8 +39,8 @@ from genmod.models.base import (
     Phase,
     SampleOptions,
 )
+from genmod.nets import dense, resnet
 from genmod.nets.ladder import Ladder
-from genmod.nets.resnet import Decoder, Encoder, stride_of
 from genmod.rng import Rng
 
 
@@ -63,6 +61,8 @@ class VAEConfig(FamilyConfig):
     """Channels of each level, finest first; each level after the first halves height and width."""
     blocks: int = Field(default=1, ge=0)
     """Residual blocks in each level of the encoder and of the decoder."""
+    hidden: tuple[int, ...] = ()
+    """Lengths of plain layers instead of all that, from pixels to latents; the decoder mirrors them."""
     embedding: int = Field(default=16, ge=1)
     """Length of a class's embedding, for data with labels."""
     likelihood: LikelihoodName = "auto"
@@ -84,8 +84,8 @@ class VAEConfig(FamilyConfig):
         for name in ("free_bits_group", "groups"):
             if self.latents % getattr(self, name):
                 raise ValueError(f"{name} must divide latents ({self.latents})")
-        if min(self.widths) < 1:
-            raise ValueError("widths must be positive")
+        if min(self.widths + self.hidden) < 1:
+            raise ValueError("widths and hidden must be positive")
         if self.free_bits_nats and self.prior_components:
             raise ValueError("free bits are of single latents, so they need prior_components 0")
         return self
@@ -97,9 +97,9 @@ class VAEConfig(FamilyConfig):
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """The other likelihoods of grey pixels, groups of latents, and a trained prior."""
+        """The other likelihoods of grey pixels, groups of latents, a trained prior, plain layers."""
         names: tuple[LikelihoodName, ...] = "gaussian_sigma", "categorical_256"
-        others = {"groups": 2, "ladder_width": 8}, {"prior_components": 3}
+        others = {"groups": 2, "ladder_width": 8}, {"prior_components": 3, "hidden": (12, 8)}
         changes = *({"likelihood": name} for name in names), *others
         return tuple(cls.tiny().model_copy(update=change) for change in changes)
 
@@ -145,7 +145,9 @@ class Model(GenerativeModel):
         self.likelihood = likelihood_of(config.likelihood, spec, config.components, noise)
         embedding = config.embedding if spec.classes else 0
         size = (spec.height, spec.width)
-        shape: dict[str, Any] = config.model_dump(include={"unshuffle", "widths", "blocks"})
+        names = {"hidden"} if config.hidden else {"unshuffle", "widths", "blocks"}
+        shape: dict[str, Any] = config.model_dump(include=names)
+        nets = dense if config.hidden else resnet
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
         latents, out = config.latents, 2 * config.latents
         components = config.prior_components
@@ -154,8 +156,8 @@ class Model(GenerativeModel):
         if config.groups > 1:
             self.ladder = Ladder(config.groups, latents // config.groups, config.ladder_width)
             latents = out = config.ladder_width
-        self.encoder = Encoder(spec.channels, size, out, embedding=embedding, **shape)
-        self.decoder = Decoder(
+        self.encoder = nets.Encoder(spec.channels, size, out, embedding=embedding, **shape)
+        self.decoder = nets.Decoder(
             latents + embedding, self.likelihood.parameters * spec.channels, size, **shape
         )
 
@@ -163,8 +165,8 @@ class Model(GenerativeModel):
     def check(cls, config: VAEConfig, spec: ImageSpec) -> None:
         """Refuse a likelihood that is none for such pixels, and images smaller than the nets' grid."""
         pixels.check(config.likelihood, spec, "vae")
-        stride = stride_of(config.unshuffle, config.widths)
-        if stride > min(spec.height, spec.width):
+        stride = resnet.stride_of(config.unshuffle, config.widths)
+        if not config.hidden and stride > min(spec.height, spec.width):
             raise ConfigError(
                 f"vae: widths and unshuffle reduce images {stride}-fold, which is more than images "
                 f"of {spec.height}x{spec.width} have; give fewer net.widths or less net.unshuffle"
@@ -199,10 +201,7 @@ class Model(GenerativeModel):
         kl_BZ = self.prior.kl_nats(q, z_BZ)
         kl_B = floored_B = kl_BZ.sum(1)
         if self.net.free_bits_nats:
-            # Of each row (sec. 2.1.1, Kingma et al. 2016, without their mean over the batch, which
-            # would make the loss depend on how the batch is split).
-            kl_BG = kl_BZ.unflatten(1, (-1, self.net.free_bits_group)).sum(2)
-            floored_B = kl_BG.clamp(min=self.net.free_bits_nats).sum(1)
+            floored_B = free_bits(kl_BZ, self.net.free_bits_nats, self.net.free_bits_group)
         beta = self.beta(nimg)
         total = (beta * floored_B - rec_B).mean()
         with torch.no_grad():

@@ -1,0 +1,76 @@
+"""Encoder and decoder of plain layers, each of all pixels: many more images a second than convolutions.
+
+For small images alone: their size is that of the first and last layer. A row's result depends on that row
+alone. Letters: B batch, C channels, H height, W width, E embedding, Z vector.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def _layers(lengths: Sequence[int]) -> nn.Sequential:
+    """Linear maps from each length to the next, each followed by SiLU."""
+    return nn.Sequential(
+        *(part for i, o in itertools.pairwise(lengths) for part in (nn.Linear(i, o), nn.SiLU()))
+    )
+
+
+class Encoder(nn.Module):
+    """Images to vectors."""
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        out: int,
+        *,
+        hidden: Sequence[int],
+        embedding: int = 0,
+    ) -> None:
+        """Build the net.
+
+        Args:
+            channels: C of the images.
+            size: (H, W) of the images.
+            out: length of the vector it makes.
+            hidden: lengths of the layers between.
+            embedding: length of the conditioning vector, 0 for none.
+        """
+        super().__init__()
+        pixels = channels * size[0] * size[1]
+        self.layers = _layers((pixels + embedding, *hidden))
+        self.head = nn.Linear(hidden[-1], out)
+
+    def forward(self, x_BCHW: Tensor, e_BE: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) in [-1, 1] and the conditioning vectors (B, E) to (B, out)."""
+        x_BX = x_BCHW.flatten(1)
+        return self.head(self.layers(x_BX if e_BE is None else torch.cat((x_BX, e_BE), dim=1)))
+
+
+class Decoder(nn.Module):
+    """Vectors to images."""
+
+    def __init__(
+        self, inputs: int, channels: int, size: tuple[int, int], *, hidden: Sequence[int]
+    ) -> None:
+        """Build the net, the mirror of :class:`Encoder`.
+
+        Args:
+            inputs: length of the vector that it reads.
+            channels: of the image it makes.
+            size: (H, W) of the image.
+            hidden: the encoder's lengths, which it goes through the other way.
+        """
+        super().__init__()
+        self.shape = (channels, *size)
+        self.layers = _layers((inputs, *hidden[::-1]))
+        self.head = nn.Linear(hidden[0], channels * size[0] * size[1])
+
+    def forward(self, z_BZ: Tensor) -> Tensor:
+        """(B, inputs) to (B, channels, H, W), unbounded."""
+        return self.head(self.layers(z_BZ)).unflatten(1, self.shape)

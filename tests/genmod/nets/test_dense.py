@@ -1,0 +1,32 @@
+"""Plain layers as encoder and decoder: shapes, and that nothing is left out."""
+
+from __future__ import annotations
+
+import torch
+
+from genmod.nets.dense import Decoder, Encoder
+
+
+def test_every_pixel_reaches_the_vector_and_every_latent_every_pixel():
+    torch.manual_seed(0)
+    encoder = Encoder(3, (5, 7), 4, hidden=(9, 6), embedding=2).double()
+    decoder = Decoder(4, 6, (5, 7), hidden=(9, 6)).double()
+    x_BCHW = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    e_BE = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    z_BZ = encoder(x_BCHW, e_BE)
+    assert z_BZ.shape == (2, 4)
+    by_x, by_e = torch.autograd.grad(z_BZ.square().sum(), (x_BCHW, e_BE))
+    assert (by_x != 0).all()
+    assert (by_e != 0).all()
+    made = decoder(z_BZ)
+    assert made.shape == (2, 6, 5, 7)
+    assert (decoder(z_BZ + torch.tensor([[0.5, 0, 0, 0]])) != made).all()
+
+
+def test_the_decoder_goes_through_the_lengths_the_other_way():
+    decoder = Decoder(4, 1, (5, 7), hidden=(9, 6))
+    assert [tuple(p.shape) for p in decoder.parameters() if p.dim() == 2] == [
+        (6, 4),
+        (9, 6),
+        (35, 9),
+    ]
