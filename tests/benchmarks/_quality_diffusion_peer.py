@@ -96,10 +96,9 @@ def draw(net: UNet2DModel, job: dict[str, Any], sampler: str, steps: int) -> Ten
     torch.manual_seed(job["seed"] + 1_000)
     side, made = job["unshuffle"], []
     for _ in range(0, job["draws"], CHUNK):
-        if sampler == "ddim":
-            solver = DDIMScheduler.from_config(config, timestep_spacing="trailing")
-        else:
-            solver = DPMSolverMultistepScheduler.from_config(config)
+        kind = DDIMScheduler if sampler == "ddim" else DPMSolverMultistepScheduler
+        # As the config has it, "leading", the first call would be at t = 940 of 999, on pure noise.
+        solver = kind.from_config(config, timestep_spacing="trailing")
         solver.set_timesteps(steps)
         x = torch.randn(CHUNK, side**2, 28 // side, 28 // side)
         for t in solver.timesteps:
