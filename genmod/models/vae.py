@@ -63,6 +63,8 @@ class VAEConfig(FamilyConfig):
     """Residual blocks in each level of the encoder and of the decoder."""
     hidden: tuple[int, ...] = ()
     """Lengths of plain layers instead of all that, from pixels to latents; the decoder mirrors them."""
+    activation: dense.Activation = "silu"
+    """After each plain layer."""
     embedding: int = Field(default=16, ge=1)
     """Length of a class's embedding, for data with labels."""
     likelihood: LikelihoodName = "auto"
@@ -145,7 +147,7 @@ class Model(GenerativeModel):
         self.likelihood = likelihood_of(config.likelihood, spec, config.components, noise)
         embedding = config.embedding if spec.classes else 0
         size = (spec.height, spec.width)
-        names = {"hidden"} if config.hidden else {"unshuffle", "widths", "blocks"}
+        names = {"hidden", "activation"} if config.hidden else {"unshuffle", "widths", "blocks"}
         shape: dict[str, Any] = config.model_dump(include=names)
         nets = dense if config.hidden else resnet
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
@@ -225,8 +227,7 @@ class Model(GenerativeModel):
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, how: VAESample) -> Tensor:
         """Latents from the prior, pixels from the decoder; both addressed by ``rng``'s rows."""
-        latents = self.net.latents
-        z_BZ = self.prior.draw(rng.fold("latent"), latents, self._dtype, how.temperature)
+        z_BZ = self.prior.draw(rng.fold("latent"), self.net.latents, self._dtype, how.temperature)
         raw_BPHW = self._decode(z_BZ, self._embed(labels_B))
         if how.output == "mean":
             return self.likelihood.mean(raw_BPHW)

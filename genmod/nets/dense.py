@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+Activation = Literal["silu", "tanh"]
 
-def _layers(lengths: Sequence[int]) -> nn.Sequential:
-    """Linear maps from each length to the next, each followed by SiLU."""
-    return nn.Sequential(
-        *(part for i, o in itertools.pairwise(lengths) for part in (nn.Linear(i, o), nn.SiLU()))
-    )
+
+def _layers(lengths: Sequence[int], activation: Activation) -> nn.Sequential:
+    """Linear maps from each length to the next, each followed by the activation.
+
+    Before tanh the weights begin as Glorot and Bengio say (2010, sec. 4.2.1), and the biases at zero.
+    """
+    parts: list[nn.Module] = []
+    for i, o in itertools.pairwise(lengths):
+        linear = nn.Linear(i, o)
+        if activation == "tanh":
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        parts += [linear, nn.Tanh() if activation == "tanh" else nn.SiLU()]
+    return nn.Sequential(*parts)
 
 
 class Encoder(nn.Module):
@@ -30,6 +41,7 @@ class Encoder(nn.Module):
         out: int,
         *,
         hidden: Sequence[int],
+        activation: Activation = "silu",
         embedding: int = 0,
     ) -> None:
         """Build the net.
@@ -39,11 +51,12 @@ class Encoder(nn.Module):
             size: (H, W) of the images.
             out: length of the vector it makes.
             hidden: lengths of the layers between.
+            activation: after each of them.
             embedding: length of the conditioning vector, 0 for none.
         """
         super().__init__()
         pixels = channels * size[0] * size[1]
-        self.layers = _layers((pixels + embedding, *hidden))
+        self.layers = _layers((pixels + embedding, *hidden), activation)
         self.head = nn.Linear(hidden[-1], out)
 
     def forward(self, x_BCHW: Tensor, e_BE: Tensor | None = None) -> Tensor:
@@ -56,7 +69,13 @@ class Decoder(nn.Module):
     """Vectors to images."""
 
     def __init__(
-        self, inputs: int, channels: int, size: tuple[int, int], *, hidden: Sequence[int]
+        self,
+        inputs: int,
+        channels: int,
+        size: tuple[int, int],
+        *,
+        hidden: Sequence[int],
+        activation: Activation = "silu",
     ) -> None:
         """Build the net, the mirror of :class:`Encoder`.
 
@@ -65,10 +84,11 @@ class Decoder(nn.Module):
             channels: of the image it makes.
             size: (H, W) of the image.
             hidden: the encoder's lengths, which it goes through the other way.
+            activation: after each layer between.
         """
         super().__init__()
         self.shape = (channels, *size)
-        self.layers = _layers((inputs, *hidden[::-1]))
+        self.layers = _layers((inputs, *hidden[::-1]), activation)
         self.head = nn.Linear(hidden[0], channels * size[0] * size[1])
 
     def forward(self, z_BZ: Tensor) -> Tensor:

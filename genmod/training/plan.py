@@ -30,8 +30,9 @@ class OptimConfig(Config):
     """Upper limit of a phase's gradient norm; null for none."""
     warmup_nimg: int = Field(default=5_000, ge=0)
     """Images over which the learning rate grows linearly from 0."""
-    decay: Literal["none", "linear", "cosine"] = "cosine"
-    """From the end of warm-up to the end of training."""
+    decay: Literal["none", "linear", "cosine", "stages"] = "cosine"
+    """From the end of warm-up to the end of training. ``stages``: eight, each three times as long as the one
+    before, in equal ratios down to a tenth (Burda et al. 2016, sec. 5)."""
     floor: float = Field(default=0.0, ge=0, le=1)
     """What the decay ends at, as a share of ``lr``."""
 

@@ -6,6 +6,9 @@ import math
 
 from genmod.training.plan import OptimConfig
 
+STAGES = 8
+"""Of the decay by stages."""
+
 
 def lr_at(config: OptimConfig, nimg: float, total_nimg: int) -> float:
     """Learning rate at ``nimg`` of ``total_nimg`` images.
@@ -19,6 +22,14 @@ def lr_at(config: OptimConfig, nimg: float, total_nimg: int) -> float:
         left = 0.5 * (1.0 + math.cos(math.pi * done))
     elif config.decay == "linear":
         left = 1.0 - done
+    elif config.decay == "stages":
+        left = 10.0 ** (-_stage(done) / (STAGES - 1))
     else:
         left = 1.0
     return config.lr * warmup * (config.floor + (1.0 - config.floor) * left)
+
+
+def _stage(done: float) -> int:
+    """0 .. 7: stage i ends after 1 + 3 + ... + 3**i parts of all of them."""
+    parts = done * sum(3**stage for stage in range(STAGES))
+    return sum(parts >= (3**stage - 1) / 2 for stage in range(1, STAGES))

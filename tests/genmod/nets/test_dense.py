@@ -30,3 +30,14 @@ def test_the_decoder_goes_through_the_lengths_the_other_way():
         (9, 6),
         (35, 9),
     ]
+
+
+def test_tanh_stands_after_each_layer_between():
+    encoder = Encoder(1, (2, 2), 3, hidden=(5, 4), activation="tanh")
+    first, last = encoder.layers[0], encoder.layers[2]
+    assert isinstance(first, torch.nn.Linear)
+    assert isinstance(last, torch.nn.Linear)
+    assert not first.bias.any()
+    x_BCHW = torch.randn(3, 1, 2, 2)
+    wanted = encoder.head(torch.tanh(last(torch.tanh(first(x_BCHW.flatten(1))))))
+    torch.testing.assert_close(encoder(x_BCHW), wanted)

@@ -23,6 +23,11 @@ def test_learning_rate():
     linear = OptimConfig(lr=2.0, warmup_nimg=0, decay="linear")
     assert lr_at(linear, 0, 1000) == 2
     assert lr_at(linear, 250, 1000) == 1.5
+    stages = OptimConfig(lr=2.0, warmup_nimg=0, decay="stages")
+    ends = [sum(3**i for i in range(stage)) for stage in range(9)]
+    for stage in range(8):
+        rate = pytest.approx(2 * 10 ** (-stage / 7))
+        assert lr_at(stages, ends[stage], 3280) == lr_at(stages, ends[stage + 1] - 1, 3280) == rate
     flat = OptimConfig(lr=2.0, warmup_nimg=0, decay="none")
     assert lr_at(flat, 10**9, 1000) == 2
 
