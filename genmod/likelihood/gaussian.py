@@ -40,6 +40,10 @@ class Gaussian:
         shift_BZ = (self.mean_BZ - other.mean_BZ) * (-other.log_std_BZ).exp()
         return 0.5 * (torch.expm1(2 * log_ratio_BZ) + shift_BZ.square()) - log_ratio_BZ
 
+    def drawn(self, rng: Rng) -> tuple[Tensor, Gaussian]:
+        """A draw, and itself."""
+        return self.draw(rng), self
+
     def given(self, z_BZ: Tensor) -> Gaussian:
         """Itself: its dimensions do not depend on one another."""
         del z_BZ
@@ -63,6 +67,10 @@ class Posterior(Protocol):
 
     def draw(self, rng: Rng) -> Tensor:
         """(B, Z), addressed by ``rng``'s rows."""
+        ...
+
+    def drawn(self, rng: Rng) -> tuple[Tensor, Gaussian]:
+        """The same draws, and each latent's Gaussian given those before it."""
         ...
 
     def given(self, z_BZ: Tensor) -> Gaussian:

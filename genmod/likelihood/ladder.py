@@ -25,8 +25,12 @@ class LadderPosterior:
 
     def draw(self, rng: Rng) -> Tensor:
         """(B, Z): group by group, addressed by ``rng``'s rows."""
+        return self.drawn(rng)[0]
+
+    def drawn(self, rng: Rng) -> tuple[Tensor, Gaussian]:
+        """The same draws, and each group's Gaussian given them, by one way down."""
         eps_BZ = rng.normal(self._latents, dtype=self._dtype)
-        return self._walk(eps_BZ, eps_BZ)[0]
+        return self._walk(eps_BZ, eps_BZ)
 
     def given(self, z_BZ: Tensor) -> Gaussian:
         """Each group's Gaussian given the groups before it in these latents."""
@@ -66,9 +70,9 @@ class LadderPosterior:
         s_BS = self.net.start(len(self.h_BF))
         found: list[Gaussian] = []
         drawn: list[Tensor] = []
-        for number in range(self.net.groups):
+        for number, raw_B2V in enumerate(self.net.raw(self.h_BF)):
             here = slice(number * group, (number + 1) * group)
-            q = narrow(self.net.head(number, self.h_BF, s_BS))
+            q = narrow(self.net.head(number, raw_B2V, self.h_BF, s_BS))
             z_BV = z_BZ[:, here]
             if eps_BZ is not None:
                 z_BV = q.mean_BZ + q.log_std_BZ.exp() * eps_BZ[:, here]

@@ -195,11 +195,10 @@ class Model(GenerativeModel):
         x_BCHW = batch.x_BCHW(self._dtype)
         e_BE = self._embed(batch.labels_B)
         posterior = self._posterior(x_BCHW, e_BE)
-        z_BZ = posterior.draw(rng.fold("posterior"))
+        z_BZ, q = posterior.drawn(rng.fold("posterior"))
         if self.likelihood.is_density:
             x_BCHW = units.dequantise(x_BCHW, self._in_bins(rng))
         rec_B = self.likelihood.nats(self._decode(z_BZ, e_BE), x_BCHW)
-        q = posterior.given(z_BZ)
         kl_BZ = self.prior.kl_nats(q, z_BZ)
         kl_B = floored_B = kl_BZ.sum(1)
         if self.net.free_bits_nats:
@@ -236,9 +235,9 @@ class Model(GenerativeModel):
     def codes(self, batch: Batch, rng: Rng) -> Codes:
         """Of q(z | x, y)."""
         posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
-        z_BZ, groups = posterior.draw(rng.fold("posterior")), self.net.groups
-        lengths = (self.net.latents // groups,) * groups
-        return Codes(posterior.given(z_BZ), z_BZ, lengths, self.prior)
+        z_BZ, q = posterior.drawn(rng.fold("posterior"))
+        lengths = (self.net.latents // self.net.groups,) * self.net.groups
+        return Codes(q, z_BZ, lengths, self.prior)
 
     def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
         """The mean of p(x | z, y)."""

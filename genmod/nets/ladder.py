@@ -1,9 +1,11 @@
 """A top-down path through groups of latents, which the model and its encoder share.
 
-    s_0 = constant,  s_{g+1} = s_g + f_g(s_g, z_g),  q(z_g | x, z_<g) from (h(x), s_g),  p(x | z) from s_G
+    s_0 = constant,  s_{g+1} = s_g + W_g z_g + f_g(s_g, z_g),  p(x | z) from s_G
+    raw q(z_g | x, z_<g) = (V h(x))_g + c_g(h(x), s_g)
 
-Each z_g is standard normal; what depends on the groups before it is in f_g. Letters: B batch, Z latents,
-S state, F features, V latents of one group.
+Each z_g is standard normal; what depends on the groups before it is in f_g. All f and c begin at zero, so an
+untrained ladder is a plain VAE's linear map of all latents, and only departs from it where that pays.
+Letters: B batch, Z latents, S state, F features, V latents of one group.
 
 References:
     Ladder variational autoencoders, Sonderby et al. 2016, https://arxiv.org/abs/1602.02282
@@ -24,13 +26,11 @@ class Ladder(nn.Module):
         super().__init__()
         self.groups, self.group, self.width = groups, group, width
         self.first = nn.Parameter(torch.zeros(width))
-        self.steps = nn.ModuleList(
-            nn.Sequential(nn.Linear(width + group, width), nn.SiLU(), nn.Linear(width, width))
-            for _ in range(groups)
-        )
+        self.entries = nn.ModuleList(nn.Linear(group, width, bias=False) for _ in range(groups))
+        self.steps = nn.ModuleList(_correction(width + group, width, width) for _ in range(groups))
+        self.features = nn.Linear(width, 2 * groups * group)
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 2 * group))
-            for _ in range(groups)
+            _correction(2 * width, width, 2 * group) for _ in range(groups - 1)
         )
 
     def start(self, rows: int) -> Tensor:
@@ -39,11 +39,19 @@ class Ladder(nn.Module):
 
     def step(self, number: int, s_BS: Tensor, z_BV: Tensor) -> Tensor:
         """The state after a group."""
-        return s_BS + self.steps[number](torch.cat((s_BS, z_BV.to(s_BS.dtype)), dim=1))
+        z_BV = z_BV.to(s_BS.dtype)
+        r_BS = self.steps[number](torch.cat((s_BS, z_BV), dim=1))
+        return s_BS + self.entries[number](z_BV) + r_BS
 
-    def head(self, number: int, h_BF: Tensor, s_BS: Tensor) -> Tensor:
-        """(B, 2V): the raw mean and width of q of a group."""
-        return self.heads[number](torch.cat((h_BF, s_BS.to(h_BF.dtype)), dim=1))
+    def raw(self, h_BF: Tensor) -> tuple[Tensor, ...]:
+        """(B, 2V) for each group: the raw mean and width of q as far as the image alone says."""
+        return self.features(h_BF).chunk(self.groups, dim=1)
+
+    def head(self, number: int, raw_B2V: Tensor, h_BF: Tensor, s_BS: Tensor) -> Tensor:
+        """(B, 2V): the raw mean and width of q of a group, given the groups before it."""
+        if not number:
+            return raw_B2V
+        return raw_B2V + self.heads[number - 1](torch.cat((h_BF, s_BS.to(h_BF.dtype)), dim=1))
 
     def forward(self, z_BZ: Tensor) -> Tensor:
         """The state after all groups, (B, S)."""
@@ -51,3 +59,11 @@ class Ladder(nn.Module):
         for number, z_BV in enumerate(z_BZ.split(self.group, dim=1)):
             s_BS = self.step(number, s_BS, z_BV)
         return s_BS
+
+
+def _correction(inputs: int, width: int, out: int) -> nn.Sequential:
+    """Two layers that begin at zero."""
+    last = nn.Linear(width, out)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)

@@ -309,9 +309,23 @@ def test_labels_matter_to_samples_and_scores():
 
 def test_a_group_depends_on_those_above_it_and_its_density_is_that_of_its_draws():
     model, batch = build(BINARY, groups=2, ladder_width=8).double(), batch_of(BINARY, 5)
+    x_BCHW, e_BE = batch.x_BCHW(torch.float64), model._embed(batch.labels_B)
+    plain_BZ = model._posterior(x_BCHW, e_BE).draw(rng_of(batch))
+    q = model._posterior(x_BCHW, e_BE).given(plain_BZ)
+    raw_B8 = model.ladder.features(model.encoder(x_BCHW, e_BE))
+    torch.testing.assert_close(q.mean_BZ[:, :2], raw_B8[:, :2])
+    torch.testing.assert_close(q.mean_BZ[:, 2:], raw_B8[:, 4:6])  # it begins as a plain VAE
+    ladder, zeros_BZ = model.ladder, torch.zeros_like(plain_BZ)
+    torch.testing.assert_close(
+        ladder(2 * plain_BZ) - ladder(zeros_BZ), 2 * (ladder(plain_BZ) - ladder(zeros_BZ))
+    )
+    with torch.no_grad():
+        for number, weight in enumerate(ladder.parameters()):
+            noise = rng_for(0, "test/ladder", [number]).normal(*weight.shape, dtype=weight.dtype)
+            weight.add_(0.3 * noise.view_as(weight))
     codes = model.codes(batch, rng_of(batch))
     assert codes.groups == (2, 2)
-    posterior = model._posterior(batch.x_BCHW(torch.float64), model._embed(batch.labels_B))
+    posterior = model._posterior(x_BCHW, e_BE)
     eps_BZ = rng_of(batch).fold("posterior").normal(4, dtype=torch.float64)
     q = posterior.given(codes.z_BZ)
     torch.testing.assert_close(q.mean_BZ + q.log_std_BZ.exp() * eps_BZ, codes.z_BZ)
