@@ -2,6 +2,8 @@
 
 The peers do what nobody can do without: as many passes of the net, forward or forward and back to the
 input, as the solver makes. Ours adds addressed noise, preconditioning, the solver in float64 and the trace.
+And one U-Net of diffusers', trained by our loop and by a loop like diffusers' own example: whole steps, with
+batches, noise, loss, gradients clipped, AdamW and one average.
 """
 
 from __future__ import annotations
@@ -11,16 +13,26 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genmod.data.batch import Batch
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig
 from genmod.models.diffusion import DiffusionSample, DiffusionScore, Model
 from genmod.rng import rng_for
+from genmod.training.loop import Plan, train
+from genmod.training.plan import TrainConfig
+from genmod.world import Alone
+from tests.benchmarks import _quality_diffusion_peer as diffusers_side
 from tests.benchmarks._data_sets import CONTROL
+from tests.benchmarks._equal_time import GREY, batches
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 BATCH, ROUNDS = 50, 7
+SAME = {"unshuffle": 2, "widths": [32, 64], "attention": False, "lr": 1e-3, "ema": [0.1],
+        "schedule": "squaredcos_cap_v2", "prediction": "v_prediction"}  # fmt: skip
+SAME_STEPS = 10
 
 
 def _model() -> Model:
@@ -68,7 +80,11 @@ def _cpu_s(call: Callable[[], object]) -> float:
 
 
 def _paired(
-    name: str, ours: Callable[[], object], peer: Callable[[], object], peer_name: str
+    name: str,
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    peer_name: str,
+    nimg: int = BATCH,
 ) -> dict:
     """Rounds in turn, in one process: the ratio is the median over rounds, so drift cancels."""
     ours(), peer()
@@ -76,11 +92,56 @@ def _paired(
     return {
         "name": name,
         "unit": "images per CPU second",
-        "ours": BATCH / statistics.median(mine for mine, _ in rounds),
-        "peer": BATCH / statistics.median(theirs for _, theirs in rounds),
+        "ours": nimg / statistics.median(mine for mine, _ in rounds),
+        "peer": nimg / statistics.median(theirs for _, theirs in rounds),
         "peer_name": peer_name,
         "ratio": statistics.median(theirs / mine for mine, theirs in rounds),
     }
+
+
+class _Theirs(nn.Module):
+    """diffusers' U-Net in the place of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = diffusers_side.unet(SAME)
+
+    @property
+    def stem(self) -> nn.Module:
+        return self.unet.conv_in
+
+    def forward(self, x_BCHW: Tensor, noise_B: Tensor, class_B: Tensor | None) -> Tensor:
+        assert class_B is None
+        folded_BNHW = F.pixel_unshuffle(x_BCHW, 2).contiguous(memory_format=torch.channels_last)
+        return F.pixel_shuffle(self.unet(folded_BNHW, noise_B).sample, 2)
+
+
+def _same_net() -> list[dict]:
+    """Whole steps of one U-Net in both loops."""
+    size = diffusers_side.BATCH
+    made = torch.Generator().manual_seed(0)
+    pixels_NCHW = torch.randint(0, 256, (1_000, *GREY.shape), generator=made).to(torch.uint8)
+    stats = DataStats(mean=(0.0,), std=(0.6,))
+    small = {"widths": [8], "attention": []}
+    model = ModelConfig(family="diffusion", net=small, spec=GREY, stats=stats).build(0)
+    assert isinstance(model, Model)
+    model.denoiser.unet = _Theirs()  # type: ignore[assignment]
+    nimg = SAME_STEPS * size
+    plan = Plan(TrainConfig(nimg=nimg, batch=size, log_every_nimg=nimg), 0)
+    loop = diffusers_side.Training(SAME, pixels_NCHW)
+    loop.average(SAME_STEPS)
+
+    def ours() -> None:
+        train(model, lambda start: batches(pixels_NCHW, 0, size, start), Alone(), plan)  # type: ignore[arg-type,return-value]
+
+    def theirs() -> None:
+        for _ in range(SAME_STEPS):
+            loop.step(0.5)
+
+    return [
+        _paired("diffusion/the same U-Net, whole steps", ours, theirs, "diffusers' loop", nimg),
+        _paired("diffusion/the same U-Net, control", theirs, theirs, CONTROL, nimg),
+    ]
 
 
 def bench() -> list[dict]:
@@ -106,6 +167,7 @@ def bench() -> list[dict]:
     how = DiffusionScore(steps=20, draws=2)
     products = 2 * 21 + 11  # the last ones tell the solver's error
     return [
+        *_same_net(),
         _paired("diffusion/step", step, lambda: _bare_step(model, batch), "the net, torch's noise"),
         sampled(23, steps=12),
         sampled(24, solver="ddim", steps=24),
