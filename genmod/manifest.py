@@ -117,6 +117,12 @@ class DatasetManifest(Manifest):
     """Inputs that were refused; quarantine.parquet says why."""
     class_names: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if len(self.class_names) not in (0, self.spec.classes):
+            raise ValueError(f"{len(self.class_names)} class names, {self.spec.classes} classes")
+        return self
+
     def of_split(self, split: Split) -> tuple[ShardEntry, ...]:
         """The shards of a split, in order."""
         return tuple(shard for shard in self.shards if shard.split == split)

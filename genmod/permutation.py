@@ -30,7 +30,9 @@ def shuffle(
 
     A generalised Feistel network on range(a) x range(b), a b >= size, of 16 rounds that SplitMix64 fills,
     walked until the value falls below ``size`` (Black and Rogaway 2002, Ciphers with arbitrary finite
-    domains, methods 2 and 3). a and b are next to the root of ``size``, so nearly nothing walks.
+    domains, methods 2 and 3). a and b are next to the root of ``size``, so nearly nothing walks. Each
+    position goes everywhere alike; whole orders do so only of many: permutations of less than ten things
+    come unevenly (of 8 things 1 of 9 is even).
 
     Args:
         position_N: int64 positions in [0, size).

@@ -100,7 +100,7 @@ def shard(
     quarantine = quarantine_file(root, [*plan.refused, *refused])
     own = [*plan.own_refused, *refused]
     try:
-        check_budget(data, own, plan.rows + len(plan.own_refused))
+        check_budget(data, own, len(own), plan.rows + len(plan.own_refused))
     except DataError:
         unclaim(root)  # another recipe may have the folder; quarantine.parquet stays, to be read
         raise

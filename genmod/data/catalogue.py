@@ -190,9 +190,14 @@ class Catalogue:
         """How many rows a split has."""
         return int(np.count_nonzero(self.code_N == SPLITS.index(split)))
 
-    def refused(self, classes: int) -> list[RefusedRow]:
+    @property
+    def count_refused(self) -> int:
+        """How many :meth:`refused` gives."""
+        return len(self.faults) + int(np.count_nonzero(self.code_N >= TWIN))
+
+    def refused(self, classes: int) -> Iterator[RefusedRow]:
         """What is refused without looking at an image: first what the source refuses, then in order."""
-        found = list(self.faults)
+        yield from self.faults
         for chunk in range(len(self._lines)):
             code_N = self._codes_of(chunk)
             if not (code_N >= TWIN).any():
@@ -202,8 +207,7 @@ class Catalogue:
                 row = parse(lines[number])
                 twin = code_N[number] == TWIN
                 reason = "its key is in use already" if twin else _label_fault(row.label, classes)
-                found.append((key_of(row.name), row.name, reason))
-        return found
+                yield key_of(row.name), row.name, reason
 
     def place(self, group_of: Callable[[Split, int, int], Places]) -> Groups:
         """Deal the rows of all splits to groups.

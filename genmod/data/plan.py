@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -183,8 +183,8 @@ def make_plan(data: DataConfig, seed: int, parent: Parent | None = None) -> Data
     catalogue = Catalogue(source, data.splits, parent.keys() if parent else ())
     spec, class_names = resolve_spec(data, source, catalogue, parent)
     catalogue.sift(spec.classes)
-    refused = catalogue.refused(spec.classes)
-    check_budget(data, refused, catalogue.inputs)
+    count = catalogue.count_refused
+    check_budget(data, catalogue.refused(spec.classes), count, catalogue.inputs)
     if parent is None and catalogue.rows_of("train") == 0:
         raise DataError(
             f"{source.text}: {catalogue.inputs} inputs leave nothing to train on; add data"
@@ -201,7 +201,7 @@ def make_plan(data: DataConfig, seed: int, parent: Parent | None = None) -> Data
         class_names=class_names,
         class_numbers=tuple(catalogue.class_numbers(class_names)) if spec.classes else (),
         shards=tuple(shards),
-        refused=(*(parent.refused if parent else ()), *refused),
+        refused=(*(parent.refused if parent else ()), *catalogue.refused(spec.classes)),
         parents=parents,
         parent=parent,
         groups=groups,
@@ -247,17 +247,19 @@ def over_budget(data: DataConfig, refused: int, rows: int) -> bool:
     return refused > data.max_quarantined * rows
 
 
-def check_budget(data: DataConfig, refused: Sequence[RefusedRow], rows: int) -> None:
-    """Raise DataError if more of the inputs are refused than the recipe allows."""
-    if over_budget(data, len(refused), rows):
-        kinds = Counter(_NUMBERS.sub("N", reason.partition(":")[0]) for _, _, reason in refused)
+def check_budget(data: DataConfig, refused: Iterable[RefusedRow], count: int, rows: int) -> None:
+    """Raise DataError if ``count`` refused inputs are more of them than the recipe allows."""
+    if over_budget(data, count, rows):
+        kinds, example = Counter[str](), ""
+        for _, name, reason in refused:
+            kinds[_NUMBERS.sub("N", reason.partition(":")[0])] += 1
+            example = example or f"{shown(name)}: {reason}"
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
-        rest = len(refused) - sum(count for _, count in kinds.most_common(3))
-        _, name, reason = refused[0]
+        rest = count - sum(count for _, count in kinds.most_common(3))
         raise DataError(
-            f"{data.source}: {len(refused)} of {rows} inputs are refused, more than "
+            f"{data.source}: {count} of {rows} inputs are refused, more than "
             f"data.max_quarantined={data.max_quarantined:g} allows "
-            f"({counts}{f', {rest} others' if rest else ''}); the first is {shown(name)}: {reason}"
+            f"({counts}{f', {rest} others' if rest else ''}); the first is {example}"
         )
 
 

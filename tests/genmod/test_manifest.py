@@ -89,3 +89,13 @@ def test_the_spec_says_its_size():
     assert spec.shape == (3, 4, 5)
     assert spec.dims == 60
     assert str(spec) == "3x4x5, 256 levels, 2 classes"
+
+
+def test_a_dataset_with_other_names_than_classes_is_none():
+    entry = m.FileEntry(path="a", size_bytes=1, sha256="0" * 64)
+    shard = m.ShardEntry(split="train", rows=1, tar=entry, index=entry)
+    spec = m.ImageSpec(channels=1, height=2, width=2, classes=2)
+    good = {"fingerprint": "f" * 64, "spec": spec, "shards": (shard,), "class_names": ("x", "y")}
+    assert m.DatasetManifest(**good).rows("train") == 1
+    with pytest.raises(ValueError, match="1 class names, 2 classes"):
+        m.DatasetManifest(**good | {"class_names": ("x",)})

@@ -80,7 +80,7 @@ def test_it_finds_what_a_plan_in_memory_finds(found, known, classes, chunk_rows)
         Names(entries), HALVES, [sorted(known)[:1], sorted(known)[1:]], chunk_rows
     )
     catalogue.sift(classes)
-    assert catalogue.refused(classes) == refused
+    assert list(catalogue.refused(classes)) == refused
     assert catalogue.inputs == len(entries) - len(
         [e for e in entries if e.fault and key_of(e.name) in known]
     )

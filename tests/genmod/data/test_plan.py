@@ -109,7 +109,7 @@ def test_wishes_that_the_source_cannot_grant(npz, tmp_path, data, labelled, word
         config = DataConfig(source=source, **data)
         plan = make_plan(config, 0)
         made = make_shard(plan.job(plan.shards[0], str(tmp_path / "d")))
-        check_budget(config, made.refused, 60)
+        check_budget(config, made.refused, len(made.refused), 60)
 
     with pytest.raises((ConfigError, DataError), match=words) as error:
         shard_one()
