@@ -57,7 +57,14 @@ class PixelLikelihood(ABC):
 
     @abstractmethod
     def mean(self, raw_BPHW: Tensor) -> Tensor:
-        """The expected image, (B, C, H, W) in [-1, 1]: not a draw, and smoother than any."""
+        """The expected image, (B, C, H, W) in [-1, 1]: not a draw, and smoother than any.
+
+        Of binary pixels it is the likeliest image, so that it stays a binary one; see :meth:`expected`.
+        """
+
+    def expected(self, raw_BPHW: Tensor) -> Tensor:
+        """The expectation of the image, (B, C, H, W) in [-1, 1], grey where pixels are binary."""
+        return self.mean(raw_BPHW)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,10 @@ class Bernoulli(PixelLikelihood):
     def mean(self, raw_BPHW: Tensor) -> Tensor:
         """The likelier of the two values, so that the image stays a binary one."""
         return _black_or_white(raw_BPHW > 0, raw_BPHW.dtype)
+
+    def expected(self, raw_BPHW: Tensor) -> Tensor:
+        """As grey as the pixel is likely to be on."""
+        return FIRST + (LAST - FIRST) * raw_BPHW.sigmoid()
 
 
 def _black_or_white(on_BCHW: Tensor, dtype: torch.dtype) -> Tensor:

@@ -240,8 +240,8 @@ class Model(GenerativeModel):
         return Codes(q, z_BZ, lengths, self.prior)
 
     def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
-        """The mean of p(x | z, y)."""
-        return self.likelihood.mean(self._decode(z_BZ, self._embed(labels_B)))
+        """The expectation of p(x | z, y), grey where pixels are binary."""
+        return self.likelihood.expected(self._decode(z_BZ, self._embed(labels_B)))
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, how: VAEScore) -> LogProb:

@@ -31,11 +31,16 @@ def decay_at(config: TrainConfig, nimg: int) -> float:
     return 0.5 ** (config.batch / halflife_nimg) if halflife_nimg > 0 else 0.0
 
 
-@torch.no_grad()
-def update(ema: GenerativeModel, model: GenerativeModel, decay: float) -> None:
-    """Move the average towards the model's weights; buffers are copied."""
-    old = [parameter.detach() for parameter in ema.parameters()]
-    new = [parameter.detach() for parameter in model.parameters()]
-    _foreach_lerp(old, new, 1.0 - decay)
-    for old_buffer, new_buffer in zip(ema.buffers(), model.buffers(), strict=True):
-        old_buffer.copy_(new_buffer)
+class Average:
+    """Moves an average's weights; it looks for them once, for that takes longer than to move small ones."""
+
+    def __init__(self, ema: GenerativeModel, model: GenerativeModel) -> None:
+        self._old = [parameter.detach() for parameter in ema.parameters()]
+        self._new = [parameter.detach() for parameter in model.parameters()]
+        self._buffers = list(zip(ema.buffers(), model.buffers(), strict=True))
+
+    def update(self, decay: float) -> None:
+        """Move the average towards the model's weights; buffers are copied."""
+        _foreach_lerp(self._old, self._new, 1.0 - decay)
+        for old_buffer, new_buffer in self._buffers:
+            old_buffer.copy_(new_buffer)

@@ -134,6 +134,7 @@ class _Run:
     plan: Plan
     wrapped: Sequence[nn.Module]
     """For each phase."""
+    average: ema.Average
     writer: Writer = field(default_factory=Writer)
     """Of checkpoints, on rank 0."""
     rehearsed: bool = False
@@ -158,7 +159,7 @@ class _Run:
             only(model, phase)
             module = _PhaseModule(model, phase, plan.seed, config.precision)
             wrapped.append(world.wrap(module))
-        run = cls(state, world, plan, wrapped)
+        run = cls(state, world, plan, wrapped, ema.Average(state.ema, model))
         run.restart_clock()
         return run
 
@@ -185,7 +186,7 @@ class _Run:
             means_K = self.world.mean(flat([values[keys.index(key)] for key in wanted]))
             state.model.adapt(means_K, config.batch)
         state.nimg = after_nimg
-        ema.update(state.ema, state.model, ema.decay_at(config, state.nimg))
+        self.average.update(ema.decay_at(config, state.nimg))
         state.ledger.add(state.nimg, keys, flat(values))
 
     def _gradients(
@@ -194,8 +195,7 @@ class _Run:
         """Fill in the gradients of one phase; its terms, averaged over the parts of the batch."""
         parts = self.plan.config.accumulate
         rows = len(batch) // parts
-        only(self.state.model, optimiser.phase)
-        optimiser.zero()
+        optimiser.begin()
         sums: dict[str, Tensor] = {}
         for part in range(parts):
             some = batch.rows(slice(part * rows, (part + 1) * rows))
@@ -203,10 +203,10 @@ class _Run:
                 self.world.pulse.mark(f"{optimiser.phase.name} forward")
                 loss, terms = module(some, self.state.nimg)
                 self.world.pulse.mark(f"{optimiser.phase.name} backward")
-                backward(loss / parts, self.plan.config)
+                backward(loss if parts == 1 else loss / parts, self.plan.config)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
-        return {name: value / parts for name, value in sums.items()}
+        return sums if parts == 1 else {name: value / parts for name, value in sums.items()}
 
     def look(self) -> None:
         """Whatever is due after a step: metrics, validation, picture, checkpoint. All ranks come here."""

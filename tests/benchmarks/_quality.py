@@ -1,18 +1,23 @@
-"""Quality at equal CPU time on Fashion-MNIST: our VAE against pythae's, by several seeds.
+"""The VAE's quality at equal CPU time on Fashion-MNIST: ours against pythae's, by several seeds.
 
     GENMOD_BENCH_PEERS=... .venv/bin/python -m tests.benchmarks._quality [--seeds 3] [--minutes 5]
+    GENMOD_BENCH_PEERS=... .venv/bin/python -m tests.benchmarks._quality --search    how SETTINGS were found
 
 ``make bench`` leaves it out, for it takes 2 x seeds x minutes and more. Protocol: one core; the CPU time is
-training's alone; 60,000 training images made binary anew in each batch with the probability that a pixel's
-value says, none of their labels used; 500 test images made binary once, log p by IWAE-500; 2,000 means of
-p(x | z), z from the prior, against all 10,000 test images by the Frechet distance in the features of a
-classifier that is fitted to the training images and never sees a model. The peers' environment is that of
-the data benchmarks (tests/benchmarks/_data_sets.py) with pythae 0.1.2.
+training's alone, and the peer gets the seconds that ours took; 60,000 training images made binary anew in
+each batch with the probability that a pixel's value says, none of their labels used; 500 test images made
+binary once, log p by IWAE-500; 2,000 means of p(x | z), z from the prior, against all 10,000 test images by
+the Frechet distance in the features of a classifier that is fitted to the training images and never sees a
+model. Everything is judged in the middle of training too, of the same run. The search is the same for both
+sides: trained on 50,000 training images for half a minute and judged by the others. The peers' environment
+is that of the data benchmarks (tests/benchmarks/_data_sets.py) with pythae 0.1.2; results are in
+quality-vae.md beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gzip
 import json
 import os
@@ -22,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +38,8 @@ from genmod.data.batch import Batch
 from genmod.manifest import ImageSpec
 from genmod.metrics.features import Extractor, FeaturesConfig, fit
 from genmod.metrics.frechet import frechet, moments
-from genmod.models.base import DataStats, ModelConfig
-from genmod.models.vae import Model, VAESample, VAEScore
+from genmod.models.base import DataStats, GenerativeModel, ModelConfig
+from genmod.models.vae import Model, VAEScore
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
@@ -41,9 +47,27 @@ from genmod.world import Alone
 from tests.benchmarks._data_sets import FASHION, PEERS, pin
 
 BINARY = ImageSpec(channels=1, height=28, width=28, levels=2)
-NET = {"latents": 24, "unshuffle": 4, "widths": [64], "blocks": 1}
-BATCH, LR, HALFLIFE_SHARE = 128, 3e-3, 0.02
-DRAWS, SCORED, PROBE_NIMG = 2_000, 500, 12_800
+GREY = ImageSpec(channels=1, height=28, width=28, classes=10)
+BATCH, HALFLIFE_SHARE = 128, 0.02
+DRAWS, SCORED, PROBE_NIMG, HELD_OUT = 2_000, 500, 12_800, 10_000
+SEARCH_S = 30.0
+SEARCH: dict[str, list[dict[str, Any]]] = {
+    "ours": [
+        {"lr": 3e-3, "latents": 24, "unshuffle": 4, "widths": [64]},
+        {"lr": 3e-3, "latents": 24, "unshuffle": 4, "widths": [64], "prior_components": 64},
+        {"lr": 1e-3, "latents": 24, "hidden": [512, 256]},
+        {"lr": 1e-3, "latents": 24, "hidden": [512, 256], "prior_components": 64},
+        {"lr": 2e-3, "latents": 16, "hidden": [512, 256], "prior_components": 64},
+    ],
+    "peer": [
+        {"lr": lr, "latents": latents}
+        for lr, latents in ((1e-3, 16), (2e-3, 16), (4e-3, 16), (2e-3, 24))
+    ],
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ours": {"lr": 4e-3, "latents": 16, "hidden": [512, 256], "prior_components": 128},
+    "peer": {"lr": 2e-3, "latents": 16},
+}
 
 
 def _images(name: str) -> Tensor:
@@ -70,97 +94,144 @@ def _batches(train_NCHW: Tensor, seed: int, start: int) -> Iterator[Batch]:
         start += BATCH
 
 
-def _train(train_NCHW: Tensor, seed: int, cpu_s: float) -> tuple[Model, int, float]:
-    """Our model after so much CPU time, images seen, CPU seconds; a short probe says how many images fit."""
+class _Half:
+    """What the loop takes for a validation: keeps the averaged weights of the middle."""
 
-    def run(nimg: int) -> tuple[Model, float]:
+    kept: GenerativeModel | None = None
+
+    def measure(self, model: GenerativeModel, *_: object) -> dict[str, float]:
+        self.kept = self.kept or copy.deepcopy(model)
+        return {}
+
+
+def _train(
+    train_NCHW: Tensor, seed: int, cpu_s: float, net: dict[str, Any]
+) -> tuple[list[tuple[Model, int]], float]:
+    """Our model half-way and after so much CPU time, with images seen; CPU seconds.
+
+    The fastest of short probes says how many images fit.
+    """
+    net = dict(net)
+    lr = net.pop("lr")
+
+    def run(nimg: int) -> tuple[list[tuple[Model, int]], float]:
+        half_nimg = nimg // 2 // BATCH * BATCH
         config = TrainConfig(
             nimg=nimg,
             batch=BATCH,
             log_every_nimg=nimg,
+            validate_every_nimg=half_nimg,
             ema_halflife_nimg=max(1, int(HALFLIFE_SHARE * nimg)),
             ema_rampup=0.1,
-            optim=OptimConfig(lr=LR, weight_decay=0.01, clip_norm=300, warmup_nimg=nimg // 40),
+            optim=OptimConfig(lr=lr, weight_decay=0.01, clip_norm=300, warmup_nimg=nimg // 40),
         )
         stats = DataStats(mean=(-0.43,), std=(0.9,))
-        model = ModelConfig(family="vae", net=NET, spec=BINARY, stats=stats).build(seed)
-        begun_s = time.process_time()
+        model = ModelConfig(family="vae", net=net, spec=BINARY, stats=stats).build(seed)
+        half, begun_s = _Half(), time.process_time()
 
         def batches(start: int) -> Iterator[Batch]:
             return _batches(train_NCHW, seed, start)
 
-        state = train(model, batches, Alone(), Plan(config, seed))  # type: ignore[arg-type]
+        plan = Plan(config, seed, validation=half)  # type: ignore[arg-type]
+        state = train(model, batches, Alone(), plan)  # type: ignore[arg-type]
+        taken_s = time.process_time() - begun_s
+        assert isinstance(half.kept, Model)
         assert isinstance(state.ema, Model)
-        return state.ema.eval(), time.process_time() - begun_s
+        return [(half.kept, half_nimg), (state.ema, nimg)], taken_s
 
-    _, probe_s = run(PROBE_NIMG)
-    nimg = int(cpu_s / (probe_s / PROBE_NIMG)) // BATCH * BATCH
-    model, taken_s = run(nimg)
-    return model, nimg, taken_s
+    probe_s = min(run(PROBE_NIMG)[1] for _ in range(3))
+    return run(int(cpu_s / (probe_s / PROBE_NIMG)) // BATCH * BATCH)
 
 
-def _judged(extractor: Extractor, pixels_NCHW: Tensor, real: Tensor) -> float:
-    fake_ND = extractor.extract(pixels_NCHW).features_ND
-    return frechet(moments(extractor.extract(real).features_ND), moments(fake_ND))
-
-
-def ours(data: dict[str, Tensor], seed: int, cpu_s: float) -> dict[str, object]:
-    """Training, draws and scores of one seed."""
-    model, nimg, taken_s = _train(data["train"], seed, cpu_s)
-    mean = model.sample(None, rng_for(seed, "bench/draw", range(DRAWS)), VAESample(output="mean"))
+def ours(
+    data: dict[str, Tensor], seed: int, cpu_s: float, net: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Training, draws and scores of one seed, half-way and at the end."""
+    models, taken_s = _train(data["train"], seed, cpu_s, net)
     some = Batch(data["test_binary"] * 255, None, torch.arange(SCORED))
     how = VAEScore(k=500, chunk=25_000)
-    scores = [
-        model.log_prob(some.rows(slice(i, i + 50)), rng_for(seed, "score", range(i, i + 50)), how)
-        for i in range(0, SCORED, 50)
-    ]
-    nats = torch.cat([score.nats_B for score in scores])
-    return {"draws": units.to_pixels(mean), "nats": nats, "nimg": nimg, "cpu_s": taken_s}
+    found: list[dict[str, Any]] = []
+    for (model, nimg), share in zip(models, (0.5, 1.0), strict=True):
+        with torch.no_grad():
+            rng = rng_for(seed, "bench/draw", range(DRAWS))
+            z_BZ = model.prior.draw(rng.fold("latent"), model.net.latents, torch.float32)
+            draws = torch.cat([model.decoded(z, None) for z in z_BZ.split(200)])
+        scores = [
+            model.log_prob(
+                some.rows(slice(i, i + 50)), rng_for(seed, "score", range(i, i + 50)), how
+            )
+            for i in range(0, SCORED, 50)
+        ]
+        nats = torch.cat([score.nats_B for score in scores])
+        pixels = units.to_pixels(draws)
+        found.append({"draws": pixels, "nats": nats, "nimg": nimg, "cpu_s": share * taken_s})
+    return found
+
+
+def _peer(folder: str, seed: int, cpu_s: float, net: dict[str, Any]) -> list[dict[str, Any]]:
+    worker = Path(__file__).with_name("_quality_peers.py")
+    words = [folder, str(seed), str(cpu_s), str(net["latents"]), str(net["lr"])]
+    subprocess.run([os.environ[PEERS], str(worker), *words], check=True)
+    return [dict(np.load(Path(folder) / f"peer-{seed}-{mark}.npz")) for mark in ("half", "end")]
+
+
+class _Judge:
+    """Features and the images to be compared with."""
+
+    def __init__(self, extractor: Extractor, real_NCHW: Tensor) -> None:
+        self.extractor = extractor
+        self.real = moments(extractor.extract(real_NCHW).features_ND)
+
+    def __call__(self, side: str, seed: int, made: dict[str, Any]) -> dict[str, Any]:
+        fake_ND = self.extractor.extract(torch.as_tensor(made["draws"])).features_ND
+        nats = -float(torch.as_tensor(made["nats"]).double().mean())
+        cpu_min, nimg = round(float(made["cpu_s"]) / 60, 2), int(made["nimg"])
+        fd = frechet(self.real, moments(fake_ND))
+        row = {"side": side, "seed": seed, "cpu_min": cpu_min, "nimg": nimg, "fd": fd, "nats": nats}
+        print(json.dumps(row), flush=True)
+        return row
 
 
 def main() -> None:
-    """One line a seed and side, then the ratio and difference with their spread, as JSON."""
+    """One line a seed, side and mark, then ratio and difference with their spread, as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--only", choices=("ours", "peer"))
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--search", action="store_true")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     pin()
-    cpu_s = 60 * wanted.minutes
-    data = {"train": _images("train"), "test": _images("t10k")}
-    index_B = torch.arange(SCORED)
-    data["test_binary"] = _binary(data["test"][:SCORED], 0, "bench/test", index_B) // 255
-    spec = ImageSpec(channels=1, height=28, width=28, classes=10)
-    extractor = fit(FeaturesConfig(), spec, data["train"], _labels("train"), 0)
-    half = data["test"].split(len(data["test"]) // 2)
-    print(
-        f"features {extractor.label}, floor {_judged(extractor, half[0], half[1]):.3f}", flush=True
-    )
-    found: dict[str, list[tuple[float, float]]] = {"ours": [], "peer": []}
+    train_NCHW, test_NCHW = _images("train"), _images("t10k")
+    extractor = fit(FeaturesConfig(), GREY, train_NCHW, _labels("train"), 0)
+    if wanted.search:
+        train_NCHW, test_NCHW = train_NCHW[:-HELD_OUT], train_NCHW[-HELD_OUT:]
+    test_binary = _binary(test_NCHW[:SCORED], 0, "bench/test", torch.arange(SCORED)) // 255
+    data = {"train": train_NCHW, "test_binary": test_binary}
+    judge, halves = _Judge(extractor, test_NCHW), test_NCHW.split(len(test_NCHW) // 2)
+    floor = frechet(*(moments(extractor.extract(half).features_ND) for half in halves))
+    print(f"features {extractor.label}, floor {floor:.3f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "data.npz", **{name: t.numpy() for name, t in data.items()})
-        for seed in range(wanted.seeds):
-            for side in (wanted.only,) if wanted.only else ("ours", "peer"):
-                if side == "ours":
-                    made = ours(data, seed, cpu_s)
-                else:
-                    worker = Path(__file__).with_name("_quality_peers.py")
-                    words = [os.environ[PEERS], str(worker), folder, str(seed), str(cpu_s)]
-                    subprocess.run(words, check=True)
-                    made = dict(np.load(Path(folder) / f"peer-{seed}.npz"))
-                draws, nats = torch.as_tensor(made["draws"]), torch.as_tensor(made["nats"])
-                row = _judged(extractor, draws, data["test"]), -float(nats.double().mean())
-                found[side].append(row)
-                print(f"{side} seed {seed}: FD {row[0]:.2f}, -log p {row[1]:.2f} nats, "
-                      f"{int(made['nimg']):,} images", flush=True)  # fmt: skip
-    if not wanted.only:
-        print(json.dumps(_compared(found)))
+        if wanted.search:
+            for net in SEARCH["ours"]:
+                print(net, flush=True)
+                judge("ours", 0, ours(data, 0, SEARCH_S, net)[1])
+            for net in SEARCH["peer"]:
+                print(net, flush=True)
+                judge("peer", 0, _peer(folder, 0, SEARCH_S, net)[1])
+            return
+        pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for seed in range(wanted.first, wanted.first + wanted.seeds):
+            mine = ours(data, seed, 60 * wanted.minutes, SETTINGS["ours"])
+            rows = [judge("ours", seed, made) for made in mine]
+            theirs = _peer(folder, seed, float(mine[1]["cpu_s"]), SETTINGS["peer"])
+            pairs.append((rows[1], [judge("peer", seed, made) for made in theirs][1]))
+    print(json.dumps(_compared(pairs)))
 
 
-def _compared(found: dict[str, list[tuple[float, float]]]) -> dict[str, object]:
-    pairs = list(zip(found["ours"], found["peer"], strict=True))
-    ratios, gains = [a[0] / b[0] for a, b in pairs], [b[1] - a[1] for a, b in pairs]
+def _compared(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    ratios, gains = [a["fd"] / b["fd"] for a, b in pairs], [b["nats"] - a["nats"] for a, b in pairs]
     return {
         "fd_ratio": statistics.mean(ratios), "fd_ratios": ratios,
         "nats_gained": statistics.mean(gains), "nats_gains": gains,

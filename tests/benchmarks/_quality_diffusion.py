@@ -104,7 +104,7 @@ class _Averages:
 
     def measure(self, model: GenerativeModel, nimg: int, *_: object) -> dict[str, float]:
         for share, average in self.averages.items():
-            ema.update(average, model, ema.decay_at(self.configs[share], nimg))
+            ema.Average(average, model).update(ema.decay_at(self.configs[share], nimg))
             if nimg in self.marks:
                 self.kept[f"{self.marks[nimg]:g}/{share:g}"] = copy.deepcopy(average)
         return {}

@@ -1,8 +1,9 @@
 """The peers' side of the quality benchmark: runs under their own python, knows nothing of genmod.
 
-    _quality_peers.py FOLDER SEED CPU_S    trains pythae's VAE so long, writes FOLDER/peer-SEED.npz
+    _quality_peers.py FOLDER SEED CPU_S LATENTS RATE    trains pythae's VAE so long, writes
+    FOLDER/peer-SEED-half.npz and -end.npz
 
-The nets are 784-512-256-16 and back; training images are made binary anew in each batch, with the
+The nets are 784-512-256-LATENTS and back; training images are made binary anew in each batch, with the
 probability that a pixel's value says. Loss, reparameterisation and models are pythae's own.
 """
 
@@ -20,7 +21,8 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch import Tensor, nn
 
-LATENTS, BATCH, DRAWS, IWAE = 16, 128, 2_000, 500
+BATCH, DRAWS, IWAE = 128, 2_000, 500
+LATENTS, RATE = int(sys.argv[4]), float(sys.argv[5])
 
 
 class Encoder(BaseEncoder):
@@ -56,20 +58,25 @@ def main() -> None:
     test = torch.from_numpy(data["test_binary"]).float()
     config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENTS, reconstruction_loss="bce")
     model = VAE(config, encoder=Encoder(), decoder=Decoder()).train()
-    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
-    begun_s, nimg = time.process_time(), 0
-    while time.process_time() - begun_s < cpu_s:
-        rows = torch.randint(0, len(train), (BATCH,))
-        adam.zero_grad()
-        model({"data": torch.bernoulli(train[rows])}).loss.backward()
-        adam.step()
-        nimg += BATCH
-    model.eval()
-    with torch.no_grad():
-        draws = model.decoder(torch.randn(DRAWS, LATENTS))["reconstruction"]
-        nats = torch.stack([_iwae(model, row) for row in test])
-    pixels = draws.mul(256).floor().clamp(max=255).to(torch.uint8)
-    np.savez(folder / f"peer-{seed}.npz", draws=pixels.numpy(), nats=nats.numpy(), nimg=nimg)
+    adam = torch.optim.Adam(model.parameters(), lr=RATE)
+    nimg, trained_s = 0, 0.0
+    for mark, until_s in (("half", cpu_s / 2), ("end", cpu_s)):
+        begun_s, before_s = time.process_time(), trained_s
+        model.train()
+        while trained_s < until_s:
+            rows = torch.randint(0, len(train), (BATCH,))
+            adam.zero_grad()
+            model({"data": torch.bernoulli(train[rows])}).loss.backward()
+            adam.step()
+            nimg += BATCH
+            trained_s = before_s + time.process_time() - begun_s
+        model.eval()
+        with torch.no_grad():
+            draws = model.decoder(torch.randn(DRAWS, LATENTS))["reconstruction"]
+            nats = torch.stack([_iwae(model, row) for row in test])
+        pixels = draws.mul(256).floor().clamp(max=255).to(torch.uint8).numpy()
+        path = folder / f"peer-{seed}-{mark}.npz"
+        np.savez(path, draws=pixels, nats=nats.numpy(), nimg=nimg, cpu_s=trained_s)
 
 
 def _iwae(model: VAE, x: Tensor) -> Tensor:

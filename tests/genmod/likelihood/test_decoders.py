@@ -105,6 +105,9 @@ def test_binary_draws_follow_the_probabilities_and_are_black_or_white():
     assert set(units.to_pixels(x_BCHW).unique().tolist()) == {0, 255}
     on = float((x_BCHW > 0).double().mean())
     assert abs(on - float(raw.sigmoid())) < 4 * (0.25 / copies) ** 0.5
+    white, black = ALL_x[255] * float(raw.sigmoid()), ALL_x[0] * float((-raw).sigmoid())
+    assert float(Bernoulli().expected(raw)) == pytest.approx(float(white + black), abs=1e-6)
+    assert float(Bernoulli().mean(raw)) == pytest.approx(float(ALL_x[0]), abs=1e-6)
 
 
 @pytest.mark.parametrize("components", [1, 3])

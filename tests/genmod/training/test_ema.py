@@ -13,7 +13,7 @@ def test_distance_halves_in_a_half_life(gaussian):
     config = TrainConfig(batch=8, ema_halflife_nimg=64, ema_rampup=None)
     for halvings in range(1, 4):
         for _ in range(8):
-            ema.update(average, target, ema.decay_at(config, 10**6))
+            ema.Average(average, target).update(ema.decay_at(config, 10**6))
         assert float(average.net.weight) == pytest.approx(10 - 8 * 0.5**halvings, rel=1e-12)
     assert not any(parameter.requires_grad for parameter in average.parameters())
     assert float(gaussian.net.weight.detach()) == 2.0
