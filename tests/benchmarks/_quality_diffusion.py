@@ -191,11 +191,11 @@ def search(side: str, judge: Judge, data: Tensor, folder: Path, cpu_s: float) ->
 
 
 def compare(
-    judge: Judge, data: Tensor, folder: Path, seeds: int, cpu_s: float, draws: int
+    judge: Judge, data: Tensor, folder: Path, seeds: range, cpu_s: float, draws: int
 ) -> list[dict]:
     """Ours, then the peer for as many CPU seconds, seed by seed; a row for each set of draws."""
     rows: list[dict[str, Any]] = []
-    for seed in range(seeds):
+    for seed in seeds:
         taken_s = cpu_s
         for side in ("ours", "peer"):
             settings = SETTINGS[side] | {"ema": [SETTINGS[side]["ema"]]}
@@ -242,6 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--draws", type=int, default=1_000)
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--only", choices=("ours", "peer"))
@@ -258,7 +259,8 @@ def main() -> None:
             for side in (wanted.only,) if wanted.only else ("ours", "peer"):
                 search(side, judge, data, folder, SEARCH_S)
             return
-        rows = compare(judge, data, folder, wanted.seeds, 60 * wanted.minutes, wanted.draws)
+        seeds = range(wanted.first, wanted.first + wanted.seeds)
+        rows = compare(judge, data, folder, seeds, 60 * wanted.minutes, wanted.draws)
     print(json.dumps(summary(rows)))
 
 
