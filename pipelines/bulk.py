@@ -11,6 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -85,6 +86,8 @@ class Job(Generic[ManifestT, ReceiptT]):
     """Makes the manifest from the receipts of all pieces, in order."""
     first: Job[ManifestT, ReceiptT] | None = None
     """Work that must be done before any piece of this one."""
+    head: Piece | None = None
+    """What one actor does alone, before the others would each do it; it keeps a receipt of its own."""
 
 
 class PieceActor(ModelActor):
@@ -122,18 +125,23 @@ class _Open(Generic[ManifestT, ReceiptT]):
 
     def tasks(self, number: int) -> list[Task]:
         """What is left to do; ``number`` is the job's."""
-        job = self.job
-        return [
-            {
-                "name": f"{job.name} {piece.name}",
-                "job": number,
-                "piece": piece.name,
-                "rows": piece.rows,
-                "what": piece.what,
-            }
-            for piece in job.pieces
-            if piece.name not in self.done
-        ]
+        left = [piece for piece in self.job.pieces if piece.name not in self.done]
+        return [self._task(number, piece) for piece in left]
+
+    def heads(self, number: int) -> list[Task]:
+        """What to do before them, if there are several."""
+        head = self.job.head
+        several = len(self.names) - len(self.done) > 1
+        return [self._task(number, head)] if head is not None and several else []
+
+    def _task(self, number: int, piece: Piece) -> Task:
+        return {
+            "name": f"{self.job.name} {piece.name}",
+            "job": number,
+            "piece": piece.name,
+            "rows": piece.rows,
+            "what": piece.what,
+        }
 
     def add(self, facts: Facts) -> None:
         """A piece was done."""
@@ -182,15 +190,19 @@ def run_jobs(
     options.on_progress(done, total)
     if tasks:
         options.connect()
-    results = run(
+    do = partial(
+        run,
         actor,
-        tasks,
         workers=config.workers,
         where=shape(config.device, options.cluster),
         deadline_s=config.deadline_s,
         plans=[job.plan for job in jobs],
     )
-    for facts in results:
+    heads = [task for number, opened in under_way.items() for task in opened.heads(number)]
+    if config.workers > 1:
+        for _ in do(heads):
+            pass
+    for facts in do(tasks):
         opened = under_way[facts["job"]]
         opened.add(facts)
         done += facts["rows"]

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from cluster.actors import Facts, Task
 from genmod import receipts, storage
 from genmod.config import Config, as_json, parse
 from genmod.data.reader import RowReader
@@ -67,6 +68,14 @@ class ScoreActor(PieceActor):
         super().__init__(**options)
         self._known_by_fingerprint: dict[str, Scores] = {}
 
+    def do(self, task: Task) -> Facts:
+        """A table, or what is done once before them."""
+        if task["piece"] != PREPARED:
+            return super().do(task)
+        plan = self.plans[task["job"]]
+        model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
+        return {"piece": PREPARED, "receipt": as_json(self._prepared(plan, model))}
+
     def make(self, plan: ScorePlan, piece: str, what: dict[str, Any]) -> ScoreReceipt:
         """One table."""
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
@@ -112,7 +121,7 @@ class ScoreActor(PieceActor):
         return self._known_by_fingerprint[wanted]
 
     def _prepared(self, plan: ScorePlan, model: GenerativeModel) -> PreparedReceipt:
-        """What is fitted before rows are scored: once a job, by whichever actor is first."""
+        """What is fitted before rows are scored: once a job, by the first actor that wants it."""
         if plan.calibration is not None:
             return self._prepared(plan.calibration, model)
         how = plan.options()
@@ -183,7 +192,15 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
         },
         finish=finish,
         first=None if plan.calibration is None else _job(plan.calibration),
+        head=Piece(PREPARED, 0, {}) if _waits_for_fit(plan) else None,
     )
+
+
+def _waits_for_fit(plan: ScorePlan) -> bool:
+    """Whether something is to be fitted for this job alone, and is not yet."""
+    if plan.calibration is not None or not plan.options().prepares:
+        return False
+    return receipts.load(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint) is None
 
 
 def score_models(

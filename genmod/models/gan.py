@@ -8,6 +8,11 @@ That loss is the default; the others and the augmentations are in :mod:`genmod.a
 D sees real images at the middle of their pixels' bins: the penalties already smooth it over distances
 far above half a bin, so dequantising them would add only noise.
 
+D's value is no log p up to a constant, so no likelihood is labelled ``unnormalised``: the best D of the
+relativistic and of the non-saturating loss is log p_data - log p_G up to one (Goodfellow et al. 2014,
+Proposition 1), flat when G is right; that of the others is no logarithm at all. Densities are of G under
+declared noise.
+
 Letters: B batch, C channels, H height, W width, Z latent dimensions.
 """
 

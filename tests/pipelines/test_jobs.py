@@ -32,7 +32,7 @@ from genmod.training.published import load_model, publish_model
 from genmod.training.state import TrainState
 from pipelines.bulk import Options
 from pipelines.sample import SampleJob, plan_sample, regenerate, sample_models
-from pipelines.score import ScoreJob, plan_score, score_models
+from pipelines.score import ScoreJob, _job, plan_score, score_models
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 SEED = 11
@@ -263,6 +263,7 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     plan = plan_score(job, config, seed=SEED)
     assert (plan.rows, plan.calibration.rows) == (5, 5)  # max_rows holds for both
     assert not plan.is_calibrated_by_own_rows
+    assert [_job(one).head is None for one in (plan, plan.calibration)] == [True, False]
     (manifest,) = score_models([job], config, seed=SEED)
     calibration = load(Manifest, str(only(tmp_path / "out" / "calibration")), "scores")
     assert calibration.parents["dataset"] == load(DatasetManifest, data, "dataset").digest
@@ -271,6 +272,7 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     assert {"sigma", "gap_nats", "gap_rows"} <= manifest.facts["prepared"].keys()
     assert f"sigma {manifest.facts['prepared']['sigma']:.6g}" in manifest.facts["of"]
     assert not (tmp_path / "out" / "receipts" / "prepared.json").exists()
+    assert _job(plan.calibration).head is None  # nothing to wait for if it is begun anew
     assert set(manifest.facts["rare"]) == {"p_two_sided", "p_corrected"}
 
 

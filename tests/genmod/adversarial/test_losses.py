@@ -77,3 +77,20 @@ def test_penalties_in_closed_form():
     assert found.slope.item() == pytest.approx(slope, rel=1e-9)
     assert found.penalty(gamma).item() == pytest.approx(10 * slope, rel=1e-9)
     assert judged("none", 1, slice(None)).penalty(gamma).item() == 0
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_the_best_critic_is_a_log_ratio_to_the_generator_and_no_log_density(name):
+    """Of three images, as often as counted: the loss rests at log p / q or nowhere, not at log p, log q."""
+    p, q = torch.tensor([1, 2, 5]), torch.tensor([4, 2, 2])
+    pairs = torch.cartesian_prod(*(torch.arange(3).repeat_interleave(n) for n in (p, q)))
+    log_p, log_q = p.double().div(8).log(), q.double().div(8).log()
+
+    def pull(logits):
+        logits = logits.clone().requires_grad_()
+        discriminator_loss(name, logits[pairs[:, 0]], logits[pairs[:, 1]]).backward()
+        return float(logits.grad.abs().max())
+
+    rests = pull(log_p - log_q) < 1e-12
+    assert rests == (name in ("rpgan", "non_saturating"))
+    assert min(pull(log_p), pull(log_q)) > 0.01
