@@ -78,10 +78,7 @@ class Bernoulli(PixelLikelihood):
 
     def nats(self, raw_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
         """Log probability; a pixel is on if it is above 0."""
-        on_BCHW = (x_BCHW > 0).to(raw_BPHW.dtype)
-        return -F.binary_cross_entropy_with_logits(raw_BPHW, on_BCHW, reduction="none").sum(
-            (1, 2, 3)
-        )
+        return F.logsigmoid(raw_BPHW * x_BCHW.sign()).sum((1, 2, 3))
 
     def draw(self, raw_BPHW: Tensor, rng: Rng) -> Tensor:
         """Each pixel on or off."""

@@ -13,7 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Activation = Literal["silu", "tanh"]
+Activation = Literal["silu", "relu", "tanh"]
+
+_LAYERS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 def _layers(lengths: Sequence[int], activation: Activation) -> nn.Sequential:
@@ -27,7 +29,7 @@ def _layers(lengths: Sequence[int], activation: Activation) -> nn.Sequential:
         if activation == "tanh":
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
-        parts += [linear, nn.Tanh() if activation == "tanh" else nn.SiLU()]
+        parts += [linear, _LAYERS[activation]()]
     return nn.Sequential(*parts)
 
 

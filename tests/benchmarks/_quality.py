@@ -58,10 +58,10 @@ SEARCH: dict[str, list[dict[str, Any]]] = {
         {"lr": 1e-3, "latents": 24, "hidden": [512, 256]},
         {"lr": 1e-3, "latents": 24, "hidden": [512, 256], "prior_components": 64},
         {"lr": 2e-3, "latents": 16, "hidden": [512, 256], "prior_components": 64},
+        {"lr": 4e-3, "latents": 16, "hidden": [512, 256], "prior_components": 128},
     ],
     "peer": [
-        {"lr": lr, "latents": latents}
-        for lr, latents in ((1e-3, 16), (2e-3, 16), (4e-3, 16), (2e-3, 24))
+        {"lr": lr, "latents": latents} for lr, latents in ((1e-3, 16), (2e-3, 16), (4e-3, 16))
     ],
 }
 SETTINGS: dict[str, dict[str, Any]] = {

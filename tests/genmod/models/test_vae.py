@@ -27,7 +27,11 @@ CASES = [
     pytest.param(GREY, {"likelihood": "categorical_256"}, id="categorical-grey"),
     pytest.param(RGB, {"likelihood": "gaussian_sigma"}, id="gaussian-rgb"),
     pytest.param(BINARY, {"groups": 2, "ladder_width": 8}, id="groups"),
-    pytest.param(BINARY, {"prior_components": 3, "hidden": (7, 5)}, id="mixture-plain-layers"),
+    pytest.param(
+        BINARY,
+        {"prior_components": 3, "hidden": (7, 5), "activation": "relu"},
+        id="mixture-plain-layers",
+    ),
     pytest.param(BINARY, {"hidden": (6,), "activation": "tanh"}, id="tanh"),
 ]
 every_case = pytest.mark.parametrize(("spec", "net"), CASES)

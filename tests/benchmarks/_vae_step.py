@@ -1,0 +1,98 @@
+"""A training step of the VAE against pythae's, same layers, paired in one process with a control.
+
+    PYTHONPATH=. $GENMOD_BENCH_PEERS -m tests.benchmarks._vae_step
+
+Both: 784-512-256-16 and back with ReLU, binary images, 128 of them. The peer's step is its model's loss,
+backward and Adam, as its trainer has them. Ours, with the settings of the quality benchmark, is the whole
+loop's: pixels from bytes, addressed noise, loss, backward, clipping, AdamW, moving average and the ledger of
+losses. CPU seconds on one core, rounds in turn. The environment is that of the quality benchmark
+(tests/benchmarks/_quality.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from genmod.data.batch import Batch
+from genmod.manifest import ImageSpec
+from genmod.models.base import DataStats, ModelConfig
+from genmod.training.loop import Plan, train
+from genmod.training.plan import OptimConfig, TrainConfig
+from genmod.world import Alone
+
+BATCH, STEPS, ROUNDS = 128, 100, 9
+BINARY = ImageSpec(channels=1, height=28, width=28, levels=2)
+NET = {"latents": 16, "hidden": [512, 256], "activation": "relu"}
+
+
+def _on_BCHW() -> torch.Tensor:
+    return torch.rand(BATCH, *BINARY.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+
+
+def _ours() -> Callable[[], None]:
+    stats = DataStats(mean=(-0.4,), std=(0.9,))
+    model = ModelConfig(family="vae", net=NET, spec=BINARY, stats=stats).build(0)
+    pixels_BCHW, nimg = _on_BCHW().to(torch.uint8) * 255, STEPS * BATCH
+
+    def batches(start: int) -> Iterator[Batch]:
+        for first in itertools.count(start, BATCH):
+            yield Batch(pixels_BCHW, None, torch.arange(first, first + BATCH))
+
+    optim = OptimConfig(lr=4e-3, weight_decay=0.01, clip_norm=300)
+    config = TrainConfig(nimg=nimg, batch=BATCH, log_every_nimg=nimg, optim=optim)
+    return lambda: (train(model, batches, Alone(), Plan(config, 0)), None)[1]  # type: ignore[arg-type]
+
+
+def _peer() -> Callable[[], None]:
+    sys.argv[1:] = [".", "0", "0", str(NET["latents"]), "1e-3"]
+    from pythae.models import VAE, VAEConfig  # type: ignore[import-not-found]
+
+    from tests.benchmarks import _quality_peers as peers
+
+    config = VAEConfig(input_dim=BINARY.shape, latent_dim=16, reconstruction_loss="bce")
+    model = VAE(config, encoder=peers.Encoder(), decoder=peers.Decoder()).train()
+    x_BCHW = _on_BCHW().float()
+
+    def steps() -> None:
+        adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+        for _ in range(STEPS):
+            adam.zero_grad()
+            model({"data": x_BCHW}).loss.backward()
+            adam.step()
+
+    return steps
+
+
+def _cpu_s(call: Callable[[], None]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Images a CPU second of both, the ratio and the control's, each with its least and largest round."""
+    torch.set_num_threads(1)
+    calls = [_ours(), _peer(), _peer()]
+    for call in calls:
+        call()
+    taken = [[_cpu_s(call) for call in calls] for _ in range(ROUNDS)]
+
+    def ratio(mine: int, theirs: int) -> list[float]:
+        found = sorted(row[theirs] / row[mine] for row in taken)
+        return [statistics.median(found), found[0], found[-1]]
+
+    rates = [STEPS * BATCH / statistics.median(row[i] for row in taken) for i in range(2)]
+    row = {"name": "vae/step against pythae", "unit": "images per CPU second"}
+    row |= {"ours": rates[0], "peer": rates[1], "ratio, least, largest": ratio(0, 1)}
+    print(json.dumps(row | {"control: pythae against itself": ratio(1, 2)}))
+
+
+if __name__ == "__main__":
+    main()
