@@ -1,7 +1,7 @@
 """What two options of the VAE are worth on Fashion-MNIST: a trained sigma, and groups of latents.
 
     .venv/bin/python -m tests.benchmarks._vae_options sigma [--seeds 0 1 2] [--minutes 0.75]
-    .venv/bin/python -m tests.benchmarks._vae_options groups [--seeds 0 1] [--minutes 2]
+    .venv/bin/python -m tests.benchmarks._vae_options groups [--seeds 0 1 2] [--minutes 0.75]
 
 ``make bench`` leaves it out, for it takes sides x seeds x minutes and more. Protocol: one thread; the CPU
 time is training's alone, and a short probe says how many images fit in it; 60,000 training images, none of
@@ -19,7 +19,7 @@ images. Against all 10,000 test images (for reconstructions their own 2,000):
 * ``fd``: Frechet distance in the features of a classifier fitted to the training images, without 2,000 of
   them that make the floor.
 
-``groups``: binary pixels, drawn anew in each batch with the probability that a value says; 1,000 test images
+``groups``: binary pixels, drawn anew in each batch with the probability that a value says; 500 test images
 made binary once, the bound of log p by IWAE-100, for each set of options in GROUPS.
 """
 
@@ -33,7 +33,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,23 +40,23 @@ from genmod import units
 from genmod.data.batch import Batch
 from genmod.likelihood.codes import usage
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import Extractor, FeaturesConfig, fit
 from genmod.models.base import DataStats, ModelConfig
 from genmod.models.vae import Model, VAESample, VAEScore
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import Alone
-from tests.benchmarks._quality import _binary, _images, _judged, _labels
+from tests.benchmarks import _equal_time as shared
+from tests.benchmarks._equal_time import GREY, Judge
 
-GREY = ImageSpec(channels=1, height=28, width=28)
 BINARY = ImageSpec(channels=1, height=28, width=28, levels=2)
 NET: dict[str, Any] = {"latents": 24, "unshuffle": 4, "widths": [64], "blocks": 1}
-BATCH, LR, PROBE_NIMG = 128, 3e-3, 12_800
-DRAWS, SCORED, PARTICLES = 2_000, 1_000, 100
+BATCH, LR, PROBE_NIMG, PROBES = 128, 3e-3, 2_560, 6
+DRAWS, SCORED, PARTICLES = 2_000, 500, 100
 GROUPS: dict[str, dict[str, Any]] = {
     "1 group": {},
-    "4 groups": {"groups": 4},
+    "2 groups": {"groups": 2, "ladder_width": 64},
+    "4 groups": {"groups": 4, "ladder_width": 64},
 }
 LAPLACE_1133 = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
 
@@ -79,15 +78,18 @@ def high_power(x_BCHW: Tensor) -> float:
     return float((torch.fft.fft2(x_BCHW, norm="ortho").abs().square() * high_HW).mean())
 
 
+def binary(pixels_BCHW: Tensor, seed: int, index_B: Tensor) -> Tensor:
+    """0 or 255, the latter with the probability that the value says."""
+    u_BCHW = rng_for(seed, "bench/pixel", index_B).uniform(*pixels_BCHW.shape[1:])
+    return ((u_BCHW * 255 < pixels_BCHW).to(torch.uint8)) * 255
+
+
 def _batches(images_NCHW: Tensor, spec: ImageSpec, seed: int, start: int) -> Iterator[Batch]:
-    while True:
-        index_B = torch.arange(start, start + BATCH)
-        row_B = rng_for(seed, "bench/row", index_B).integers(len(images_NCHW), 1)[:, 0]
-        pixels_BCHW = images_NCHW[row_B]
+    for batch in shared.batches(images_NCHW, seed, BATCH, start):
+        pixels_BCHW = batch.pixels_BCHW
         if spec.levels == 2:
-            pixels_BCHW = _binary(pixels_BCHW, seed, "bench/pixel", index_B)
-        yield Batch(pixels_BCHW, None, index_B)
-        start += BATCH
+            pixels_BCHW = binary(pixels_BCHW, seed, batch.index_B)
+        yield Batch(pixels_BCHW, None, batch.index_B)
 
 
 def unchanged(model: Model) -> None:
@@ -111,23 +113,19 @@ def trained(
 ) -> tuple[Model, float]:
     """The averaged model after so many images, and training's CPU seconds.
 
-    ``how`` may hold ``lr``, and ``warmup``, the share of training in which the KL term's weight grows; the
-    rest are options of the net.
+    ``how`` holds options of the net.
     """
-    net = NET | how
-    lr, warmup = net.pop("lr", LR), net.pop("warmup", 0.0)
-    net["kl_warmup_nimg"] = int(warmup * nimg)
     config = TrainConfig(
         nimg=nimg,
         batch=BATCH,
         log_every_nimg=nimg,
         ema_halflife_nimg=max(1, nimg // 50),
         ema_rampup=0.1,
-        optim=OptimConfig(lr=lr, weight_decay=0.01, clip_norm=300, warmup_nimg=nimg // 40),
+        optim=OptimConfig(lr=LR, weight_decay=0.01, clip_norm=300, warmup_nimg=nimg // 40),
     )
     some = units.to_network(images_NCHW[:5_000])
     stats = DataStats(mean=(float(some.mean()),), std=(float(some.std()),))
-    model = ModelConfig(family="vae", net=net, spec=spec, stats=stats).build(seed)
+    model = ModelConfig(family="vae", net=NET | how, spec=spec, stats=stats).build(seed)
     assert isinstance(model, Model)
     change(model)
 
@@ -140,19 +138,21 @@ def trained(
     return state.ema.eval(), time.process_time() - begun_s
 
 
-def fitting(cpu_s: float, probe: Callable[[int], tuple[Model, float]]) -> int:
-    """How many images fit in so many CPU seconds."""
-    probe(BATCH)
-    return int(cpu_s * PROBE_NIMG / probe(PROBE_NIMG)[1]) // BATCH * BATCH
+def fitting(probes: list[Callable[[int], float]], cpu_s: float) -> list[int]:
+    """How many images of each side fit in so many CPU seconds; the sides are probed in turn."""
+    rounds = [[probe(PROBE_NIMG) for probe in probes] for _ in range(PROBES)][1:]
+    first_s = statistics.median(times[0] for times in rounds)
+    ratios = [
+        statistics.median(times[i] / times[0] for times in rounds) for i in range(len(probes))
+    ]
+    return [int(cpu_s * PROBE_NIMG / (first_s * ratio)) // BATCH * BATCH for ratio in ratios]
 
 
 @torch.no_grad()
-def blur(model: Model, test_NCHW: Tensor, extractor: Extractor, seed: int) -> dict[str, float]:
+def blur(model: Model, test_NCHW: Tensor, judge: Judge, seed: int) -> dict[str, float]:
     """How a model's images differ from real ones."""
-    real_NCHW, some = (
-        units.to_network(test_NCHW),
-        Batch(test_NCHW[:DRAWS], None, torch.arange(DRAWS)),
-    )
+    real_NCHW = units.to_network(test_NCHW)
+    some = Batch(test_NCHW[:DRAWS], None, torch.arange(DRAWS))
     x_BCHW = some.x_BCHW()
     rng = rng_for(seed, "bench/draw", range(DRAWS))
     drawn_BCHW = model.sample(None, rng, VAESample(output="mean"))
@@ -164,11 +164,11 @@ def blur(model: Model, test_NCHW: Tensor, extractor: Extractor, seed: int) -> di
         "sigma": float(model.noise().exp()),
         "draws laplacian": roughness(drawn_BCHW) / roughness(real_NCHW),
         "draws high": high_power(drawn_BCHW) / high_power(real_NCHW),
-        "draws fd": _judged(extractor, units.to_pixels(drawn_BCHW), test_NCHW),
+        "draws fd": judge.distance(units.to_pixels(drawn_BCHW)),
         "rec laplacian": roughness(rec_BCHW) / roughness(x_BCHW),
         "rec high": high_power(rec_BCHW) / high_power(x_BCHW),
         "rec detail": 1 - float(missed / laplacian(x_BCHW).square().sum()),
-        "rec fd": _judged(extractor, units.to_pixels(rec_BCHW), test_NCHW),
+        "rec fd": judge.distance(units.to_pixels(rec_BCHW)),
         "rec mse": float((rec_BCHW - x_BCHW).square().mean()),
         "kl_nats": used["kl_nats"],
         "active_units": used["active_units"],
@@ -176,33 +176,30 @@ def blur(model: Model, test_NCHW: Tensor, extractor: Extractor, seed: int) -> di
 
 
 def sigma(seeds: list[int], cpu_s: float) -> list[dict[str, Any]]:
-    images_NCHW, test_NCHW = _images("train"), _images("t10k")
-    spec = ImageSpec(channels=1, height=28, width=28, classes=10)
-    fitted, held = images_NCHW[:-DRAWS], images_NCHW[-DRAWS:]
-    extractor = fit(FeaturesConfig(), spec, fitted, _labels("train")[:-DRAWS], 0)
-    print(
-        f"features {extractor.label}, floor {_judged(extractor, held, test_NCHW):.3f}", flush=True
-    )
-    sides = {"trained sigma": unchanged, "sigma 1": hold_sigma_at_one}
+    images_NCHW, test_NCHW = shared.images("train"), shared.images("t10k")
+    judge = Judge(images_NCHW[:-DRAWS], test_NCHW)
+    floor = judge.distance(images_NCHW[-DRAWS:])
+    print(f"features {judge.extractor.label}, floor {floor:.3f}", flush=True)
     how = {"likelihood": "gaussian_sigma"}
-    nimg = fitting(cpu_s, lambda n: trained(images_NCHW, GREY, how, 0, n))
+    sides = {"trained sigma": unchanged, "sigma 1": hold_sigma_at_one}
+    nimg = fitting([lambda n: trained(images_NCHW, GREY, how, 0, n)[1]], cpu_s)[0]
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         for side, change in sides.items():
             model, taken_s = trained(images_NCHW, GREY, how, seed, nimg, change)
             row = {"side": side, "seed": seed, "cpu_s": taken_s, "nimg": nimg}
-            rows.append(row | blur(model, test_NCHW, extractor, seed))
+            rows.append(row | blur(model, test_NCHW, judge, seed))
             print(json.dumps(rounded(rows[-1])), flush=True)
     return rows
 
 
 def groups(seeds: list[int], cpu_s: float, wanted: dict[str, Any]) -> list[dict[str, Any]]:
-    images_NCHW, index_B = _images("train"), torch.arange(SCORED)
-    test_BCHW = _binary(_images("t10k")[:SCORED], 0, "bench/test", index_B)
-    fits = {
-        side: fitting(cpu_s, lambda n, how=how: trained(images_NCHW, BINARY, how, 0, n))
-        for side, how in wanted.items()
-    }
+    images_NCHW, index_B = shared.images("train"), torch.arange(SCORED)
+    test_BCHW = binary(shared.images("t10k")[:SCORED], 0, index_B)
+    probes = [
+        lambda n, how=how: trained(images_NCHW, BINARY, how, 0, n)[1] for how in wanted.values()
+    ]
+    fits = dict(zip(wanted, fitting(probes, cpu_s), strict=True))
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         for side, how in wanted.items():
@@ -238,9 +235,7 @@ def differences(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     for side in sides[1:]:
         for name in [key for key, value in rows[0].items() if isinstance(value, float)]:
             gaps = [b[name] - a[name] for a, b in zip(of[sides[0]], of[side], strict=True)]
-            mean, n = statistics.mean(gaps), len(gaps)
-            half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(gaps) / n**0.5 if n > 1 else 0.0
-            found[f"{side}: {name}"] = [round(v, 3) for v in (mean, mean - half, mean + half)]
+            found[f"{side}: {name}"] = shared.interval(gaps)
     return found
 
 
