@@ -58,6 +58,19 @@ OPTIM = {
 }  # fmt: skip
 BATCH, HALFLIFE_SHARE = 16, 0.05
 DRAWS, POINTS, PROBE_NIMG, NEIGHBOURS = 2_000, 4, 6_400, 5
+HELD_OUT = 10_000
+AVERAGES = {"halflives_nimg": [1_000, 4_480, 16_000]}
+SEARCHED: tuple[dict[str, Any], ...] = (
+    {"batch": 64},
+    {"batch": 16},
+    {"batch": 16, "lr": 5e-4},
+    {"batch": 32, "lr": 5e-4},
+    {"batch": 16, "lr": 5e-4, "floor": 0.05},
+    {"batch": 8, "lr": 5e-4, "floor": 0.05},
+)
+"""What the peer is tried with, each with averages of these half-lives."""
+TUNED: dict[str, Any] = {"batch": 16, "lr": 5e-4}
+"""The best of the first three; the others were not reached."""
 MEASURES = ("fd", "coverage", "recall", "density", "precision")
 
 
@@ -120,15 +133,19 @@ def ours(pixels_NCHW: Tensor, seed: int, cpu_s: float) -> list[dict[str, Any]]:
     return run(nimg, POINTS)[0].found
 
 
-def peer(folder: Path, seed: int, cpu_s: float) -> list[dict[str, Any]]:
-    """The DCGAN's samples along one run, of both kinds of weights."""
+def peer(
+    folder: Path, seed: int, cpu_s: float, points: int, settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The DCGAN's samples along one run, of each kind of weights."""
     worker = Path(__file__).with_name("_quality_gan_peer.py")
-    subprocess.run([sys.executable, str(worker), str(folder), str(seed), str(cpu_s)], check=True)
+    wanted = [str(seed), str(cpu_s), str(points), json.dumps(dict(settings))]
+    subprocess.run([sys.executable, str(worker), str(folder), *wanted], check=True)
     made = np.load(folder / f"gan-peer-{seed}.npz")
+    kinds = [name.removesuffix("@1") for name in made if name.endswith("@1")]
     return [
-        {"pixels": torch.from_numpy(made[f"{weights}-{n}"]), "nimg": int(made[f"nimg-{n}"]),
-         "cpu_s": float(made[f"cpu_s-{n}"]), "weights": weights}
-        for n in range(1, POINTS + 1) for weights in ("raw", "ema")
+        {"pixels": torch.from_numpy(made[f"{weights}@{n}"]), "nimg": int(made[f"nimg@{n}"]),
+         "cpu_s": float(made[f"cpu_s@{n}"]), "weights": weights}
+        for n in range(1, points + 1) for weights in kinds if weights not in ("nimg", "cpu_s")
     ]  # fmt: skip
 
 
@@ -147,11 +164,13 @@ class Judge:
         return {"fd": frechet(moments(self.test_ND), moments(fake_ND)), **shares}
 
 
-def judge() -> tuple[Judge, Tensor]:
-    """The judge and the training images."""
+def judge(held_out: bool = False) -> tuple[Judge, Tensor]:
+    """The judge and the images to train on; ``held_out``: it compares with the last training images."""
     pixels_NCHW, spec = _images("train"), SPEC.model_copy(update={"classes": 10})
     extractor = fit(FeaturesConfig(), spec, pixels_NCHW, _labels("train"), 0)
-    return Judge(extractor, extractor.extract(_images("t10k")).features_ND), pixels_NCHW
+    other_NCHW = pixels_NCHW[-HELD_OUT:] if held_out else _images("t10k")
+    mine_NCHW = pixels_NCHW[:-HELD_OUT] if held_out else pixels_NCHW
+    return Judge(extractor, extractor.extract(other_NCHW).features_ND), mine_NCHW
 
 
 def curve(judge: Judge, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,6 +186,18 @@ def curve(judge: Judge, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(best.values())
 
 
+def search(seed: int, cpu_s: float) -> None:
+    """The peer with each of ``SEARCHED``, judged by training images that it does not see; a line each."""
+    judged, pixels_NCHW = judge(held_out=True)
+    with tempfile.TemporaryDirectory() as name:
+        np.savez(Path(name) / "data.npz", train=pixels_NCHW.numpy())
+        for settings in SEARCHED:
+            for point in peer(Path(name), seed, cpu_s, 1, settings | AVERAGES):
+                row = {key: value for key, value in point.items() if key != "pixels"}
+                row |= judged(point["pixels"])
+                print(settings, _told("peer", seed, row), flush=True)
+
+
 def _told(side: str, seed: int, row: Mapping[str, Any]) -> str:
     values = ", ".join(f"{name} {row[name]:.3f}" for name in MEASURES)
     which = f" ({row['weights']})" if "weights" in row else ""
@@ -180,9 +211,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument(
+        "--search", action="store_true", help="tune the peer for so many minutes a run"
+    )
+    parser.add_argument("--tuned", action="store_true", help="compare with the tuned peer")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     pin()
+    if wanted.search:
+        return search(100, 60 * wanted.minutes)
     judged, pixels_NCHW = judge()
     floor = judged(pixels_NCHW[:DRAWS])
     print(f"features {judged.extractor.label}, real images: {floor}", flush=True)
@@ -192,7 +229,7 @@ def main() -> None:
         np.savez(folder / "data.npz", train=pixels_NCHW.numpy())
         for seed in range(wanted.seeds):
             made = ours(pixels_NCHW, seed, 60 * wanted.minutes)
-            theirs = peer(folder, seed, made[-1]["cpu_s"])
+            theirs = peer(folder, seed, made[-1]["cpu_s"], POINTS, TUNED if wanted.tuned else {})
             for side, points in (("ours", made), ("peer", theirs)):
                 rows = curve(judged, points)
                 for row in rows:

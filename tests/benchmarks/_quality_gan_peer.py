@@ -1,18 +1,20 @@
 """The peer of the GAN's quality benchmark: a plain DCGAN in plain torch, which knows nothing of genmod.
 
-    _quality_gan_peer.py FOLDER SEED CPU_S    trains so long, writes FOLDER/gan-peer-SEED.npz
+    _quality_gan_peer.py FOLDER SEED CPU_S POINTS [SETTINGS]    writes FOLDER/gan-peer-SEED.npz
 
 Nets and settings of Radford et al. 2016 (Unsupervised representation learning with deep convolutional
 GANs, sec. 3) at 32x32: images get a black rim of two pixels, samples lose theirs. Widths 64, 128, 256 and 64
 latents (0.92 and 0.66 million parameters), batch 64, Adam 2e-4 with beta1 0.5, binary cross-entropy, G
-non-saturating, no labels. Samples are drawn a quarter, half, three quarters and all of the way, of the
-weights as they are and of their moving average, whose batch statistics are measured anew; neither the draws
-nor the average are counted as training.
+non-saturating, no labels. SETTINGS, a JSON object, changes what ``DEFAULTS`` names. Samples are drawn at as
+many even points of the way as POINTS says, of the weights as they are and of each moving average, whose batch
+statistics are measured anew; neither the draws nor the averages are counted as training.
 """
 
 from __future__ import annotations
 
 import copy
+import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -22,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LATENTS, BATCH, DRAWS, POINTS, PAD = 64, 64, 2_000, 4, 2
-HALFLIFE_STEPS = 70.0
+LATENTS, DRAWS, PAD = 64, 2_000, 2
+DEFAULTS = {"batch": 64, "lr": 2e-4, "floor": 1.0, "halflives_nimg": [4480]}
+"""``floor``: share of the learning rate that is left at the end, after half a cosine of CPU time."""
 
 
 def _layers(*layers: nn.Module) -> nn.Sequential:
@@ -74,38 +77,49 @@ def _draws(net: nn.Sequential, measured_anew: bool) -> np.ndarray:
 
 
 def main() -> None:
-    folder, seed, cpu_s = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    folder, seed, cpu_s, points = (
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        float(sys.argv[3]),
+        int(sys.argv[4]),
+    )
+    settings = DEFAULTS | (json.loads(sys.argv[5]) if len(sys.argv) > 5 else {})
+    assert settings.keys() == DEFAULTS.keys(), settings
+    batch, lr, floor = settings["batch"], settings["lr"], settings["floor"]
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     pixels = torch.from_numpy(np.load(folder / "data.npz")["train"])
     g, d = generator(), discriminator()
-    average = copy.deepcopy(g)
-    adam_g, adam_d = (
-        torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (g, d)
-    )
-    bce, ones, zeros = F.binary_cross_entropy_with_logits, torch.ones(BATCH), torch.zeros(BATCH)
+    averages = {f"ema-{nimg}": (copy.deepcopy(g), nimg) for nimg in settings["halflives_nimg"]}
+    adams = [torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.999)) for net in (g, d)]
+    bce, ones, zeros = F.binary_cross_entropy_with_logits, torch.ones(batch), torch.zeros(batch)
     out: dict[str, object] = {}
-    trained_s, step, nimg = 0.0, 0, 0
-    for point in range(1, POINTS + 1):
-        while trained_s < cpu_s * point / POINTS:
+    trained_s, step = 0.0, 0
+    for point in range(1, points + 1):
+        while trained_s < cpu_s * point / points:
             begun_s = time.process_time()
-            real: Tensor = pixels[torch.randint(0, len(pixels), (BATCH,))].float() / 127.5 - 1
+            for adam in adams:
+                cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, trained_s / cpu_s))
+                adam.param_groups[0]["lr"] = lr * (floor + (1 - floor) * cosine)
+            real: Tensor = pixels[torch.randint(0, len(pixels), (batch,))].float() / 127.5 - 1
             real = F.pad(real, (PAD, PAD, PAD, PAD), value=-1.0)
-            fake = g(torch.randn(BATCH, LATENTS, 1, 1))
-            adam_d.zero_grad()
+            fake = g(torch.randn(batch, LATENTS, 1, 1))
+            adams[1].zero_grad()
             (bce(d(real), ones) + bce(d(fake.detach()), zeros)).backward()
-            adam_d.step()
-            adam_g.zero_grad()
+            adams[1].step()
+            adams[0].zero_grad()
             bce(d(fake), ones).backward()
-            adam_g.step()
+            adams[0].step()
             trained_s += time.process_time() - begun_s
-            step, nimg = step + 1, nimg + BATCH
-            keep = min(0.5 ** (1 / HALFLIFE_STEPS), step / (step + 10))
-            with torch.no_grad():
-                for old, new in zip(average.parameters(), g.parameters(), strict=True):
-                    old.lerp_(new, 1 - keep)
-        out |= {f"raw-{point}": _draws(g, False), f"ema-{point}": _draws(average, True)}
-        out |= {f"nimg-{point}": nimg, f"cpu_s-{point}": trained_s}
+            step += 1
+            for average, halflife_nimg in averages.values():
+                keep = min(0.5 ** (batch / halflife_nimg), step / (step + 10))
+                with torch.no_grad():
+                    for old, new in zip(average.parameters(), g.parameters(), strict=True):
+                        old.lerp_(new, 1 - keep)
+        out |= {f"raw@{point}": _draws(g, False)}
+        out |= {f"{name}@{point}": _draws(average, True) for name, (average, _) in averages.items()}
+        out |= {f"nimg@{point}": step * batch, f"cpu_s@{point}": trained_s}
     np.savez(folder / f"gan-peer-{seed}.npz", **out)
 
 
