@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import subprocess
@@ -148,6 +149,7 @@ def test_a_node_is_lost_in_each_stage(cluster, ray_session, tmp_path):
         for stage, begun in stages.items():
             _wait(driver, begun, stage, log)
             assert not ends[stage].exists(), f"{stage} was over before its node could be killed"
+            time.sleep(random.random())  # at any moment of the stage, or in the next one's first
             kill_marked(MARK, node)
             node = cluster.add_node()
         assert driver.wait(300) == 0, log.read_text()[-3000:]
