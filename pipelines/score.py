@@ -131,8 +131,9 @@ class ScoreActor(PieceActor):
         if found is None:
             own = require(DatasetManifest, plan.own_root, "dataset", "shard")
             made = prepare(model, how, plan.own_root, own, seed=plan.seed)
+            facts = dict(sorted(made.facts.items()))  # as one who reads the receipt finds them
             receipt = PreparedReceipt(
-                fingerprint=plan.fingerprint, how=as_json(made.how), facts=dict(made.facts)
+                fingerprint=plan.fingerprint, how=as_json(made.how), facts=facts
             )
             found = receipts.commit(plan.out_root, PREPARED, receipt)
         return found
