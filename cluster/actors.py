@@ -23,6 +23,7 @@ from cluster.room import room
 from cluster.session import ClusterConfig, wait_s
 from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.manifest import Manifest, require
+from genmod.memory import keep_freed
 from genmod.models.base import GenerativeModel
 
 TRIES = 3
@@ -131,6 +132,7 @@ class ModelActor(Actor):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        keep_freed()
         self._models: dict[tuple[str, str], GenerativeModel] = {}
 
     def model(self, root: str, digest: str, weights: Literal["ema", "raw"]) -> GenerativeModel:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from genmod.data.batch import Batch
 from genmod.models.base import GenerativeModel, ModelConfig, family
+from genmod.nets.linear import NAME as LINEAR
 from genmod.rng import Rng
 
 META = torch.device("meta")
@@ -100,6 +101,8 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+        if func.name() == LINEAR:
+            self.flops += 2 * args[0].numel() * len(args[1])
+        elif (formula := flop_registry.get(func.overloadpacket)) is not None:
             self.flops += int(formula(*args, **kwargs, out_val=out))
         return out

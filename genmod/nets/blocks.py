@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genmod.nets.linear import Linear
+
 LayerT = TypeVar("LayerT", nn.Conv2d, nn.Linear)
 
 
@@ -48,8 +50,8 @@ class NoiseEmbedding(nn.Module):
         # Geometric: periods from 8 (all of c_noise's range is within a third of it) down to 1/8.
         frequencies_F = 2.0 ** torch.linspace(-3, 3, features // 2)
         self.register_buffer("frequencies_F", frequencies_F, persistent=False)
-        self.first = nn.Linear(features, embedding)
-        self.second = nn.Linear(embedding, embedding)
+        self.first = Linear(features, embedding)
+        self.second = Linear(embedding, embedding)
 
     def forward(self, noise_B: Tensor) -> Tensor:
         """(B,) to (B, E)."""
@@ -66,7 +68,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm_in = group_norm(channels)
         self.conv_in = nn.Conv2d(channels, out, 3, padding=1)
-        self.film = nn.Linear(embedding, 2 * out)
+        self.film = Linear(embedding, 2 * out)
         self.norm_out = group_norm(out, affine=False)  # FiLM is its affine map
         self.conv_out = zeroed(nn.Conv2d(out, out, 3, padding=1))
         self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
@@ -89,8 +91,8 @@ class SelfAttention(nn.Module):
         assert channels % head == 0, (channels, head)
         self.heads = channels // head
         self.norm = group_norm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.project = zeroed(nn.Linear(channels, channels))
+        self.qkv = Linear(channels, 3 * channels)
+        self.project = zeroed(Linear(channels, channels))
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """The same shape."""

@@ -10,20 +10,17 @@ Letters: B batch, C and N channels, H height, W width, K side of the kernel.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from genmod.nets.derivatives import Gradients, eager_on_cpu, of, wanted
+
 LEAST_ROWS = 32
 """With fewer rows, calling Python for each derivative costs more than is gained."""
-
-_engine_runs: Any = vars(torch._C)["_will_engine_execute_node"]  # pyright: ignore[reportPrivateUsage]
-"""Whether the backward pass under way comes to a node; torch has no public name for it."""
-
-Gradients = tuple[Tensor | None, ...]
 
 
 def _gradients(
@@ -35,26 +32,6 @@ def _gradients(
         g_BNHW, x_BCHW, w_NCKK, [len(w_NCKK)], [1, 1], pad, [1, 1], False, [0, 0], 1, wanted
     )
     return tuple(made)
-
-
-def _asked_for(node: Any) -> bool:
-    try:
-        return bool(_engine_runs(node))
-    except RuntimeError:  # what torch says of a leaf that autograd.grad was asked for by name
-        return True
-
-
-def _wanted(ctx: Any) -> tuple[bool, ...]:
-    """For each input, whether the pass under way asks for its gradient: a penalty asks only for images'."""
-    nodes = [node for node, _ in ctx.next_functions]
-    return tuple(
-        needed and (node is None or _asked_for(node))
-        for needed, node in zip(ctx.needs_input_grad, nodes, strict=True)
-    )
-
-
-def _of(function: type[Function], *inputs: Tensor | None) -> Tensor:
-    return cast(Tensor, function.apply(*inputs))
 
 
 class _Output(Function):
@@ -72,12 +49,12 @@ class _Output(Function):
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (g_BNHW,) = gradients
         x_BCHW, w_NCKK = ctx.saved_tensors
-        by_x, by_w, by_b = _wanted(ctx)
+        by_x, by_w, by_b = wanted(ctx)
         if not torch.is_grad_enabled():
             return _gradients(g_BNHW, x_BCHW, w_NCKK, (by_x, by_w, by_b))
         return (
-            _of(_ByImage, g_BNHW, x_BCHW.detach(), w_NCKK) if by_x else None,
-            _of(_ByKernel, g_BNHW, x_BCHW, w_NCKK.detach()) if by_w else None,
+            of(_ByImage, g_BNHW, x_BCHW.detach(), w_NCKK) if by_x else None,
+            of(_ByKernel, g_BNHW, x_BCHW, w_NCKK.detach()) if by_w else None,
             g_BNHW.sum((0, 2, 3)) if by_b else None,
         )
 
@@ -95,11 +72,11 @@ class _ByImage(Function):
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (h_BCHW,) = gradients
         g_BNHW, w_NCKK = ctx.saved_tensors
-        by_g, _, by_w = _wanted(ctx)
+        by_g, _, by_w = wanted(ctx)
         return (
-            _of(_Output, h_BCHW, w_NCKK, None) if by_g else None,
+            of(_Output, h_BCHW, w_NCKK, None) if by_g else None,
             None,
-            _of(_ByKernel, g_BNHW, h_BCHW, w_NCKK.detach()) if by_w else None,
+            of(_ByKernel, g_BNHW, h_BCHW, w_NCKK.detach()) if by_w else None,
         )
 
 
@@ -116,10 +93,10 @@ class _ByKernel(Function):
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (v_NCKK,) = gradients
         g_BNHW, x_BCHW = ctx.saved_tensors
-        by_g, by_x, _ = _wanted(ctx)
+        by_g, by_x, _ = wanted(ctx)
         return (
-            _of(_Output, x_BCHW, v_NCKK, None) if by_g else None,
-            _of(_ByImage, g_BNHW, x_BCHW.detach(), v_NCKK) if by_x else None,
+            of(_Output, x_BCHW, v_NCKK, None) if by_g else None,
+            of(_ByImage, g_BNHW, x_BCHW.detach(), v_NCKK) if by_x else None,
             None,
         )
 
@@ -131,10 +108,5 @@ class Conv2d(nn.Conv2d):
         """(B, C, H, W) to (B, N, H, W)."""
         side = self.kernel_size[0]
         assert (self.stride, self.padding, self.groups) == ((1, 1), (side // 2,) * 2, 1)
-        quick = (
-            len(input) >= LEAST_ROWS
-            and self.weight.requires_grad
-            and input.device.type == "cpu"
-            and not torch.is_autocast_enabled("cpu")
-        )
-        return _of(_Output, input, self.weight, self.bias) if quick else super().forward(input)
+        quick = len(input) >= LEAST_ROWS and self.weight.requires_grad and eager_on_cpu(input)
+        return of(_Output, input, self.weight, self.bias) if quick else super().forward(input)

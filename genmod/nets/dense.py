@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from genmod.nets.linear import Linear
+
 Activation = Literal["silu", "relu", "tanh"]
 
 _LAYERS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
@@ -25,7 +27,7 @@ def _layers(lengths: Sequence[int], activation: Activation) -> nn.Sequential:
     """
     parts: list[nn.Module] = []
     for i, o in itertools.pairwise(lengths):
-        linear = nn.Linear(i, o)
+        linear = Linear(i, o)
         if activation == "tanh":
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -59,7 +61,7 @@ class Encoder(nn.Module):
         super().__init__()
         pixels = channels * size[0] * size[1]
         self.layers = _layers((pixels + embedding, *hidden), activation)
-        self.head = nn.Linear(hidden[-1], out)
+        self.head = Linear(hidden[-1], out)
 
     def forward(self, x_BCHW: Tensor, e_BE: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in [-1, 1] and the conditioning vectors (B, E) to (B, out)."""
@@ -91,7 +93,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape = (channels, *size)
         self.layers = _layers((inputs, *hidden[::-1]), activation)
-        self.head = nn.Linear(hidden[0], channels * size[0] * size[1])
+        self.head = Linear(hidden[0], channels * size[0] * size[1])
 
     def forward(self, z_BZ: Tensor) -> Tensor:
         """(B, inputs) to (B, channels, H, W), unbounded."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genmod.nets.convolution import Conv2d
+from genmod.nets.linear import Linear
 
 SLOPE = 0.2
 """Of the leaky ReLU below zero."""
@@ -96,7 +97,7 @@ class Generator(nn.Module):
         self.base_shape = (widths[-1], height // fold, width // fold)
         self.embed = nn.Embedding(classes, z_dim) if classes else None
         inputs = z_dim * (2 if classes else 1)
-        self.base = _scaled(nn.Linear(inputs, math.prod(self.base_shape)), 1.0)
+        self.base = _scaled(Linear(inputs, math.prod(self.base_shape)), 1.0)
         self.blocks = nn.ModuleList()
         self.narrow = nn.ModuleList()
         total = blocks * len(widths)
@@ -170,7 +171,7 @@ class Discriminator(nn.Module):
             if level + 1 < len(widths):
                 self.widen.append(_scaled(nn.Conv2d(here, widths[level + 1], 1), 1.0))
         positions = (height // fold) * (width // fold)
-        self.features = _scaled(nn.Linear(widths[-1] * positions, features), GAIN)
+        self.features = _scaled(Linear(widths[-1] * positions, features), GAIN)
         self.direction = nn.Parameter(torch.randn(features) / math.sqrt(features))
         self.embed = nn.Embedding(classes, features) if classes else None
         if self.embed is not None:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from genmod.nets.linear import Linear
+
 
 class Ladder(nn.Module):
     """States between groups of latents, and what the encoder says of each group."""
@@ -26,9 +28,9 @@ class Ladder(nn.Module):
         super().__init__()
         self.groups, self.group, self.width = groups, group, width
         self.first = nn.Parameter(torch.zeros(width))
-        self.entries = nn.ModuleList(nn.Linear(group, width, bias=False) for _ in range(groups))
+        self.entries = nn.ModuleList(Linear(group, width, bias=False) for _ in range(groups))
         self.steps = nn.ModuleList(_correction(width + group, width, width) for _ in range(groups))
-        self.features = nn.Linear(width, 2 * groups * group)
+        self.features = Linear(width, 2 * groups * group)
         self.heads = nn.ModuleList(
             _correction(2 * width, width, 2 * group) for _ in range(groups - 1)
         )
@@ -63,7 +65,7 @@ class Ladder(nn.Module):
 
 def _correction(inputs: int, width: int, out: int) -> nn.Sequential:
     """Two layers that begin at zero."""
-    last = nn.Linear(width, out)
+    last = Linear(width, out)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)
+    return nn.Sequential(Linear(inputs, width), nn.SiLU(), last)

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genmod.nets.linear import Linear
+
 
 class Block(nn.Module):
     """``x + conv(silu(film(conv(silu(x)))))``; the last convolution starts at zero.
@@ -31,7 +33,7 @@ class Block(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.second.weight)
-        self.film = nn.Linear(embedding, 2 * channels) if embedding else None
+        self.film = Linear(embedding, 2 * channels) if embedding else None
 
     def forward(self, h_BNHW: Tensor, e_BE: Tensor | None) -> Tensor:
         """The same shape."""
@@ -91,7 +93,7 @@ class Encoder(nn.Module):
         self.downs = nn.ModuleList(
             nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in itertools.pairwise(widths)
         )
-        self.head = nn.Linear(widths[-1] * rows * columns, out)
+        self.head = Linear(widths[-1] * rows * columns, out)
 
     def forward(self, x_BCHW: Tensor, e_BE: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in [-1, 1] and the conditioning vectors (B, E) to (B, out)."""
@@ -134,7 +136,7 @@ class Decoder(nn.Module):
         self.size = size
         self.unshuffle = unshuffle
         self.coarsest = (widths[-1], rows, columns)
-        self.stem = nn.Linear(inputs, widths[-1] * rows * columns)
+        self.stem = Linear(inputs, widths[-1] * rows * columns)
         self.levels = nn.ModuleList(
             nn.ModuleList(Block(width, inputs) for _ in range(blocks)) for width in widths[::-1]
         )

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from genmod import storage
 from genmod.data.batch import Batch
 from genmod.errors import TrainingDiverged
+from genmod.memory import keep_freed
 from genmod.models.base import GenerativeModel, Phase
 from genmod.rng import Rng
 from genmod.training import ema
@@ -89,6 +90,7 @@ def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) ->
         TrainingCollapsed: on all ranks alike, if the recipe allows no further way back.
         ConfigError: the settings do not fit the model.
     """
+    keep_freed()
     run = _Run.start(model, world, plan)
     state, total_nimg = run.state, plan.config.total_nimg
     if state.nimg >= total_nimg:

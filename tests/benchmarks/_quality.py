@@ -8,7 +8,7 @@ training's alone, and the peer gets the seconds that ours took; 60,000 training 
 each batch with the probability that a pixel's value says, none of their labels used; 500 test images made
 binary once, log p by IWAE-500; 2,000 means of p(x | z), z from the prior, against all 10,000 test images by
 the Frechet distance in the features of a classifier that is fitted to the training images and never sees a
-model. Everything is judged in the middle of training too, of the same run. The search is the same for both
+model, and against as many of them by coverage, recall and precision with 5 neighbours. Everything is judged in the middle of training too, of the same run. The search is the same for both
 sides: trained on 50,000 training images for half a minute and judged by the others. The peers' environment
 is that of the data benchmarks (tests/benchmarks/_data_sets.py) with pythae 0.1.2; results are in
 quality-vae.md beside this file.
@@ -38,6 +38,7 @@ from genmod.data.batch import Batch
 from genmod.manifest import ImageSpec
 from genmod.metrics.features import Extractor, FeaturesConfig, fit
 from genmod.metrics.frechet import frechet, moments
+from genmod.metrics.neighbours import neighbourhoods
 from genmod.models.base import DataStats, GenerativeModel, ModelConfig
 from genmod.models.vae import Model, VAEScore
 from genmod.rng import rng_for
@@ -49,7 +50,7 @@ from tests.benchmarks._data_sets import FASHION, PEERS, pin
 BINARY = ImageSpec(channels=1, height=28, width=28, levels=2)
 GREY = ImageSpec(channels=1, height=28, width=28, classes=10)
 BATCH, HALFLIFE_SHARE = 128, 0.02
-DRAWS, SCORED, PROBE_NIMG, HELD_OUT = 2_000, 500, 12_800, 10_000
+DRAWS, SCORED, PROBE_NIMG, HELD_OUT, NEIGHBOURS = 2_000, 500, 12_800, 10_000, 5
 SEARCH_S = 30.0
 SEARCH: dict[str, list[dict[str, Any]]] = {
     "ours": [
@@ -180,7 +181,8 @@ class _Judge:
 
     def __init__(self, extractor: Extractor, real_NCHW: Tensor) -> None:
         self.extractor = extractor
-        self.real = moments(extractor.extract(real_NCHW).features_ND)
+        self.real_ND = extractor.extract(real_NCHW).features_ND
+        self.real = moments(self.real_ND)
 
     def __call__(self, side: str, seed: int, made: dict[str, Any]) -> dict[str, Any]:
         fake_ND = self.extractor.extract(torch.as_tensor(made["draws"])).features_ND
@@ -188,6 +190,8 @@ class _Judge:
         cpu_min, nimg = round(float(made["cpu_s"]) / 60, 2), int(made["nimg"])
         fd = frechet(self.real, moments(fake_ND))
         row = {"side": side, "seed": seed, "cpu_min": cpu_min, "nimg": nimg, "fd": fd, "nats": nats}
+        near = neighbourhoods(fake_ND, self.real_ND[: len(fake_ND)], NEIGHBOURS, 2, 0)
+        row |= {name: getattr(near, name)[0] for name in ("coverage", "recall", "precision")}
         print(json.dumps(row), flush=True)
         return row
 

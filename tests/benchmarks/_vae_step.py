@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -26,8 +24,9 @@ from genmod.models.base import DataStats, ModelConfig
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import Alone
+from tests.benchmarks._turns import compared, in_turns
 
-BATCH, STEPS, ROUNDS = 128, 100, 9
+BATCH, STEPS, ROUNDS = 128, 100, 12
 BINARY = ImageSpec(channels=1, height=28, width=28, levels=2)
 NET = {"latents": 16, "hidden": [512, 256], "activation": "relu"}
 
@@ -70,28 +69,13 @@ def _peer() -> Callable[[], None]:
     return steps
 
 
-def _cpu_s(call: Callable[[], None]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
 def main() -> None:
-    """Images a CPU second of both, the ratio and the control's, each with its least and largest round."""
+    """Images a CPU second of both, the ratio and the control's, each with the quartiles of its rounds."""
     torch.set_num_threads(1)
-    calls = [_ours(), _peer(), _peer()]
-    for call in calls:
-        call()
-    taken = [[_cpu_s(call) for call in calls] for _ in range(ROUNDS)]
-
-    def ratio(mine: int, theirs: int) -> list[float]:
-        found = sorted(row[theirs] / row[mine] for row in taken)
-        return [statistics.median(found), found[0], found[-1]]
-
-    rates = [STEPS * BATCH / statistics.median(row[i] for row in taken) for i in range(2)]
+    taken = in_turns([_ours(), _peer(), _peer()], ROUNDS)
     row = {"name": "vae/step against pythae", "unit": "images per CPU second"}
-    row |= {"ours": rates[0], "peer": rates[1], "ratio, least, largest": ratio(0, 1)}
-    print(json.dumps(row | {"control: pythae against itself": ratio(1, 2)}))
+    control = compared(taken, 1, 2, STEPS * BATCH)
+    print(json.dumps(row | compared(taken, 0, 1, STEPS * BATCH) | {"control": control}))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -23,10 +21,12 @@ from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig
 from genmod.models.gan import GanSample, Model
 from genmod.nets.convolution import Conv2d
+from genmod.nets.linear import Linear
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import Alone
+from tests.benchmarks._turns import Taken, compared, in_turns
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 BATCH, STEPS, ROUNDS, DRAWINGS = 64, 16, 9, 40
@@ -60,9 +60,11 @@ def _ours(model: Model, channels_last: bool = False) -> Callable[[], object]:
 def _plain(model: Model) -> Callable[[], object]:
     """What one writes by hand: one pass and one gradient for real images, then for fake ones."""
     generator, discriminator = model.generator, model.discriminator
-    for layer in discriminator.modules():
+    for layer in model.modules():  # the same weights, torch's own layers
         if isinstance(layer, Conv2d):
-            layer.__class__ = torch.nn.Conv2d  # the same weights, torch's own derivatives
+            layer.__class__ = torch.nn.Conv2d
+        elif isinstance(layer, Linear):
+            layer.__class__ = torch.nn.Linear
     z_dim, gamma = model.net.z_dim, model.net.gamma.base
 
     def penalised(x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -96,37 +98,9 @@ def _plain(model: Model) -> Callable[[], object]:
     return steps
 
 
-def _cpu_s(call: Callable[[], object]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
-def _rounds(calls: list[Callable[[], object]]) -> list[list[float]]:
-    """CPU seconds of each call by round, in an order that turns; the first round is not kept."""
-    taken: list[list[float]] = []
-    for number in range(ROUNDS + 1):
-        seconds = [0.0] * len(calls)
-        for place in range(len(calls)):
-            which = (place + number) % len(calls)
-            seconds[which] = _cpu_s(calls[which])
-        taken.append(seconds)
-    return taken[1:]
-
-
-def _row(
-    name: str, peer_name: str, images: int, taken: list[list[float]], mine: int, theirs: int
-) -> dict:
-    ratios = sorted(seconds[theirs] / seconds[mine] for seconds in taken)
-    return {
-        "name": f"gan/{name}",
-        "unit": "images per CPU second",
-        "ours": images / statistics.median(seconds[mine] for seconds in taken),
-        "peer": images / statistics.median(seconds[theirs] for seconds in taken),
-        "peer_name": peer_name,
-        "ratio": statistics.median(ratios),
-        "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
-    }
+def _row(name: str, peer_name: str, images: int, taken: Taken, mine: int, theirs: int) -> dict:
+    row = {"name": f"gan/{name}", "unit": "images per CPU second", "peer_name": peer_name}
+    return row | compared(taken, mine, theirs, images)
 
 
 def bench() -> list[dict]:
@@ -139,7 +113,7 @@ def bench() -> list[dict]:
         _plain(copy.deepcopy(model)),
         _ours(copy.deepcopy(model), channels_last=True),
     ]
-    taken, images = _rounds(calls), STEPS * BATCH
+    taken, images = in_turns(calls, ROUNDS), STEPS * BATCH
     model.requires_grad_(False)
     batch = next(_batches(0))
 
@@ -152,7 +126,7 @@ def bench() -> list[dict]:
             for _ in range(DRAWINGS):
                 model.generator(torch.randn(BATCH, model.net.z_dim), batch.labels_B)
 
-    drawn = _rounds([sample, plain_sample])
+    drawn = in_turns([sample, plain_sample], ROUNDS)
     plain = "plain torch, same nets"
     return [
         _row("step", plain, images, taken, 0, 1),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -25,9 +24,10 @@ from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import Alone
 from pipelines.config import load
+from tests.benchmarks._turns import compared, cpu_s, in_turns
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
-BATCH, STEPS, ROUNDS = 32, 20, 7
+BATCH, STEPS, ROUNDS = 32, 20, 12
 SHARE_STEPS = 3
 """Enough for a share within a step; the loops' own start is spread over more of them."""
 
@@ -77,12 +77,6 @@ def _bare(
     return steps
 
 
-def _cpu_s(call: Callable[[], None]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
 def _family(name: str) -> list[dict]:
     entry = load("quickstart").entry(name)
     stats = DataStats(mean=(-0.7,), std=(0.6,))
@@ -93,20 +87,15 @@ def _family(name: str) -> list[dict]:
         _bare(copy.deepcopy(model)),
         _bare(copy.deepcopy(model), _TorchNoise),
     ]
-    for call in calls:
-        call()
-    taken = [[_cpu_s(call) for call in calls] for _ in range(ROUNDS)]
+    taken = in_turns(calls, ROUNDS)
 
     def row(what: str, mine: int, theirs: int, peer_name: str) -> dict:
-        rates = [STEPS * BATCH / statistics.median(t[i] for t in taken) for i in (mine, theirs)]
-        return {
+        row = {
             "name": f"train/{name}/{what}",
             "unit": "images per CPU second",
-            "ours": rates[0],
-            "peer": rates[1],
             "peer_name": peer_name,
-            "ratio": statistics.median(t[theirs] / t[mine] for t in taken),
         }
+        return row | compared(taken, mine, theirs, STEPS * BATCH)
 
     default = ModelConfig(family=entry.family, net={}, spec=SPEC, stats=stats).build(0)
     train = load("quickstart").train_config(name)
@@ -152,7 +141,7 @@ def _noise_share(steps: Callable[[], None]) -> float:
     try:
         for name, method in methods.items():
             setattr(Rng, name, timed(method))
-        taken_s = _cpu_s(steps)
+        taken_s = cpu_s(steps)
         return spent_s / taken_s
     finally:
         for name, method in methods.items():
@@ -171,16 +160,13 @@ def _generator() -> dict:
         for _ in range(20):
             torch.randn(BATCH, *SPEC.shape)
 
-    taken = [(_cpu_s(addressed), _cpu_s(torchs)) for _ in range(ROUNDS)]
-    numbers = 20 * BATCH * SPEC.dims / 1e6
-    return {
+    taken = in_turns([addressed, torchs], ROUNDS)
+    row = {
         "name": "rng/normal",
         "unit": "million numbers per CPU second",
-        "ours": numbers / statistics.median(mine for mine, _ in taken),
-        "peer": numbers / statistics.median(theirs for _, theirs in taken),
         "peer_name": "torch.randn",
-        "ratio": statistics.median(theirs / mine for mine, theirs in taken),
     }
+    return row | compared(taken, 0, 1, 20 * BATCH * SPEC.dims / 1e6)
 
 
 def bench() -> list[dict]:

@@ -7,6 +7,7 @@ from torch import nn
 from genmod.config import as_json
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, ModelConfig, families, family
+from genmod.nets.linear import LEAST_PRODUCTS, Linear
 from genmod.work import META, flops_of, parameters_of, shapes_of, work_of
 
 
@@ -24,6 +25,14 @@ def test_a_convolution_by_hand():
     x = torch.zeros(2, 3, 8, 8, device=META)
     assert flops_of(lambda: layer(x)) == 2 * 2 * 5 * 8 * 8 * 3 * 3 * 3
     assert parameters_of(layer) == 5 * 3 * 9 + 5
+
+
+def test_a_linear_layer_by_hand_wherever_it_is_computed():
+    for device in (META, torch.device("cpu")):
+        layer, x = Linear(256, 96, device=device), torch.zeros(64, 256, device=device)
+        assert LEAST_PRODUCTS <= 64 * 256 * 96
+        assert flops_of(lambda layer=layer, x=x: layer(x)) == 2 * 64 * 256 * 96
+        assert flops_of(lambda layer=layer, x=x: layer(x).sum().backward()) == 2 * 2 * 64 * 256 * 96
 
 
 @pytest.mark.parametrize("name", families())

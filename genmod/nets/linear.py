@@ -1,0 +1,82 @@
+"""A linear layer whose products oneDNN computes on CPUs.
+
+torch gives matrix products to MKL. On processors that are not Intel's that leaves the wider vectors unused:
+on an EPYC with AVX-512 oneDNN, which torch has for convolutions, takes half the time
+(tests/benchmarks/quality-vae.md). The product of two matrices is closed under differentiation, so one
+function serves for every derivative.
+
+Letters: M rows, N outputs, K inputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from genmod.nets.derivatives import Gradients, eager_on_cpu, of, wanted
+
+LEAST_PRODUCTS = 2**20
+"""With fewer multiplications, calling Python for each derivative costs more than is gained."""
+
+NAME = "mkldnn::_linear_pointwise"
+"""Of oneDNN's product among torch's operators."""
+
+_MKLDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _times(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """A b' + bias, for matrices that lie in memory in any way."""
+    if a_MK.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, bias_N, "none", [], "")
+    return nn.functional.linear(a_MK, b_NK, bias_N)
+
+
+class Product(Function):
+    """a b' + bias."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor | None) -> Tensor:
+        """(M, K), (N, K) and (N,) or None to (M, N)."""
+        a_MK, b_NK, bias_N = inputs
+        assert a_MK is not None
+        assert b_NK is not None
+        ctx.save_for_backward(a_MK, b_NK)
+        return _times(a_MK, b_NK, bias_N)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        """Of a, b and the bias, each where wanted."""
+        (g_MN,) = gradients
+        a_MK, b_NK = ctx.saved_tensors
+        by_a, by_b, by_bias = wanted(ctx)
+        return (
+            product(g_MN, b_NK.T) if by_a else None,
+            product(g_MN.T, a_MK.T) if by_b else None,
+            g_MN.sum(0) if by_bias else None,
+        )
+
+
+def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """A b' + bias, which can be differentiated any number of times."""
+    if torch.is_grad_enabled():
+        return of(Product, a_MK, b_NK, bias_N)
+    return _times(a_MK, b_NK, bias_N)
+
+
+class Linear(nn.Linear):
+    """torch's; large products on CPUs by oneDNN."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        quick = (
+            _MKLDNN
+            and input.dtype == torch.float32
+            and input.shape[:-1].numel() * self.weight.numel() >= LEAST_PRODUCTS
+            and eager_on_cpu(input)
+        )
+        if not quick:
+            return super().forward(input)
+        return product(input.flatten(0, -2), self.weight, self.bias).unflatten(0, input.shape[:-1])
