@@ -1,6 +1,7 @@
 """The rooms: one-way imports, no side effects on import, nothing unpickles."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("genmod", "cluster", "pipelines")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
 MAY_IMPORT = {
     "genmod": {"genmod"},
     "cluster": {"genmod", "cluster"},
@@ -125,6 +127,17 @@ for n, l in logging.root.manager.loggerDict.items():
 import torch
 assert not torch.cuda.is_initialized()
 """
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=name_of)
+def test_benchmarks_import_what_there_is(path):
+    """Few run in the tests, and some need peers that are not installed here."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 @pytest.mark.slow

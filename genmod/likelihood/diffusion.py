@@ -28,6 +28,13 @@ COARSER = 10.0
 """The tolerance of the solve that a solver's error is told by, over the one that is asked for."""
 
 
+_FIELDS = {
+    "flow": ("tolerance", "steps", "order", "dequantise", "trace"),
+    "bound": ("terms", "calls"),
+}
+"""What each estimator alone knows."""
+
+
 class DiffusionScore(ScoreOptions):
     """How to bound or estimate log p: by the flow's density, or by the variational bound."""
 
@@ -60,6 +67,12 @@ class DiffusionScore(ScoreOptions):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        other = "bound" if self.estimator == "flow" else "flow"
+        for name in _FIELDS[other]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is of estimator {other}, but estimator is {self.estimator}"
+                )
         if self.terms is not None and self.calls > self.terms:
             raise ValueError(f"calls must not be above terms ({self.terms})")
         return self

@@ -100,10 +100,11 @@ class VAEConfig(FamilyConfig):
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """The other likelihoods of grey pixels, groups of latents, a trained prior, plain layers."""
-        names: tuple[LikelihoodName, ...] = "gaussian_sigma", "categorical_256"
+        """Other likelihoods of grey pixels, groups of latents, a trained prior, plain layers, free bits."""
+        likelihoods = {"likelihood": "gaussian_sigma"}, {"likelihood": "categorical_256"}
         others = {"groups": 2, "ladder_width": 8}, {"prior_components": 3, "hidden": (12, 8)}
-        changes = *({"likelihood": name} for name in names), *others
+        one: dict[str, Any] = {"components": 1, "beta": 2.0, "free_bits_nats": 0.1}
+        changes = *likelihoods, *others, one | {"free_bits_group": 2}
         return tuple(cls.tiny().model_copy(update=change) for change in changes)
 
 
@@ -153,8 +154,8 @@ class Model(GenerativeModel):
         nets = dense if config.hidden else resnet
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
         latents, out = config.latents, 2 * config.latents
-        components = config.prior_components
-        self.prior: Prior = Mixture(components, latents) if components else Standard()
+        mixed = config.prior_components
+        self.prior: Prior = Mixture(mixed, latents) if mixed else Standard()
         self.ladder: nn.Module = nn.Identity()
         if config.groups > 1:
             self.ladder = Ladder(config.groups, latents // config.groups, config.ladder_width)
@@ -186,9 +187,8 @@ class Model(GenerativeModel):
 
     def phases(self) -> tuple[Phase, ...]:
         """One: descend the negative ELBO."""
-        names = ("encoder", "decoder", "classes", "noise", "ladder", "prior")
-        mine = (name for name in names if list(self.get_submodule(name).parameters()))
-        return (Phase("elbo", tuple(mine)),)
+        names = "encoder", "decoder", "classes", "noise", "ladder", "prior"
+        return (Phase("elbo", tuple(n for n in names if list(self.get_submodule(n).parameters()))),)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
         """Negative ELBO with beta and free bits; terms without them under their own names."""

@@ -18,8 +18,11 @@ from torch.autograd import Function
 
 from genmod.nets.derivatives import Gradients, eager_on_cpu, of, wanted
 
-LEAST_PRODUCTS = 2**20
+LEAST_PRODUCTS = 2**22
 """With fewer multiplications, calling Python for each derivative costs more than is gained."""
+
+DTYPES = (torch.float32,)
+"""What oneDNN's product is called for."""
 
 NAME = "mkldnn::_linear_pointwise"
 """Of oneDNN's product among torch's operators."""
@@ -66,17 +69,31 @@ def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     return _times(a_MK, b_NK, bias_N)
 
 
+def _quick(x: Tensor, weight_NK: Tensor) -> bool:
+    """Whether oneDNN takes the product, and less time. What does not fit gets torch's own error."""
+    rows = x.shape[:-1].numel()
+    return (
+        _MKLDNN
+        and torch.backends.mkldnn.enabled
+        and x.dim() > 1
+        and rows > 1
+        and rows * weight_NK.numel() >= LEAST_PRODUCTS
+        and x.shape[-1] == weight_NK.shape[1]
+        and x.dtype == weight_NK.dtype
+        and x.dtype in DTYPES
+        and weight_NK.device == x.device
+        and eager_on_cpu(x)
+    )
+
+
 class Linear(nn.Linear):
-    """torch's; large products on CPUs by oneDNN."""
+    """torch's; large products on CPUs by oneDNN.
+
+    Those have derivatives of any order by autograd, but not by torch.func, and no forward-mode ones.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
-        quick = (
-            _MKLDNN
-            and input.dtype == torch.float32
-            and input.shape[:-1].numel() * self.weight.numel() >= LEAST_PRODUCTS
-            and eager_on_cpu(input)
-        )
-        if not quick:
+        if not _quick(input, self.weight):
             return super().forward(input)
         return product(input.flatten(0, -2), self.weight, self.bias).unflatten(0, input.shape[:-1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from genmod.samplers.flow import FlowSolver
@@ -59,6 +59,15 @@ class GuidedSolver(FlowSolver):
     guidance_high: float | None = Field(default=None, gt=0)
     """And not above this one; None for no limit."""
 
+    @model_validator(mode="after")
+    def _check_interval(self) -> Self:
+        if self.guidance_high is not None and self.guidance_low >= self.guidance_high:
+            raise ValueError(
+                f"guidance_low is {self.guidance_low:g}, but must be below guidance_high, "
+                f"{self.guidance_high:g}: no noise level lies between"
+            )
+        return self
+
     @property
     def draws_from_p(self) -> bool:
         """The flow itself, finely solved and without churn, or the noisy process; without guidance."""
@@ -80,5 +89,12 @@ class GuidedSolver(FlowSolver):
         """Solver, steps, and what makes the images other than draws from p."""
         spacing = f" {self.spacing}" if self.spacing != "edm" else ""
         churn = f", churn {self.churn:g}" if self.churn else ""
-        guidance = f", guided {self.guidance:g}" if self.guidance != 1.0 else ""
+        guidance = f", guided {self.guidance:g}{self._interval}" if self.guidance != 1.0 else ""
         return f"{self.solver}-{self.steps}{spacing}{churn}{guidance}"
+
+    @property
+    def _interval(self) -> str:
+        """Where guidance acts, if not everywhere."""
+        low = f" above {self.guidance_low:g}" if self.guidance_low else ""
+        high = f" up to {self.guidance_high:g}" if self.guidance_high is not None else ""
+        return low + high

@@ -74,7 +74,7 @@ class Plan:
 
 
 def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) -> TrainState:
-    """Train a model, from where its newest checkpoint is.
+    """Train a model, from where its newest checkpoint is. The process keeps freed memory from then on.
 
     Args:
         model: moved to the world's device; the same weights on every rank.

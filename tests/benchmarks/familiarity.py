@@ -23,7 +23,8 @@ from genmod.data.sources import open_source
 from genmod.likelihood.familiarity import RECOMMENDED, Bits, Calibration, auroc, compressed_bits
 from genmod.manifest import ImageSpec
 from genmod.models.base import DataStats, GenerativeModel, ModelConfig
-from genmod.rng import rng_for, shuffle
+from genmod.permutation import shuffle
+from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import Alone

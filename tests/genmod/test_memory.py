@@ -39,5 +39,4 @@ def test_a_second_round_takes_no_new_pages():
         done = subprocess.run([sys.executable, "-c", ROUNDS, how], capture_output=True, check=True)
         return int(done.stdout)
 
-    assert faults("kept") < 100
-    assert faults("as it comes") > 10_000
+    assert faults("kept") < faults("as it comes") / 10

@@ -199,6 +199,20 @@ def test_what_draws_from_p():
     assert DiffusionSample(solver="ancestral", steps=1000).draws_from_p
     assert DiffusionSample(solver="unipc", spacing="log").sampler == "unipc-18 log"
     assert DiffusionSample(churn=5, guidance=2).sampler == "heun-18, churn 5, guided 2"
+    limited = DiffusionSample(guidance=3, guidance_low=0.2, guidance_high=2)
+    assert limited.sampler == "heun-18, guided 3 above 0.2 up to 2"
+    with pytest.raises(
+        ValidationError, match="guidance_low is 5, but must be below guidance_high, 1"
+    ):
+        DiffusionSample(guidance=3, guidance_low=5, guidance_high=1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"terms": 8, "calls": 8}, {"estimator": "bound", "dequantise": "none"}]
+)
+def test_options_of_the_other_estimator_are_refused(options):
+    with pytest.raises(ValidationError, match="is of estimator"):
+        DiffusionScore(**options)
 
 
 def test_binary_data_gives_binary_samples():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from genmod.nets import linear
 from genmod.nets.linear import LEAST_PRODUCTS, Linear, product
 
-ROWS, INPUTS, OUTPUTS = 64, 192, 96
+ROWS, INPUTS, OUTPUTS = 128, 192, 192
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -44,26 +47,44 @@ def test_a_penalty_has_torchs_gradients(leading, bias):
         )
 
 
-def test_nothing_is_computed_that_nobody_asked_for():
+def test_nothing_is_computed_that_nobody_asked_for(monkeypatch):
     torch.manual_seed(0)
-    layer, x = Linear(INPUTS, OUTPUTS), torch.randn(ROWS, INPUTS)
+    layer, x, made = Linear(INPUTS, OUTPUTS), torch.randn(ROWS, INPUTS).requires_grad_(), []
+    times = linear._times
+    monkeypatch.setattr(linear, "_times", lambda *inputs: (made.append(1), times(*inputs))[1])
+    hidden = x * 1  # no leaf: of leaves asked for by name torch does not tell
+    (slope,) = torch.autograd.grad(layer(hidden).sum(), hidden, retain_graph=True)
+    assert len(made) == 2  # the output and the gradient by the input, none by the weight
+    torch.testing.assert_close(slope, layer.weight.sum(0).expand(ROWS, -1), rtol=1e-4, atol=1e-4)
     layer.weight.requires_grad_(False)
-    layer(x).sum().backward()
+    layer(x.detach()).sum().backward()
+    assert len(made) == 3
     assert layer.weight.grad is None
     torch.testing.assert_close(layer.bias.grad, torch.full((OUTPUTS,), float(ROWS)))
 
 
-@pytest.mark.parametrize("change", ["small", "float64", "bf16"])
+@pytest.mark.parametrize("change", ["small", "one row", "vector", "float64", "bf16", "off"])
 def test_torchs_own_layer_serves_where_ours_does_not(change):
-    layer, x = Linear(INPUTS, OUTPUTS), torch.randn(2 if change == "small" else ROWS, INPUTS)
+    size = {"small": (2, INPUTS), "one row": (1, INPUTS), "vector": (INPUTS,)}
+    layer, x = Linear(INPUTS, OUTPUTS), torch.randn(size.get(change, (ROWS, INPUTS)))
+    if change in ("one row", "vector"):
+        layer = Linear(INPUTS, LEAST_PRODUCTS // INPUTS + 1)
     if change == "float64":
         layer, x = layer.double(), x.double()
-    with torch.autocast("cpu", torch.bfloat16, enabled=change == "bf16"):
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=change == "bf16"),
+        torch.backends.mkldnn.flags(enabled=False) if change == "off" else nullcontext(),
+    ):
         y = layer(x)
         torch.testing.assert_close(
             y, nn.functional.linear(x, layer.weight, layer.bias), rtol=0, atol=0
         )
     assert "ProductBackward" not in _nodes(y)
+
+
+def test_what_does_not_fit_is_told_in_torchs_words():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        Linear(INPUTS, OUTPUTS)(torch.randn(ROWS, INPUTS - 1))
 
 
 def _nodes(y: torch.Tensor) -> set[str]:
