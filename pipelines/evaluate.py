@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.tasks import stop
 from genmod.errors import GenmodError, Unscorable
 from genmod.manifest import Manifest, load
 from genmod.metrics.evaluation import EvaluationJob, FeaturesJob
@@ -167,9 +168,9 @@ def do_all(
                     f"{names[under_way[0]].out_root} was not finished in evaluate.deadline_s="
                     f"{jobs[0].config.deadline_s:g}; give it more, or look at the cluster (ray status)"
                 )
-    finally:
-        for reference in under_way:
-            ray.cancel(reference, force=True)
+    except GenmodError:
+        stop(under_way, force=True)
+        raise
 
 
 def _do(job: Job, threads: int) -> str:

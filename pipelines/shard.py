@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from cluster.tasks import stop
 from genmod import receipts, storage
 from genmod.config import as_json
 from genmod.data.ingest import make_shard
@@ -187,9 +188,9 @@ def _run_tasks(
                     f"{root}: no shard was finished for {STALL_S:.0f} s, under way: {stuck}; "
                     "look at the cluster (ray status), then run again: what is done stays done"
                 )
-    finally:
-        for reference in under_way:
-            ray.cancel(reference, force=False)
+    except (GenmodError, GeneratorExit):
+        stop(under_way)
+        raise
 
 
 def _result(reference: Any, where: str) -> Any:
