@@ -168,7 +168,7 @@ def do_all(
                     f"{names[under_way[0]].out_root} was not finished in evaluate.deadline_s="
                     f"{jobs[0].config.deadline_s:g}; give it more, or look at the cluster (ray status)"
                 )
-    except GenmodError:
+    except Exception:
         stop(under_way, force=True)
         raise
 

@@ -188,7 +188,7 @@ def _run_tasks(
                     f"{root}: no shard was finished for {STALL_S:.0f} s, under way: {stuck}; "
                     "look at the cluster (ray status), then run again: what is done stays done"
                 )
-    except (GenmodError, GeneratorExit):
+    except (Exception, GeneratorExit):
         stop(under_way)
         raise
 
