@@ -68,7 +68,7 @@ def check(context: Context, data: Data, stages: Collection[str]) -> dict[str, Ge
         entry, how = recipe.entry(name), recipe.sample_options(name)
         model_class = family(entry.family)
         config = model_class.Config.model_validate(entry.net)
-        model_class.check_sampling(config, how)
+        model_class.check_sampling(config, how, model.spec)
         if "train" in stages or "distill" in stages:
             config = recipe.train_config(name)
             check_rows(config, context.at("data"), data.rows)

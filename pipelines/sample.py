@@ -86,7 +86,10 @@ def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePla
     """
     manifest = require(Manifest, job.model_root, "model", "train, with the same --recipe and --set")
     model = model_config(job.model_root)
-    how = parse(family(model.family).Sample, job.how, f"model.{job.name}.sample")
+    model_class = family(model.family)
+    how = parse(model_class.Sample, job.how, f"model.{job.name}.sample")
+    net = parse(model_class.Config, model.net, f"model {job.name} net")
+    model_class.check_sampling(net, how, model.spec)
     class_names = tuple(manifest.facts.get("class_names", ()))
     want = asked(config.labels, model.spec, class_names)
     result = config.result() | {"labels": want.rule}

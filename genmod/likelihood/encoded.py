@@ -24,7 +24,7 @@ from genmod.likelihood.ais import AISOptions
 from genmod.likelihood.gaussian import Posterior
 from genmod.likelihood.hmc import Target
 from genmod.likelihood.iwae import LogJoint
-from genmod.models.base import LogProbLabel, ScoreOptions
+from genmod.models.base import COUNTS, LogProb, LogProbLabel, ScoreOptions
 from genmod.rng import Rng
 
 
@@ -87,6 +87,10 @@ class Bound:
     estimator: str
     budget: Mapping[str, int | float | str]
     columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def log_prob(self, of: str) -> LogProb:
+        """As one of the pixels of which model object."""
+        return LogProb(of=of, measure=COUNTS, **vars(self))
 
 
 def bound(

@@ -119,7 +119,16 @@ class LogProb:
         return bits_B
 
 
-class SampleOptions(Config):
+class Options(Config):
+    """What a family leaves to the recipe."""
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Beside the usual, one for each option that changes what is done: for contract tests."""
+        return ()
+
+
+class SampleOptions(Options):
     """How to sample. Families subclass it with what they can do."""
 
     @property
@@ -137,13 +146,8 @@ class SampleOptions(Config):
         return ()
 
 
-class ScoreOptions(Config):
+class ScoreOptions(Options):
     """How to estimate log p. Families subclass it."""
-
-    @classmethod
-    def variants(cls) -> tuple[Self, ...]:
-        """Beside the default, one for each other estimator: for contract tests."""
-        return ()
 
     max_rows: int | None = Field(default=None, gt=0)
     """Score at most so many rows with this model; for estimators that take minutes a row."""
@@ -178,18 +182,13 @@ class Prepared:
     """Numbers for the scores' manifest and the report, units in the names."""
 
 
-class FamilyConfig(Config, ABC):
+class FamilyConfig(Options, ABC):
     """A family's own configuration, the recipe's ``model.<name>.net``."""
 
     @classmethod
     @abstractmethod
     def tiny(cls) -> Self:
         """A real but small model that trains in milliseconds: for contract tests and the doctor."""
-
-    @classmethod
-    def variants(cls) -> tuple[Self, ...]:
-        """More such models, one for each option that changes how it trains or samples: for contract tests."""
-        return ()
 
 
 class GenerativeModel(Adaptive, Encoding, ABC):
@@ -210,7 +209,7 @@ class GenerativeModel(Adaptive, Encoding, ABC):
         """Raise ConfigError if this family cannot model such images. Asked when the plan is made."""
 
     @classmethod
-    def check_sampling(cls, config: Any, how: Any) -> None:
+    def check_sampling(cls, config: Any, how: Any, spec: ImageSpec) -> None:
         """Raise ConfigError if such a model cannot be sampled so. Asked when the plan is made."""
 
     @classmethod

@@ -162,13 +162,15 @@ class Model(GenerativeModel):
             )
 
     @classmethod
-    def check_sampling(cls, config: DiffusionConfig, how: DiffusionSample) -> None:
-        """Refuse a solver of the flow for a net that is tuned for few calls, and the other way round."""
+    def check_sampling(cls, config: DiffusionConfig, how: DiffusionSample, spec: ImageSpec) -> None:
+        """Refuse solver, noise levels and guidance that are not for such a net."""
         if (config.objective == "consistency") != (how.solver == "consistency"):
             raise ConfigError(
                 f"diffusion: net.objective is {config.objective}, but sample.solver is {how.solver}; "
                 "consistency goes with consistency, and nothing else does"
             )
+        how.sigmas(config.sigma_min, config.sigma_max)
+        how.require_guidable(spec.classes, config.label_drop)
 
     @classmethod
     def check_scorable(cls, config: DiffusionConfig, how: DiffusionScore) -> None:
@@ -282,13 +284,9 @@ class Model(GenerativeModel):
     def _solvable(self, labels_B: Tensor | None, how: DiffusionSample) -> Denoise:
         """The denoiser that the sampler solves, guided if it is asked for."""
         class_B = self._classes(labels_B)
-        if how.guidance == 1.0:
+        how.require_guidable(self.spec.classes, self.net.label_drop)
+        if class_B is None or how.guidance == 1.0:
             return self._at(class_B)
-        if class_B is None or self.net.label_drop == 0:
-            why = "the data has no labels" if class_B is None else "net.label_drop is 0"
-            raise ConfigError(
-                f"diffusion: sample.guidance is {how.guidance:g}, but {why}; set it to 1"
-            )
         unconditional = self._at(torch.full_like(class_B, self.spec.classes))
         interval = how.guidance_low, how.guidance_high
         return guided(self._at(class_B), unconditional, how.guidance, interval)

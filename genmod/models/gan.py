@@ -18,7 +18,7 @@ Letters: B batch, C channels, H height, W width, Z latent dimensions.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from pydantic import Field
@@ -59,6 +59,11 @@ class GanSample(SampleOptions):
 
     psi: float = Field(default=1.0, ge=0)
     """Truncation: scales z. Below 1, images are more typical and less varied, and no draws from p(x)."""
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Truncated."""
+        return (cls(psi=0.7),)
 
     @property
     def draws_from_p(self) -> bool:

@@ -30,7 +30,6 @@ from genmod.likelihood.pixels import LikelihoodName, likelihood_of
 from genmod.likelihood.prior import Mixture, Prior, Standard
 from genmod.manifest import ImageSpec
 from genmod.models.base import (
-    COUNTS,
     DataStats,
     FamilyConfig,
     GenerativeModel,
@@ -115,6 +114,11 @@ class VAESample(SampleOptions):
     """``draw``: pixels from p(x | z). ``mean``: the expected image given z, smoother than any draw."""
     temperature: float = Field(default=1.0, gt=0)
     """Factor on the standard deviation of the prior's Gaussians; 1 is the prior itself."""
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """The decoder's mean, and a narrower prior."""
+        return cls(output="mean"), cls(temperature=0.7)
 
     @property
     def draws_from_p(self) -> bool:
@@ -259,18 +263,9 @@ class Model(GenerativeModel):
             return rec_N.double() + self.prior.nats(z_NZ.double())
 
         extra = self._in_bins if self.likelihood.is_density else None
-        found = encoded.bound(posterior, log_joint, rng, how, extra)
         of = "decoder and prior, beta 1" + (", given the label" if self.spec.classes else "")
-        return LogProb(
-            nats_B=found.nats_B,
-            stderr_B=found.stderr_B,
-            label=found.label,
-            estimator=found.estimator,
-            of=of + (", uniform dequantisation" if extra else ""),
-            measure=COUNTS,
-            budget=found.budget,
-            columns=found.columns,
-        )
+        of += ", uniform dequantisation" if extra else ""
+        return encoded.bound(posterior, log_joint, rng, how, extra).log_prob(of)
 
     def _in_bins(self, rng: Rng) -> Tensor:
         """Where in its bin each pixel lies, uniform in [0, 1)."""

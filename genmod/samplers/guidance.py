@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from genmod.errors import ConfigError
 from genmod.samplers.flow import FlowSolver
 from genmod.samplers.ode import Denoise
 
@@ -59,6 +60,18 @@ class GuidedSolver(FlowSolver):
     guidance_high: float | None = Field(default=None, gt=0)
     """And not above this one; None for no limit."""
 
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Every other solver and spacing, churn, and guidance with and without an interval."""
+        return (
+            cls(solver="ddim", steps=4, spacing="cosine", guidance=2.0),
+            cls(solver="dpm_solver", steps=5, spacing="linear"),
+            cls(solver="unipc", steps=5, guidance=2.0, guidance_low=0.1, guidance_high=10.0),
+            cls(solver="ancestral", steps=6, spacing="log"),
+            cls(solver="consistency", steps=2),
+            cls(steps=4, churn=20.0),
+        )
+
     @model_validator(mode="after")
     def _check_interval(self) -> Self:
         if self.guidance_high is not None and self.guidance_low >= self.guidance_high:
@@ -67,6 +80,14 @@ class GuidedSolver(FlowSolver):
                 f"{self.guidance_high:g}: no noise level lies between"
             )
         return self
+
+    def require_guidable(self, classes: int, label_drop: float) -> None:
+        """ConfigError if guidance is asked for, of a net without labels or never trained without them."""
+        if self.guidance != 1.0 and (not classes or label_drop == 0):
+            why = "net.label_drop is 0" if classes else "the data has no labels"
+            raise ConfigError(
+                f"diffusion: sample.guidance is {self.guidance:g}, but {why}; set it to 1"
+            )
 
     @property
     def draws_from_p(self) -> bool:

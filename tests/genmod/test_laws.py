@@ -26,6 +26,7 @@ from genmod.models.base import (
     FamilyConfig,
     GenerativeModel,
     ModelConfig,
+    SampleOptions,
     families,
     family,
 )
@@ -86,6 +87,16 @@ SPECS = (
     ImageSpec(channels=1, height=8, width=8, classes=3),
     ImageSpec(channels=3, height=8, width=8),
 )
+
+
+def can_be_sampled(case: Case, how: SampleOptions) -> bool:
+    try:
+        family(case.family).check_sampling(case.net, how, case.spec)
+    except ConfigError:
+        return False
+    return True
+
+
 TINY = [Case(name, spec) for name in families() for spec in SPECS]
 CASES = TINY + [
     Case(name, SPECS[0], variant)
@@ -99,6 +110,14 @@ SCORES = [
         (family(case.family).Score.tiny(), *family(case.family).Score.variants())
     )
     if number == 0 or case.spec.channels == 1
+]
+SAMPLES = [
+    pytest.param(case, how, id=f"{case}-sample{number}")
+    for case in CASES
+    for number, how in enumerate(
+        (family(case.family).Sample(), *family(case.family).Sample.variants())
+    )
+    if can_be_sampled(case, how)
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 every_family = pytest.mark.parametrize("name", families())
@@ -282,10 +301,18 @@ def test_average_moves_and_lags(case):
     assert weights_bytes(at_once.ema) == weights_bytes(at_once.model)
 
 
-@every_case
-def test_samples_do_not_depend_on_the_batch(case):
+@every_family
+def test_each_case_and_each_way_to_sample_is_asked(name):
+    asked = [param.values for param in SAMPLES if param.values[0].family == name]
+    assert {str(case) for case, _ in asked} == {str(case) for case in CASES if case.family == name}
+    ways = (family(name).Sample(), *family(name).Sample.variants())
+    assert all(any(how == way for _, how in asked) for way in ways)
+
+
+@pytest.mark.parametrize(("case", "how"), SAMPLES)
+def test_samples_do_not_depend_on_the_batch(case, how):
     model = trained(case)
-    rng, how = rng_for(1, "laws/sample", range(6)), model.Sample()
+    rng = rng_for(1, "laws/sample", range(6))
     labels_B = rng.index_B % case.spec.classes if case.spec.classes else None
     together = model.sample(labels_B, rng, how)
     assert together.shape == (6, *case.spec.shape)
@@ -384,9 +411,12 @@ def test_configurations_survive_json_and_refuse_unknown_keys(name):
     for schema, config in (
         (model_class.Config, model_class.Config.tiny()),
         (model_class.Config, model_class.Config()),
+        *((model_class.Config, config) for config in model_class.Config.variants()),
         (model_class.Sample, model_class.Sample()),
+        *((model_class.Sample, how) for how in model_class.Sample.variants()),
         (model_class.Score, model_class.Score()),
         (model_class.Score, model_class.Score.tiny()),
+        *((model_class.Score, how) for how in model_class.Score.variants()),
     ):
         values = json.loads(json.dumps(as_json(config)))
         assert parse(schema, values, "here") == config

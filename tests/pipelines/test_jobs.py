@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -362,6 +363,23 @@ def test_a_job_whose_driver_is_killed_is_gone_on_with(root, sampled, tmp_path):
     assert [m.digest for m in again] == [m.digest for m in sampled[1]]
     assert files(tmp_path) == files(sampled[0])
     assert {path: path.stat().st_mtime_ns for path in receipts} == receipts
+
+
+def test_a_way_to_sample_that_is_not_for_the_model_is_refused_with_the_plan(root, tmp_path):
+    refused = []
+    for job in sample_jobs(root, tmp_path):
+        model_class = family(job.name)
+        for how in model_class.Sample.variants():
+            asked = replace(job, how=as_json(how))
+            try:
+                model_class.check_sampling(model_class.Config.tiny(), how, SPEC)
+            except ConfigError as reason:
+                with pytest.raises(ConfigError, match=re.escape(str(reason))):
+                    plan_sample(asked, SAMPLE, seed=0)
+                refused.append(how)
+            else:
+                assert plan_sample(asked, SAMPLE, seed=0).sampler == how.sampler
+    assert refused
 
 
 def test_what_cannot_be_is_said_when_the_plan_is_made(root, tmp_path):

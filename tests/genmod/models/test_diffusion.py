@@ -148,26 +148,6 @@ def test_samples_are_in_range_and_finite():
     assert x.abs().max() == 1  # most would be outside
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        DiffusionSample(steps=4),
-        DiffusionSample(solver="ddim", steps=5, guidance=2.0, guidance_low=0.1, guidance_high=10),
-        DiffusionSample(steps=4, churn=20),
-        DiffusionSample(solver="dpm_solver", steps=6, spacing="log"),
-        DiffusionSample(solver="unipc", steps=6, guidance=2.0, guidance_high=10),
-        DiffusionSample(solver="ancestral", steps=12),
-    ],
-    ids=lambda how: how.sampler,
-)
-def test_samples_do_not_depend_on_the_split(how):
-    model, labels, rng = trained(), torch.arange(7) % 3, rng_for(4, "s", range(100, 107))
-    whole = model.sample(labels, rng, how)
-    singly = [model.sample(labels[i : i + 1], rng.rows(slice(i, i + 1)), how) for i in range(7)]
-    assert torch.allclose(whole, torch.cat(singly), rtol=0, atol=1e-10)
-    assert not torch.equal(whole[0], whole[3])  # same label, other row
-
-
 def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional():
     model, rng = trained(), rng_for(4, "s", range(3))
 
@@ -187,8 +167,29 @@ def test_guidance_needs_labels_and_dropped_ones():
     how, rng = DiffusionSample(steps=2, guidance=2), rng_for(0, "s", range(1))
     with pytest.raises(ConfigError, match="the data has no labels"):
         build(RGB).sample(None, rng, how)
+    with pytest.raises(ConfigError, match="the data has no labels"):
+        Model.check_sampling(DiffusionConfig(), how, RGB)
     with pytest.raises(ConfigError, match="label_drop is 0"):
         build(label_drop=0.0).sample(torch.tensor([0]), rng, how)
+    with pytest.raises(ConfigError, match="label_drop is 0"):
+        Model.check_sampling(DiffusionConfig(label_drop=0.0), how, GREY)
+    Model.check_sampling(DiffusionConfig(), how, GREY)
+
+
+@pytest.mark.parametrize(
+    ("net", "how", "reason"),
+    [
+        ({}, DiffusionSample(spacing="linear"), "sample.spacing=linear"),
+        (
+            {"objective": "consistency"},
+            DiffusionSample(solver="consistency", last=90),
+            "sample.last",
+        ),
+    ],
+)
+def test_noise_levels_that_the_net_does_not_know_are_refused_before(net, how, reason):
+    with pytest.raises(ConfigError, match=reason):
+        Model.check_sampling(DiffusionConfig(**net), how, GREY)
 
 
 def test_what_draws_from_p():
@@ -366,11 +367,11 @@ def test_noise_outside_of_a_schedule_is_refused():
 def test_a_tuned_net_is_sampled_by_its_sampler_and_has_no_density():
     tuned = DiffusionConfig(objective="consistency")
     few = DiffusionSample(solver="consistency", steps=2)
-    Model.check_sampling(tuned, few)
-    Model.check_sampling(DiffusionConfig(), DiffusionSample())
+    Model.check_sampling(tuned, few, GREY)
+    Model.check_sampling(DiffusionConfig(), DiffusionSample(), GREY)
     for config, how in ((tuned, DiffusionSample()), (DiffusionConfig(), few)):
         with pytest.raises(ConfigError, match="consistency goes with consistency"):
-            Model.check_sampling(config, how)
+            Model.check_sampling(config, how, GREY)
     with pytest.raises(Unscorable, match="no density"):
         Model.check_scorable(tuned, DiffusionScore())
     assert not few.draws_from_p
