@@ -108,13 +108,16 @@ Net = Callable[[Tensor, Tensor], Tensor]
 """A net as others train them: (x_t, t of each row from 0 to T - 1) to its prediction."""
 
 
-def denoiser_of(net: Net, prediction: Prediction, schedule: Schedule) -> Denoise:
+def denoiser_of(
+    net: Net, prediction: Prediction, schedule: Schedule, dtype: torch.dtype = torch.float32
+) -> Denoise:
     """D(x; sigma) of a net that was trained elsewhere, for every sampler here.
 
     Args:
         net: a module with its weights loaded, or any function.
         prediction: what it gives.
         schedule: that it was trained on. Between two of its times it is asked for a fractional one.
+        dtype: of its weights; it is given images and times of that type. Samplers' states stay float64.
     """
     of = levels(schedule)
 
@@ -123,8 +126,8 @@ def denoiser_of(net: Net, prediction: Prediction, schedule: Schedule) -> Denoise
         t = of.time(sigma) - 1
         if math.isclose(t, round(t), abs_tol=1e-6):
             t = float(round(t))  # one of its own times, up to rounding
-        t_B = x_BCHW.new_full(x_BCHW.shape[:1], t)
-        given_BCHW = net(alpha * x_BCHW, t_B)
+        t_B = x_BCHW.new_full(x_BCHW.shape[:1], t, dtype=dtype)
+        given_BCHW = net((alpha * x_BCHW).to(dtype), t_B).to(x_BCHW.dtype)
         if prediction == "x0":
             return given_BCHW
         if prediction == "eps":

@@ -77,7 +77,7 @@ def test_trained_here_and_trained_elsewhere_are_one_denoiser(prediction, schedul
         return net.answer
 
     denoiser = Denoiser(net, [0.0], 0.5, prediction=prediction)
-    loaded = denoiser_of(elsewhere, prediction, schedule)
+    loaded = denoiser_of(elsewhere, prediction, schedule, torch.float64)
     for time in (1, 400, 990):
         sigma = float(levels(schedule).sigma_T[time - 1])
         ours = denoiser(x, torch.full((3,), sigma, dtype=torch.float64), None)

@@ -14,6 +14,7 @@ from genmod.samplers.ddpm import denoiser_of, levels
 from genmod.samplers.multistep import dpm_solver, unipc
 from genmod.samplers.ode import ddim, heun
 
+diffusers = pytest.importorskip("diffusers")
 schedulers = pytest.importorskip("diffusers.schedulers")
 
 KINDS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -70,7 +71,7 @@ def test_ddim(kind, schedule):
     scheduler.set_timesteps(20)
     sigmas = sigmas_at(scheduler.timesteps, schedule)
     x = starts(sigmas[0].item())
-    ours = ddim(denoiser_of(net, kind, schedule), x, sigmas)
+    ours = ddim(denoiser_of(net, kind, schedule, torch.float64), x, sigmas)
     assert torch.allclose(ours, theirs(scheduler, x, 1 / math.hypot(1, sigmas[0])), atol=1e-5)
 
 
@@ -102,7 +103,7 @@ def test_ancestral_in_a_thousand_steps(kind, schedule, monkeypatch):
 
     monkeypatch.setattr(f"{schedulers.DDPMScheduler.__module__}.randn_tensor", same_noise)
     x = starts(sigmas[0].item())
-    ours = ancestral(denoiser_of(net, kind, schedule), x, sigmas, rng)
+    ours = ancestral(denoiser_of(net, kind, schedule, torch.float64), x, sigmas, rng)
     assert torch.allclose(ours, theirs(scheduler, x, 1 / math.hypot(1, sigmas[0])), atol=1e-5)
 
 
@@ -117,7 +118,7 @@ def test_unipc(kind, order, steps):
     sigmas = sigmas_at(scheduler.timesteps)
     scheduler.sigmas = sigmas
     x = starts(sigmas[0].item())
-    ours = unipc(denoiser_of(net, kind, "linear"), x, sigmas, order)
+    ours = unipc(denoiser_of(net, kind, "linear", torch.float64), x, sigmas, order)
     assert torch.allclose(ours, theirs(scheduler, x, 1 / math.hypot(1, sigmas[0])), atol=1e-5)
 
 
@@ -131,7 +132,7 @@ def test_dpm_solver(kind, steps):
     sigmas = sigmas_at(scheduler.timesteps)
     scheduler.sigmas = sigmas
     x = starts(sigmas[0].item())
-    ours = dpm_solver(denoiser_of(net, kind, "linear"), x, sigmas)
+    ours = dpm_solver(denoiser_of(net, kind, "linear", torch.float64), x, sigmas)
     assert torch.allclose(ours, theirs(scheduler, x, 1 / math.hypot(1, sigmas[0])), atol=1e-5)
 
 
@@ -163,9 +164,61 @@ def test_heun(kind):
     sigmas = torch.cat((scheduler.sigmas[:1], scheduler.sigmas[1::2])).double()
     scheduler.sigmas = torch.cat((sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]))
     x = ours = starts(sigmas[0].item())
-    denoise = denoiser_of(net, kind, "linear")
+    denoise = denoiser_of(net, kind, "linear", torch.float64)
     for i, t in enumerate(scheduler.timesteps):
         sigma = scheduler.sigmas[i].item()
         given = denoise(ours, sigma) if kind == "x0" else (ours - denoise(ours, sigma)) / sigma
         ours = scheduler.step(given, t, ours).prev_sample
     assert torch.allclose(heun(denoise, x, sigmas), ours, atol=1e-5)
+
+
+def trained_elsewhere(folder, kind, schedule):
+    """A small U-Net of theirs that learnt something, saved by their own means."""
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), attention_head_dim=4,
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"), layers_per_block=1,
+    )  # fmt: skip
+    scheduler = schedulers.DDPMScheduler(beta_schedule=BETAS[schedule], prediction_type=KINDS[kind])
+    image_BCHW = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand(16, -1, -1, -1)
+    optimiser, losses = torch.optim.Adam(unet.parameters(), 3e-3), []
+    for _ in range(40):
+        t_B, noise_BCHW = torch.randint(1000, (16,)), torch.randn(image_BCHW.shape)
+        noisy_BCHW = scheduler.add_noise(image_BCHW, noise_BCHW, t_B)
+        wanted = {"eps": noise_BCHW, "x0": image_BCHW}.get(kind)
+        if wanted is None:
+            wanted = scheduler.get_velocity(image_BCHW, noise_BCHW, t_B)
+        loss = (unet(noisy_BCHW, t_B).sample - wanted).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    unet.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schedule", BETAS)
+def test_weights_from_elsewhere_sample_as_they_do_there(kind, schedule, tmp_path):
+    trained_elsewhere(tmp_path, kind, schedule)
+    unet = diffusers.UNet2DModel.from_pretrained(tmp_path).eval()
+    scheduler = schedulers.DDIMScheduler(
+        beta_schedule=BETAS[schedule], prediction_type=KINDS[kind], clip_sample=False,
+        set_alpha_to_one=True,
+    )  # fmt: skip
+    exactly(scheduler, schedule)
+    scheduler.set_timesteps(10)
+    sigmas = sigmas_at(scheduler.timesteps, schedule)
+    alpha = 1 / math.hypot(1, sigmas[0].item())
+    x_BCHW = sigmas[0] * rng_for(3, "x", range(2)).normal(1, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        denoise = denoiser_of(lambda x, t_B: unet(x, t_B).sample, kind, schedule)
+        ours = ddim(denoise, x_BCHW, sigmas)
+        theirs_BCHW = alpha * x_BCHW
+        for t in scheduler.timesteps:
+            given = unet(theirs_BCHW.float(), t).sample.double()
+            theirs_BCHW = scheduler.step(given, t, theirs_BCHW).prev_sample
+        torch.testing.assert_close(ours, theirs_BCHW, rtol=1e-4, atol=1e-4)
+        finer = [solve(denoise, x_BCHW, sigmas) for solve in (heun, unipc, dpm_solver)]
+    assert all(x.isfinite().all() for x in finer)
