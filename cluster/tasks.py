@@ -8,15 +8,15 @@ from typing import Any
 GRACE_S = 20.0
 
 
-def stop(references: Collection[Any], force: bool = False, grace_s: float = GRACE_S) -> None:
-    """Let tasks that are under way end; cancel those that take longer.
+def stop(references: Collection[Any], grace_s: float = GRACE_S) -> None:
+    """Let tasks that are under way end; the workers of those that take longer are killed.
 
     Ray's driver dies if a task ends while it is being cancelled (2.60, "Tried to complete task that was not
-    pending"), so tasks that end soon are not cancelled.
+    pending"), so tasks that end soon are not cancelled. A task that is asked politely may miss it on a busy
+    machine and go on for as long as it takes.
 
     Args:
         references: what the tasks will give.
-        force: kill the workers of those that are cancelled.
         grace_s: for all together.
     """
     if not references:
@@ -25,4 +25,4 @@ def stop(references: Collection[Any], force: bool = False, grace_s: float = GRAC
 
     _, left = ray.wait(list(references), num_returns=len(references), timeout=grace_s)
     for reference in left:
-        ray.cancel(reference, force=force)
+        ray.cancel(reference, force=True)

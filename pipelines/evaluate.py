@@ -169,7 +169,7 @@ def do_all(
                     f"{jobs[0].config.deadline_s:g}; give it more, or look at the cluster (ray status)"
                 )
     except Exception:
-        stop(under_way, force=True)
+        stop(under_way)
         raise
 
 

@@ -17,8 +17,7 @@ def naps(seconds: float, begun: str) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_who_ends_soon_ends_and_the_others_are_cancelled(ray_session, tmp_path, force):
+def test_who_ends_soon_ends_and_the_others_are_cancelled(ray_session, tmp_path):
     import ray
 
     task = ray.remote(num_cpus=0, max_retries=0)(naps)
@@ -29,7 +28,7 @@ def test_who_ends_soon_ends_and_the_others_are_cancelled(ray_session, tmp_path, 
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     begun_s = time.monotonic()
-    stop([short, long], force=force, grace_s=10.0)
+    stop([short, long], grace_s=10.0)
     assert ray.get(short, timeout=10) is None
     with pytest.raises((ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError)):
         ray.get(long, timeout=60)
