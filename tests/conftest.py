@@ -5,12 +5,17 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster.environment import set_environment
 from tests.stores import proxy as proxies
 from tests.stores import weed
 
 set_environment()
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
+
+PATIENCE_S = 900.0
+"""For what comes surely: how late tells of the machine, not of the program."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of this machine that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Different ports of this machine that nobody listens on, below those that it gives out itself."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 500):
+        with suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"{len(found)} of {count} ports are free")
 
 
 def kill_marked(name: str, mark: str) -> None:

@@ -1,12 +1,14 @@
 """What it takes until the density of a real GAN under noise stands still: sigma by moves, bounds by budget.
 
-    .venv/bin/python -m tests.benchmarks._annealing [--rounds 300,600,1200] [--temperatures 125,500,2000]
+    .venv/bin/python -m tests.benchmarks._annealing [--data digits] [--rows 8] [--rounds 300,600,1200]
+        [--temperatures 125,500,2000]
 
-``make bench`` leaves it out, for it takes minutes. Protocol: one core; a GAN on the 1,797 digits of 8x8
-pixels of ``builtin:digits`` with their labels, 16 latents, 60,000 images; averaged weights. Sigma is fitted
+``make bench`` leaves it out, for it takes minutes. Protocol: one core; a GAN on 60,000 images with their
+labels, averaged weights; ``digits``: the 1,797 of 8x8 pixels of ``builtin:digits``, 16 latents; ``fashion``:
+Fashion-MNIST's training images of 28x28, 64 latents, the generator of ``_quality_gan``. Sigma is fitted
 to the same 32 images that are kept out of training, by more and more moves; with the last sigma both bounds
-of 8 images of the model's own and the lower bound of 8 of those kept out, by more and more temperatures.
-Times are CPU seconds.
+of so many images of the model's own and the lower bound of as many of those kept out, by more and more
+temperatures. Times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -32,33 +34,38 @@ from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import Alone
 from tests.benchmarks._data_sets import pin
+from tests.benchmarks._quality import _images, _labels
+from tests.benchmarks._quality_gan import NET
 
-SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
 TOWER = Tower(widths=(32, 64), blocks=1, patch=2)
-NIMG, BATCH, HELD_OUT, ROWS, SEED = 60_000, 32, 32, 8, 0
+GAMMA = Penalty(base=1.0, final=0.1, nimg=60_000)
+NETS = {
+    "digits": GanConfig(z_dim=16, generator=TOWER, discriminator=TOWER, gamma=GAMMA),
+    "fashion": GanConfig.model_validate(NET | {"z_dim": 64, "gamma": GAMMA}),
+}
+NIMG, BATCH, HELD_OUT, SEED = 60_000, 32, 32, 0
 
 
-def digits() -> tuple[Tensor, Tensor]:
-    """uint8 (N, 1, 8, 8) and int64 (N,)."""
+def images(data: str) -> tuple[Tensor, Tensor]:
+    """uint8 (N, 1, H, W) and int64 (N,)."""
+    if data == "fashion":
+        return _images("train"), _labels("train")
     source = open_source("builtin:digits")
     listing = source.listing()
     images = np.stack(list(source.fetch(listing.refs, listing.fingerprint)))
     assert listing.labels_N is not None
     labels_N = torch.from_numpy(listing.labels_N.astype(np.int64))
-    return torch.from_numpy(images.reshape(-1, *SPEC.shape)), labels_N
+    return torch.from_numpy(images.reshape(-1, 1, 8, 8)), labels_N
 
 
-def trained(pixels_NCHW: Tensor, labels_N: Tensor) -> Model:
+def trained(net: GanConfig, pixels_NCHW: Tensor, labels_N: Tensor) -> Model:
     """Averaged weights."""
-    net = GanConfig(
-        z_dim=16,
-        generator=TOWER,
-        discriminator=TOWER,
-        gamma=Penalty(base=1.0, final=0.1, nimg=NIMG),
+    spec = ImageSpec(
+        channels=1, height=pixels_NCHW.shape[2], width=pixels_NCHW.shape[3], classes=10
     )
     x = pixels_NCHW.double() / 127.5 - 1
     stats = DataStats(mean=(float(x.mean()),), std=(float(x.std()),))
-    model = ModelConfig(family="gan", net=as_json(net), spec=SPEC, stats=stats).build(SEED)
+    model = ModelConfig(family="gan", net=as_json(net), spec=spec, stats=stats).build(SEED)
     config = TrainConfig.model_validate({
         "nimg": NIMG, "batch": BATCH, "ema_halflife_nimg": 3_000, "ema_rampup": 0.1,
         "optim": {"lr": 1e-3, "betas": [0.0, 0.95], "clip_norm": None, "floor": 0.05},
@@ -79,16 +86,18 @@ def trained(pixels_NCHW: Tensor, labels_N: Tensor) -> Model:
 def main() -> None:
     """A line for each budget of the fit and of the chains."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--data", choices=sorted(NETS), default="digits")
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--rounds", default="300,600,1200")
     parser.add_argument("--temperatures", default="125,500,2000")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     pin()
     begun_s = time.process_time()
-    pixels_NCHW, labels_N = digits()
+    pixels_NCHW, labels_N = images(wanted.data)
     order_N = torch.from_numpy(np.random.default_rng(SEED).permutation(len(pixels_NCHW)))
     pixels_NCHW, labels_N = pixels_NCHW[order_N], labels_N[order_N]
-    model = trained(pixels_NCHW[HELD_OUT:], labels_N[HELD_OUT:])
+    model = trained(NETS[wanted.data], pixels_NCHW[HELD_OUT:], labels_N[HELD_OUT:])
     print(f"trained in {time.process_time() - begun_s:.0f} s", flush=True)
     held_out = Batch(pixels_NCHW[:HELD_OUT], labels_N[:HELD_OUT], torch.arange(HELD_OUT))
     rng, sigma = rng_for(SEED, "bench/score", held_out.index_B), 0.0
@@ -99,19 +108,20 @@ def main() -> None:
         sigma = facts["sigma"]
         print(f"{rounds} rounds: sigma {sigma:.4f}, drift {facts['sigma_drift']:+.2%}, "
               f"{time.process_time() - begun_s:.0f} s", flush=True)  # fmt: skip
-    some = held_out.rows(slice(ROWS))
+    rows = wanted.rows
+    some = held_out.rows(slice(rows))
     for temperatures in map(int, wanted.temperatures.split(",")):
-        how = GanScore(sigma=sigma, ais=AISOptions(temperatures=temperatures), simulated_rows=ROWS)
+        how = GanScore(sigma=sigma, ais=AISOptions(temperatures=temperatures), simulated_rows=rows)
         begun_s = time.process_time()
         facts = model.prepare_scores(None, rng, how).facts
         middle_s = time.process_time()
-        found = model.log_prob(some, rng.rows(slice(ROWS)), how)
+        found = model.log_prob(some, rng.rows(slice(rows)), how)
         print(f"{temperatures} temperatures: "
               f"gap {facts['gap_nats']:.2f} +- {facts['gap_nats_stderr']:.2f} nats "
               f"(lower {facts['simulated_lower_nats']:.2f}), held out {float(found.nats_B.mean()):.2f}, "
               f"standard error of a row {float(found.stderr_B.mean()):.2f}, "
-              f"{(time.process_time() - middle_s) / ROWS:.1f} s a row "
-              f"(gap {(middle_s - begun_s) / ROWS:.1f})", flush=True)  # fmt: skip
+              f"{(time.process_time() - middle_s) / rows:.1f} s a row "
+              f"(gap {(middle_s - begun_s) / rows:.1f})", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import pytest
 from tests.processes import free_ports, kill_marked
 
 MARK = "GENMOD_TEST_HEAD"
-START_S = 90.0
+START_S = 300.0
 
 
 @dataclass
@@ -70,21 +68,34 @@ def head():
             start_new_session=True,
         )
     try:
-        _wait(process, f"http://127.0.0.1:{jobs_port}", token, folder / "head.log")
-        yield Head(f"http://127.0.0.1:{jobs_port}", token, folder)
+        made = Head(f"http://127.0.0.1:{jobs_port}", token, folder)
+        _wait(process, made, folder / "head.log")
+        yield made
     finally:
         kill_marked(MARK, mark)
         process.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(process: subprocess.Popen[bytes], address: str, token: str, log: Path) -> None:
-    deadline_s = time.monotonic() + START_S
-    request = urllib.request.Request(
-        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
-    )
+def _wait(process: subprocess.Popen[bytes], head: Head, log: Path) -> None:
+    """Until a job has run: the port is open long before that works."""
+    from cluster.submit import JobRequest, Jobs
+    from genmod.errors import GenmodError
+
+    work = head.folder / "warm-up"
+    work.mkdir()
+    (work / "nothing").touch()
+    request = JobRequest(name="warm-up", entrypoint="true", working_dir=str(work))
+    deadline_s, reason = time.monotonic() + START_S, ""
     while process.poll() is None and time.monotonic() < deadline_s:
-        with suppress(OSError), urllib.request.urlopen(request, timeout=5):
-            return
+        try:
+            jobs = Jobs(head.address, head.token)
+            job_id, _ = jobs.submit(request)
+            state = jobs.follow(job_id, lambda text: None)
+            if state.status == "SUCCEEDED":
+                return
+            reason = state.message
+        except (GenmodError, RuntimeError) as error:
+            reason = str(error)
         time.sleep(0.3)
-    pytest.fail(f"the Ray head did not start: {log.read_text()[-2000:]}")
+    pytest.fail(f"the Ray head did not start: {reason}; {log.read_text()[-2000:]}")

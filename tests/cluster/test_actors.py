@@ -54,7 +54,7 @@ def tasks(*acts):
 
 @pytest.mark.slow
 def test_an_actor_in_process_tells_what_went_wrong(tmp_path):
-    scribe = actor_class()(folder=tmp_path, device="cpu", threads=1, deadline_s=0.5)
+    scribe = actor_class()(folder=tmp_path, device="cpu", threads=1, deadline_s=60)
 
     def facts(name, act):
         return scribe._within_deadline({"name": name, "act": act})
@@ -62,7 +62,6 @@ def test_an_actor_in_process_tells_what_went_wrong(tmp_path):
     assert facts("a", None)["name"] == "a"
     assert facts("b", "refuse")["error"] == "this is yours to mend"
     assert attempts(tmp_path, "b") == 1
-    scribe.deadline_s = 60
     assert facts("c", "hiccup once")["name"] == "c"
     assert attempts(tmp_path, "c") == 2
     gone = facts("d", "store is gone")
@@ -110,7 +109,7 @@ def test_faults_of_some_pieces_leave_the_others_whole(ray_session, tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_what_a_person_must_mend_stops_the_job(ray_session, tmp_path):
-    todo = tasks("refuse", *[None] * 40)
+    todo = tasks("refuse", *[None] * 400)
     results = run(actor_class(), todo, workers=1, where=CPU, deadline_s=9, folder=str(tmp_path))
     with pytest.raises(DataError, match="00: this is yours to mend"):
         collect(results, [])
@@ -118,7 +117,7 @@ def test_what_a_person_must_mend_stops_the_job(ray_session, tmp_path):
     time.sleep(1)  # what was on its way when the job stopped
     settled = len(list(tmp_path.iterdir()))
     time.sleep(1)
-    assert len(list(tmp_path.iterdir())) == settled < 10
+    assert len(list(tmp_path.iterdir())) == settled < 200
 
 
 @pytest.mark.ray

@@ -13,7 +13,7 @@ set_environment()
 if sys.argv[1] == "job":  # a program on the same machine, that Ray did not start
     plain = {k: v for k, v in os.environ.items() if not k.startswith("RAY_JOB_")}
     plain |= {"AWS_ENDPOINT_URL": "http://direct", "AWS_SECRET_ACCESS_KEY": "direct"}
-    done = subprocess.run([sys.executable, __file__, "direct"], env=plain, text=True, timeout=100)
+    done = subprocess.run([sys.executable, __file__, "direct"], env=plain, text=True, timeout=600)
     assert done.returncode == 0
     os.environ["AWS_REGION"] = "of-the-driver-alone"
 os.environ["GENMOD_STORAGE"] = '{"patience_s": 7}'
@@ -23,7 +23,7 @@ import ray
 def told():
     names = ("AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "GENMOD_STORAGE")
     return {name: os.environ.get(name) for name in names}
-print(json.dumps(ray.get(ray.remote(told).remote(), timeout=60)), flush=True)
+print(json.dumps(ray.get(ray.remote(told).remote(), timeout=600)), flush=True)
 disconnect()
 """
 

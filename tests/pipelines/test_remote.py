@@ -21,6 +21,7 @@ from genmod.manifest import DatasetManifest, Manifest, require
 from genmod.models.base import families, family
 from pipelines import config
 from pipelines.verify import verify
+from tests.processes import PATIENCE_S
 from tests.stores.weed import BUCKET, client
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -69,7 +70,7 @@ def genmod(folder, environment, *words):
     kept |= environment | {"RAY_TMPDIR": str(folder)}
     return subprocess.run(
         [sys.executable, "-m", "pipelines", *words, "--json"],
-        env=kept, cwd=folder, capture_output=True, text=True, timeout=540, check=False,
+        env=kept, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from genmod.manifest import DatasetManifest, Manifest, load
 from genmod.metrics.judge import readings_from
 from pipelines import config, plan, registry, retrain, run
 from pipelines.context import DONE, Context
+from tests.processes import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -81,7 +82,7 @@ def _do(recipe: Path, stage, *assignments: str):
     try:
         return stage(context)
     finally:
-        assert context.tracker.close()
+        assert context.tracker.close(PATIENCE_S)
 
 
 def _champion(recipe: Path):
@@ -155,14 +156,14 @@ def _kill_after_training(recipe: Path, made: Path) -> None:
     )
     assert process.stderr is not None
     try:
-        deadline_s = time.monotonic() + 300
+        deadline_s = time.monotonic() + PATIENCE_S
         while not (made / "models" / "vae" / "model.json").exists():
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         process.stderr.close()
 
 

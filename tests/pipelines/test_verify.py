@@ -188,7 +188,9 @@ def test_a_member_that_is_there_twice(root):
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 def test_any_flipped_bit_names_the_tar_and_the_sample_it_is_in(root, data):

@@ -6,17 +6,18 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sysconfig
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-START_S = 60.0
+from tests.processes import free_ports
+
+START_S = 300.0
 BUCKET = "genmod"
 PORTS = ("master", "volume", "filer", "s3")
 
@@ -41,15 +42,6 @@ class Store:
             "AWS_CONFIG_FILE": str(self.folder / "none"),
             "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "none"),
         }
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @contextmanager
@@ -88,7 +80,7 @@ def running() -> Generator[Store]:
         yield store
     finally:
         process.kill()  # a polite end takes it half a minute
-        process.wait(10)
+        process.wait(60)
         for name, port in grpc.items():
             with suppress(FileNotFoundError):
                 os.unlink(f"/tmp/seaweedfs-{name}-grpc-{port}.sock")
@@ -106,7 +98,9 @@ def client(store: Store, endpoint: str | None = None):
         region_name="us-east-1",
         aws_access_key_id=store.key,
         aws_secret_access_key=store.secret,
-        config=botocore.config.Config(retries={"total_max_attempts": 1}),
+        config=botocore.config.Config(
+            retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=20
+        ),
     )
 
 

@@ -81,7 +81,9 @@ def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, da
 
 @pytest.mark.slow
 @settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 def test_the_streams_of_any_world_read_the_same_rows(dataset, second, data):

@@ -11,7 +11,7 @@ def prefetch_threads():
     return [t for t in threading.enumerate() if t.name == "prefetch"]
 
 
-def gone(deadline_s=5.0):
+def gone(deadline_s=60.0):
     end = time.monotonic() + deadline_s
     while prefetch_threads() and time.monotonic() < end:
         time.sleep(0.01)

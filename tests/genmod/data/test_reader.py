@@ -85,7 +85,9 @@ def test_the_stream_is_the_order(dataset):
 
 
 @settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 def test_any_world_and_any_resume_point_give_the_same_ids(dataset, data):
@@ -154,7 +156,9 @@ def test_later_epochs_read_no_tar(dataset, tmp_path):
     assert torch.equal(reader.read(row_N[::-1].copy()).pixels_BCHW, before.pixels_BCHW.flip(0))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_an_index_that_does_not_fit_in_memory_finds_the_same(dataset, data):
     """Rows in any order, while the ring holds few shards or one."""

@@ -82,7 +82,7 @@ def test_two_ranks_equal_one(tmp_path):
         subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)
     ]
     try:
-        assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+        assert [process.wait(timeout=600) for process in ranks] == [0, 0]
     finally:
         for process in ranks:
             process.kill()

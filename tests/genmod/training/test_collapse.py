@@ -201,7 +201,7 @@ def test_two_ranks_go_back_alike(tmp_path):
     command = [sys.executable, __file__, str(tmp_path)]
     ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
     try:
-        assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+        assert [process.wait(timeout=600) for process in ranks] == [0, 0]
     finally:
         for process in ranks:
             process.kill()
