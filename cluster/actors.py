@@ -19,12 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cluster.room import room
+from cluster.resources import room
 from cluster.session import ClusterConfig, wait_s
 from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.interface.model import GenerativeModel
 from genmod.manifest import Manifest, require
 from genmod.memory import keep_freed
-from genmod.models.base import GenerativeModel
 
 TRIES = 3
 """How often an actor tries an item whose storage fails, and how often Ray gives an item to a new actor."""
@@ -147,7 +147,7 @@ class ModelActor(Actor):
             DataError: the folder holds another model by now, or files that do not fit their digests.
         """
         if (digest, weights) not in self._models:
-            from genmod.training.published import load_model
+            from genmod.interface.model_store import load_model
 
             found = require(Manifest, root, "model", "train")
             if found.digest != digest:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.actors import Shape
-from cluster.room import room
+from cluster.resources import room
 from cluster.watchdog import Watchdog, beating
 from genmod import storage
 from genmod.errors import ConfigError, GenmodError

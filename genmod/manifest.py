@@ -45,7 +45,7 @@ class ImageSpec(Config):
     """Values a pixel takes: 256, or 2 for binary data (stored as pixels 0 and 255)."""
     draw_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
     """Of binary data whose shards hold greys: a pixel is on with the probability that its grey says. The seed
-    of each row's one draw; training draws anew whenever a row comes. See :mod:`genmod.data.binary`."""
+    of each row's one draw; training draws anew whenever a row comes. See :mod:`genmod.data.format.binary`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

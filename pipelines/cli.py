@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.environment import set_environment
@@ -146,24 +146,26 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_stage(options: argparse.Namespace) -> dict[str, Any]:
-    from pipelines import config, run
+    from pipelines.recipe import recipe as config
+    from pipelines.recipe.context import Context
+    from pipelines.stages.table import STAGES as STAGES_TABLE
 
     assignments = list(options.set)
     if options.address:
         assignments.append(f"cluster.address={options.address}")
     recipe = config.load(options.recipe, assignments)
-    context = run.Context(recipe, models=tuple(dict.fromkeys(options.model or recipe.model)))
+    context = Context(recipe, models=tuple(dict.fromkeys(options.model or recipe.model)))
     if options.dry_run:
         return _dry_run(options.stage, context)
-    stage: Callable[[run.Context], dict[str, Any]] = run.stage(options.stage)
     try:
-        return stage(context)
+        return STAGES_TABLE[options.stage](context)
     finally:
         context.close()
 
 
 def _dry_run(stage: str, context: Any) -> dict[str, Any]:
-    from pipelines import plan, price
+    from pipelines.commands import dry_run as plan
+    from pipelines.commands import price
 
     print(context.recipe.to_yaml(), end="")
     priced = price.prices(context.recipe)
@@ -189,7 +191,9 @@ def _dry_run(stage: str, context: Any) -> dict[str, Any]:
 
 
 def _submit(options: argparse.Namespace) -> dict[str, Any]:
-    from pipelines import config, run, submit
+    from pipelines.commands import submit
+    from pipelines.recipe import recipe as config
+    from pipelines.recipe.context import Context
 
     for action in ("status", "logs", "stop"):
         if job := getattr(options, action):
@@ -200,9 +204,7 @@ def _submit(options: argparse.Namespace) -> dict[str, Any]:
         )
     if options.dry_run:
         recipe = config.load(options.recipe, options.set)
-        return _dry_run(
-            options.job_stage, run.Context(recipe, tuple(options.model or recipe.model))
-        )
+        return _dry_run(options.job_stage, Context(recipe, tuple(options.model or recipe.model)))
     return submit.submit(
         options.job_stage,
         recipe=options.recipe,
@@ -215,7 +217,7 @@ def _submit(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
-    from pipelines.verify import verify
+    from pipelines.commands.verify import verify
 
     faults = verify(options.url)
     for fault in faults:
@@ -232,7 +234,7 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
-    from pipelines.inspect import inspect
+    from pipelines.commands.inspect import inspect
 
     facts, text = inspect(options.url, options.out, options.split)
     print(text)
@@ -240,6 +242,6 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _selftest(options: argparse.Namespace) -> dict[str, Any]:
-    from pipelines.selftest import selftest
+    from pipelines.commands.selftest import selftest
 
     return {"output": None, "fingerprint": None, **selftest(options.subject)}

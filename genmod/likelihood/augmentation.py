@@ -27,16 +27,17 @@ from pydantic import Field
 from torch import Tensor
 
 from genmod import units
-from genmod.data.batch import Batch
+from genmod.distributions.decoders import PixelLikelihood
+from genmod.distributions.gaussian import Gaussian
+from genmod.distributions.noise import BinnedGaussian, PointGaussian
 from genmod.errors import GenmodError, Unscorable
+from genmod.interface.batch import Batch
+from genmod.interface.log_prob import COUNTS, LogProb, Prepared
+from genmod.interface.options import ScoreOptions
 from genmod.likelihood import ais, hmc
 from genmod.likelihood.ais import AISOptions
-from genmod.likelihood.decoders import PixelLikelihood
-from genmod.likelihood.gaussian import Gaussian
 from genmod.likelihood.hmc import Target
-from genmod.likelihood.noise import BinnedGaussian, PointGaussian
 from genmod.manifest import ImageSpec
-from genmod.models.base import COUNTS, LogProb, Prepared, ScoreOptions
 from genmod.rng import Rng, rng_for
 
 Decode = Callable[[Tensor, Tensor | None], Tensor]

@@ -13,12 +13,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from genmod import units
-from genmod.data.batch import Batch
-from genmod.likelihood import adaptive, dequantise, ode, vlb
+from genmod.distributions import dequantise
+from genmod.interface.batch import Batch
+from genmod.interface.log_prob import COUNTS, LogProb, LogProbLabel
+from genmod.interface.options import ScoreOptions
+from genmod.likelihood import adaptive, ode, vlb
 from genmod.likelihood.adaptive import Solved, Span
 from genmod.likelihood.ode import Grid
 from genmod.likelihood.process import Process
-from genmod.models.base import COUNTS, LogProb, LogProbLabel, ScoreOptions
 from genmod.rng import Rng
 
 EXACT_UP_TO = 8

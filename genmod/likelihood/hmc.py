@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genmod.likelihood.gaussian import Gaussian
+from genmod.distributions.gaussian import Gaussian
 from genmod.likelihood.iwae import LogJoint
 from genmod.rng import Rng
 

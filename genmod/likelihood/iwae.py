@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from genmod.likelihood.gaussian import Posterior
+from genmod.distributions.gaussian import Posterior
 from genmod.rng import Rng
 
 LogJoint = Callable[..., Tensor]

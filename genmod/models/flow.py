@@ -34,20 +34,12 @@ from zuko.lazy import LazyComposedTransform
 from zuko.transforms import MonotonicRQSTransform
 
 from genmod import units
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.log_prob import COUNTS, LogProb
+from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
+from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
 from genmod.likelihood import iwae
 from genmod.manifest import ImageSpec
-from genmod.models.base import (
-    COUNTS,
-    DataStats,
-    FamilyConfig,
-    GenerativeModel,
-    LogProb,
-    Losses,
-    Phase,
-    SampleOptions,
-    ScoreOptions,
-)
 from genmod.permutation import shuffle
 from genmod.rng import Rng
 

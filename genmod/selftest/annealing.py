@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from genmod.distributions.gaussian import Gaussian
+from genmod.interface.log_prob import LogProb, LogProbLabel
 from genmod.likelihood import ais
 from genmod.likelihood.ais import AISOptions
-from genmod.likelihood.gaussian import Gaussian
 from genmod.likelihood.hmc import Target
-from genmod.models.base import LogProb, LogProbLabel
 from genmod.rng import rng_for
 from genmod.selftest.check import Check, judge
 from genmod.selftest.truths import LinearGaussian

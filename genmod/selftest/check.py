@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from genmod.models.base import LogProb, LogProbLabel
+from genmod.interface.log_prob import LogProb, LogProbLabel
 
 Side = Literal["=", "<=", ">="]
 """What an estimate must be to its truth, up to errors of simulation and of solvers."""

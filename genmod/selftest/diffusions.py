@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from genmod import units
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.log_prob import LogProb
+from genmod.interface.model import DataStats, GenerativeModel
+from genmod.interface.registry import ModelConfig, family
 from genmod.likelihood.diffusion import DiffusionScore, log_prob
 from genmod.likelihood.process import Prior, Process
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, GenerativeModel, LogProb, ModelConfig, family
 from genmod.rng import rng_for
 from genmod.selftest.check import Check, judge
 from genmod.selftest.truths import Atoms

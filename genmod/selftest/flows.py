@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from genmod import units
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.log_prob import LogProb
+from genmod.interface.model import DataStats, GenerativeModel
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, GenerativeModel, LogProb, ModelConfig
 from genmod.rng import Rng, rng_for
 from genmod.selftest.check import Check, judge
 from genmod.selftest.truths import Mixture

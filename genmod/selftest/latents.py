@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from genmod.distributions.gaussian import Gaussian, standard
+from genmod.distributions.prior import Mixture
+from genmod.interface.log_prob import LogProb
 from genmod.likelihood import iwae
-from genmod.likelihood.gaussian import Gaussian, standard
-from genmod.likelihood.prior import Mixture
-from genmod.models.base import LogProb
 from genmod.rng import rng_for
 from genmod.selftest.check import Check, judge
 from genmod.selftest.truths import LinearGaussian

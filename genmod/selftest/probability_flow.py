@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from genmod.interface.log_prob import LogProb
 from genmod.likelihood import adaptive, ode
 from genmod.likelihood.process import Prior
-from genmod.models.base import LogProb
 from genmod.rng import rng_for
 from genmod.selftest.check import Check, judge
 from genmod.selftest.truths import LinearGaussian, Mixture

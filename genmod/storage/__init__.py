@@ -1,6 +1,6 @@
 """Files anywhere: URLs, whole-object writes, the one atomic step that publishes a result, a cache.
 
-Local files, and remote stores that a request may fail on: see :mod:`genmod.storage.patience`.
+Local files, and remote stores that a request may fail on: see :mod:`genmod.storage.retry`.
 """
 
 from genmod.storage.objects import (

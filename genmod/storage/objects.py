@@ -21,7 +21,7 @@ from fsspec.spec import AbstractFileSystem
 
 from genmod.errors import StorageError
 from genmod.storage import s3, urls
-from genmod.storage.patience import wait_for
+from genmod.storage.retry import wait_for
 from genmod.storage.urls import is_s3, join
 
 BLOCK_BYTES = 4 << 20

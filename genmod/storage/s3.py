@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 from fsspec.asyn import AsyncFileSystem
 
 from genmod.errors import StorageError
-from genmod.storage.patience import persistently, run, status_of, wait_for
+from genmod.storage.retry import persistently, run, status_of, wait_for
 
 BLOCK_BYTES = 4 << 20
 """Largest piece of a read."""

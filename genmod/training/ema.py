@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from genmod.models.base import GenerativeModel
+from genmod.interface.model import GenerativeModel
 from genmod.training.plan import TrainConfig
 
 _foreach_lerp: Any = vars(torch)["_foreach_lerp_"]

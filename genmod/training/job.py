@@ -8,20 +8,22 @@ from functools import partial
 from typing import Any
 
 from genmod.config import Config, as_json, parse
-from genmod.data.arrange import OWN, Part, arrange, check_order, mixed_parts
-from genmod.data.order import epoch_rows
-from genmod.data.reader import TrainingStream, open_dataset, read_rows
+from genmod.costs.flops import shapes_of
+from genmod.data.order.row_order import epoch_rows
+from genmod.data.order.training_order import OWN, Part, arrange, check_order, mixed_parts
+from genmod.data.reading.reader import TrainingStream, open_dataset, read_rows
 from genmod.errors import ConfigError, DataError, StorageError
+from genmod.interface.model import GenerativeModel
+from genmod.interface.model_store import load_model, model_config
+from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, require
-from genmod.models.base import GenerativeModel, ModelConfig, family
 from genmod.training.checkpoint import Checkpoints
-from genmod.training.collapse import Samples
-from genmod.training.latents import LatentsLook
 from genmod.training.loop import Plan, train
-from genmod.training.monitors import Grid, Validation
+from genmod.training.monitors.collapse import Samples
+from genmod.training.monitors.latents import LatentsLook
+from genmod.training.monitors.validation import Grid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
-from genmod.training.published import load_model, model_config, publish_model
-from genmod.work import shapes_of
+from genmod.training.publish import publish_model
 from genmod.world import World, agreed
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genmod.data.batch import Batch
 from genmod.errors import ConfigError
-from genmod.models.base import GenerativeModel
+from genmod.interface.batch import Batch
+from genmod.interface.model import GenerativeModel
 from genmod.training.plan import TrainConfig
 
 

@@ -17,25 +17,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from genmod import storage
-from genmod.data.batch import Batch
 from genmod.errors import TrainingDiverged
+from genmod.interface.batch import Batch
+from genmod.interface.model import GenerativeModel, Phase
+from genmod.interface.model_store import GRIDS
 from genmod.memory import keep_freed
-from genmod.models.base import GenerativeModel, Phase
 from genmod.rng import Rng
 from genmod.training import ema
 from genmod.training.checkpoint import Checkpoints, resume
-from genmod.training.collapse import Samples
-from genmod.training.latents import LatentsLook
+from genmod.training.ddp_warmup import COMMUTING, only, rehearse
 from genmod.training.layout import backward, compile_nets, place, ready
-from genmod.training.monitors import Grid, Validation
+from genmod.training.metric_log import Point, write_point
+from genmod.training.monitors.collapse import Samples
+from genmod.training.monitors.latents import LatentsLook
+from genmod.training.monitors.rollback import diverged, look_at_samples
+from genmod.training.monitors.validation import Grid, Validation
 from genmod.training.optim import PhaseOptimiser
 from genmod.training.plan import TrainConfig, due
 from genmod.training.precision import autocast
-from genmod.training.published import GRIDS
-from genmod.training.rehearsal import COMMUTING, only, rehearse
-from genmod.training.spool import Point, write_point
 from genmod.training.state import TrainState, flat
-from genmod.training.watching import diverged, look_at_samples
 from genmod.training.writer import Writer, taken
 from genmod.world import World
 

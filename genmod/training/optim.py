@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genmod.errors import DataError
-from genmod.models.base import GenerativeModel, Phase
+from genmod.interface.model import GenerativeModel, Phase
 from genmod.training.plan import OptimConfig
 from genmod.training.schedule import lr_at
 

@@ -8,12 +8,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from genmod.config import Config, as_json, fingerprint, parse
-from genmod.data.arrange import OWN, OrderConfig
-from genmod.data.mixture import whole_weights
+from genmod.data.order.mixed import whole_weights
+from genmod.data.order.training_order import OWN, OrderConfig
 from genmod.errors import ConfigError, did_you_mean
-from genmod.models.base import ModelConfig, Phase
-from genmod.training.collapse import WatchConfig
-from genmod.training.latents import LatentsConfig
+from genmod.interface.model import Phase
+from genmod.interface.registry import ModelConfig
+from genmod.training.monitors.collapse import WatchConfig
+from genmod.training.monitors.latents import LatentsConfig
 
 
 class OptimConfig(Config):

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from genmod.config import canonical_json
-from genmod.errors import DataError
-from genmod.models.base import GenerativeModel
-from genmod.training.collapse import Watch, WatchConfig, way_back
-from genmod.training.ledger import Ledger
+from genmod.interface.model import GenerativeModel
+from genmod.interface.model_store import load_weights, tensors_of
+from genmod.training.monitors.collapse import Watch, WatchConfig, way_back
 from genmod.training.optim import PhaseOptimiser
+from genmod.training.step_metrics import Ledger
 
 MODEL, EMA, OPTIMISER, BEST, STATE = (
     "model.safetensors",
@@ -119,43 +118,6 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()
     }
-
-
-def weights_bytes(model: nn.Module) -> bytes:
-    """A model's parameters and buffers as a safetensors file."""
-    return tensor_bytes(model.state_dict())
-
-
-def load_weights(model: nn.Module, data: bytes, where: str) -> None:
-    """Put weights into a model of the same shape.
-
-    Args:
-        model: takes the weights.
-        data: a safetensors file.
-        where: its name, for the error.
-
-    Raises:
-        DataError: the tensors are not this model's.
-    """
-    try:
-        model.load_state_dict(tensors_of(data, where), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{where} does not fit the model's configuration: {reason}") from None
-
-
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as a safetensors file."""
-    ready = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
-    return safetensors.save(ready)
-
-
-def tensors_of(data: bytes, where: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. DataError if it is none."""
-    try:
-        return safetensors.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise DataError(f"{where} is not a safetensors file: {error}") from None
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmod.adversarial.config import GanConfig, Penalty, Tower
 from genmod.config import as_json
-from genmod.data.batch import Batch
-from genmod.data.sources import open_source
+from genmod.data.sources.registry import open_source
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.likelihood.ais import AISOptions
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, ModelConfig
 from genmod.models.gan import GanScore, Model
+from genmod.models.gan.config import GanConfig, Penalty, Tower
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig

@@ -33,9 +33,9 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from genmod.data.codecs import PNG_LEVEL, Codec
-from genmod.data.shards import Encoded, dataset_facts, pack_shard
-from genmod.data.sources import open_source
+from genmod.data.format.codecs import PNG_LEVEL, Codec
+from genmod.data.format.shards import Encoded, dataset_facts, pack_shard
+from genmod.data.sources.registry import open_source
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 
 IMAGES, SHARD_ROWS, BATCH, ROUNDS = 20_480, 10_240, 256, 7

@@ -16,12 +16,12 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from genmod import units
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.model import GenerativeModel
 from genmod.manifest import ImageSpec
 from genmod.metrics.features import FeaturesConfig, fit
 from genmod.metrics.frechet import frechet, moments
 from genmod.metrics.neighbours import neighbourhoods
-from genmod.models.base import GenerativeModel
 from genmod.rng import rng_for
 from tests.benchmarks._data_sets import FASHION
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from genmod import units
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, ModelConfig
 from genmod.models.diffusion import DiffusionScore, Model
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train

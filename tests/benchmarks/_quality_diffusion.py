@@ -33,7 +33,8 @@ import torch
 from torch import Tensor
 
 from genmod import units
-from genmod.models.base import DataStats, GenerativeModel, ModelConfig
+from genmod.interface.model import DataStats, GenerativeModel
+from genmod.interface.registry import ModelConfig
 from genmod.training import ema
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from genmod import units
-from genmod.data.batch import Batch
-from genmod.data.sources import open_source
+from genmod.data.sources.registry import open_source
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
 from genmod.metrics.features import Extractor, FeaturesConfig, fit
-from genmod.models.base import DataStats, ModelConfig
 from genmod.models.gan import GanSample, Model
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train

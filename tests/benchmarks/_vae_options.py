@@ -37,10 +37,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genmod import units
-from genmod.data.batch import Batch
-from genmod.likelihood.codes import usage
+from genmod.interface.batch import Batch
+from genmod.interface.latents import usage
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, ModelConfig
 from genmod.models.vae import Model, VAESample, VAEScore
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train

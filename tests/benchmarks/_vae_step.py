@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, ModelConfig
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import Alone

@@ -23,14 +23,15 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from genmod.data.codecs import PNG_LEVEL
-from genmod.data.reader import TrainingStream, open_dataset
-from genmod.data.shards import Row, write_shard
-from genmod.models.base import DataStats, ModelConfig
+from genmod.data.format.codecs import PNG_LEVEL
+from genmod.data.format.shards import Row, write_shard
+from genmod.data.reading.reader import TrainingStream, open_dataset
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import Alone
-from pipelines.config import load
+from pipelines.recipe.recipe import load
 from tests.benchmarks._data_sets import (
     BATCH,
     IMAGES,

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from genmod.data.codecs import Codec
-from genmod.data.order import Deal, Order
-from genmod.data.reader import RowReader, _stream
-from genmod.data.shards import Encoded, dataset_facts, pack_shard
+from genmod.data.format.codecs import Codec
+from genmod.data.format.shards import Encoded, dataset_facts, pack_shard
+from genmod.data.order.row_order import Deal, Order
+from genmod.data.reading.reader import RowReader, _stream
 from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, publish
 from tests.benchmarks._data_sets import pin
 
@@ -31,9 +31,9 @@ OPEN = r"""
 import json, re, sys, time
 from pathlib import Path
 import numpy as np
-from genmod.data.order import WindowOrder
-from genmod.data.reader import open_dataset
-from genmod.data.rowindex import RowIndex
+from genmod.data.order.row_order import WindowOrder
+from genmod.data.reading.reader import open_dataset
+from genmod.data.reading.row_index import RowIndex
 begun_s = time.process_time()
 manifest = open_dataset(sys.argv[1])
 shards = manifest.of_split("train")

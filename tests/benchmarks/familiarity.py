@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmod.data.batch import Batch
-from genmod.data.sources import open_source
-from genmod.likelihood.familiarity import RECOMMENDED, Bits, Calibration, auroc, compressed_bits
+from genmod.data.sources.registry import open_source
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats, GenerativeModel
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, GenerativeModel, ModelConfig
 from genmod.permutation import shuffle
 from genmod.rng import rng_for
+from genmod.scoring.ood_scores import RECOMMENDED, Bits, Calibration, auroc, compressed_bits
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import Alone

@@ -13,18 +13,21 @@ import torch
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.reader import RowReader
-from genmod.data.shards import Row, dataset_facts, write_shard
-from genmod.data.synthetic import SampleConfig
-from genmod.likelihood.slices import slices
-from genmod.likelihood.table import ScoreConfig
+from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.reading.reader import RowReader
+from genmod.generation.synthetic import SampleConfig
+from genmod.interface.model import DataStats
+from genmod.interface.model_store import load_model
+from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import DatasetManifest, ImageSpec, publish
-from genmod.models.base import DataStats, ModelConfig, family
 from genmod.rng import rng_for
-from genmod.training.published import load_model, publish_model
+from genmod.scoring.table import ScoreConfig
+from genmod.scoring.work_units import slices
+from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
-from pipelines.sample import SampleActor, SampleJob, plan_sample
-from pipelines.score import ScoreActor, ScoreJob, plan_score
+from pipelines.jobs.sampling import SampleActor, SampleJob, plan_sample
+from pipelines.jobs.scoring import ScoreActor
+from pipelines.stages.score import ScoreJob, plan_score
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 SAMPLES, SCORES, MICRO = 250, 100, 50

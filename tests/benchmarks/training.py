@@ -16,14 +16,15 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats, GenerativeModel
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, GenerativeModel, ModelConfig
 from genmod.rng import Rng, rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import Alone
-from pipelines.config import load
+from pipelines.recipe.recipe import load
 from tests.benchmarks._turns import compared, cpu_s, in_turns
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import torch
 
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, ModelConfig
 from genmod.models.vae import Model, VAESample, VAEScore
 from genmod.rng import rng_for
 

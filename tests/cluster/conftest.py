@@ -79,7 +79,7 @@ def head():
 
 def _wait(process: subprocess.Popen[bytes], head: Head, log: Path) -> None:
     """Until a job has run: the port is open long before that works."""
-    from cluster.submit import JobRequest, Jobs
+    from cluster.jobs import JobRequest, Jobs
     from genmod.errors import GenmodError
 
     work = head.folder / "warm-up"

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import config, run
-from pipelines.context import DONE, Context
+from pipelines.recipe import recipe as config
+from pipelines.recipe.context import DONE, Context
+from pipelines.stages import run
 from tests.processes import PATIENCE_S, free_ports, kill_marked
 
 BINS = Path(sys.executable).parent
@@ -123,7 +124,7 @@ def test_a_node_is_lost_in_each_stage(cluster, ray_session, tmp_path):
     quiet, root, recipe = tmp_path / "quiet", tmp_path / "root", tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(root=root))
     context = Context(config.load(str(recipe), [f"root={quiet}"]), ("vae",))
-    assert run.run(context)["status"] == DONE
+    assert run.stage(context)["status"] == DONE
     context.close()
 
     node, log = cluster.add_node(), tmp_path / "log"

@@ -17,28 +17,23 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from genmod.config import as_json, parse
-from genmod.data.batch import Batch
 from genmod.errors import ConfigError, Unscorable
+from genmod.interface.batch import Batch
+from genmod.interface.log_prob import COUNTS
+from genmod.interface.model import DataStats, GenerativeModel
+from genmod.interface.model_store import load_model, tensors_of, weights_bytes
+from genmod.interface.options import FamilyConfig, SampleOptions
+from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
-from genmod.models.base import (
-    COUNTS,
-    DataStats,
-    FamilyConfig,
-    GenerativeModel,
-    ModelConfig,
-    SampleOptions,
-    families,
-    family,
-)
 from genmod.nets import linear
 from genmod.rng import rng_for
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
-from genmod.training.monitors import Grid, Validation
+from genmod.training.metric_log import read_spool
+from genmod.training.monitors.validation import Grid, Validation
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.training.published import load_model, publish_model
-from genmod.training.spool import read_spool
-from genmod.training.state import TrainState, tensors_of, weights_bytes
+from genmod.training.publish import publish_model
+from genmod.training.state import TrainState
 from genmod.world import Alone, Group, World
 
 CPU = torch.device("cpu")

@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from genmod.config import as_json
-from genmod.data.ingest import make_shard
-from genmod.data.plan import make_plan
-from genmod.data.reader import iter_split
+from genmod.data.reading.reader import iter_split
+from genmod.data.sharding.ingest import make_shard
+from genmod.data.sharding.plan import make_plan
+from genmod.interface.registry import families, family
 from genmod.manifest import DatasetManifest, Manifest, require
-from genmod.models.base import families, family
-from pipelines import config
-from pipelines.verify import verify
+from pipelines.commands.verify import verify
+from pipelines.recipe import recipe as config
 from tests.processes import PATIENCE_S
 from tests.stores.weed import BUCKET, client
 

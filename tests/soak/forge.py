@@ -131,13 +131,13 @@ def be_a_rank(told: dict) -> int:
 def be_a_driver(told: dict) -> int:
     """The same for a stage's driver, on the Ray at ``address``."""
     from cluster.session import ClusterConfig, connect
-    from genmod.data.sources import DataConfig
-    from genmod.data.synthetic import SampleConfig
+    from genmod.data.sources.source import DataConfig
     from genmod.errors import GenmodError
+    from genmod.generation.synthetic import SampleConfig
     from genmod.training.job import TrainJob
-    from pipelines.sample import SampleJob, sample_models
-    from pipelines.shard import shard
-    from pipelines.train import TrainOptions, train_models
+    from pipelines.jobs.sampling import SampleJob, sample_models
+    from pipelines.jobs.sharding import shard
+    from pipelines.jobs.training import TrainOptions, train_models
 
     cluster = ClusterConfig(address=told["address"])
     try:
@@ -180,7 +180,7 @@ def main() -> None:
     import torch.nn.parallel
 
     import genmod.training.job  # noqa: F401
-    from genmod.models.base import families, family
+    from genmod.interface.registry import families, family
 
     for name in families():
         family(name)
@@ -188,9 +188,9 @@ def main() -> None:
         import ray.data
         import ray.train.torch  # noqa: F401
 
-        import pipelines.sample
-        import pipelines.shard
-        import pipelines.train  # noqa: F401
+        import pipelines.stages.sample
+        import pipelines.stages.shard
+        import pipelines.stages.train  # noqa: F401
     torch.set_num_threads(1)
     for line in sys.stdin:
         told = json.loads(line)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from genmod.config import as_json
-from genmod.data.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, ImageSpec, publish
-from genmod.models.base import DataStats, ModelConfig, families, family
 from genmod.training.job import TrainJob, plan_job
 from genmod.training.plan import OptimConfig, TrainConfig
 

@@ -22,11 +22,11 @@ import psutil
 import pyarrow.parquet as pq
 
 from genmod.config import as_json
-from genmod.data.synthetic import SampleConfig
+from genmod.generation.synthetic import SampleConfig
+from genmod.interface.registry import families
 from genmod.manifest import DatasetManifest, Manifest, faults, load
-from genmod.models.base import families
 from genmod.rng import rng_for
-from genmod.training.published import publish_model
+from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
 from tests.soak.ranks import TRAIN, Forge, make_dataset, make_job
 

@@ -6,11 +6,11 @@ import struct
 import numpy as np
 import pytest
 
-from genmod.data.ingest import make_shard
-from genmod.data.parent import load_parent
-from genmod.data.plan import make_manifest, make_plan
-from genmod.data.shards import quarantine_file
-from genmod.data.sources import DataConfig
+from genmod.data.format.shards import quarantine_file
+from genmod.data.sharding.ingest import make_shard
+from genmod.data.sharding.plan import make_manifest, make_plan
+from genmod.data.sharding.previous_version import load_parent
+from genmod.data.sources.source import DataConfig
 from genmod.manifest import publish
 
 

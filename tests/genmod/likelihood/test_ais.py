@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from genmod.distributions.gaussian import Gaussian
 from genmod.likelihood import ais, hmc, iwae
 from genmod.likelihood.ais import AISOptions
-from genmod.likelihood.gaussian import Gaussian
 from genmod.likelihood.hmc import Target
 from genmod.rng import rng_for
 from genmod.selftest.annealing import target

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from genmod import units
-from genmod.data.batch import Batch
 from genmod.errors import GenmodError, Unscorable
+from genmod.interface.batch import Batch
 from genmod.likelihood.ais import AISOptions
 from genmod.likelihood.augmentation import Augmentation, AugmentationScore
 from genmod.manifest import ImageSpec

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from genmod.distributions.gaussian import Gaussian
 from genmod.likelihood import iwae
-from genmod.likelihood.gaussian import Gaussian
 from genmod.rng import rng_for
 
 ROWS, NOISE = 200, 0.7

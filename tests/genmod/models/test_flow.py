@@ -7,9 +7,10 @@ import torch
 from pydantic import ValidationError
 
 from genmod import units
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, ModelConfig
 from genmod.models.flow import BoxSpline, FlowConfig, FlowScore, Model
 from genmod.rng import rng_for
 

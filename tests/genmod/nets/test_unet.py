@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from genmod.models.diffusion.preconditioning import Denoiser
 from genmod.nets.blocks import Down, ResidualBlock, SelfAttention, Up, group_norm
-from genmod.nets.edm import Denoiser
 from genmod.nets.unet import UNet, stride_of
 
 

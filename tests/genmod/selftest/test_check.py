@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from genmod.distributions.gaussian import Gaussian
+from genmod.interface.log_prob import LogProb
 from genmod.likelihood import iwae
-from genmod.likelihood.gaussian import Gaussian
-from genmod.models.base import LogProb
 from genmod.rng import rng_for
 from genmod.selftest import latents
 from genmod.selftest.check import judge

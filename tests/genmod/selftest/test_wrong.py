@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from genmod.likelihood import adaptive, dequantise, ode, vlb
+from genmod.distributions import dequantise
+from genmod.likelihood import adaptive, ode, vlb
 from genmod.likelihood.process import Prior
 from genmod.selftest import diffusions, flows, probability_flow
 from genmod.selftest.density import run

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from genmod.data.batch import Batch
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
+from genmod.interface.options import FamilyConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, FamilyConfig, GenerativeModel, Losses, Phase
 from genmod.rng import rng_for
 
 

@@ -16,9 +16,9 @@ from genmod import storage
 from genmod.errors import ConfigError, StorageError
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
-from genmod.training.monitors import Validation
+from genmod.training.metric_log import read_spool
+from genmod.training.monitors.validation import Validation
 from genmod.training.plan import TrainConfig
-from genmod.training.spool import read_spool
 from genmod.training.state import Snapshot
 from genmod.world import Alone
 from tests.stores.proxy import Fault

@@ -1,6 +1,6 @@
 """Real faults in real processes: kills at every step of a write, full disks, lost stores, other world sizes.
 
-The ranks are forked by tests/soak/forge.py, without Ray; tests/pipelines/test_train_stage.py has Ray's side.
+The ranks are forked by tests/soak/forge.py, without Ray; tests/pipelines/stages/test_train.py has Ray's side.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from genmod import storage
+from genmod.interface.registry import families
 from genmod.manifest import DatasetManifest, Manifest, faults, load
-from genmod.models.base import families
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.job import TrainJob
-from genmod.training.spool import read_spool
+from genmod.training.metric_log import read_spool
 from tests.soak.ranks import TRAIN, Forge, make_dataset, make_job
 
 SHORT = TRAIN.model_copy(

@@ -5,8 +5,8 @@ import torch
 
 from genmod.errors import ConfigError, TrainingDiverged
 from genmod.training.loop import Plan, train
+from genmod.training.metric_log import read_spool
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.training.spool import read_spool
 from genmod.world import Alone
 
 CONFIG = TrainConfig(

@@ -6,14 +6,15 @@ import torch
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.arrange import OrderConfig
-from genmod.data.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.order.training_order import OrderConfig
 from genmod.errors import ConfigError, DataError
+from genmod.interface.model import DataStats
+from genmod.interface.model_store import digest_of, load_model, model_config
+from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, ImageSpec, faults, publish
-from genmod.models.base import DataStats, ModelConfig, families, family
 from genmod.training.job import Start, TrainJob, check_start, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.training.published import digest_of, load_model, model_config
 from genmod.world import Alone
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from genmod.config import parse
 from genmod.errors import ConfigError
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.models.base import DataStats, ModelConfig
 from genmod.training.plan import OptimConfig, TrainConfig, due, training_fingerprint
 from genmod.training.schedule import lr_at
 

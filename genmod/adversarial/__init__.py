@@ -1,1 +1,0 @@
-"""What generator and discriminator play for: losses, penalties, augmentations."""

@@ -1,0 +1,1 @@
+"""Costs of a model: counted operations and measured times."""

@@ -1,0 +1,1 @@
+"""The dataset on disk: codecs, keys, tars, shards, verification."""

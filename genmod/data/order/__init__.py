@@ -1,0 +1,1 @@
+"""Order of rows: shuffled epochs, balanced classes, exact mixtures."""

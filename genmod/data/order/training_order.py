@@ -1,0 +1,227 @@
+"""Which rows training reads, of one dataset or several, and in which order: the recipe's ``train.order``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, model_validator
+
+from genmod import storage
+from genmod.config import Config
+from genmod.data.order.balanced import BalancedOrder, ClassIndex, shard_labels
+from genmod.data.order.mixed import MixedOrder, whole_weights
+from genmod.data.order.row_order import LastBatch, Order, RowOrder, WindowOrder, epoch_rows
+from genmod.errors import ConfigError
+from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, Split, require
+
+OWN = "data"
+"""What ``train.order.mix`` calls the recipe's own dataset."""
+
+
+class OrderConfig(Config):
+    """The recipe's ``train.order``: which row comes when. Every choice resumes anywhere at the same cost."""
+
+    window: int | None = Field(default=None, gt=0)
+    """Shuffle inside windows of so many shards, which change with the epoch, so that few shards are read at
+    a time; for remote shards that are too many to keep. Not given: over the whole split."""
+    balance: Literal["none", "classes"] = "none"
+    """``classes``: every class equally often; rows of small classes then come more often than others."""
+    mix: dict[str, NonNegativeFloat] = {}
+    """Other datasets to train on as well, by URL, and ``data`` for the recipe's own, each with its weight:
+    the share of the images is exact, and each dataset has epochs of its own."""
+    last: LastBatch = "wrap"
+    """Where an epoch ends inside a batch: ``wrap`` fills it up from the next epoch, ``drop`` leaves the
+    rest out, other rows each epoch. Validation, evaluation and scores read every row either way."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mix and OWN not in self.mix:
+            raise ValueError(
+                f"mix has no weight for {OWN!r}, the recipe's own dataset; 0 leaves it out"
+            )
+        if self.window and self.balance == "classes":
+            raise ValueError("window and balance exclude each other: a class may be in any shard")
+        if self.last == "drop" and (self.mix or self.balance == "classes"):
+            raise ValueError(
+                "last is drop, but with mix or balance no epoch ends for all rows at once"
+            )
+        if self.mix:
+            whole_weights(list(self.mix.values()))
+        return self
+
+    def result(self) -> dict[str, Any]:
+        """What the trained weights depend on; mixed datasets count by their content."""
+        return self.model_dump(mode="json", exclude={"mix"})
+
+    def resolved(self) -> Self:
+        """The same with absolute paths, for processes that have another current folder."""
+        mix = {url if url == OWN else storage.resolve(url): w for url, w in self.mix.items()}
+        return self.model_copy(update={"mix": mix})
+
+
+@dataclass(frozen=True)
+class Part:
+    """One dataset of a mix."""
+
+    root: str
+    manifest: DatasetManifest
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Some shards as one list of rows, and the order of a stream over them."""
+
+    shards: tuple[ShardEntry, ...]
+    """Relative to the dataset's root if there is one, else by absolute path or URL."""
+    order: RowOrder
+
+
+def mixed_parts(config: OrderConfig) -> list[Part]:
+    """The other datasets of a mix. ConfigError if one is not there."""
+    return [
+        Part(url, require(DatasetManifest, url, "dataset", "shard, or sample"), weight)
+        for url, weight in config.mix.items()
+        if url != OWN
+    ]
+
+
+def check_mix(
+    parts: Sequence[Part], split: Split, spec: ImageSpec, class_names: tuple[str, ...]
+) -> None:
+    """Whether datasets can be mixed.
+
+    Args:
+        parts: to look at.
+        split: that is read.
+        spec: of the recipe's own dataset.
+        class_names: of the recipe's own dataset.
+
+    Raises:
+        ConfigError: one has other images or classes, no rows, or is there twice.
+    """
+    seen = dict[str, str]()
+    for part in parts:
+        theirs = part.manifest
+        got, wanted = str(theirs.spec), str(spec)
+        if theirs.spec == spec:
+            got, wanted = str(list(theirs.class_names)), str(list(class_names))
+        if got != wanted:
+            raise ConfigError(
+                f"train.order.mix: {part.root} has {got}, the recipe's dataset {wanted}; "
+                "mix datasets of the same images and classes"
+            )
+        if part.weight and not theirs.rows(split):
+            raise ConfigError(f"train.order.mix: {part.root} has no rows in its {split} split")
+        if theirs.digest in seen:
+            raise ConfigError(
+                f"train.order.mix: {part.root} and {seen[theirs.digest]} are the same dataset; "
+                "name it once and add the weights"
+            )
+        seen[theirs.digest] = part.root
+
+
+def check_order(
+    config: OrderConfig, split: Split, spec: ImageSpec, class_names: tuple[str, ...]
+) -> list[Part]:
+    """Whether a dataset can be read so, whether it is there already or only planned.
+
+    Returns:
+        The other datasets of the mix.
+
+    Raises:
+        ConfigError: classes are to be balanced where there are none, or datasets cannot be mixed.
+    """
+    if config.balance == "classes" and not spec.classes:
+        raise ConfigError(
+            "train.order.balance is classes, but the dataset has no labels; set train.order.balance=none"
+        )
+    others = mixed_parts(config)
+    check_mix(others, split, spec, class_names)
+    return others
+
+
+def arrange(
+    parts: Sequence[Part], split: Split, config: OrderConfig, *, seed: int, global_batch: int
+) -> Arrangement:
+    """The shards of a training stream and its order.
+
+    Memory is O(shards), with balanced classes O(shards x classes). The order of a mix depends on which
+    datasets it has and their weights, not on where they lie or are named.
+
+    Args:
+        parts: at least one, the recipe's own first; of several, those with weight 0 are left out.
+        split: e.g. ``train``.
+        config: ``mix`` is not looked at, ``parts`` says it.
+        seed: of the run.
+        global_batch: images of a step.
+
+    Raises:
+        ConfigError: the datasets cannot be mixed or balanced.
+        DataError: with ``balance``, an index is not what the manifest says.
+    """
+    first = parts[0].manifest
+    check_order(config.model_copy(update={"mix": {}}), split, first.spec, first.class_names)
+    if len(parts) == 1:
+        (part,) = parts
+        order = _Arranger(split, config, seed, global_batch).order(part, "order")
+        return Arrangement(part.manifest.of_split(split), order)
+    check_mix(parts, split, first.spec, first.class_names)
+    whole = whole_weights([part.weight for part in parts])
+    weighted = [(part, weight) for part, weight in zip(parts, whole, strict=True) if weight]
+    weighted.sort(key=lambda pair: pair[0].manifest.digest)
+    arranger = _Arranger(split, config, seed, global_batch)
+    orders = [arranger.order(part, f"order/{part.manifest.digest}") for part, _ in weighted]
+    rows = [part.manifest.rows(split) for part, _ in weighted]
+    shards = tuple(shard for part, _ in weighted for shard in _absolute_shards(part, split))
+    return Arrangement(shards, MixedOrder(orders, rows, [weight for _, weight in weighted]))
+
+
+@dataclass(frozen=True)
+class _Arranger:
+    """Makes the order of one dataset."""
+
+    split: Split
+    config: OrderConfig
+    seed: int
+    global_batch: int
+
+    def order(self, part: Part, purpose: str) -> RowOrder:
+        """Of its split's rows."""
+        rows_S = [shard.rows for shard in part.manifest.of_split(self.split)]
+        rows = sum(rows_S)
+        if rows == 0:
+            return Order.of(part.manifest, self.split, self.seed)  # refuses
+        if self.config.balance == "classes":
+            return BalancedOrder(self._class_index(part), self.seed, purpose)
+        epoch = epoch_rows(rows, self.global_batch, self.config.last)
+        if self.config.window:
+            return WindowOrder(rows_S, self.config.window, self.seed, purpose, epoch)
+        return Order(rows, self.seed, purpose, epoch)
+
+    def _class_index(self, part: Part) -> ClassIndex:
+        shards, spec = part.manifest.of_split(self.split), part.manifest.spec
+        labels = shard_labels(partial(storage.join, part.root), shards)
+        index = ClassIndex([shard.rows for shard in shards], spec.classes, labels)
+        if empty := (index.rows_K == 0).nonzero()[0].tolist():
+            names = part.manifest.class_names
+            name = names[empty[0]] if names else empty[0]
+            raise ConfigError(
+                f"train.order.balance is classes, but class {name} of {part.root} has no rows in its "
+                f"{self.split} split; shard more data"
+            )
+        return index
+
+
+def _absolute_shards(part: Part, split: Split) -> list[ShardEntry]:
+    def absolute(entry: FileEntry) -> FileEntry:
+        path = storage.join(storage.resolve(part.root), entry.path)
+        return entry.model_copy(update={"path": path})
+
+    return [
+        shard.model_copy(update={"tar": absolute(shard.tar), "index": absolute(shard.index)})
+        for shard in part.manifest.of_split(split)
+    ]

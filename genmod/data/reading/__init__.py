@@ -1,0 +1,1 @@
+"""Reading rows: random access, prefetching, training streams, summaries."""

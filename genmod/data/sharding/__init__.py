@@ -1,0 +1,1 @@
+"""From a source to planned shards: catalog, plan, ingest."""

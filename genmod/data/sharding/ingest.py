@@ -1,0 +1,75 @@
+"""Makes one planned shard: fetch, check, conform, write, sign. What a task runs; knows no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from genmod import receipts
+from genmod.config import Config
+from genmod.data.format.codecs import Refused, Resize, conform
+from genmod.data.format.keys import key_of
+from genmod.data.format.shards import Row, ShardReceipt, write_shard
+from genmod.data.sources.registry import open_source
+from genmod.data.sources.source import pixels_of
+from genmod.manifest import ImageSpec, Split
+
+
+class ShardJob(Config):
+    """What :meth:`genmod.data.sharding.plan.DatasetPlan.job` says."""
+
+    root: str
+    name: str
+    split: Split
+    first_index: int
+    fingerprint: str
+    spec: ImageSpec
+    resize: Resize
+    source: str
+    source_fingerprint: str
+    refs: tuple[Any, ...]
+    names: tuple[str, ...]
+    labels: tuple[int, ...] | None
+
+
+def make_shard(values: Mapping[str, Any]) -> ShardReceipt:
+    """Make a shard and its receipt; the receipt that counts comes back.
+
+    Rows that cannot be used are refused and leave a gap in the index, so the others do not move.
+
+    Raises:
+        DataError: the source is no longer what was planned.
+        OSError: a store failed; trying again may help.
+    """
+    job = ShardJob.model_validate(dict(values))
+    refused: list[tuple[str, str, str]] = []
+    rows = _rows(job, refused)
+    first = next(rows, None)
+    entry, facts = None, None
+    if first is not None:
+        whole = chain((first,), rows)
+        entry, facts = write_shard(job.root, job.name, job.split, job.spec, whole)
+    receipt = ShardReceipt(
+        fingerprint=job.fingerprint, shard=entry, facts=facts, refused=tuple(refused)
+    )
+    return receipts.commit(job.root, job.name, receipt)
+
+
+def _rows(job: ShardJob, refused: list[tuple[str, str, str]]) -> Iterator[Row]:
+    images = open_source(job.source).fetch(job.refs, job.source_fingerprint)
+    for number, image in enumerate(images):
+        name = job.names[number]
+        key = key_of(name)
+        try:
+            image_HWC = conform(pixels_of(image), job.spec, job.resize)
+        except Refused as reason:
+            refused.append((key, name, str(reason)))
+            continue
+        yield Row(
+            key=key,
+            index=job.first_index + number,
+            image_HWC=image_HWC,
+            label=job.labels[number] if job.labels else None,
+            name=name if name != key else None,
+        )

@@ -1,0 +1,1 @@
+"""Sources of raw data: folders, arrays, tables, tars."""

@@ -1,0 +1,1 @@
+"""Distributions with log-densities and addressed draws."""

@@ -1,0 +1,1 @@
+"""Evaluation of models: measured metrics and the promotion gate."""

@@ -1,0 +1,82 @@
+"""Rows of datasets for judging. Letters: N rows, C channels, H height, W width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genmod.config import fingerprint
+from genmod.data.reading.reader import split_reader
+from genmod.errors import ConfigError
+from genmod.manifest import DatasetManifest, ImageSpec, Split
+from genmod.permutation import shuffle
+from genmod.rng import rng_for
+
+READ_ROWS = 4096
+"""Rows that are decoded together."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some rows of a dataset."""
+
+    pixels_NCHW: Tensor
+    """uint8."""
+    labels_N: Tensor | None
+    """int64."""
+
+    def __len__(self) -> int:
+        return len(self.pixels_NCHW)
+
+    def part(self, begin: int, end: int) -> Images:
+        """Some of the rows."""
+        labels_N = self.labels_N
+        return Images(
+            self.pixels_NCHW[begin:end], None if labels_N is None else labels_N[begin:end]
+        )
+
+    def first(self, rows: int) -> Images:
+        """The first rows."""
+        return self.part(0, rows)
+
+
+def read_first(root: str, manifest: DatasetManifest, split: Split, at_most: int) -> Images:
+    """The first rows of a split, in order. ConfigError if it is empty."""
+    return _read(root, manifest, split, torch.arange(min(at_most, manifest.rows(split))))
+
+
+def read_mixed(root: str, manifest: DatasetManifest, split: Split, at_most: int) -> Images:
+    """Rows of a split in a mixed order, the same for every run, so that a part of them is a fair part."""
+    rows = manifest.rows(split)
+    positions_N = torch.arange(min(at_most, rows))
+    return _read(root, manifest, split, shuffle(positions_N, rows, 0, f"evaluate/{split}"))
+
+
+def _read(root: str, manifest: DatasetManifest, split: Split, row_N: Tensor) -> Images:
+    if not len(row_N):
+        raise ConfigError(
+            f"{root}: the {split} split has no rows, evaluate needs some; see data.splits in the recipe"
+        )
+    reader = split_reader(root, manifest, split)
+    try:
+        batches = [reader.read(part_N.numpy()) for part_N in row_N.split(READ_ROWS)]
+    finally:
+        reader.close()
+    labels = [batch.labels_B for batch in batches if batch.labels_B is not None]
+    pixels_NCHW = torch.cat([batch.pixels_BCHW for batch in batches])
+    return Images(pixels_NCHW, torch.cat(labels) if labels else None)
+
+
+def split_digest(manifest: DatasetManifest, split: Split) -> str:
+    """What a split's images are, whatever else the dataset holds."""
+    return fingerprint([shard.tar.sha256 for shard in manifest.of_split(split)])
+
+
+def noise_like(rows: int, spec: ImageSpec, seed: int) -> Images:
+    """Uniform noise as uint8 pixels, its labels dealt out in turn."""
+    levels_NCHW = rng_for(seed, "evaluate/noise", range(rows)).integers(spec.levels, *spec.shape)
+    pixels_NCHW = (levels_NCHW * (255 // (spec.levels - 1))).to(torch.uint8)
+    labels_N = torch.arange(rows) % spec.classes if spec.classes else None
+    return Images(pixels_NCHW, labels_N)

@@ -1,0 +1,299 @@
+"""Two units of work without Ray: fit the feature space, judge one model. Each ends with its manifest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genmod import storage
+from genmod.config import Config, fingerprint
+from genmod.data.format.image_grid import gallery_rows, grid, png
+from genmod.data.reading.reader import open_dataset
+from genmod.errors import ConfigError
+from genmod.evaluation.images import Images, read_first, read_mixed, split_digest
+from genmod.evaluation.measure import Judgement, Truth, judge
+from genmod.evaluation.ood import require_alike, told_apart
+from genmod.evaluation.quality_vs_nfe import effort_curve
+from genmod.generation.synthetic import SPLIT
+from genmod.manifest import (
+    NAMES,
+    DatasetManifest,
+    FileEntry,
+    Manifest,
+    claim,
+    find_done,
+    publish,
+    require,
+    write_file,
+)
+from genmod.metrics import features
+from genmod.metrics.protocol import EvaluateConfig
+from genmod.report.charts import Histogram
+from genmod.scoring.calibrated import read_scores
+
+GALLERY = 10
+"""Rows and columns of a picture of samples."""
+
+NEAREST = 10
+"""Samples shown beside their nearest training image."""
+
+BINS = 40
+TAIL = 0.005
+"""Share of scores on either side that a histogram counts but does not spread out."""
+
+
+class FeaturesJob(Config):
+    """Fit the feature space to a dataset's training split."""
+
+    data_root: str
+    out_root: str
+    config: EvaluateConfig
+    seed: int = 0
+
+    def fingerprint(self) -> str:
+        """Of the work; reads the dataset's manifest. ConfigError if the features cannot be made."""
+        data = open_dataset(self.data_root)
+        self.config.features.extractor(data.spec)
+        wanted = self.config.features.model_dump(mode="json")
+        return fingerprint("features", wanted, split_digest(data, "train"), self.seed)
+
+    def done(self) -> Manifest | None:
+        """The manifest if the work is done."""
+        return find_done(Manifest, self.out_root, "features", self.fingerprint())
+
+    def do(self) -> Manifest:
+        """Fit, write, publish. Does nothing if it is done."""
+        wanted = self.fingerprint()
+        if (found := find_done(Manifest, self.out_root, "features", wanted)) is not None:
+            return found
+        claim(self.out_root, wanted)
+        data = open_dataset(self.data_root)
+        config = self.config.features
+        train = read_mixed(self.data_root, data, "train", config.rows)
+        extractor = features.fit(config, data.spec, train.pixels_NCHW, train.labels_N, self.seed)
+        facts: dict[str, Any] = {
+            "label": extractor.label,
+            "digest": extractor.digest,
+            "rows": len(train),
+        }
+        if train.labels_N is not None and data.rows("val"):
+            held = read_mixed(self.data_root, data, "val", config.rows)
+            seen_N = extractor.extract(held.pixels_NCHW).classes_N
+            if seen_N is not None and held.labels_N is not None:
+                facts["val_accuracy"] = float((seen_N == held.labels_N).double().mean())
+                facts["val_rows"] = len(held)
+        manifest = Manifest(
+            kind="features",
+            fingerprint=wanted,
+            parents={"data": data.digest},
+            files=features.save(extractor, self.out_root),
+            facts=facts,
+        )
+        return publish(self.out_root, manifest)
+
+
+class EvaluationJob(Config):
+    """Judge one model's samples, and sum up its scores."""
+
+    name: str
+    """Of the model."""
+    data_root: str
+    samples_root: str
+    features_root: str
+    out_root: str
+    scores_root: str | None = None
+    """None for a model without scores; ``unscored`` then says why."""
+    scored_root: str | None = None
+    """URL of the dataset that was scored, if it is not the one at ``data_root``."""
+    unscored: str = ""
+    model_root: str = ""
+    """With ``sample``, for the curve of quality against calls."""
+    sample: dict[str, Any] = {}
+    """The recipe's options of sampling."""
+    unfamiliar_root: str | None = None
+    """Scores of other data, which are to be told from the model's own."""
+    config: EvaluateConfig
+    seed: int = 0
+
+    def roots(self) -> dict[str, str]:
+        """Where the inputs lie, by name."""
+        roots = {
+            "data": self.data_root,
+            "samples": self.samples_root,
+            "features": self.features_root,
+        }
+        scores = {"scores": self.scores_root, "unfamiliar": self.unfamiliar_root}
+        return roots | {name: root for name, root in scores.items() if root is not None}
+
+    def manifests(self) -> list[str]:
+        """URLs of the inputs' manifests."""
+        kinds = {"data": "dataset", "samples": "dataset", "unfamiliar": "scores"}
+        return [
+            storage.join(root, NAMES[kinds.get(name, name)]) for name, root in self.roots().items()
+        ]
+
+    def given(self) -> dict[str, Manifest]:
+        """The manifests of what other stages have made. ConfigError for one that is not there."""
+        data = open_dataset(self.data_root)
+        samples = require(
+            DatasetManifest, self.samples_root, "dataset", f"sample --model {self.name}"
+        )
+        found: dict[str, Manifest] = {"data": data, "samples": samples}
+        if samples.spec.shape != data.spec.shape:
+            raise ConfigError(
+                f"the samples at {self.samples_root} are {samples.spec}, the data at {self.data_root} "
+                f"is {data.spec}; evaluate samples of a model of this data"
+            )
+        if self.scores_root is not None:
+            made_by = f"score --model {self.name}"
+            scores = require(Manifest, self.scores_root, "scores", made_by)
+            found["scores"] = scores
+            scored = open_dataset(self.scored_root) if self.scored_root else data
+            for what, theirs, wanted in (
+                ("model", scores.parents["model"], samples.parents["model"]),
+                ("dataset", scores.parents["dataset"], scored.digest),
+            ):
+                if theirs != wanted:
+                    raise ConfigError(
+                        f"the scores at {self.scores_root} are of {what} {theirs[:12]}, the samples at "
+                        f"{self.samples_root} go with {wanted[:12]}; remove the older folder and make "
+                        f"it again: genmod {made_by}"
+                    )
+            if self.unfamiliar_root is not None:
+                of_other = f"{made_by}, with score.data and score.output"
+                other = require(Manifest, self.unfamiliar_root, "scores", of_other)
+                require_alike(scores, other, self.unfamiliar_root)
+                found["unfamiliar"] = other
+        return found
+
+    def inputs(self) -> dict[str, Manifest]:
+        """The manifests that the work is made from, by name. ConfigError for one that is not there."""
+        features_made = require(Manifest, self.features_root, "features", "evaluate")
+        return self.given() | {"features": features_made}
+
+    def fingerprint(self) -> str:
+        """Of the work; reads the inputs' manifests."""
+        digests = {name: manifest.digest for name, manifest in self.inputs().items()}
+        parts = self.config.result(), digests, self.unscored, self.name, self.seed
+        return fingerprint("evaluation", *parts)
+
+    def done(self) -> Manifest | None:
+        """The manifest if the work is done."""
+        return find_done(Manifest, self.out_root, "evaluation", self.fingerprint())
+
+    def do(self) -> Manifest:
+        """Judge, write, publish. Does nothing if it is done."""
+        wanted, inputs = self.fingerprint(), self.inputs()
+        if (found := find_done(Manifest, self.out_root, "evaluation", wanted)) is not None:
+            return found
+        claim(self.out_root, wanted)
+        data, samples = inputs["data"], inputs["samples"]
+        assert isinstance(data, DatasetManifest)
+        assert isinstance(samples, DatasetManifest)
+        images = read_first(self.samples_root, samples, SPLIT, self.config.images)
+        truth = self._truth(data)
+        judgement = judge(images, truth)
+        manifest = Manifest(
+            kind="evaluation",
+            fingerprint=wanted,
+            parents={name: manifest.digest for name, manifest in inputs.items()},
+            files=self._pictures(images, truth, judgement),
+            facts={
+                "model": self.name,
+                "model_digest": samples.parents.get("model"),
+                **judgement.facts(),
+                "class_names": list(data.class_names),
+                "nearest": _nearest(judgement),
+                "features": inputs["features"].facts,
+                "reference": {
+                    "split": self.config.reference,
+                    "digest": truth.reference_digest,
+                    "rows": len(truth.reference),
+                },
+                "samples": {"rows": samples.rows(SPLIT), **_about(samples)},
+                "scores": self._scores(inputs.get("scores")),
+                "unscored": self.unscored,
+                "unfamiliar": self._unfamiliar(inputs),
+                "effort": self._effort(samples, truth),
+            },
+        )
+        return publish(self.out_root, manifest)
+
+    def _truth(self, data: DatasetManifest) -> Truth:
+        config = self.config
+        train_rows = max(config.images, config.memorisation_train_images)
+        return Truth(
+            train=read_mixed(self.data_root, data, "train", train_rows),
+            reference=read_mixed(self.data_root, data, config.reference, config.images),
+            reference_digest=split_digest(data, config.reference),
+            extractor=features.load(self.features_root),
+            config=config,
+            seed=self.seed,
+        )
+
+    def _pictures(
+        self, images: Images, truth: Truth, judgement: Judgement
+    ) -> tuple[FileEntry, ...]:
+        """samples.png and reference.png alike; nearest.png: samples above their nearest training images."""
+        spec = truth.extractor.config.spec
+        scale = max(1, 56 // max(spec.height, spec.width))
+        pictures: dict[str, Tensor] = {}
+        for name, side in (("samples", images), ("reference", truth.reference)):
+            rows = gallery_rows(side.labels_N, GALLERY, GALLERY, spec.classes)
+            rows = rows[rows < len(side)]
+            pictures[f"{name}.png"] = grid(side.pixels_NCHW[rows], GALLERY, scale)
+        order = _order(judgement)
+        trains = truth.train.pixels_NCHW[judgement.memorisation.nearest_N[order]]
+        both = torch.cat((images.pixels_NCHW[order], trains))
+        pictures["nearest.png"] = grid(both, len(order), scale)
+        return tuple(write_file(self.out_root, name, png(p)) for name, p in pictures.items())
+
+    def _scores(self, manifest: Manifest | None) -> dict[str, Any] | None:
+        """What the scores' manifest says of them, with a histogram."""
+        if manifest is None:
+            return None
+        assert self.scores_root is not None
+        nats_N = read_scores(self.scores_root, manifest).nats_B
+        told = {key: value for key, value in manifest.facts.items() if not isinstance(value, list)}
+        return {**told, "histogram": histogram(nats_N).model_dump(mode="json")}
+
+    def _effort(self, samples: DatasetManifest, truth: Truth) -> list[dict[str, Any]]:
+        if self.config.curve_images is None:
+            return []
+        return effort_curve(self.model_root, samples.parents["model"], self.sample, truth)
+
+    def _unfamiliar(self, inputs: dict[str, Manifest]) -> dict[str, Any] | None:
+        """How well other data are told from the model's own."""
+        if self.unfamiliar_root is None or self.scores_root is None:
+            return None
+        roots = self.scores_root, self.unfamiliar_root
+        return told_apart(roots, inputs["scores"], inputs["unfamiliar"])
+
+
+def histogram(values_N: Tensor) -> Histogram:
+    """Counts of finite values over all but their outermost tails."""
+    low, high = (float(values_N.quantile(q)) for q in (TAIL, 1 - TAIL))
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    inside_N = values_N[(values_N >= low) & (values_N <= high)]
+    counts = torch.histc(inside_N, BINS, low, high).to(torch.int64).tolist()
+    below, above = int((values_N < low).sum()), int((values_N > high).sum())
+    return Histogram(low=low, high=high, counts=tuple(counts), below=below, above=above)
+
+
+def _order(judgement: Judgement) -> Tensor:
+    """The samples nearest to training images, most suspicious first."""
+    return judgement.memorisation.ratio_N.sort(stable=True).indices[:NEAREST]
+
+
+def _nearest(judgement: Judgement) -> list[dict[str, int | float]]:
+    ratio_N = judgement.memorisation.ratio_N
+    return [{"sample": row, "ratio": float(ratio_N[row])} for row in _order(judgement).tolist()]
+
+
+def _about(samples: DatasetManifest) -> dict[str, Any]:
+    """What a synthetic dataset says of how it was made."""
+    made: dict[str, Any] = samples.facts.get("sample", {})
+    return {**made, "digest": samples.digest}

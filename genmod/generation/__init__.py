@@ -1,0 +1,1 @@
+"""Synthetic images, addressed by index."""

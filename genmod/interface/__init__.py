@@ -1,0 +1,1 @@
+"""The contract of a family: everything else speaks to models through it."""

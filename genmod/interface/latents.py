@@ -1,0 +1,100 @@
+"""What a model's latent vectors say of images: how many units are used, and how much they tell.
+
+A posterior that has collapsed is the prior: it tells nothing of the image. Letters: B rows, Z latents.
+
+References:
+    Importance weighted autoencoders (active units, App. C), Burda et al. 2016, https://arxiv.org/abs/1509.00519
+    ELBO surgery, Hoffman and Johnson 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from genmod.distributions.gaussian import Gaussian
+from genmod.distributions.prior import Prior, Standard
+from genmod.interface.batch import Batch
+from genmod.rng import Rng
+
+ACTIVE = 0.01
+"""Variance over images of a unit's mean from which on it is active, as a share of the prior's."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """q(z | x) of B rows and a draw of each."""
+
+    posterior: Gaussian
+    """Of a group of latents, given the draws of the groups before it."""
+    z_BZ: Tensor
+    groups: tuple[int, ...]
+    """Latents of each group, in the order in which they are drawn; they sum up to Z."""
+    prior: Prior = field(default_factory=Standard)
+
+    def __post_init__(self) -> None:
+        assert sum(self.groups) == self.z_BZ.shape[1], (self.groups, self.z_BZ.shape)
+
+
+class Encoding(nn.Module):
+    """A module that may have latent vectors. By default it has none."""
+
+    encodes: ClassVar[bool] = False
+    """Whether :meth:`codes` may be asked."""
+
+    def codes(self, batch: Batch, rng: Rng) -> Codes:
+        """Latent vectors of some images. Row b depends on image b and ``rng``'s row b."""
+        raise AssertionError(f"{type(self).__name__} has no latents")
+
+    def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
+        """The expected image given latents, (B, C, H, W) in [-1, 1]."""
+        raise AssertionError(f"{type(self).__name__} has no latents")
+
+
+def usage(codes: Codes) -> dict[str, float]:
+    """How the latents are used by these rows.
+
+    ``active_units``: those whose mean has a variance over images above 0.01 of the prior's. ``kl_nats``: of
+    q(z | x) from the prior, mean over rows; of each group and of each unit it is from the normal with the
+    prior's mean and variance, which N(0, 1) is itself. ``mutual_information_nats``: of x and the first
+    group under q, E[log q(z | x) - log q(z)] with q(z) the mixture over these rows, so at most log B
+    (``mutual_information_limit_nats``).
+    """
+    q, z_BZ = codes.posterior.double(), codes.z_BZ.double()
+    mean_BZ = q.mean_BZ
+    kl_Z = unit_nats(codes)
+    variance_1Z = (2 * codes.prior.moments(z_BZ).log_std_BZ).exp()
+    active_Z = mean_BZ.var(0, correction=0) > ACTIVE * variance_1Z[0]
+    told = {
+        "active_units": float(active_Z.sum()),
+        "active_share": float(active_Z.double().mean()),
+        "kl_nats": float(codes.prior.kl_nats(q, z_BZ).sum(1).mean()),
+        "mutual_information_nats": _information(codes),
+        "mutual_information_limit_nats": math.log(len(mean_BZ)),
+    }
+    if len(codes.groups) > 1:
+        sums = [float(part.sum()) for part in kl_Z.split(codes.groups)]
+        told |= {f"kl_nats_of_group/{number:02d}": kl for number, kl in enumerate(sums)}
+    return told | {f"kl_nats_of_unit/{z:03d}": kl for z, kl in enumerate(kl_Z.tolist())}
+
+
+def unit_nats(codes: Codes) -> Tensor:
+    """KL of each unit from the normal with the prior's mean and variance, mean over rows: (Z,) float64."""
+    q = codes.posterior.double()
+    return q.kl_nats(codes.prior.moments(q.mean_BZ)).mean(0)
+
+
+def _information(codes: Codes) -> float:
+    """Of images and the first group of latents, whose posterior depends on the image alone."""
+    first, rows = codes.groups[0], len(codes.z_BZ)
+    q = codes.posterior.double()
+    q = Gaussian(q.mean_BZ[:, :first], q.log_std_BZ[:, :first])
+    z_BZ = codes.z_BZ[:, :first].double()
+    mixed_B = torch.stack(
+        [torch.logsumexp(q.nats(z_Z.expand(rows, first)), 0) - math.log(rows) for z_Z in z_BZ]
+    )
+    return float((q.nats(z_BZ) - mixed_B).mean())

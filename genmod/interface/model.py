@@ -1,0 +1,129 @@
+"""The one interface of all families, and the registry: one file of this folder is one family.
+
+A family's file defines ``Model``, a final subclass of :class:`GenerativeModel`. Nothing outside the
+file names it. Letters: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from genmod.config import Config
+from genmod.interface.adaptive import Adaptive
+from genmod.interface.batch import Batch
+from genmod.interface.latents import Encoding
+from genmod.interface.log_prob import LogProb, Prepared
+from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
+from genmod.manifest import ImageSpec
+from genmod.rng import Rng
+
+
+class DataStats(Config):
+    """What a model may know of its training data beforehand, in network units ([-1, 1])."""
+
+    mean: tuple[float, ...]
+    """Of each channel, over the training split."""
+    std: tuple[float, ...]
+    """Of each channel, over the training split."""
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation over channels together (root of the mean variance)."""
+        return (sum(s * s for s in self.std) / len(self.std)) ** 0.5
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser and one loss."""
+
+    name: str
+    modules: tuple[str, ...]
+    """Names of the model's direct children whose parameters this phase moves."""
+    every: int = 1
+    """It takes part in the last of so many steps. Each step has rows of its own and counts them, whichever
+    phases take part, so that who takes part is a function of the clock alone."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a phase's forward pass gives."""
+
+    total: Tensor
+    """Scalar to descend: the mean over the batch."""
+    terms: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Detached scalars, units in the names (``kl_nats``), means over the batch."""
+
+
+class GenerativeModel(Adaptive, Encoding, ABC):
+    """A density p(x | label) and a sampler of it."""
+
+    Config: ClassVar[type[FamilyConfig]]
+    Sample: ClassVar[type[SampleOptions]]
+    Score: ClassVar[type[ScoreOptions]]
+
+    def __init__(self, config: FamilyConfig, spec: ImageSpec, stats: DataStats) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.stats = stats
+
+    @classmethod
+    def check(cls, config: Any, spec: ImageSpec) -> None:
+        """Raise ConfigError if this family cannot model such images. Asked when the plan is made."""
+
+    @classmethod
+    def check_sampling(cls, config: Any, how: Any, spec: ImageSpec) -> None:
+        """Raise ConfigError if such a model cannot be sampled so. Asked when the plan is made."""
+
+    @classmethod
+    def check_scorable(cls, config: Any, how: Any) -> None:
+        """Raise Unscorable if log p cannot be had. Asked when the plan is made."""
+
+    @abstractmethod
+    def phases(self) -> tuple[Phase, ...]:
+        """What one training step does, in order. Not all of them have :attr:`Phase.every` above 1."""
+
+    @abstractmethod
+    def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
+        """A phase's loss on a batch.
+
+        Args:
+            phase: a name from :meth:`phases`.
+            batch: the rows.
+            rng: one row for each of the batch, already keyed to this run; fold purposes from it.
+            nimg: images seen before this step, the clock of all schedules.
+        """
+
+    @abstractmethod
+    def sample(self, labels_B: Tensor | None, rng: Rng, how: Any) -> Tensor:
+        """Make B = len(rng) images, (B, C, H, W) in [-1, 1]. ``how`` is this family's ``Sample``.
+
+        Row b depends on the weights, ``labels_B[b]``, ``rng``'s row b and ``how``, on no other row.
+        """
+
+    @abstractmethod
+    def log_prob(self, batch: Batch, rng: Rng, how: Any) -> LogProb:
+        """Log-likelihood of each row; ``how`` is this family's ``Score``. Unscorable if there is none."""
+
+    def prepare_scores(self, batch: Batch | None, rng: Rng, how: Any) -> Prepared:
+        """Fit what ``how`` leaves open, and measure what can be said of the estimate itself.
+
+        Args:
+            batch: ``how.held_out_rows`` rows of real data; None if it wants none.
+            rng: keyed to this model's preparation; a row for each of the batch.
+            how: this family's ``Score``.
+        """
+        return Prepared(how, {})
+
+    def parameters_of(self, phase: Phase) -> dict[str, nn.Parameter]:
+        """Names and parameters that a phase moves."""
+        return {
+            f"{module}.{name}": parameter
+            for module in phase.modules
+            for name, parameter in self.get_submodule(module).named_parameters()
+        }

@@ -1,0 +1,114 @@
+"""Loads a published model: configuration and weights, checked by digest. Nothing in the files is executed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from genmod import storage
+from genmod.config import fingerprint
+from genmod.errors import DataError
+from genmod.interface.model import GenerativeModel
+from genmod.interface.registry import ModelConfig
+from genmod.manifest import FileEntry, Manifest, require
+
+CONFIG, HISTORY, GRIDS = "config.json", "history.json", "grids"
+
+
+Weights = Literal["ema", "raw"]
+"""The moving average, or the weights that were trained."""
+
+
+WEIGHTS: Mapping[Weights, str] = {"ema": "ema.safetensors", "raw": "raw.safetensors"}
+
+
+def digest_of(files: Sequence[FileEntry]) -> str:
+    """Digest of a model as such: its configuration and its weights, however they came about."""
+    names = {CONFIG, *WEIGHTS.values()}
+    return fingerprint("model", {f.path: f.sha256 for f in files if f.path in names})
+
+
+def model_config(root: str) -> ModelConfig:
+    """What a published model is. ConfigError if there is none, DataError if it is broken."""
+    manifest = require(Manifest, root, "model", "train")
+    return _config(root, manifest)
+
+
+def load_model(root: str, weights: Weights = "ema") -> GenerativeModel:
+    """A published model on the CPU, ready to sample and score; every file is checked by its digest.
+
+    Raises:
+        ConfigError: there is no such model.
+        DataError: a file is missing, or is not what the manifest says.
+    """
+    manifest = require(Manifest, root, "model", "train")
+    model = _config(root, manifest).build()
+    name = WEIGHTS[weights]
+    load_weights(model, _checked(root, manifest, name), storage.join(root, name))
+    return model.requires_grad_(False).eval()
+
+
+def _config(root: str, manifest: Manifest) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(json.loads(_checked(root, manifest, CONFIG)))
+    except (ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{root}/{CONFIG} configures no model of this genmod ({reason})") from None
+
+
+def _checked(root: str, manifest: Manifest, name: str) -> bytes:
+    """A file that the manifest names, if it fits its digest."""
+    url = storage.join(root, name)
+    entry = next((file for file in manifest.files if file.path == name), None)
+    if entry is None:
+        raise DataError(f"{root}: its manifest names no {name}")
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        raise DataError(f"{url} is missing; train the model again") from None
+    if storage.sha256(data) != entry.sha256:
+        raise DataError(f"{url} does not fit its digest; train the model again")
+    return data
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """A model's parameters and buffers as a safetensors file."""
+    return tensor_bytes(model.state_dict())
+
+
+def load_weights(model: nn.Module, data: bytes, where: str) -> None:
+    """Put weights into a model of the same shape.
+
+    Args:
+        model: takes the weights.
+        data: a safetensors file.
+        where: its name, for the error.
+
+    Raises:
+        DataError: the tensors are not this model's.
+    """
+    try:
+        model.load_state_dict(tensors_of(data, where), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{where} does not fit the model's configuration: {reason}") from None
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as a safetensors file."""
+    ready = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    return safetensors.save(ready)
+
+
+def tensors_of(data: bytes, where: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. DataError if it is none."""
+    try:
+        return safetensors.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"{where} is not a safetensors file: {error}") from None

@@ -1,0 +1,40 @@
+"""A model's history as the curves of charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from genmod.report.charts import Point
+
+SIDES = {"train": "training", "val": "validation"}
+"""First part of a metric's name -> name of its curve. Then come the phase and the quantity."""
+
+LOSS = "loss"
+
+Charts = dict[str, dict[str, list[Point]]]
+"""Title -> name of a curve -> (nimg, value)."""
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> tuple[Charts, Charts]:
+    """Charts of each phase's loss, and charts of all other quantities.
+
+    Args:
+        history: of a model's history.json: objects with ``nimg`` and ``metrics``.
+
+    Returns:
+        charts in which training and validation stand together, losses apart from the rest.
+    """
+    losses: Charts = {}
+    others: Charts = {}
+    for entry in history:
+        metrics: Mapping[str, float] = entry["metrics"]
+        for name, value in metrics.items():
+            side, _, rest = name.partition("/")
+            phase, _, quantity = rest.partition("/")
+            if side not in SIDES or not quantity:
+                continue
+            charts = losses if quantity == LOSS else others
+            chart = charts.setdefault(f"{phase} {quantity}", {})
+            chart.setdefault(SIDES[side], []).append((float(entry["nimg"]), float(value)))
+    return losses, others

@@ -1,0 +1,1 @@
+"""Score tables: log-likelihoods of rows with labels and calibration."""

@@ -1,0 +1,1 @@
+"""Monitors of training: validation, sample diversity, latent use."""

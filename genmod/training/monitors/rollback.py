@@ -1,0 +1,69 @@
+"""A look at samples, and what follows from it for the training state."""
+
+from __future__ import annotations
+
+from genmod import storage
+from genmod.config import canonical_json
+from genmod.errors import TrainingDiverged
+from genmod.training.monitors.collapse import Samples, faults, note_look
+from genmod.training.state import TrainState
+from genmod.training.step_metrics import ADVICE
+from genmod.training.writer import taken
+from genmod.world import World
+
+EVENTS = "watch.json"
+"""Below a model's root: what looks at samples found and what was done, newest state."""
+
+
+def look_at_samples(
+    samples: Samples, state: TrainState, world: World, root: str | None
+) -> dict[str, float]:
+    """Compare samples with data; on a collapse go back to the best weights, or fail. All ranks come here.
+
+    Raises:
+        TrainingCollapsed: on all ranks alike, if the recipe allows no further way back.
+        StorageError: the store did not take what was seen.
+    """
+    found = samples.measure(state.ema, world)
+    watch, config, nimg = state.watch, samples.config, state.nimg
+    told = faults(config, watch.best_coverage, found, nimg)
+    collapsed = note_look(watch, config, told, nimg)
+    if not watch.bad_looks:
+        state.note_best(found)
+    try:
+        if collapsed:
+            state.go_back(config)
+    finally:
+        _write_events(state, world, root)
+    told_of = found | {"retries": float(watch.retried)}
+    return {f"samples/{name}": value for name, value in told_of.items()}
+
+
+def diverged(
+    error: TrainingDiverged,
+    samples: Samples | None,
+    state: TrainState,
+    world: World,
+    root: str | None,
+) -> None:
+    """A number is not finite: where samples are watched, a collapse that needs no second look.
+
+    Raises:
+        TrainingDiverged: the same error, where nobody watches.
+        TrainingCollapsed: on all ranks alike, if the recipe allows no further way back.
+        StorageError: the store did not take what was seen.
+    """
+    if samples is None:
+        raise error
+    state.watch.events.append(str(error).removesuffix(f"; {ADVICE}"))
+    try:
+        state.go_back(samples.config)
+    finally:
+        _write_events(state, world, root)
+
+
+def _write_events(state: TrainState, world: World, root: str | None) -> None:
+    if root is not None and world.rank == 0:
+        told = canonical_json(state.watch.as_json())
+        with taken(root, f"what samples at {state.nimg:,} images were like"):
+            storage.write_bytes(storage.join(root, EVENTS), told)

@@ -1,0 +1,1 @@
+"""Jobs: one file per kind of work on Ray. A job knows no recipe."""

@@ -1,0 +1,1 @@
+"""The recipe, its context and its checks."""

@@ -1,0 +1,228 @@
+"""The recipe: one YAML file that says everything, validated whole before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import yaml
+from pydantic import Field
+
+from cluster.session import ClusterConfig
+from genmod import storage
+from genmod.config import Config, parse
+from genmod.data.sources.source import DataConfig
+from genmod.errors import ConfigError, did_you_mean
+from genmod.evaluation.gate import PromoteConfig
+from genmod.generation.synthetic import SampleConfig
+from genmod.interface.options import SampleOptions, ScoreOptions
+from genmod.interface.registry import family
+from genmod.metrics.protocol import EvaluateConfig
+from genmod.scoring.table import ScoreConfig
+from genmod.storage import StorageConfig
+from genmod.training.plan import TrainConfig
+from pipelines.recipe.about import AboutConfig
+from pipelines.tracking.tracker import TrackingConfig
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A model's name is a folder's name and a registered model's."""
+
+
+class ModelEntry(Config):
+    """One model of a recipe."""
+
+    family: str
+    tunes: str | None = None
+    """Name of another model of the recipe: this one starts from its weights, and has its ``net`` but for what
+    its own changes. ``genmod distill`` trains it, after ``genmod train``."""
+    net: dict[str, Any] = {}
+    """The family's own configuration."""
+    train: dict[str, Any] = {}
+    """What differs from the recipe's ``train`` section for this model."""
+    sample: dict[str, Any] = {}
+    """How to sample: the family's options."""
+    score: dict[str, Any] = {}
+    """How to estimate log p: the family's options."""
+
+
+class Recipe(Config):
+    """Everything that a run is made from."""
+
+    about: AboutConfig | None = None
+    """Where its settings are from, and what it is to be compared with."""
+    root: str
+    """URL of the folder that all results go below."""
+    seed: int = Field(0, ge=0)
+    data: DataConfig
+    model: dict[ModelName, ModelEntry] = Field(min_length=1)
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+    score: ScoreConfig = ScoreConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    promote: PromoteConfig = PromoteConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    storage: StorageConfig = StorageConfig()
+
+    def at(self, *parts: str) -> str:
+        """URL of something below the root."""
+        return storage.join(self.root, *parts)
+
+    def entry(self, name: str) -> ModelEntry:
+        """A model of the recipe by name."""
+        if name not in self.model:
+            raise ConfigError(f"the recipe has no model {name!r}; {did_you_mean(name, self.model)}")
+        entry = self.model[name]
+        if entry.tunes is None:
+            return entry
+        net = merge(self.tuned(name).net, entry.net)
+        return entry.model_copy(update={"net": net})
+
+    def tuned(self, name: str) -> ModelEntry:
+        """The model that a model starts from. ConfigError if there is none such."""
+        entry = self.model[name]
+        assert entry.tunes is not None, name
+        others = [other for other, its in self.model.items() if its.tunes is None]
+        if entry.tunes not in others:
+            raise ConfigError(
+                f"model.{name}.tunes is {entry.tunes!r}, wanted a model here that tunes none itself; "
+                f"{did_you_mean(entry.tunes, others)}"
+            )
+        if (family_there := self.model[entry.tunes].family) != entry.family:
+            raise ConfigError(
+                f"model.{name}.family is {entry.family!r}, but {entry.tunes}, which it tunes, is of "
+                f"{family_there!r}; give the same"
+            )
+        return self.model[entry.tunes]
+
+    def train_config(self, name: str) -> TrainConfig:
+        """The ``train`` section with what the model changes in it."""
+        merged = merge(self.train.model_dump(exclude_unset=True), self.entry(name).train)
+        return parse(TrainConfig, merged, f"model.{name}.train")
+
+    def sample_options(self, name: str) -> SampleOptions:
+        """The model's sampling options, as its family defines them."""
+        entry = self.entry(name)
+        return parse(family(entry.family).Sample, entry.sample, f"model.{name}.sample")
+
+    def score_options(self, name: str) -> ScoreOptions:
+        """The model's scoring options, as its family defines them."""
+        entry = self.entry(name)
+        return parse(family(entry.family).Score, entry.score, f"model.{name}.score")
+
+    def check(self) -> None:
+        """Validate what only the families know. Raises ConfigError."""
+        for name in self.model:
+            entry = self.entry(name)
+            parse(family(entry.family).Config, entry.net, f"model.{name}.net")
+            self.train_config(name)
+            self.sample_options(name)
+            self.score_options(name)
+
+    def to_yaml(self) -> str:
+        """The resolved recipe: running it again does the same."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def names() -> list[str]:
+    """The recipes that genmod ships."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``--set a.b=c`` in order, validate all of it.
+
+    Args:
+        name_or_file: a shipped recipe's name, or the path of a YAML file.
+        assignments: texts ``path.to.key=value``; the value is YAML.
+    """
+    tree = _read(name_or_file)
+    for text in assignments:
+        _assign(tree, text)
+    _refuse_not_finite(tree, "")
+    recipe = parse(Recipe, tree, "")
+    recipe = recipe.model_copy(update={"root": storage.resolve(recipe.root)})
+    if recipe.root.startswith("memory:"):
+        raise ConfigError(
+            f"recipe: root is {recipe.root}, which only one process can see; give a folder or a store"
+        )
+    recipe.check()
+    return recipe
+
+
+def _refuse_twice(node: yaml.Node | None) -> None:
+    """The last of two equal keys of a section would win without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(
+                    f"{key.value!r} is there twice, line {key.start_mark.line + 1}"
+                )
+            seen.add(str(key.value))
+            _refuse_twice(value)
+
+
+def _read(name_or_file: str) -> dict[str, Any]:
+    shipped = RECIPES / f"{name_or_file}.yaml"
+    path = shipped if shipped.is_file() and "/" not in name_or_file else Path(name_or_file)
+    try:
+        text = path.read_text()
+        _refuse_twice(yaml.compose(text, yaml.SafeLoader))
+        tree = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no recipe {name_or_file!r}: it is neither a file nor a shipped recipe; "
+            f"{did_you_mean(name_or_file, names())}"
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"the recipe {name_or_file!r} is a folder; give a YAML file") from None
+    except OSError as error:
+        raise ConfigError(f"the recipe {name_or_file!r} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML: {reason}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must be a mapping of sections, got {type(tree).__name__}")
+    return cast("dict[str, Any]", tree)
+
+
+def _assign(tree: dict[str, Any], text: str) -> None:
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {text!r}: wanted key=value, e.g. --set train.workers=2")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text!r}: the value is not YAML; quote it") from None
+    section: Any = tree
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {text!r}: {key!r} is a value, not a section")
+    section[keys[-1]] = parsed
+
+
+def _refuse_not_finite(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in cast("dict[Any, Any]", value).items():
+            _refuse_not_finite(inner, f"{where}.{key}" if where else str(key))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"recipe: {where} is {value}, wanted a finite number")
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` over it, section by section. Neither is modified."""
+    merged = deepcopy(dict(base))
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        merged[key] = merge(cast("dict[str, Any]", old), value) if both else deepcopy(value)
+    return merged

@@ -1,0 +1,60 @@
+"""The shard stage: Ray tasks make the planned shards, one each; the driver signs the dataset, last."""
+
+from __future__ import annotations
+
+import time
+
+from genmod import storage
+from genmod.config import as_json
+from genmod.manifest import NAMES, DatasetManifest, find_done, load
+from pipelines.jobs.sharding import shard
+from pipelines.recipe.context import Context, Result
+
+
+def stage(context: Context) -> Result:
+    """The command: the recipe's dataset, or its next version."""
+    begun_s = time.monotonic()
+    recipe, root = context.recipe, context.at("data")
+    made = load(DatasetManifest, root, "dataset")
+    if made is not None and recipe.data.append:
+        return _append(context, begun_s)
+    plan = context.dataset_plan
+    find_done(DatasetManifest, root, "dataset", plan.fingerprint)
+    new = made is None
+    run = context.tracker.run("shard", "data", plan.fingerprint, as_json(recipe.data), {})
+    if made is None:
+        storage.probe(recipe.root)
+        context.connect()
+        watch = context.counter("shard", "images")
+        made = shard(recipe.data, root, seed=recipe.seed, progress=watch, plan=plan)
+        assert made is not None, "only growing a dataset can come to nothing"
+    run.metrics({f"rows/{split}": float(rows) for split, rows in plan.rows_by_split.items()}, 0)
+    run.artifact(storage.join(root, NAMES["dataset"]))
+    run.finish("FINISHED", {"digest": made.digest, "root": root})
+    _tell_refused(context, made, root)
+    return context.result("shard", begun_s, new, root, made, digest=made.digest)
+
+
+def _append(context: Context, begun_s: float) -> Result:
+    """The dataset's next version, of what is new; nothing if nothing is."""
+    from pipelines.stages.dataset_versions import NOTHING_NEW, grow, versions
+
+    version = grow(context)
+    newest = version or versions(context)[-1]
+    root = storage.join(newest.root, "data")
+    facts = {"version": newest.number, "digest": newest.data.digest}
+    if version is not None:
+        _tell_refused(context, version.data, root)
+        return context.result("shard", begun_s, True, root, version.data, **facts)
+    context.progress.say(
+        f"shard: {NOTHING_NEW} in {context.recipe.data.source} since version {newest.number}"
+    )
+    answer = {"stage": "shard", "status": NOTHING_NEW, "output": root}
+    return answer | {"fingerprint": newest.data.fingerprint, **facts}
+
+
+def _tell_refused(context: Context, made: DatasetManifest, root: str) -> None:
+    if made.quarantined:
+        context.progress.say(
+            f"shard: {made.quarantined} inputs were refused; {root}/quarantine.parquet says why"
+        )

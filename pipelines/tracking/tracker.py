@@ -1,0 +1,296 @@
+"""Tells MLflow what a stage did. The driver alone talks to it, and no stage fails or waits because of it.
+
+All calls go through an :class:`~pipelines.tracking.queue.Outbox`. What could not be logged is logged when
+the same stage runs again: a run is found by its stage, name and fingerprint, a finished one is left alone, an
+unfinished one is gone on with, and a metric is logged only beyond the last ``nimg`` it holds.
+
+This is the only file that imports mlflow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from genmod import storage
+from genmod.config import Config
+from genmod.errors import ConfigError, GenmodError
+from pipelines.tracking.queue import Outbox
+from pipelines.tracking.run import FACT, Sample, Status, TrackedRun, flat, reason
+
+logger = logging.getLogger("genmod")
+T = TypeVar("T")
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+"""What MLflow's client reads; set before it is imported, unless the person has set it."""
+
+ARTIFACTS = "mlartifacts"
+"""Folder beside an embedded MLflow's database: copies that MLflow looks after, not results of ours."""
+
+STALL_S = 20.0
+"""How long the end of a command waits for an MLflow that gives no sign of life."""
+
+ANSWER_S = 60.0
+"""How long a question to the registry may take."""
+
+
+class TrackingConfig(Config):
+    """The recipe's ``tracking``: where runs are logged."""
+
+    enabled: bool = True
+    uri: str | None = None
+    """Of an MLflow server, or ``sqlite:///FILE``, which keeps artifacts beside the file. If not given,
+    FILE is ``mlflow.db`` below the root, which must then be a local folder."""
+    experiment: str = "genmod"
+    prefix: str | None = None
+    """Registered models are called PREFIX-NAME; the experiment's name if not given."""
+    upload_bytes: int = 256 << 20
+    """Larger files are named by URL instead of being copied into MLflow."""
+
+
+class TrackingError(GenmodError):
+    """MLflow did not answer a question that the work depends on."""
+
+
+class Tracker:
+    """MLflow, as one command of genmod sees it.
+
+    Args:
+        config: the recipe's ``tracking``.
+        root: URL of the recipe's root.
+
+    Raises:
+        ConfigError: there is nowhere to log to.
+    """
+
+    def __init__(self, config: TrackingConfig, root: str) -> None:
+        self.config = config
+        self.uri, self._artifacts = _place(config, root)
+        self._client: Any = None
+        self._experiment_id = ""
+        self._outbox = Outbox("genmod-tracking", _is_permanent, self._warn)
+
+    def warm_up(self) -> None:
+        """Import MLflow now (seconds) and open its store in the background."""
+        if self.config.enabled:
+            _import_client()
+            self.later(self.client)
+
+    def run(
+        self,
+        stage: str,
+        name: str,
+        fingerprint: str,
+        params: Mapping[str, Any],
+        inputs: Mapping[str, tuple[str, str]],
+    ) -> TrackedRun:
+        """Begin to log a stage, or go on with it.
+
+        Args:
+            stage: e.g. ``train``.
+            name: of the model, or of what the stage makes.
+            fingerprint: of the work; with stage and name it says which run this is.
+            params: nested sections become ``section.key``.
+            inputs: name of an input -> (URL, digest).
+        """
+        if not self.config.enabled:
+            return TrackedRun(self, None)
+        _import_client()
+        tags = {f"{FACT}stage": stage, f"{FACT}name": name, f"{FACT}fingerprint": fingerprint}
+        values = flat(params)
+        return TrackedRun(self, lambda: self._start(tags, values, dict(inputs)))
+
+    def how_to_open(self) -> str:
+        """The command, or the address, that shows the runs."""
+        if not self.config.enabled:
+            return "tracking is off"
+        if not self._artifacts:
+            return self.uri
+        beside = Path(sys.executable).with_name("mlflow")
+        program = str(beside) if beside.exists() else "mlflow"
+        return shlex.join([program, "ui", "--backend-store-uri", self.uri])
+
+    def close(self, stall_s: float = STALL_S) -> bool:
+        """Wait for what is still to be logged; gives up on an MLflow that fails or stalls."""
+        return self._outbox.close(stall_s)
+
+    def later(self, call: Callable[[], Any]) -> None:
+        """Make a call in the background."""
+        self._outbox.put(call)
+
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """Wait for an answer from the client.
+
+        Raises:
+            ConfigError: tracking is off.
+            TrackingError: MLflow fails, or does not answer in time.
+        """
+        if not self.config.enabled:
+            raise ConfigError("the model registry is in MLflow: --set tracking.enabled=true")
+        _import_client()
+        try:
+            return self._outbox.ask(lambda: question(self.client()), ANSWER_S)
+        except Exception as error:
+            raise TrackingError(
+                f"MLflow at {self.uri} does not answer ({reason(error)}); see that it runs, "
+                "then give the same command again"
+            ) from error
+
+    def client(self) -> Any:
+        """The open MlflowClient. Only for calls in the background."""
+        if self._client is None:
+            if self._artifacts:
+                Path(self._artifacts).parent.mkdir(parents=True, exist_ok=True)
+            client = _import_client()(self.uri, registry_uri=self.uri)
+            self._experiment_id = _experiment(client, self.config.experiment, self._artifacts)
+            self._client = client
+        return self._client
+
+    def last_nimg(self, run_id: str, key: str) -> int:
+        """The last nimg that a run holds of a metric, -1 if none."""
+        history = self.client().get_metric_history(run_id, key)
+        return max((metric.step for metric in history), default=-1)
+
+    def log(self, run_id: str, samples: Sequence[Sample]) -> None:
+        """Log values of metrics."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(*sample) for sample in samples]
+        for begin in range(0, len(metrics), 1000):
+            self.client().log_batch(run_id, metrics=metrics[begin : begin + 1000])
+
+    def upload(self, run_id: str, url: str, folder: str) -> None:
+        """Put a file among a run's artifacts, or its URL if it is large."""
+        name = url.rsplit("/", maxsplit=1)[-1]
+        if storage.size_bytes(url) > self.config.upload_bytes:
+            self.client().log_text(run_id, url, storage.join(folder, f"{name}.url").lstrip("/"))
+            return
+        fs, path = storage.filesystem(url)
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = os.path.join(scratch, name)
+            fs.get_file(path, copy)
+            self.client().log_artifact(run_id, copy, folder or None)
+
+    def terminate(self, run_id: str, status: Status, tags: Mapping[str, str]) -> None:
+        """End a run."""
+        from mlflow.entities import RunTag
+
+        self.client().log_batch(run_id, tags=[RunTag(key, tags[key]) for key in tags])
+        self.client().set_terminated(run_id, status)
+
+    def _start(
+        self, tags: dict[str, str], params: dict[str, str], inputs: dict[str, tuple[str, str]]
+    ) -> tuple[str, bool, bool]:
+        """Run id, whether it is finished, whether it was there before."""
+        client = self.client()
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = client.search_runs([self._experiment_id], wanted, max_results=1)
+        if found and found[0].info.status == "FINISHED":
+            return found[0].info.run_id, True, True
+        if found:
+            run = found[0]
+            client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            title = f"{tags[f'{FACT}stage']} {tags[f'{FACT}name']}"
+            run = client.create_run(self._experiment_id, tags=tags, run_name=title)
+        _log_params(client, run, params)
+        if inputs:
+            client.log_inputs(run.info.run_id, _datasets(inputs))
+        return run.info.run_id, False, bool(found)
+
+    def _warn(self, error: Exception) -> None:
+        logger.warning(
+            "MLflow at %s does not take what is logged (%s); the work goes on, "
+            "and the same command given again logs what is missing",
+            self.uri,
+            reason(error),
+        )
+
+
+def _place(config: TrackingConfig, root: str) -> tuple[str, str]:
+    """The tracking URI, and the folder for artifacts if the store is our own."""
+    if not config.enabled:
+        return "", ""
+    if config.uri:
+        database = config.uri.removeprefix("sqlite:///")
+        beside = str(Path(database).absolute().parent / ARTIFACTS)
+        return config.uri, beside if database != config.uri else ""
+    if "://" in root and not root.startswith("file://"):
+        raise ConfigError(
+            f"tracking.uri is not given and the root {root} is not a local folder: name an MLflow "
+            "server with --set tracking.uri=http://HOST:PORT, or --set tracking.enabled=false"
+        )
+    folder = root.removeprefix("file://")
+    return f"sqlite:///{folder}/mlflow.db", f"{folder}/{ARTIFACTS}"
+
+
+def _import_client() -> Any:
+    """The client's class. Called first by the main thread: two threads that import at once can collide."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient
+
+
+def _experiment(client: Any, name: str, artifacts: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    location = Path(artifacts).as_uri() if artifacts else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _log_params(client: Any, run: Any, params: Mapping[str, str]) -> None:
+    """Parameters that the run does not hold yet; MLflow refuses to change one."""
+    from mlflow.entities import Param
+
+    fresh = [Param(key, value) for key, value in params.items() if key not in run.data.params]
+    for begin in range(0, len(fresh), 100):
+        client.log_batch(run.info.run_id, params=fresh[begin : begin + 100])
+
+
+def _datasets(inputs: Mapping[str, tuple[str, str]]) -> list[Any]:
+    """Inputs as MLflow shows them. Its digest holds 36 characters; the whole one is in the profile."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return [
+        DatasetInput(
+            Dataset(
+                name=name,
+                digest=digest[:36],
+                source_type=url.split("://")[0] if "://" in url else "local",
+                source=json.dumps({"uri": url}),
+                profile=json.dumps({"digest": digest}),
+            ),
+            [InputTag("mlflow.data.context", name)],
+        )
+        for name, (url, digest) in inputs.items()
+    ]
+
+
+def _is_permanent(error: Exception) -> bool:
+    """Whether the same call would fail again: the request is at fault, not the service."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+        return 400 <= status < 500 and status not in (408, 429)
+    return isinstance(error, FileNotFoundError | ValueError | TypeError)

@@ -1,0 +1,179 @@
+"""Jobs on a real Ray head beside the test, from processes of their own, as people submit them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from genmod.errors import ConfigError
+from tests.processes import PATIENCE_S
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def jobs(head):
+    """A client of the head in this process, whose own Ray has another token."""
+    from cluster.jobs import Jobs
+
+    return Jobs(head.address, head.token)
+
+
+@pytest.fixture
+def request_for(tmp_path):
+    from cluster.jobs import JobRequest
+
+    (tmp_path / "hello.txt").write_text("hello")
+
+    def make(name: str, entrypoint: str):
+        return JobRequest(name=name, entrypoint=entrypoint, working_dir=str(tmp_path))
+
+    return make
+
+
+def test_a_second_submission_follows_the_first_and_a_third_is_a_new_attempt(
+    jobs, request_for, tmp_path_factory
+):
+    go = tmp_path_factory.mktemp("go") / "go"
+    waits = f"until [ -e {go} ]; do sleep 0.2; done"
+    request = request_for("twice", f"cat hello.txt; {waits}; echo; echo end; exit 2")
+    first, started = jobs.submit(request)
+    assert (first, started) == ("twice", True)
+    assert jobs.submit(request) == ("twice", False)
+    go.touch()
+    shown: list[str] = []
+    state = jobs.follow(first, shown.append)
+    assert (state.status, state.exit_code, state.ended) == ("FAILED", 2, True)
+    assert "hello" in "".join(shown)
+    assert "\nend\n" in "".join(shown)  # Ray may tell after that what it ran
+    again: list[str] = []
+    jobs.follow(first, again.append)
+    assert "".join(again) == "".join(shown) == jobs.logs(first)
+    assert jobs.submit(request_for("twice", "true")) == ("twice-2", True)
+    assert jobs.follow("twice-2", shown.append).exit_code == 0
+    with pytest.raises(ConfigError, match="no job 'nobody'"):
+        jobs.state("nobody")
+
+
+def test_a_wrong_token_and_a_dead_address_are_one_line(head, tmp_path):
+    """In a process of its own, for Ray reads the token once."""
+    wrong = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "submit", "--status", "x", "--address", head.address],
+        env=head.environment() | {"RAY_AUTH_TOKEN": "0" * 64},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    dead = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pipelines",
+            "submit",
+            "--status",
+            "x",
+            "--address",
+            "http://127.0.0.1:9",
+        ],
+        env=head.environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (dead.returncode, dead.stderr.count("\n")) == (2, 1)
+    assert "no Ray job server" in dead.stderr
+    stderr = wrong.communicate(timeout=PATIENCE_S)[1]
+    assert (wrong.returncode, stderr.count("\n")) == (2, 1)
+    assert "token" in stderr
+
+
+def _recipe(tmp_path, source: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"root: {tmp_path}/root\n"
+        f"data: {{source: '{source}', shard_rows: 600}}\n"
+        "model: {vae: {family: vae}}\n"
+        "tracking: {enabled: false}\n"
+    )
+    return path
+
+
+def _genmod(head, *words: str, **more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "submit", *words, "--address", head.address],
+        env=head.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def test_a_stage_runs_as_a_job_and_its_exit_code_comes_back(head, tmp_path):
+    recipe = str(_recipe(tmp_path, "builtin:digits"))
+    nowhere = tmp_path / "nowhere"
+    good = _genmod(head, "shard", "--recipe", recipe, "--json")
+    bad = _genmod(head, "shard", "--recipe", recipe, "--set", f"data.source=folder:{nowhere}")
+    stdout, stderr = good.communicate(timeout=PATIENCE_S)
+    assert good.returncode == 0, stderr
+    answer = json.loads(stdout.splitlines()[-1])
+    assert (answer["stage"], answer["status"]) == ("shard", "done")
+    assert answer["job"].startswith("genmod-shard-")
+    assert (tmp_path / "root" / "data" / "dataset.json").exists()
+    _, stderr = bad.communicate(timeout=PATIENCE_S)
+    assert bad.returncode == 2, stderr
+    assert str(nowhere) in stderr
+
+
+def test_the_whole_run_is_a_job(head, tmp_path):
+    """The quickstart in small: three families, real digits, MLflow in the job."""
+    small = (
+        *(f"model.{name}.train.nimg=256" for name in ("vae", "gan", "diffusion")),
+        *("train.workers=1", "train.grid_every_nimg=null", "score.max_rows=8"),
+        *("sample.count=40", "sample.shard_rows=40", "evaluate.images=40"),
+        *("evaluate.features.kind=pca", "evaluate.bootstrap=20", f"root={tmp_path}/root"),
+    )
+    assignments = [word for text in small for word in ("--set", text)]
+    process = _genmod(head, "run", "--recipe", "quickstart", *assignments, "--json")
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, stderr
+    answer = json.loads(stdout.splitlines()[-1])
+    assert (answer["stage"], answer["status"]) == ("run", "done")
+    assert (tmp_path / "root" / "report" / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "root" / "mlflow.db").exists()
+    assert "report:" in stderr
+
+
+def test_leaving_a_job_lets_it_go_on_until_it_is_stopped(head, jobs, request_for):
+    jobs.submit(request_for("long", "echo begun; sleep 600"))
+    follower = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import signal\n"  # a shell's background jobs are started deaf to interrupts
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from cluster.environment import set_environment; set_environment()\n"
+            "from cluster.jobs import Jobs\n"
+            f"Jobs('{head.address}').follow('long', lambda text: print(text, flush=True))",
+        ],
+        env=head.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert follower.stdout is not None
+    for line in follower.stdout:
+        if "begun" in line:
+            break
+    follower.send_signal(signal.SIGINT)
+    assert follower.wait(PATIENCE_S) != 0
+    assert jobs.state("long").status == "RUNNING"
+    stop = _genmod(head, "--stop", "long")
+    _, stderr = stop.communicate(timeout=PATIENCE_S)
+    assert stop.returncode == 0
+    assert "STOPPED" in stderr
+    assert jobs.state("long").status == "STOPPED"

@@ -1,0 +1,37 @@
+"""Notes of errors that would come again."""
+
+import threading
+
+import pytest
+
+from cluster.worker_errors import leave, left
+from genmod.errors import DataError, GenmodError, TrainingDiverged
+from genmod.world import Alone
+
+
+def test_the_same_error_of_all_ranks_is_told_and_nobody_raises(tmp_path):
+    url = str(tmp_path)
+    assert left(url) is None
+    raised = []
+
+    def rank(number):
+        try:
+            leave(url, Alone(rank=number, size=3), TrainingDiverged(f"of rank {number}"))
+        except GenmodError as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=rank, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert raised == []
+    error = left(url)
+    assert type(error) is TrainingDiverged
+    assert str(error) == "of rank 0"
+
+
+def test_the_error_of_one_rank_is_raised_there_so_that_the_others_end(tmp_path):
+    with pytest.raises(DataError, match="mine alone"):
+        leave(str(tmp_path), Alone(rank=1, size=2), DataError("mine alone"), together_s=0.3)
+    assert type(left(str(tmp_path))) is DataError

@@ -1,0 +1,211 @@
+"""The recipe's ``train.order`` on real datasets: the same ids for every world and resume point."""
+
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from genmod.config import parse
+from genmod.data.order.row_order import Deal
+from genmod.data.order.training_order import OWN, OrderConfig, Part, arrange, check_mix, mixed_parts
+from genmod.data.reading.reader import TrainingStream, split_reader
+from genmod.errors import ConfigError, DataError
+from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry
+
+FILE = FileEntry(path="x", size_bytes=1, sha256="0")
+
+
+def manifest_of(rows_S, name="f"):
+    """A dataset that only says how many rows its shards have."""
+    shards = tuple(ShardEntry(split="train", rows=n, tar=FILE, index=FILE) for n in rows_S)
+    spec = ImageSpec(channels=1, height=2, width=2)
+    return DatasetManifest(fingerprint=name, spec=spec, shards=shards).sealed()
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory, images, build):
+    """Another dataset of the same images, with classes of very different sizes."""
+    folder = tmp_path_factory.mktemp("second")
+    pixels, _ = images(90, seed=4)
+    labels = np.array([0] * 70 + [1] * 12 + [2] * 8)
+    np.savez(folder / "source.npz", images=pixels, labels=labels)
+    root = str(folder / "data")
+    return root, build(root, source=f"npz:{folder}/source.npz", shard_rows=10)
+
+
+CONFIGS = st.one_of(
+    st.builds(OrderConfig, window=st.none() | st.integers(1, 4)),
+    st.builds(OrderConfig, window=st.none() | st.integers(1, 4), last=st.just("drop")),
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=8), min_size=1, max_size=3),
+    st.integers(0, 2**31),
+    st.data(),
+)
+def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, data):
+    """Worlds of 1 to 7 ranks, changed at random positions: each part is planned anew, as a restart does."""
+    batch, steps = 420, 4
+    several = len(datasets) > 1
+    config = data.draw(st.builds(OrderConfig, window=st.none() | st.integers(1, 4)))
+    if not several and sum(datasets[0]) >= batch:
+        config = data.draw(CONFIGS)
+    parts = [
+        Part(f"/{k}", manifest_of(rows_S, str(k)), data.draw(st.integers(1, 5)))
+        for k, rows_S in enumerate(datasets)
+    ]
+
+    def rows(size, start, count):
+        orders = [
+            arrange(parts, "train", config, seed=seed, global_batch=batch).order for _ in range(2)
+        ]
+        dealt = [Deal(batch, rank, size).positions(start * batch, count) for rank in range(size)]
+        found = [
+            orders[rank % 2].rows_at(at.reshape(-1)).reshape(at.shape)
+            for rank, at in enumerate(dealt)
+        ]
+        return np.concatenate(found, axis=1)
+
+    straight = rows(1, 0, steps)
+    cuts = sorted({0, steps, *data.draw(st.lists(st.integers(0, steps), max_size=3))})
+    pieces = [
+        rows(data.draw(st.integers(1, 7)), begin, end - begin) for begin, end in pairwise(cuts)
+    ]
+    assert np.array_equal(np.concatenate(pieces), straight)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=6,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.data())
+def test_the_streams_of_any_world_read_the_same_rows(dataset, second, data):
+    """Real tars: window, balance and mix; the run is cut and goes on with another number of ranks."""
+    config = data.draw(
+        st.sampled_from(
+            [
+                OrderConfig(window=2),
+                OrderConfig(balance="classes"),
+                OrderConfig(mix={OWN: 1, second[0]: 2}),
+                OrderConfig(mix={OWN: 1, second[0]: 2}, balance="classes"),
+                OrderConfig(mix={OWN: 3, second[0]: 1}, window=2),
+                OrderConfig(last="drop"),
+            ]
+        )
+    )
+    cut = data.draw(st.integers(0, 4))
+    before, after = data.draw(st.sampled_from([1, 3, 7])), data.draw(st.sampled_from([1, 2, 7]))
+    parts = [Part(*dataset, config.mix.get(OWN, 1)), *mixed_parts(config)]
+
+    def ranks(size, start, count):
+        found = []
+        for rank in range(size):
+            arrangement = arrange(parts, "train", config, seed=5, global_batch=42)
+            how = {"global_batch": 42, "rank": rank, "size": size, "start_nimg": 42 * start}
+            with TrainingStream(*dataset, "train", arrangement=arrangement, **how) as stream:
+                found.append(list(islice(stream, count)))
+        return [batch for together in zip(*found, strict=True) for batch in together]
+
+    straight, resumed = ranks(1, 0, 5), ranks(before, 0, cut) + ranks(after, cut, 5 - cut)
+    for name in ("pixels_BCHW", "labels_B", "index_B"):
+        a, b = (np.concatenate([getattr(x, name) for x in some]) for some in (straight, resumed))
+        assert np.array_equal(a, b)
+
+
+def test_a_mix_reads_each_datasets_rows_in_its_share(dataset, second):
+    parts = [Part(*dataset, 1), Part(*second, 2)]
+    config = OrderConfig()
+    arrangement = arrange(parts, "train", config, seed=1, global_batch=30)
+    with TrainingStream(*dataset, "train", global_batch=30, arrangement=arrangement) as stream:
+        pixels = np.concatenate([batch.pixels_BCHW for batch in islice(stream, 20)])
+    counts = []
+    for root, manifest in (dataset, second):
+        reader = split_reader(root, manifest, "train")
+        own = {image.tobytes() for image in reader.pixels(np.arange(len(reader)))}
+        counts.append(sum(image.tobytes() in own for image in pixels))
+    assert counts == [200, 400]
+
+
+def test_the_order_of_a_mix_is_that_of_its_content(dataset, second):
+    """Named the other way round, with doubled weights: the same rows."""
+
+    def images(parts):
+        made = arrange(parts, "train", OrderConfig(), seed=1, global_batch=30)
+        with TrainingStream(*dataset, "train", global_batch=30, arrangement=made) as stream:
+            return next(stream).pixels_BCHW.numpy()
+
+    first = images([Part(*dataset, 1), Part(*second, 3)])
+    assert np.array_equal(first, images([Part(*second, 6), Part(*dataset, 2)]))
+    assert not np.array_equal(first, images([Part(*second, 1), Part(*dataset, 3)]))
+    alone = images([Part(*dataset, 0), Part(*second, 1)])
+    reader = split_reader(*second, "train")
+    own = {image.tobytes() for image in reader.pixels(np.arange(len(reader)))}
+    assert all(image.tobytes() in own for image in alone)
+
+
+def test_balanced_classes_of_a_real_dataset(dataset, second):
+    made = arrange(
+        [Part(*second)], "train", OrderConfig(balance="classes"), seed=1, global_batch=30
+    )
+    with TrainingStream(*second, "train", global_batch=30, arrangement=made) as stream:
+        for batch in islice(stream, 4):
+            assert np.bincount(batch.labels_B).tolist() == [10, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"mix": {"elsewhere": 1}}, "no weight for 'data'"),
+        ({"mix": {"data": 0}}, "some above"),
+        ({"mix": {"data": -1}}, "greater than or equal to 0"),
+        ({"window": 2, "balance": "classes"}, "exclude each other"),
+        ({"last": "drop", "balance": "classes"}, "no epoch ends for all rows"),
+        ({"last": "drop", "mix": {"data": 1}}, "no epoch ends for all rows"),
+        ({"last": "keep"}, "wrap"),
+        ({"windows": 2}, "did you mean 'window'"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(OrderConfig, values, "train.order")
+
+
+def test_datasets_that_cannot_be_mixed(dataset, second, tmp_path):
+    root, manifest = dataset
+    wanted = manifest.spec, manifest.class_names
+    other = manifest_of([3])
+    cases = [
+        ([Part("/other", other)], "/other has 1x2x2.*mix datasets of the same images"),
+        ([Part(root, manifest), Part("/copy", manifest)], "are the same dataset"),
+        (
+            [Part("/named", manifest.model_copy(update={"class_names": ("a", "b", "c")}))],
+            "/named has",
+        ),
+        ([Part("/empty", manifest.model_copy(update={"shards": ()}))], "no rows in its train"),
+    ]
+    for parts, words in cases:
+        with pytest.raises(ConfigError, match=words):
+            check_mix(parts, "train", *wanted)
+    check_mix([Part("/empty", manifest.model_copy(update={"shards": ()}), 0)], "train", *wanted)
+    with pytest.raises(ConfigError, match="no dataset at"):
+        mixed_parts(OrderConfig(mix={OWN: 1, str(tmp_path): 1}))
+
+
+def test_what_cannot_be_balanced(second, tmp_path):
+    root, manifest = second
+    config = OrderConfig(balance="classes")
+    with pytest.raises(ConfigError, match="has no labels"):
+        arrange([Part("/x", manifest_of([3]))], "train", config, seed=1, global_batch=4)
+    spec = manifest.spec.model_copy(update={"classes": 4})
+    wider = manifest.model_copy(update={"spec": spec, "class_names": ("a", "b", "c", "rare")})
+    with pytest.raises(ConfigError, match=r"class rare of .* has no rows"):
+        arrange([Part(root, wider)], "train", config, seed=1, global_batch=4)
+    with pytest.raises(DataError, match="is not there"):
+        arrange([Part(str(tmp_path), manifest)], "train", config, seed=1, global_batch=4)

@@ -1,0 +1,191 @@
+"""The catalogue against a plan in memory, and what it takes of memory."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genmod import storage
+from genmod.data.format.keys import key_of
+from genmod.data.sharding.catalog import Catalogue, split_of
+from genmod.data.sources.listing import File, files_below, ordered
+from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Source, Splits
+from genmod.errors import DataError
+from genmod.manifest import SPLITS
+
+HALVES = Splits(val=0.3, test=0.3)
+
+
+class Names(Source):
+    """A source without images."""
+
+    kind, scattered = "names", True
+
+    def __init__(self, entries):
+        super().__init__("nowhere")
+        self.given = entries
+
+    def entries(self, scan):
+        yield from self.given
+        scan.fingerprint = "f"
+
+    def fetch(self, refs, fingerprint):
+        raise AssertionError
+
+
+def in_memory(entries, known, classes):
+    """(rows by split, refused): what the catalogue must find, by lists and sets."""
+    rows, used = {split: [] for split in SPLITS}, set()
+    refused = [
+        (key_of(e.name), e.name, e.fault)
+        for e in entries
+        if e.fault and key_of(e.name) not in known
+    ]
+    for entry in entries:
+        key = key_of(entry.name)
+        if entry.fault or key in known:
+            continue
+        if key in used:
+            refused.append((key, entry.name, "its key is in use already"))
+        elif classes and not 0 <= entry.label < classes:
+            wrong = {NO_LABEL: "has no label", BAD_LABEL: "its label is not a number of a class"}
+            reason = f"label {entry.label}, there are {classes} classes"
+            refused.append((key, entry.name, wrong.get(entry.label, reason)))
+        else:
+            used.add(key)
+            rows[split_of(key, HALVES)].append((entry.name, entry.ref, entry.label))
+    return rows, refused
+
+
+names = st.text("ab/.", min_size=1, max_size=3)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(names, st.integers(-2, 3), st.sampled_from([None, None, "broken"]))),
+    st.sets(names, max_size=4),
+    st.integers(0, 3),
+    st.integers(1, 7),
+)
+def test_it_finds_what_a_plan_in_memory_finds(found, known, classes, chunk_rows):
+    entries = [Entry(name, [at], label, fault) for at, (name, label, fault) in enumerate(found)]
+    known = {key_of(name) for name in known}
+    rows, refused = in_memory(entries, known, classes)
+    catalogue = Catalogue(
+        Names(entries), HALVES, [sorted(known)[:1], sorted(known)[1:]], chunk_rows
+    )
+    catalogue.sift(classes)
+    assert list(catalogue.refused(classes)) == refused
+    assert catalogue.inputs == len(entries) - len(
+        [e for e in entries if e.fault and key_of(e.name) in known]
+    )
+    largest = max([entry.label for entry in entries if not entry.fault], default=-1)
+    assert catalogue.classes == max(0, largest + 1)
+
+    def reversed_in_threes(split, first, count):
+        slot_M = len(rows[split]) - 1 - np.arange(first, first + count)
+        return slot_M, slot_M // 3 + 1000 * SPLITS.index(split)
+
+    groups = catalogue.place(reversed_in_threes)
+    for number, split in enumerate(SPLITS):
+        assert catalogue.rows_of(split) == len(rows[split])
+        lines = [
+            line
+            for group in range(-(-len(rows[split]) // 3))
+            for line in groups.rows(1000 * number + group, 0, 3)
+        ]
+        assert [(line.name, line.ref, line.label) for line in lines] == rows[split][::-1]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["dog", "cat", "ant", NO_LABEL])))
+def test_classes_with_names_are_numbered_in_order(labels):
+    entries = [Entry(f"{at}", at, label) for at, label in enumerate(labels)]
+    catalogue = Catalogue(Names(entries), HALVES)
+    named = sorted({label for label in labels if label != NO_LABEL})
+    assert catalogue.class_names == tuple(named)
+    assert catalogue.classes == len(named)
+    everything = (*named, "zebra")
+    first = list(dict.fromkeys(label for label in labels if label != NO_LABEL))
+    assert catalogue.class_numbers(everything) == [everything.index(name) for name in first]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 9))), st.integers(1, 5))
+def test_ordering_on_disk(values, run_names):
+    assert list(ordered(iter(values), run_names)) == sorted(values)
+
+
+def test_files_come_in_the_order_of_their_paths(tmp_path):
+    for name in ("b/1", "b.png", "b-/2", "b0", "a/z/y", "a/z.x", "ä", ".hidden/x", "c/.x", "c/é"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12")
+    visible = ["a/z.x", "a/z/y", "b-/2", "b.png", "b/1", "b0", "c/é", "ä"]
+    assert list(files_below(str(tmp_path))) == [File(name, 2) for name in visible]
+
+
+def test_memory_stores_list_as_folders_do(tmp_path):
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for name in ("b/1", "b.png", "a/.x"):
+        store.pipe_file(f"/catalogue/{name}", b"123")
+    found = files_below("memory://catalogue")
+    assert list(found) == [File("b.png", 3), File("b/1", 3)]
+
+
+@pytest.mark.slow
+def test_a_bucket_is_listed_page_by_page(s3_root):
+    fs, path = storage.filesystem(s3_root)
+    names = [*sorted(f"{row % 3}/{row:04d}.png" for row in range(1003)), "é.png"]
+    fs.pipe({f"{path}/{name}": b"12" for name in [*names, ".hidden/x"]})
+    fs.pipe({f"{path}-other/x": b"1"})
+    assert list(files_below(s3_root)) == [File(name, 2) for name in names]
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    (tmp_path / "shut").mkdir(mode=0)
+    with pytest.raises((DataError, PermissionError)):
+        list(files_below(str(tmp_path)))
+
+
+PLAN = """
+    import sys
+    from genmod.data.sources import folder as sources_files
+    from genmod.data.sources.listing import File
+    from genmod.data.sharding.plan import make_plan
+    from genmod.data.sources.source import DataConfig
+
+    def names(url):  # a folder of so many files, without the files
+        for row in range(int(sys.argv[1])):
+            yield File(f"class {row % 9}/some/more/folders/image {row:09d}.png", 5000)
+
+    def peak_mib():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if "VmHWM" in line) / 1024
+
+    sources_files.files_below = names
+    before = peak_mib()
+    plan = make_plan(DataConfig(source=f"folder:{sys.argv[2]}", image_size=64, channels=3), 0)
+    rows = sum(len(plan.job(shard, "x")["names"]) for shard in plan.shards[:40])
+    print(plan.rows, len(plan.shards), rows, peak_mib() - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_plan_takes_memory_for_its_shards_not_for_its_rows(tmp_path):
+    """Names, keys and references in lists would take 180 MB, three million rows take as much as these."""
+    command = [sys.executable, "-c", textwrap.dedent(PLAN), "300000", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows, shards, some, mib = done.stdout.split()
+    assert (int(rows), int(shards)) == (300_000, 148)
+    assert int(some) > 40 * 2000
+    assert float(mib) < 100

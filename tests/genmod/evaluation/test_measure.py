@@ -1,0 +1,103 @@
+"""All metrics together, on scikit-learn's digits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from genmod.config import canonical_json
+from genmod.errors import ConfigError
+from genmod.evaluation.images import Images, noise_like
+from genmod.evaluation.measure import BETTER, Truth, judge, readings_from
+from genmod.manifest import ImageSpec
+from genmod.metrics.features import FeaturesConfig, fit
+from genmod.metrics.protocol import EvaluateConfig, difference
+
+SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    found = load_digits()
+    pixels_NCHW = torch.tensor(found.images).mul(255 / 16).to(torch.uint8)[:, None]
+    images = Images(pixels_NCHW, torch.tensor(found.target, dtype=torch.int64))
+    return images.part(0, 1000), images.part(1000, 1400), images.part(1400, 1797)
+
+
+@pytest.fixture(scope="module")
+def truth(digits):
+    train, _, reference = digits
+    features = FeaturesConfig(shown_images=8_000)
+    extractor = fit(features, SPEC, train.pixels_NCHW, train.labels_N, seed=0)
+    return Truth(train, reference, "ab" * 32, extractor, EvaluateConfig(bootstrap=50), seed=0)
+
+
+def by_name(judgement):
+    return {reading.value.protocol.metric: reading for reading in judgement.readings}
+
+
+def test_real_held_out_images_are_near_the_floor_in_every_metric(digits, truth):
+    found = by_name(judge(digits[1], truth))
+    assert list(found) == list(BETTER)
+    for name in ("fd", "kid", "precision", "recall", "density", "coverage", "label_accuracy"):
+        assert abs(found[name].position) < 0.15, name
+    assert found["memorisation"].value.value < 0.2
+
+
+def test_noise_is_at_the_ceiling_in_every_metric(truth):
+    for name, reading in by_name(judge(noise_like(400, SPEC, seed=0), truth)).items():
+        if reading.ceiling is not None:
+            assert difference(reading.value, reading.ceiling) == 0, name
+            assert reading.position == 1
+
+
+def test_one_class_alone_is_caught_by_coverage_and_class_balance(digits, truth):
+    train = digits[0]
+    only = train.labels_N == 3
+    found = judge(Images(train.pixels_NCHW[only], train.labels_N[only]), truth)
+    metrics = by_name(found)
+    assert metrics["coverage"].value.interval.high < 0.4
+    assert metrics["class_balance"].value.value > 0.8
+    assert metrics["memorisation"].value.value == 1
+    assert found.class_counts["samples"][3] > 0.8 * sum(found.class_counts["samples"])
+    assert sum(found.class_counts["reference"]) == len(digits[2])
+
+
+def test_wrong_labels_are_caught_by_label_accuracy_alone(digits, truth):
+    fresh = digits[1]
+    right = by_name(judge(fresh, truth))
+    wrong = by_name(judge(Images(fresh.pixels_NCHW, (fresh.labels_N + 1) % 10), truth))
+    assert right["label_accuracy"].value.value > 0.8 > 0.2 > wrong["label_accuracy"].value.value
+    assert right["fd"].value == wrong["fd"].value
+
+
+def test_samples_without_labels_have_no_label_accuracy(digits, truth):
+    assert "label_accuracy" not in by_name(judge(Images(digits[1].pixels_NCHW, None), truth))
+
+
+def test_both_ends_are_measured_by_the_samples_own_protocol(digits, truth):
+    for name, reading in by_name(judge(digits[1], truth)).items():
+        assert reading.value.name.startswith(name + "[")
+        if reading.ceiling is not None:
+            assert reading.value.protocol_digest == reading.ceiling.protocol_digest
+        if reading.floor is not None and name != "label_accuracy":
+            assert reading.value.protocol_digest == reading.floor.protocol_digest
+
+
+def test_it_says_the_same_twice_and_survives_json(digits, truth):
+    a, b = judge(digits[1], truth), judge(digits[1], truth)
+    assert canonical_json(a.facts()) == canonical_json(b.facts())
+    assert readings_from(json.loads(canonical_json(a.facts()))) == a.readings
+
+
+def test_too_few_samples_are_refused_in_words(digits, truth):
+    with pytest.raises(ConfigError, match=r"evaluate\.neighbours=5"):
+        judge(digits[1].part(0, 4), truth)
+
+
+def test_noise_of_binary_data_is_binary():
+    spec = ImageSpec(channels=1, height=4, width=4, levels=2)
+    assert set(noise_like(20, spec, 0).pixels_NCHW.unique().tolist()) == {0, 255}

@@ -1,0 +1,101 @@
+"""Columns of score tables judged by how well they tell other data from the model's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from genmod.errors import ConfigError
+from genmod.evaluation.ood import require_alike, told_apart
+from genmod.manifest import ImageSpec, Manifest, write_file
+from genmod.rng import rng_for
+from genmod.scoring.calibrated import calibrated
+from genmod.scoring.ood_scores import COMPRESSED, RECOMMENDED, rare
+from genmod.scoring.table import Rows, ScoreLabel, Scores
+
+SPEC = ImageSpec(channels=1, height=4, width=4)
+LABEL = ScoreLabel(
+    label="lower_bound", estimator="iwae", of="it", measure="counts", budget={"k": 1}
+)
+
+
+def table(name, nats_B, sizes_B):
+    rows = Rows([f"{name}{i}" for i in range(len(nats_B))], torch.arange(len(nats_B)), None)
+    return Scores(rows, nats_B, torch.zeros_like(nats_B), LABEL, {COMPRESSED: sizes_B})
+
+
+def noisy(name, nats, size, rows=200):
+    rng = rng_for(0, name, range(rows))
+    nats_B = nats + rng.normal(dtype=torch.float64)
+    return table(name, nats_B, size + rng.fold("size").normal(dtype=torch.float64))
+
+
+KNOWN = noisy("known", -50.0, 60.0)
+OWN = calibrated(noisy("own", -50.0, 60.0), KNOWN, SPEC, own=False)
+OTHER = calibrated(noisy("other", -48.0, 20.0), KNOWN, SPEC, own=False)
+"""Likelier than the model's own, and far simpler."""
+
+
+def published(root, scores, **changes):
+    entries = [
+        write_file(
+            root, f"{part}.parquet", scores.take(torch.arange(part, part + 100)).to_parquet(16, {})
+        )
+        for part in (0, 100)
+    ]
+    facts = {"split": "test", "rare": rare(scores.columns), **LABEL.model_dump()}
+    parents = {"model": "m", "dataset": root, "calibration": "c"} | changes.pop("parents", {})
+    return Manifest(
+        kind="scores", fingerprint="f", files=tuple(entries), facts=facts | changes, parents=parents
+    )
+
+
+def test_likely_is_not_familiar_and_the_recommended_column_knows():
+    roots = "memory://unfamiliar/own", "memory://unfamiliar/other"
+    own, other = published(roots[0], OWN), published(roots[1], OTHER)
+    require_alike(own, other, "there")
+    found = told_apart(roots, own, other)
+    by_name = {column["name"]: column for column in found["columns"]}
+    assert by_name["nats"]["auroc"] < 0.15  # upside down
+    assert by_name[RECOMMENDED]["auroc"] > 0.99
+    assert [c["name"] for c in found["columns"] if c["recommended"]] == [RECOMMENDED]
+    assert by_name["p_two_sided"]["auroc"] > 0.8
+    assert by_name["nats"]["own"] == pytest.approx(float(OWN.nats_B.mean()))
+    assert 0 < by_name["typicality_bits_per_dim"]["stderr"] < 0.05
+    assert found["rows"] == {"own": 200, "other": 200}
+    assert found["rare"]["other"]["p_corrected"] > 190
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"parents": {"model": "n"}}, "another model"),
+        ({"budget": {"k": 2}}, "budget"),
+        ({"estimator": "ais-hmc"}, "estimator ais-hmc against iwae"),
+        ({"parents": {"calibration": None}}, "not both calibrated"),
+    ],
+)
+def test_unlike_scores_are_not_compared(changes, says):
+    own = published("memory://unfamiliar/a", OWN)
+    parents = own.parents | changes.pop("parents", {})
+    parents = {name: digest for name, digest in parents.items() if digest is not None}
+    other = own.model_copy(update={"facts": own.facts | changes, "parents": parents})
+    with pytest.raises(ConfigError, match=says):
+        require_alike(own, other, "there")
+
+
+def test_tables_come_back_as_they_were_written():
+    data = OWN.to_parquet(16, {})
+    again = Scores.from_parquet(data)
+    assert again.to_parquet(16, {}) == data
+    assert again.label == LABEL
+    halves = [again.take(torch.arange(100, 200)), again.take(torch.arange(100))]
+    whole = Scores.together(halves)
+    assert whole.rows.keys == [*again.rows.keys[100:], *again.rows.keys[:100]]
+    assert torch.equal(whole.columns[RECOMMENDED][:100], again.columns[RECOMMENDED][100:])
+    labelled = replace(OWN, rows=replace(OWN.rows, labels_B=torch.arange(200) % 3))
+    assert Scores.from_parquet(labelled.to_parquet(16, {})).rows.labels_B.tolist() == [
+        i % 3 for i in range(200)
+    ]

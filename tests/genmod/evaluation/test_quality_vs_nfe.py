@@ -1,0 +1,125 @@
+"""The curve of quality against calls: a new diffusion model is a Gaussian, so more calls draw it better."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from genmod import units
+from genmod.config import as_json
+from genmod.errors import ConfigError
+from genmod.evaluation.images import Images
+from genmod.evaluation.measure import Truth
+from genmod.evaluation.quality_vs_nfe import effort_curve
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig, families, family
+from genmod.manifest import ImageSpec
+from genmod.metrics.features import FeaturesConfig, fit
+from genmod.metrics.protocol import EvaluateConfig
+from genmod.report.charts import line_chart
+from genmod.report.page import ModelPage, ReportContent, render
+from genmod.rng import rng_for
+from genmod.training.publish import publish_model
+from genmod.training.state import TrainState
+
+SPEC = ImageSpec(channels=1, height=8, width=8)
+STD = 0.25
+
+
+@pytest.fixture(scope="module")
+def truth():
+    noise = STD * rng_for(0, "real", range(600)).normal(*SPEC.shape)
+    real = Images(units.to_pixels(noise), None)
+    extractor = fit(FeaturesConfig(), SPEC, real.pixels_NCHW, None, seed=0)
+    config = EvaluateConfig(curve_images=150)
+    return Truth(real, real, "ab" * 32, extractor, config, seed=0)
+
+
+def published(root, name):
+    config = ModelConfig(
+        family=name,
+        net=as_json(family(name).Config.tiny()),
+        spec=SPEC,
+        stats=DataStats(mean=(0.0,), std=(STD,)),
+    )
+    model = config.build()
+    state = TrainState(0, model, model, [])
+    return publish_model(root, config, state, fingerprint="f", parents={}, facts={})
+
+
+def test_more_calls_draw_better(truth, tmp_path):
+    made = published(str(tmp_path), "diffusion")
+    points = effort_curve(str(tmp_path), made.digest, {"guidance": 1.0}, truth)
+    curves = {point["curve"] for point in points}
+    assert curves == {"heun", "ddim", "dpm_solver", "unipc"}
+    for curve in curves:
+        mine = [point for point in points if point["curve"] == curve]
+        assert [point["calls"] for point in mine] == sorted(point["calls"] for point in mine)
+    by_call = {(point["curve"], point["calls"]): point["fd"] for point in points}
+    for curve, times in (("heun", 10), ("ddim", 1.5)):
+        assert by_call[curve, 5] > times * by_call[curve, 35]
+    assert effort_curve(str(tmp_path), made.digest, {}, truth) == points
+
+
+def test_the_report_shows_it(truth, tmp_path):
+    made = published(str(tmp_path), "diffusion")
+    few = replace(truth, config=EvaluateConfig(curve_images=10))
+    points = effort_curve(str(tmp_path), made.digest, {}, few)
+    facts = {"effort": points}
+    curve = [(float(p["calls"]), p["fd"]) for p in points if p["curve"] == "heun"]
+    assert "<svg" in line_chart({"heun": curve}, "calls", "fd")
+    for model_facts, shown in ((facts, True), ({"effort": []}, False)):
+        page = efforts_section(model_facts)
+        assert ("Quality against effort" in page) is shown
+
+
+def efforts_section(facts):
+    """The page of one model of which nothing else is known."""
+    return render(
+        ReportContent(
+            title="t",
+            dims=64,
+            levels=256,
+            data=[],
+            reference_png=b"",
+            models=[ModelPage("edm", "diffusion", (), FACTS | facts, PICTURES)],
+            provenance=[],
+            tracking="nowhere",
+        )
+    )
+
+
+PICTURES = {"samples.png": b"", "nearest.png": b""}
+FACTS = {
+    "model": "edm",
+    "nearest": [],
+    "samples": {"rows": 10, "sampler": "heun-18", "draws_from_p": True, "seed": 0, "digest": "d"},
+    "features": {"label": "pca", "digest": "e", "rows": 10},
+    "reference": {"split": "test", "digest": "r", "rows": 10},
+    "scores": None,
+    "unscored": "not asked",
+}
+
+
+def test_a_model_without_a_choice_has_no_curve(truth, tmp_path):
+    made = published(str(tmp_path), "vae")
+    assert effort_curve(str(tmp_path), made.digest, {}, truth) == []
+    assert all(
+        how.Sample().ladder() == ()
+        for how in map(family, families())
+        if how.Sample().sampler == "ancestral"
+    )
+
+
+def test_another_model_is_refused(truth, tmp_path):
+    published(str(tmp_path), "vae")
+    with pytest.raises(ConfigError, match="the samples are of 000000000000; make them again"):
+        effort_curve(str(tmp_path), "0" * 64, {}, truth)
+
+
+def test_a_tuned_model_has_its_own_ladder():
+    how = family("diffusion").Sample(solver="consistency", steps=2)
+    assert [(curve, calls) for curve, calls, _ in how.ladder()] == [
+        ("consistency", n) for n in (1, 2, 4)
+    ]
+    assert torch.equal(how.ladder()[1][2].sigmas(0.002, 80.0), how.sigmas(0.002, 80.0))

@@ -1,0 +1,167 @@
+"""Score tables: what goes in comes out with its label; sums are right; bad numbers are refused."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genmod import units
+from genmod.errors import DataError, GenmodError
+from genmod.interface.log_prob import COUNTS, LogProb
+from genmod.manifest import ImageSpec
+from genmod.scoring.table import (
+    Moments,
+    Rows,
+    ScoreConfig,
+    ScoreLabel,
+    Scores,
+    one_label,
+    read_parquet,
+    summary,
+)
+
+KEYS = ["a", "b", "c", "d", "e"]
+ROWS = Rows(KEYS, torch.tensor([3, 1, 4, 10, 5]), torch.tensor([0, 1, 2, 0, 1]))
+
+
+def log_prob(nats, k=8, stderr=None):
+    nats_B = torch.tensor(nats, dtype=torch.float64)
+    stderr_B = torch.zeros_like(nats_B) if stderr is None else torch.tensor(stderr).double()
+    return LogProb(nats_B, stderr_B, "lower_bound", "iwae", "decoder", COUNTS, {"k": k})
+
+
+def scores():
+    return Scores.joined(ROWS, [log_prob([-1.5, -2.0]), log_prob([-3.0, -4.0, 0.25])])
+
+
+def test_a_table_holds_the_rows_and_says_what_they_are():
+    data = scores().to_parquet(4, {"model": "m", "seed": 3})
+    assert data == scores().to_parquet(4, {"model": "m", "seed": 3})
+    table, facts = read_parquet(data)
+    rows = table.to_pydict()
+    assert rows["key"] == KEYS
+    assert rows["index"] == [3, 1, 4, 10, 5]
+    assert rows["label"] == [0, 1, 2, 0, 1]
+    assert rows["nats"] == [-1.5, -2.0, -3.0, -4.0, 0.25]
+    assert rows["bits_per_dim"] == pytest.approx([-n / 4 / math.log(2) for n in rows["nats"]])
+    assert facts["model"] == "m"
+    assert facts["label"] == "lower_bound"
+    assert facts["estimator"] == "iwae"
+    assert facts["measure"] == COUNTS
+    assert facts["budget"] == {"k": 8}
+    assert facts["units"].startswith("nats")
+
+
+def test_rows_without_labels_have_none():
+    plain = Scores.joined(Rows(["a"], torch.tensor([0]), None), [log_prob([-1.0])])
+    assert read_parquet(plain.to_parquet(4, {}))[0]["label"].to_pylist() == [None]
+
+
+def test_an_estimators_own_numbers_are_columns_too():
+    parts = [
+        replace(log_prob([-1.0, -2.0]), columns={"calls": torch.tensor([12, 18])}),
+        replace(log_prob([-3.0] * 3), columns={"calls": torch.tensor([6, 24, 30])}),
+    ]
+    table, _ = read_parquet(Scores.joined(ROWS, parts).to_parquet(4, {}))
+    assert table.column("calls").to_pylist() == [12, 18, 6, 24, 30]
+    assert table.column("nats").to_pylist() == [-1, -2, -3, -3, -3]
+
+
+def test_uniform_pixels_cost_eight_bits_per_dim():
+    uniform = Scores.joined(
+        Rows(["a"], torch.tensor([0]), None), [log_prob([-784 * math.log(256)])]
+    )
+    bits = read_parquet(uniform.to_parquet(784, {}))[0]["bits_per_dim"].to_pylist()
+    assert bits == pytest.approx([8.0], abs=1e-12)
+
+
+def test_a_density_has_the_bits_of_its_range():
+    density = replace(log_prob([-784 * math.log(2)]), measure=units.NETWORK)
+    table = Scores.joined(Rows(["a"], torch.tensor([0]), None), [density])
+    for levels, expected in ((256, 8.0), (2, 1.0)):
+        bits = read_parquet(table.to_parquet(784, {}, levels))[0]["bits_per_dim"].to_pylist()
+        assert bits == pytest.approx([expected])
+        moments = [Moments.of(density.nats_B)]
+        found = summary(moments, 784, ScoreLabel.from_log_prob(density), levels)
+        assert found["mean_bits_per_dim"] == pytest.approx(expected)
+        assert found["measure"] == "lebesgue[-1,1]"
+    spec = ImageSpec(channels=1, height=28, width=28, classes=0)
+    assert density.bits_per_dim(spec).tolist() == pytest.approx([8.0])
+
+
+def test_numbers_of_other_shapes_or_types_are_our_mistake():
+    good = log_prob([-1.0, -2.0])
+    for wrong in (
+        {"stderr_B": torch.zeros(3, dtype=torch.float64)},
+        {"nats_B": good.nats_B.float()},
+        {"columns": {"calls": torch.zeros(1)}},
+        {"label": "exact", "stderr_B": torch.ones(2, dtype=torch.float64)},
+    ):
+        with pytest.raises(AssertionError):
+            replace(good, **wrong)
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 100])
+def test_what_is_no_score_table_is_refused(data):
+    with pytest.raises(DataError):
+        read_parquet(data)
+
+
+def test_lost_rows_are_counted():
+    with pytest.raises(GenmodError, match="5 rows went in, 4"):
+        Scores.joined(ROWS, [log_prob([-1.0] * 4)])
+    with pytest.raises(GenmodError, match="5 rows went in, 6"):
+        Scores.joined(ROWS, [log_prob([-1.0] * 6)])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_names_its_row(bad):
+    with pytest.raises(GenmodError, match="log-likelihood of d is"):
+        Scores.joined(ROWS, [log_prob([-1.0, -1.0, -1.0, bad, -1.0])])
+    with pytest.raises(GenmodError, match="log-likelihood of b is"):
+        Scores.joined(ROWS, [log_prob([-1.0] * 5, stderr=[0, bad, 0, 0, 0])])
+
+
+def test_unlike_numbers_do_not_stand_in_one_table():
+    with pytest.raises(GenmodError, match="2 different labels"):
+        Scores.joined(ROWS, [log_prob([-1.0] * 2), log_prob([-1.0] * 3, k=9)])
+    with pytest.raises(GenmodError, match="0 different labels"):
+        one_label([])
+
+
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), max_size=6), min_size=1, max_size=6))
+def test_moments_of_parts_are_those_of_the_whole(parts):
+    total = Moments()
+    for part in parts:
+        total = total.merged(Moments.of(torch.tensor(part, dtype=torch.float64)))
+    whole = torch.tensor([x for part in parts for x in part], dtype=torch.float64)
+    assert total.n == len(whole)
+    if len(whole):
+        assert total.mean == pytest.approx(float(whole.mean()), rel=1e-9, abs=1e-6)
+    if len(whole) > 1:
+        expected = float(whole.std()) / math.sqrt(len(whole))
+        assert total.stderr == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_the_summary_is_over_all_rows_with_units_and_label():
+    made = scores()
+    parts = [Moments.of(made.nats_B[:2]), Moments.of(made.nats_B[2:])]
+    found = summary(parts, 4, ScoreLabel.from_log_prob(log_prob([0.0])))
+    assert found["n"] == 5
+    assert found["mean_nats"] == pytest.approx(-2.05)
+    assert found["mean_bits_per_dim"] == pytest.approx(2.05 / 4 / math.log(2))
+    assert found["mean_nats_stderr"] == pytest.approx(float(made.nats_B.std()) / math.sqrt(5))
+    ratio = found["mean_bits_per_dim_stderr"] / found["mean_nats_stderr"]
+    assert ratio == pytest.approx(1 / 4 / math.log(2))
+    assert found["label"] == "lower_bound"
+    assert found["budget"] == {"k": 8}
+
+
+def test_what_does_not_change_the_scores_is_not_in_the_fingerprint():
+    base = ScoreConfig()
+    assert ScoreConfig(workers=9, device="cpu", deadline_s=1).result() == base.result()
+    for change in ({"split": "test"}, {"max_rows": 3}, {"micro_batch": 3}, {"rows_per_task": 3}):
+        assert ScoreConfig(**change).result() != base.result()

@@ -1,0 +1,288 @@
+"""A real S3 store: one winner, whole and verified writes, ranges, faults that pass and faults that do not."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from genmod import storage
+from genmod.data.format.shards import ShardReceipt, quarantine_file
+from genmod.data.sharding.ingest import make_shard
+from genmod.data.sharding.plan import make_manifest, make_plan
+from genmod.data.sources.source import DataConfig
+from genmod.errors import StorageError, StoreLost
+from genmod.manifest import DatasetManifest, claim, load, publish
+from genmod.receipts import load_all
+from genmod.storage import s3
+from genmod.storage.s3 import BLOCK_BYTES, PART_BYTES
+from genmod.storage.settings import VARIABLE
+from tests.stores.proxy import Fault
+from tests.stores.weed import BUCKET, client
+
+LARGE = np.random.default_rng(1).bytes(2 * PART_BYTES + 12_345)
+
+SMALL_PART = 5 << 20
+"""Less is refused by S3."""
+
+PATIENCE = storage.StorageConfig(stall_s=2, attempt_s=20, patience_s=600)
+HURRY = storage.StorageConfig(stall_s=20, attempt_s=30, patience_s=2)
+"""For faults that come at once: a busy machine may answer late."""
+
+IMPATIENCE = storage.StorageConfig(stall_s=0.5, attempt_s=1, patience_s=2)
+SMALL = LARGE[: 2 * SMALL_PART + 1000]
+"""Three parts, six blocks of :func:`small_pieces`."""
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(s3, "PART_BYTES", SMALL_PART)
+    monkeypatch.setattr(s3, "BLOCK_BYTES", 2 << 20)
+
+
+def configure(monkeypatch, config):
+    for name, value in storage.environment_of(config).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.slow
+def test_what_is_written_is_read(s3_root):
+    for data in (b"", b"one", LARGE[:BLOCK_BYTES], LARGE[: BLOCK_BYTES + 1], LARGE):
+        url = storage.join(s3_root, "a", f"{len(data)}.bin")
+        storage.write_bytes(url, b"other")
+        storage.write_bytes(url, data)
+        assert storage.read_bytes(url) == data
+        assert storage.size_bytes(url) == len(data)
+        assert storage.sha256_of(url) == storage.sha256(data)
+        assert storage.exists(url)
+    names = storage.list_names(storage.join(s3_root, "a"))
+    assert names == sorted(f"{n}.bin" for n in (0, 3, BLOCK_BYTES, BLOCK_BYTES + 1, len(LARGE)))
+    assert sorted(storage.walk_files(s3_root)) == [f"{s3_root}/a/{name}" for name in names]
+    storage.remove(s3_root)
+    assert storage.list_names(storage.join(s3_root, "a")) == []
+
+
+def test_missing_things(s3_root):
+    for root in (s3_root, "s3://no-such-bucket/x"):
+        assert not storage.exists(storage.join(root, "no"))
+        assert storage.list_names(storage.join(root, "no")) == []
+        storage.remove(storage.join(root, "no"))
+        for ask in (storage.read_bytes, storage.size_bytes, storage.sha256_of):
+            with pytest.raises(FileNotFoundError):
+                ask(storage.join(root, "no"))
+
+
+@pytest.mark.slow
+def test_what_another_process_writes_is_seen(s3_root, store):
+    folder = storage.join(s3_root, "seen")
+    assert storage.list_names(folder) == []
+    key = folder.removeprefix(f"s3://{BUCKET}/")
+    client(store).put_object(Bucket=BUCKET, Key=f"{key}/new", Body=b"1")
+    assert storage.list_names(folder) == ["new"]
+    client(store).put_object(Bucket=BUCKET, Key=f"{key}/new", Body=b"22")
+    assert storage.size_bytes(f"{folder}/new") == 2
+    client(store).delete_object(Bucket=BUCKET, Key=f"{key}/new")
+    assert not storage.exists(f"{folder}/new")
+
+
+def test_one_of_many_creators_wins(s3_root):
+    url, winners, start = f"{s3_root}/receipt", [], threading.Barrier(12)
+
+    def write(number):
+        start.wait()
+        if storage.create(url, b"%d" % number):
+            winners.append(number)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == 1
+    assert storage.read_bytes(url) == b"%d" % winners[0]
+    assert not storage.create(url, b"%d" % winners[0])
+
+
+@pytest.mark.slow
+def test_the_probe_leaves_nothing(s3_root, store):
+    storage.probe(s3_root)
+    found = client(store).list_objects_v2(
+        Bucket=BUCKET, Prefix=s3_root.removeprefix(f"s3://{BUCKET}/")
+    )
+    assert found["KeyCount"] == 0
+
+
+def test_the_probe_refuses_a_store_that_lets_two_writers_win(proxied_root, proxy):
+    proxy.faults.append(Fault("unconditional", "PUT", times=2))
+    with pytest.raises(StorageError, match="does not enforce create-if-absent") as told:
+        storage.probe(proxied_root)
+    assert "\n" not in str(told.value)
+    assert proxy.injected == ["unconditional"] * 2
+
+
+def test_the_probe_refuses_strangers_and_the_forgetful(s3_root, store, monkeypatch):
+    from s3fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" * 40)
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(StorageError, match="cannot be written") as told:
+        storage.probe(s3_root)
+    assert "x" * 40 not in str(told.value)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(StorageError, match="no credentials"):
+        storage.probe(s3_root)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:secret@bucket/x",
+        "https://me:secret@host/data.tar",
+        "https://b.s3.amazonaws.com/x?X-Amz-Expires=60&X-Amz-Signature=secret",
+    ],
+)
+def test_credentials_in_a_url_are_refused_and_not_repeated(url):
+    for ask in (storage.resolve, storage.read_bytes):
+        with pytest.raises(StorageError, match="holds credentials") as told:
+            ask(url)
+        assert "secret" not in str(told.value)
+
+
+def test_ranges(proxied_root, proxy):
+    url = f"{proxied_root}/object"
+    storage.write_bytes(url, LARGE)
+    proxy.requests.clear()
+    offsets = [9_000_000, 5, 100_000, 0, len(LARGE) - 4, 3 * len(LARGE)]
+    lengths = [1_000, 10, 0, 7, 8, 5]
+    expected = [LARGE[o : o + n] for o, n in zip(offsets, lengths, strict=True)]
+    assert storage.read_ranges(url, offsets, lengths) == expected
+    spans = {span for method, _, span in proxy.requests if method == "GET"}
+    assert "bytes=0-14" in spans  # what lies close together comes at once
+    assert "bytes=9000000-9000999" in spans
+    assert {method for method, _, _ in proxy.requests} == {"GET"}
+
+
+def test_large_objects_go_in_parts_and_come_in_blocks(proxied_root, proxy):
+    url = f"{proxied_root}/large"
+    storage.write_bytes(url, LARGE)
+    assert sum("partNumber" in path for _, path, _ in proxy.requests) == 3
+    proxy.requests.clear()
+    assert storage.read_bytes(url) == LARGE
+    assert sum(method == "GET" for method, _, _ in proxy.requests) == -(-len(LARGE) // BLOCK_BYTES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["flipped", "partNumber=2"])
+def test_a_store_that_holds_other_bytes_is_not_believed(proxied_root, proxy, small_pieces, part):
+    url = f"{proxied_root}/flipped"
+    data = SMALL if "Number" in part else SMALL[:1000]
+    proxy.faults.append(Fault("flip", "PUT", part))
+    with pytest.raises(StorageError, match="other bytes than were written"):
+        storage.write_bytes(url, data)
+    assert proxy.injected == ["flip"]
+    storage.write_bytes(url, data)
+    assert storage.read_bytes(url) == data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["500", "503", "refuse", "lose", "cut", "silence"])
+def test_faults_that_pass_are_not_noticed(proxied_root, proxy, small_pieces, monkeypatch, kind):
+    configure(monkeypatch, PATIENCE)
+    url = f"{proxied_root}/object"
+    for method, part in (("PUT", "partNumber=2"), ("POST", "uploads"), ("POST", "uploadId")):
+        proxy.faults.append(Fault(kind, method, part))
+    storage.write_bytes(url, SMALL)
+    proxy.faults += [Fault(kind, "GET", "/object", times=2), Fault(kind, "GET", "list-type")]
+    assert storage.read_bytes(url) == SMALL
+    assert storage.list_names(proxied_root) == ["object"]
+    proxy.faults.append(Fault(kind, "GET", "/object"))
+    assert storage.read_ranges(url, [10, 9_000_000], [5, 5]) == [
+        SMALL[10:15],
+        SMALL[9_000_000:][:5],
+    ]
+    assert len(proxy.injected) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["500", "refuse", "lose", "silence"])
+def test_who_won_knows_it_although_the_answer_was_lost(proxied_root, proxy, monkeypatch, kind):
+    configure(monkeypatch, PATIENCE)
+    url = f"{proxied_root}/receipt"
+    proxy.faults.append(Fault(kind, "PUT", "/receipt", times=2))
+    assert storage.create(url, b"mine")
+    assert proxy.injected == [kind] * 2
+    proxy.faults.append(Fault(kind, "PUT", "/receipt"))
+    assert not storage.create(url, b"mine")
+
+
+@pytest.mark.slow
+def test_an_answer_that_trickles_is_asked_for_anew(proxied_root, proxy, monkeypatch):
+    configure(monkeypatch, storage.StorageConfig(stall_s=2, attempt_s=5, patience_s=600))
+    url = f"{proxied_root}/slow"
+    storage.write_bytes(url, SMALL[:5000])  # minutes at the pace of the proxy, and never silent
+    proxy.faults.append(Fault("trickle", "GET", "/slow"))
+    assert storage.read_bytes(url) == SMALL[:5000]
+    assert proxy.injected == ["trickle"]
+    assert len([method for method, _, _ in proxy.requests if method == "GET"]) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["500", "refuse", "trickle", "silence"])
+def test_a_fault_that_stays_is_one_line(proxied_root, proxy, monkeypatch, kind):
+    url = f"{proxied_root}/never"
+    storage.write_bytes(url, SMALL[:1000])
+    configure(monkeypatch, IMPATIENCE)
+    proxy.faults.append(Fault(kind, times=10_000))
+    with pytest.raises(StoreLost, match="does not answer as it should") as told:
+        storage.read_bytes(url)
+    assert isinstance(told.value, OSError)
+    assert "\n" not in str(told.value)
+
+
+def test_a_root_that_is_lost_cannot_be_written(proxied_root, proxy, monkeypatch):
+    configure(monkeypatch, IMPATIENCE)
+    proxy.faults.append(Fault("refuse", times=10_000))
+    with pytest.raises(StorageError, match="cannot be written") as told:
+        storage.probe(proxied_root)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.slow
+def test_an_upload_that_fails_leaves_nothing(proxied_root, proxy, small_pieces, monkeypatch, store):
+    configure(monkeypatch, HURRY)
+    proxy.faults.append(Fault("500", "PUT", "partNumber=3", times=10_000))
+    with pytest.raises(StoreLost):
+        storage.write_bytes(f"{proxied_root}/half", SMALL)
+    prefix = proxied_root.removeprefix(f"s3://{BUCKET}/")
+    assert client(store).list_objects_v2(Bucket=BUCKET, Prefix=prefix)["KeyCount"] == 0
+    left = client(store).list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    assert [upload["Key"] for upload in left if upload["Key"].startswith(prefix)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["500", "refuse", "lose"])
+def test_a_dataset_is_made_whole_while_every_second_request_fails(proxied_root, proxy, kind):
+    proxy.every, proxy.cycle = 2, (kind,)
+    plan = make_plan(DataConfig(source="builtin:digits", shard_rows=900), seed=0)
+    storage.probe(proxied_root)
+    claim(proxied_root, plan.fingerprint)
+    made = [make_shard(plan.job(planned, proxied_root)) for planned in plan.shards]
+    names = [planned.name for planned in plan.shards]
+    receipts = load_all(ShardReceipt, proxied_root, names, plan.fingerprint)
+    assert [receipts[name] for name in names] == made
+    quarantine = quarantine_file(proxied_root, [])
+    manifest = publish(proxied_root, make_manifest(plan, made, quarantine))
+    assert load(DatasetManifest, proxied_root, "dataset") == manifest
+    assert sum(shard.rows for shard in manifest.shards) == 1797
+    assert len(proxy.injected) >= 10
+
+
+def test_settings_travel_in_the_environment(monkeypatch):
+    cache = storage.CacheConfig(folder="/x", size_bytes=5)
+    config = storage.StorageConfig(patience_s=3, cache=cache)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert storage.settings() == storage.StorageConfig()
+    monkeypatch.setattr(os, "environ", os.environ | dict(storage.environment_of(config)))
+    assert storage.settings() == config

@@ -1,0 +1,262 @@
+"""Collapse: measured on known samples, provoked for real, one way back, and a state that resumes exactly."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from genmod.config import as_json
+from genmod.errors import ConfigError, StorageError, TrainingCollapsed
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats
+from genmod.interface.model_store import weights_bytes
+from genmod.interface.registry import ModelConfig, family
+from genmod.manifest import ImageSpec
+from genmod.models.gan.config import GanConfig
+from genmod.rng import rng_for
+from genmod.storage import sha256
+from genmod.training.checkpoint import Checkpoints
+from genmod.training.job import check_rows
+from genmod.training.loop import Plan, train
+from genmod.training.metric_log import read_spool
+from genmod.training.monitors.collapse import (
+    Samples,
+    Watch,
+    WatchConfig,
+    compare,
+    faults,
+    note_look,
+    way_back,
+)
+from genmod.training.monitors.rollback import look_at_samples
+from genmod.training.plan import OptimConfig, TrainConfig
+from genmod.world import Alone, Group, World
+
+SPEC = ImageSpec(channels=1, height=8, width=8)
+BATCH = 16
+
+
+def rows(index) -> Batch:
+    """Four by four squares, each dark or bright, and a little noise."""
+    rng = rng_for(4, "squares", index)
+    bits = rng.fold("bits").integers(2, 1, 4, 4) * 160 + 40
+    big = bits.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    pixels = big + rng.fold("noise").integers(30, *SPEC.shape)
+    return Batch(pixels.to(torch.uint8), None, rng.index_B)
+
+
+def points(count: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_good_samples_cover_and_collapsed_ones_do_not():
+    real, labels = points(400, 0), torch.arange(400) % 4
+    real[:, 0] += 10 * labels
+    good = points(400, 1)
+    good[:, 0] += 10 * labels
+    fine = compare(good, real, labels, 4, k=5)
+    assert fine["coverage"] > 0.9
+    assert fine["recall"] > 0.9
+    assert fine["duplicates"] < 0.05
+    assert fine["class_distance"] < 0.02
+    one_mode = compare(points(400, 2), real, labels, 4, k=5)
+    assert one_mode["coverage"] == pytest.approx(0.25, abs=0.05)
+    assert one_mode["class_distance"] == pytest.approx(0.75, abs=0.01)
+    assert one_mode["classes_made"] == 1
+    copies = compare(good[:20].repeat(20, 1), real, labels, 4, k=5)
+    assert copies["duplicates"] == 1.0
+
+
+def test_patience_grace_and_the_end_of_it():
+    config = WatchConfig(grace_nimg=100, patience=2, retries=1)
+    watch = Watch(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})
+    bad, good = {"coverage": 0.3, "duplicates": 0.0}, {"coverage": 0.7, "duplicates": 0.0}
+
+    def collapsed(found: dict[str, float], nimg: int) -> bool:
+        told = faults(config, watch.best_coverage, found, nimg)
+        return note_look(watch, config, told, nimg)
+
+    assert not collapsed(bad, 60)
+    assert not collapsed(bad, 100)
+    assert not collapsed(good, 120)
+    assert not collapsed(bad, 140)
+    assert collapsed(bad, 160)
+    way_back(watch, config, 160)
+    assert (watch.lr_scale, watch.retried, watch.bad_looks) == (0.5, 1, 0)
+    with pytest.raises(TrainingCollapsed) as caught:
+        way_back(watch, config, 200)
+    told = str(caught.value)
+    assert "\n" not in told
+    for part in (
+        "collapsed at 200 images",
+        "at 140 images: coverage 0.300",
+        "back to the averaged",
+    ):
+        assert part in told
+    assert watch.events[-1] == "at 200 images: training ended, no retry is left"
+
+
+def go(
+    root: str,
+    *,
+    lr: float,
+    penalty: str,
+    nimg: int,
+    retries: int,
+    stop: int | None = None,
+    grace: int | None = 1280,
+    broken: int | None = None,
+    world: World | None = None,
+    least: float = 0.1,
+):
+    """Train; ``broken`` is where a weight of G becomes not a number, on the last rank alone."""
+    world = world or Alone()
+    net = GanConfig.tiny().model_copy(update={"loss": "hinge", "penalty": penalty})
+    stats = DataStats(mean=(0.0,), std=(0.5,))
+    model = ModelConfig(family="gan", net=as_json(net), spec=SPEC, stats=stats)
+    watch = WatchConfig(
+        every_nimg=640,
+        rows=128,
+        grace_nimg=grace or 0,
+        patience=2,
+        retries=retries,
+        most_duplicates=1.0,
+        least_coverage=least,
+        least_of_best=0.3,
+    )
+    config = TrainConfig(
+        nimg=nimg, batch=BATCH, log_every_nimg=640, checkpoint_every_nimg=640, watch=watch,
+        validate_every_nimg=None, ema_halflife_nimg=100,
+        optim=OptimConfig(lr=lr, betas=(0.0, 0.99), warmup_nimg=0, decay="none", clip_norm=None),
+    )  # fmt: skip
+
+    def batches(start: int):
+        for first in itertools.count(start, BATCH):
+            if first == stop:
+                raise ConnectionError("the power failed")
+            if first == broken and world.rank == world.size - 1:
+                with torch.no_grad():
+                    next(made.parameters()).view(-1)[0] = torch.nan
+            yield rows(range(first + world.rank, first + BATCH, world.size))
+
+    held = rows(range(10**6, 10**6 + 128))
+    samples = None if grace is None else Samples(watch, held, 5, family("gan").Sample())
+    checkpoints = Checkpoints(root, "collapse", model)
+    plan = Plan(config, 5, root, checkpoints, samples=samples)
+    made = model.build(1)
+    return train(made, batches, world, plan)
+
+
+def test_a_real_collapse_is_caught_and_told(tmp_path):
+    """No penalties and a high rate: the nets run away from each other."""
+    with pytest.raises(TrainingCollapsed) as caught:
+        go(str(tmp_path), lr=0.05, penalty="none", nimg=12_800, retries=1)
+    told = str(caught.value)
+    assert "back to the averaged weights" in told
+    events = json.loads((tmp_path / "watch.json").read_bytes())
+    assert events["retried"] == 1
+    assert events["lr_scale"] == 0.5
+    assert len(events["events"]) >= 5
+
+
+def test_the_way_back_resumes_bitwise(tmp_path):
+    """Stopped after the collapse and its way back, and gone on: the same bytes as the straight run."""
+    straight = go(str(tmp_path / "a"), lr=0.05, penalty="none", nimg=5_120, retries=9)
+    assert straight.watch.retried >= 1
+    with pytest.raises(ConnectionError):
+        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, retries=9, stop=4_800)
+    assert (
+        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, retries=9).files()
+        == straight.files()
+    )
+
+
+def test_a_number_that_is_not_finite_goes_the_same_way_back(tmp_path):
+    calm = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560}
+    state = go(str(tmp_path / "a"), retries=1, broken=1_600, **calm)
+    assert state.nimg == 2_560
+    assert all(bool(weight.isfinite().all()) for weight in state.model.state_dict().values())
+    assert (state.watch.retried, state.watch.lr_scale) == (1, 0.5)
+    seen, done = state.watch.events
+    assert "loss is not finite in the step that ended at 1,616 images" in seen
+    assert done.startswith("at 1,920 images: back to the averaged weights of ")
+    assert float(state.model.gamma_scale) == 4.0
+    with pytest.raises(TrainingCollapsed, match="no retry is left"):
+        go(str(tmp_path / "b"), retries=0, broken=1_600, **calm)
+    told = json.loads((tmp_path / "b" / "watch.json").read_bytes())
+    assert told["events"][-1] == "at 1,920 images: training ended, no retry is left"
+    with pytest.raises(TrainingCollapsed, match="no look had found weights"):
+        go(str(tmp_path / "c"), retries=1, broken=16, **calm)
+
+
+@pytest.mark.slow
+def test_two_ranks_go_back_alike(tmp_path):
+    """No look is good enough, then one rank's weight is spoilt: the same events and bytes on both."""
+    command = [sys.executable, __file__, str(tmp_path)]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=600) for process in ranks] == [0, 0]
+    finally:
+        for process in ranks:
+            process.kill()
+    told = [json.loads((tmp_path / f"rank-{rank}.json").read_bytes()) for rank in range(2)]
+    assert told[0] == told[1]
+    assert told[0]["retried"] == 2
+    assert told[0]["events"][0].startswith("at 1,280 images: coverage")
+    assert "not finite in the step that ended at 2,016 images" in told[0]["events"][3]
+
+
+def one_of_two(folder: str, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        world = Group(torch.device("cpu"))
+        how = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560, "retries": 2, "broken": 2_000}
+        state = go(folder, world=world, least=1.0, **how)
+    finally:
+        dist.destroy_process_group()
+    facts = state.watch.as_json() | {"digest": sha256(b"".join(state.files().values()))}
+    Path(f"{folder}/rank-{rank}.json").write_text(json.dumps(facts))
+
+
+def test_watching_alone_changes_no_weights(tmp_path):
+    """Within the grace, looks at samples leave training as it is without them."""
+    watched = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=1_280, retries=0, grace=10**6)
+    blind = go(str(tmp_path / "b"), lr=2e-3, penalty="r1r2", nimg=1_280, retries=0, grace=None)
+    assert weights_bytes(watched.model) == weights_bytes(blind.model)
+    assert weights_bytes(watched.ema) == weights_bytes(blind.ema)
+    assert watched.watch.best_nimg > 0
+    assert blind.watch == Watch()
+    seen = [point.metrics for point in read_spool(str(tmp_path / "a"))]
+    assert all(0 <= metrics["samples/coverage"] <= 1 for metrics in seen)
+
+
+def test_with_penalties_it_is_not_called_a_collapse(tmp_path):
+    """By the very rule that catches the run without penalties."""
+    assert go(str(tmp_path), lr=2e-3, penalty="r1r2", nimg=4_480, retries=0).watch.events == []
+
+
+def test_a_store_that_does_not_take_what_was_seen_is_one_line(tmp_path):
+    state = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=640, retries=0)
+    samples = Samples(WatchConfig(rows=16), rows(range(32)), 5, family("gan").Sample())
+    (tmp_path / "b").write_text("not a folder")
+    with pytest.raises(StorageError, match=r"did not take what samples at 640 images were like \("):
+        look_at_samples(samples, state, Alone(), str(tmp_path / "b"))
+
+
+def test_too_few_validation_rows_are_told_before_training():
+    config = TrainConfig(nimg=640, batch=BATCH, validate_every_nimg=None, watch=WatchConfig())
+    check_rows(config, "here", {"train": 100, "val": 6, "test": 0})
+    with pytest.raises(ConfigError, match=r"more than 5 rows of the val split, which has 5"):
+        check_rows(config, "here", {"train": 100, "val": 5, "test": 0})
+
+
+if __name__ == "__main__":
+    one_of_two(sys.argv[1], int(sys.argv[2]))

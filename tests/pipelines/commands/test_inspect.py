@@ -1,0 +1,84 @@
+"""``genmod inspect``: lines for people, JSON for programs, a picture for both."""
+
+import json
+
+import numpy as np
+import pytest
+
+from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.manifest import DatasetManifest, ImageSpec, publish
+from pipelines.cli import main
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A dataset below run/data: 30 images of 25 classes."""
+    spec = ImageSpec(channels=1, height=4, width=4, classes=25)
+    rows = [Row(f"k{i}", i, np.full((4, 4, 1), i, np.uint8), i % 25) for i in range(30)]
+    root = str(tmp_path / "run" / "data")
+    shard, facts = write_shard(root, "train-000000", "train", spec, rows)
+    manifest = DatasetManifest(
+        fingerprint="f" * 64,
+        spec=spec,
+        shards=(shard,),
+        facts={"version": 3, "source": "folder:/x", **dataset_facts({"train": facts})},
+        parents={"source": "5" * 64},
+        class_names=("name0\x1b[2J", *(f"name{k}" for k in range(1, 25))),
+    )
+    return root, publish(root, manifest)
+
+
+def test_a_dataset_is_told_and_shown(root, tmp_path, monkeypatch, capsys):
+    url, manifest = root
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", url]) == 0
+    text = capsys.readouterr().out
+    for line in (
+        f"dataset   {url}",
+        "images    1x4x4, 256 levels, 25 classes",
+        f"version   3, format 1, digest {manifest.digest[:12]}, fingerprint ffffffffffff",
+        "source    folder:/x",
+        "parent    source 555555555555",
+        "size      30 images, 1 shards, ",
+        "train     30 images, 1 shards of 30 to 30 images, ",
+        "          channel 0: mean 14.50, std 8.66 of 0..255",
+        "          class 0 (name0\\x1b[2J): 2, 6.7%",
+        "          class 4 (name4): 2, 6.7%",
+        "          class 5 (name5): 1, 3.3%",
+        "          5 more classes: 1 to 1 images each",
+        "refused   0",
+        f"sheet     {tmp_path}/contact-sheet.png: 30 images of train, a row a class, 0 to 24",
+    ):
+        assert line in text
+    assert (tmp_path / "contact-sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_as_json_and_the_sheet_elsewhere(root, tmp_path, capsys):
+    url, manifest = root
+    out = tmp_path / "pictures" / "sheet.png"
+    assert main(["inspect", url, "--out", str(out), "--split", "train", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert out.is_file()
+    assert (told["stage"], told["status"], told["output"]) == ("inspect", "done", url)
+    assert told["digest"] == manifest.digest
+    assert told["fingerprint"] == manifest.fingerprint
+    assert told["sheet"] == str(out)
+    assert told["splits"]["train"]["rows_by_class"] == [2] * 5 + [1] * 20
+    assert told["seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("where", "words", "says"),
+    [
+        ("run", (), "no dataset at .*run, but there is one at .*run/data; give that"),
+        ("nowhere", (), "no dataset at .*nowhere; make it first: genmod shard"),
+        ("run/data", ("--split", "val"), "the val split has no rows"),
+    ],
+)
+def test_nothing_to_inspect(root, tmp_path, monkeypatch, capsys, where, words, says):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", str(tmp_path / where), *words]) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert not (tmp_path / "contact-sheet.png").exists()

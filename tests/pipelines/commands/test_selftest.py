@@ -1,0 +1,64 @@
+"""``genmod selftest density``: the command that people and CI run."""
+
+import json
+
+import pytest
+import torch
+
+from genmod.errors import Unscorable
+from genmod.interface.batch import Batch
+from genmod.interface.model import DataStats
+from genmod.interface.registry import ModelConfig, families, family
+from genmod.likelihood import iwae
+from genmod.manifest import ImageSpec
+from genmod.rng import rng_for
+from genmod.selftest import latents
+from genmod.selftest.density import run
+from pipelines.cli import main
+from pipelines.commands.selftest import SUBJECTS
+
+
+@pytest.mark.slow
+def test_every_estimator_holds(capsys):
+    assert main(["selftest", "density", "--json"]) == 0
+    out, err = capsys.readouterr()
+    answer = json.loads(out.splitlines()[-1])
+    assert (answer["stage"], answer["status"]) == ("selftest", "done")
+    assert len(answer["checks"]) == err.count("ok  ") > 10
+    assert "FAIL" not in err
+    borne_out = {
+        (check["estimator"].split(",")[0].split(" ")[0], check["label"])
+        for check in answer["checks"]
+    }
+    assert labels_of_all_families() <= borne_out
+
+
+def labels_of_all_families():
+    """Estimator and label of every way that a family scores."""
+    spec = ImageSpec(channels=1, height=4, width=4, levels=2)
+    stats = DataStats(mean=(0.0,), std=(1.0,))
+    rows = Batch(torch.zeros(1, *spec.shape, dtype=torch.uint8), None, torch.arange(1))
+    found = set()
+    for name in families():
+        config = family(name).Config.tiny()
+        net = config.model_dump(mode="json")
+        model = ModelConfig(family=name, net=net, spec=spec, stats=stats).build()
+        for how in (model.Score(), *model.Score.variants()):
+            try:
+                model.check_scorable(config, how)
+            except Unscorable:
+                continue
+            score = model.log_prob(rows, rng_for(0, "s", range(1)), how)
+            found.add((score.estimator.split("-hmc")[0], score.label))
+    assert len(found) > 4
+    return found
+
+
+def test_a_wrong_estimator_is_exit_1(capsys, monkeypatch):
+    right = iwae.bound
+    monkeypatch.setitem(SUBJECTS, "density", lambda: run((latents.checks,)))
+    monkeypatch.setattr(iwae, "bound", lambda w, k: (right(w, k)[0] + 0.1, right(w, k)[1]))
+    assert main(["selftest", "density", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["status"] == "failed"
+    assert "wrong side" in err

@@ -1,0 +1,431 @@
+"""Bulk sampling and scoring: bytes depend on the recipe alone, every row once, begun work is gone on with."""
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from genmod.config import as_json
+from genmod.data.format.codecs import Codec
+from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.reading.reader import RowReader, read_rows, split_reader
+from genmod.errors import ConfigError, Unscorable
+from genmod.generation.synthetic import SampleConfig
+from genmod.interface.model import DataStats
+from genmod.interface.model_store import load_model
+from genmod.interface.registry import ModelConfig, families, family
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest, faults, load, publish
+from genmod.rng import rng_for
+from genmod.scoring.ood_scores import CalibrationConfig
+from genmod.scoring.table import ScoreConfig, read_parquet
+from genmod.scoring.work_units import PURPOSE
+from genmod.training.publish import publish_model
+from genmod.training.state import TrainState
+from pipelines.jobs.bulk import Options
+from pipelines.jobs.sampling import SampleJob, plan_sample, regenerate, sample_models
+from pipelines.jobs.scoring import _job, score_models
+from pipelines.stages.score import ScoreJob, plan_score
+from tests.processes import PATIENCE_S
+
+SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
+SEED = 11
+SAMPLE = SampleConfig(count=22, shard_rows=6, micro_batch=4, workers=2)
+SCORE = ScoreConfig(rows_per_task=3, micro_batch=2, workers=2)
+
+
+def scorable(name):
+    model_class = family(name)
+    try:
+        model_class.check_scorable(model_class.Config.tiny(), model_class.Score.tiny())
+    except Unscorable:
+        return False
+    return True
+
+
+def tiny(name):
+    return as_json(family(name).Score.tiny())
+
+
+SCORABLE = [name for name in families() if scorable(name)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with a model of each family and a dataset of 11 rows in two shards."""
+    root = tmp_path_factory.mktemp("jobs")
+    for name in families():
+        net = family(name).Config.tiny().model_dump()
+        stats = DataStats(mean=(0.0,), std=(0.5,))
+        config = ModelConfig(family=name, net=net, spec=SPEC, stats=stats)
+        state = TrainState(0, config.build(1), config.build(2), ())
+        publish_model(
+            str(root / "models" / name), config, state, fingerprint=name, parents={}, facts={}
+        )
+    publish_dataset(str(root / "data"), SPEC, (7, 4))
+    return root
+
+
+def publish_dataset(where, spec, sizes):
+    pixels = rng_for(0, "pixels", range(sum(sizes))).integers(256, 8, 8, 1).to(torch.uint8)
+    shards, made, first = [], {}, 0
+    for number, size in enumerate(sizes):
+        rows = [
+            Row(f"k{i}", 2 * i, pixels[i].numpy(), label=i % spec.classes if spec.classes else None)
+            for i in range(first, first + size)
+        ]
+        shard, facts = write_shard(where, f"val-{number:06d}", "val", spec, rows)
+        shards.append(shard)
+        made["val"] = made["val"] + facts if made else facts
+        first += size
+    facts = dataset_facts(made)
+    publish(where, DatasetManifest(fingerprint="d", spec=spec, shards=tuple(shards), facts=facts))
+
+
+def sample_jobs(root, out):
+    return [
+        SampleJob(name, str(root / "models" / name), str(out / name), {}) for name in families()
+    ]
+
+
+def score_jobs(root, out):
+    return [
+        ScoreJob(name, str(root / "models" / name), str(root / "data"), str(out / name), tiny(name))
+        for name in SCORABLE
+    ]
+
+
+def only(folder):
+    """The one folder in a folder."""
+    (found,) = folder.iterdir()
+    return found
+
+
+def files(folder):
+    """Every file's bytes, except of what a process that was killed had not renamed yet."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and not path.name.startswith(".pending-")
+    }
+
+
+@pytest.fixture(scope="module")
+def sampled(root, ray_session):
+    """All families sampled by two actors; and the progress that was told."""
+    told = []
+    options = Options(on_progress=lambda done, total: told.append((done, total)))
+    out = root / "samples"
+    manifests = sample_models(sample_jobs(root, out), SAMPLE, seed=SEED, options=options)
+    return out, manifests, told
+
+
+@pytest.fixture(scope="module")
+def scored(root, ray_session):
+    out = root / "scores"
+    return out, score_models(score_jobs(root, out), SCORE, seed=SEED)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_actor_or_two_write_the_same_bytes(root, sampled, scored, tmp_path):
+    alone = SAMPLE.model_copy(update={"workers": 1})
+    sample_models(sample_jobs(root, tmp_path / "samples"), alone, seed=SEED)
+    assert files(tmp_path / "samples") == files(sampled[0])
+    alone = SCORE.model_copy(update={"workers": 1})
+    score_models(score_jobs(root, tmp_path / "scores"), alone, seed=SEED)
+    assert files(tmp_path / "scores") == files(scored[0])
+
+
+@pytest.mark.ray
+def test_a_synthetic_dataset_is_whole_and_says_what_it_is(root, sampled):
+    out, manifests, told = sampled
+    total = SAMPLE.count * len(manifests)
+    assert told[0] == (0, total)
+    assert told[-1] == (total, total)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    for name, manifest in zip(families(), manifests, strict=True):
+        here = str(out / name)
+        assert load(DatasetManifest, here, "dataset") == manifest
+        assert [shard.rows for shard in manifest.shards] == [6, 6, 6, 4]
+        entries = [file for shard in manifest.shards for file in (shard.tar, shard.index)]
+        assert faults(here, entries) == []
+        digest = json.loads((root / "models" / name / "model.json").read_bytes())["digest"]
+        assert manifest.parents == {"model": digest}
+        how = family(name).Sample()
+        facts = manifest.facts["sample"]
+        assert facts["seed"] == SEED
+        assert (facts["weights"], facts["labels"]) == ("ema", "balanced")
+        assert (facts["sampler"], facts["draws_from_p"]) == (how.sampler, how.draws_from_p)
+        assert manifest.facts["splits"]["train"]["rows_K"] == [8, 7, 7]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", families())
+def test_an_image_made_again_alone_is_the_one_in_the_tar(root, sampled, name):
+    here, model = str(sampled[0] / name), str(root / "models" / name)
+    for index in (0, 7, 21):
+        again = regenerate(here, model, index)
+        batch = read_rows(here, sampled[1][families().index(name)], "train", [index])
+        assert np.array_equal(again.image_HWC, batch.pixels_BCHW[0].permute(1, 2, 0).numpy())
+        assert again.label == int(batch.labels_B[0]) == index % 3
+    beyond = regenerate(here, model, 1_000_000)
+    assert beyond.image_HWC.shape == (8, 8, 1)
+    other = next(other for other in families() if other != name)
+    with pytest.raises(ConfigError, match="was made by"):
+        regenerate(here, str(root / "models" / other), 0)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", families())
+def test_webdataset_reads_the_tars(sampled, name):
+    tars = sorted(str(path) for path in (sampled[0] / name).glob("*.tar"))
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False))
+    assert [json.loads(sample["json"])["index"] for sample in samples] == list(range(22))
+    digest = sampled[1][families().index(name)].parents["model"]
+    assert {json.loads(sample["json"])["model"] for sample in samples} == {digest}
+    pixels_BCHW = Codec(SPEC).decode([sample["png"] for sample in samples])
+    whole = split_reader(str(sampled[0] / name), sampled[1][families().index(name)], "train")
+    assert np.array_equal(pixels_BCHW, whole.pixels(np.arange(22)))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", SCORABLE)
+def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
+    out, manifests = scored
+    manifest = manifests[SCORABLE.index(name)]
+    names = [
+        "val-000000-000",
+        "val-000000-001",
+        "val-000000-002",
+        "val-000001-000",
+        "val-000001-001",
+    ]
+    assert [file.path for file in manifest.files] == [f"{stem}.parquet" for stem in names]
+    assert faults(str(out / name), manifest.files) == []
+    tables = [read_parquet((out / name / file.path).read_bytes()) for file in manifest.files]
+    rows = [row for table, _ in tables for row in table.to_pylist()]
+    assert [row["key"] for row in rows] == [f"k{i}" for i in range(11)]
+    assert [row["index"] for row in rows] == list(range(0, 22, 2))
+    assert [row["label"] for row in rows] == [i % 3 for i in range(11)]
+
+    dataset = load(DatasetManifest, str(root / "data"), "dataset")
+    model = load_model(str(root / "models" / name))
+    how, direct = family(name).Score.tiny(), []
+    for shard in dataset.of_split("val"):  # as the pieces cut them: 3 rows, in micro-batches of 2
+        reader = RowReader(str(root / "data"), SPEC, [shard])
+        for start in range(0, shard.rows, 3):
+            for batch in reader.batches(2, start, start + 3):
+                told = model.log_prob(batch, rng_for(SEED, PURPOSE, batch.index_B), how)
+                direct += list(zip(told.nats_B.tolist(), told.stderr_B.tolist(), strict=True))
+    assert [(row["nats"], row["stderr"]) for row in rows] == direct
+
+    nats = np.array([row["nats"] for row in rows])
+    assert manifest.facts["n"] == 11
+    assert manifest.facts["mean_nats"] == pytest.approx(nats.mean())
+    assert manifest.facts["mean_nats_stderr"] == pytest.approx(nats.std(ddof=1) / math.sqrt(11))
+    assert manifest.facts["mean_bits_per_dim"] == pytest.approx(-nats.mean() / 64 / math.log(2))
+    for _, facts in tables:
+        for key in ("label", "estimator", "of", "measure", "budget", "split", "model", "dataset"):
+            assert facts[key] == manifest.facts[key]
+        assert facts["label"] == told.label
+        assert {
+            name: facts[name] for name in ("model", "dataset")
+        }.items() <= manifest.parents.items()
+
+    order = np.argsort(np.argsort(nats))  # the calibration rows are these very rows
+    assert [row["percentile"] for row in rows] == pytest.approx((100 * order / 10).tolist())
+    least = np.minimum(order, 10 - order)
+    assert [row["p_two_sided"] for row in rows] == pytest.approx(
+        np.minimum(1, 2 * (1 + least) / 11).tolist()
+    )
+    assert manifest.facts["calibrated"]["rows"] == 11
+    assert manifest.facts["recommended"] in rows[0]
+    inner = load(Manifest, str(only(out / name / "calibration")), "scores")
+    assert manifest.parents["calibration"] == inner.digest
+    assert inner.facts["mean_nats"] == manifest.facts["mean_nats"]
+
+
+@pytest.mark.ray
+def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, tmp_path):
+    """And what is fitted before rows are scored is fitted to the model's own data, once."""
+    publish_dataset(str(tmp_path / "other"), SPEC, (5,))
+    how = tiny("gan") | {"sigma": "fit", "fit_rows": 4, "fit_rounds": 8, "max_rows": 5}
+    model, data = str(root / "models" / "gan"), str(root / "data")
+    job = ScoreJob("gan", model, str(tmp_path / "other"), str(tmp_path / "out"), how, data)
+    config = SCORE.model_copy(update={"calibration": CalibrationConfig(rows=20)})
+    plan = plan_score(job, config, seed=SEED)
+    assert (plan.rows, plan.calibration.rows) == (5, 5)  # max_rows holds for both
+    assert not plan.is_calibrated_by_own_rows
+    assert [_job(one).head is None for one in (plan, plan.calibration)] == [True, False]
+    (manifest,) = score_models([job], config, seed=SEED)
+    calibration = load(Manifest, str(only(tmp_path / "out" / "calibration")), "scores")
+    assert calibration.parents["dataset"] == load(DatasetManifest, data, "dataset").digest
+    assert manifest.parents["dataset"] != calibration.parents["dataset"]
+    assert manifest.facts["prepared"] == calibration.facts["prepared"]
+    assert {"sigma", "gap_nats", "gap_rows"} <= manifest.facts["prepared"].keys()
+    assert f"sigma {manifest.facts['prepared']['sigma']:.6g}" in manifest.facts["of"]
+    assert not (tmp_path / "out" / "receipts" / "prepared.json").exists()
+    assert _job(plan.calibration).head is None  # nothing to wait for if it is begun anew
+    assert set(manifest.facts["rare"]) == {"p_two_sided", "p_corrected"}
+
+
+def test_calibration_that_cannot_be_is_said_in_the_plan(root, tmp_path):
+    job = score_jobs(root, tmp_path)[0]
+    config = SCORE.model_copy(update={"calibration": CalibrationConfig(split="test")})
+    with pytest.raises(ConfigError, match=r"score\.calibration\.split is test, which has 0 rows"):
+        plan_score(job, config, seed=0)
+    without = SCORE.model_copy(update={"calibration": None})
+    plan = plan_score(job, without, seed=0)
+    assert plan.calibration is None
+    assert plan.fingerprint != plan_score(job, SCORE, seed=0).fingerprint
+    shared = replace(job, calibration_root=str(tmp_path / "shared"))
+    plans = [
+        plan_score(replace(shared, out_root=str(tmp_path / folder)), SCORE, seed=seed)
+        for folder, seed in (("a", 0), ("b", 0), ("b", 1))
+    ]
+    roots = [plan.calibration.out_root for plan in plans]
+    assert roots[0] == roots[1] != roots[2]
+    many = {**tiny("gan"), "sigma": "fit", "fit_rows": 12}
+    wants = ScoreJob("gan", str(root / "models" / "gan"), job.data_root, str(tmp_path), many)
+    with pytest.raises(ConfigError, match="wants 12 held-out rows"):
+        plan_score(wants, SCORE, seed=0)
+
+
+@pytest.mark.ray
+def test_finished_work_is_looked_up_without_ray(root, sampled, scored):
+    def refuse():
+        raise AssertionError("connected without work")
+
+    before = files(sampled[0]), files(scored[0])
+    options = Options(connect=refuse)
+    again = sample_models(sample_jobs(root, sampled[0]), SAMPLE, seed=SEED, options=options)
+    assert again == sampled[1]
+    more = SCORE.model_copy(update={"workers": 7, "deadline_s": 5})
+    assert score_models(score_jobs(root, scored[0]), more, seed=SEED, options=options) == scored[1]
+    assert (files(sampled[0]), files(scored[0])) == before
+
+
+@pytest.mark.ray
+def test_a_folder_with_other_work_is_left_alone(root, sampled, scored):
+    with pytest.raises(ConfigError, match="made from something else"):
+        sample_models(sample_jobs(root, sampled[0]), SAMPLE, seed=SEED + 1)
+    with pytest.raises(ConfigError, match="made from something else"):
+        score_models(
+            score_jobs(root, scored[0]), SCORE.model_copy(update={"max_rows": 3}), seed=SEED
+        )
+
+
+DRIVER = """
+    import os, signal, sys
+    from cluster.environment import set_environment
+    set_environment()
+    from pathlib import Path
+    from cluster.session import LOCAL, ClusterConfig, connect
+    from genmod.generation.synthetic import SampleConfig
+    from pipelines.jobs.bulk import Options
+    from pipelines.jobs.sampling import SampleJob, sample_models
+
+    def die(done, total):
+        if done:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    connect(ClusterConfig(address=LOCAL, cpus=2))
+    jobs = [SampleJob(n, f"{sys.argv[1]}/models/{n}", f"{sys.argv[2]}/{n}", {}) for n in sys.argv[4:]]
+    config = SampleConfig.model_validate_json(sys.argv[3])
+    sample_models(jobs, config, seed=11, options=Options(on_progress=die))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_whose_driver_is_killed_is_gone_on_with(root, sampled, tmp_path):
+    slow = SAMPLE.model_copy(update={"workers": 1})  # one at a time, so that some are missing
+    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(root), str(tmp_path)]
+    command += [slow.model_dump_json(), *families()]
+    driver = subprocess.run(command, timeout=PATIENCE_S, check=False)
+    assert driver.returncode == -signal.SIGKILL
+    time.sleep(2)  # its actors end
+    receipts = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/receipts/*.json")}
+    assert 0 < len(receipts) < 4 * len(families())
+    assert not list(tmp_path.glob("*/dataset.json"))
+    first = sample_jobs(root, tmp_path)[0]
+    torn = Path(first.out_root) / "train-000003.tar"
+    if not (Path(first.out_root) / "receipts" / "train-000003.json").exists():
+        torn.write_bytes(b"half a tar")
+
+    again = sample_models(sample_jobs(root, tmp_path), SAMPLE, seed=SEED)
+    assert [m.digest for m in again] == [m.digest for m in sampled[1]]
+    assert files(tmp_path) == files(sampled[0])
+    assert {path: path.stat().st_mtime_ns for path in receipts} == receipts
+
+
+def test_a_way_to_sample_that_is_not_for_the_model_is_refused_with_the_plan(root, tmp_path):
+    refused = []
+    for job in sample_jobs(root, tmp_path):
+        model_class = family(job.name)
+        for how in model_class.Sample.variants():
+            asked = replace(job, how=as_json(how))
+            try:
+                model_class.check_sampling(model_class.Config.tiny(), how, SPEC)
+            except ConfigError as reason:
+                with pytest.raises(ConfigError, match=re.escape(str(reason))):
+                    plan_sample(asked, SAMPLE, seed=0)
+                refused.append(how)
+            else:
+                assert plan_sample(asked, SAMPLE, seed=0).sampler == how.sampler
+    assert refused
+
+
+def test_what_cannot_be_is_said_when_the_plan_is_made(root, tmp_path):
+    name = families()[0]
+    job = sample_jobs(root, tmp_path)[0]
+    with pytest.raises(ConfigError, match="classes 0 to 2"):
+        plan_sample(job, SampleConfig(labels=3), seed=0)
+    with pytest.raises(ConfigError, match=f"model.{name}.sample.nonsense"):
+        plan_sample(replace(job, how={"nonsense": 1}), SAMPLE, seed=0)
+    with pytest.raises(ConfigError, match="no model at"):
+        plan_sample(replace(job, model_root=str(tmp_path)), SAMPLE, seed=0)
+    score = score_jobs(root, tmp_path)[0]
+    with pytest.raises(ConfigError, match="no dataset at"):
+        plan_score(replace(score, data_root=str(tmp_path)), SCORE, seed=0)
+    with pytest.raises(ConfigError, match="no rows"):
+        plan_score(score, SCORE.model_copy(update={"split": "test"}), seed=0)
+    publish_dataset(str(tmp_path / "plain"), SPEC.model_copy(update={"classes": 0}), (3,))
+    with pytest.raises(ConfigError, match="no labels; score a dataset of the same images"):
+        plan_score(replace(score, data_root=str(tmp_path / "plain")), SCORE, seed=0)
+    assert not list(tmp_path.glob(f"{name}*"))
+
+
+@pytest.mark.parametrize("name", [name for name in families() if name not in SCORABLE])
+def test_a_model_without_a_density_says_so_in_the_plan(root, tmp_path, name):
+    job = ScoreJob(name, str(root / "models" / name), str(root / "data"), str(tmp_path), {})
+    with pytest.raises(Unscorable):
+        plan_score(job, SCORE, seed=0)
+
+
+def test_plans_tell_the_work(root, tmp_path):
+    plan = plan_sample(sample_jobs(root, tmp_path)[0], SAMPLE, seed=SEED)
+    assert (plan.rows, plan.shards) == (22, 4)
+    assert plan.size_bytes_at_most > 22 * 64
+    same = SAMPLE.model_copy(update={"workers": 1, "labels": "balanced"})
+    assert (
+        plan_sample(sample_jobs(root, tmp_path)[0], same, seed=SEED).fingerprint == plan.fingerprint
+    )
+    zero = SAMPLE.model_copy(update={"labels": 0})
+    for other, seed in ((SAMPLE, SEED + 1), (zero, SEED)):
+        changed = plan_sample(sample_jobs(root, tmp_path)[0], other, seed=seed)
+        assert changed.fingerprint != plan.fingerprint
+    scores = plan_score(score_jobs(root, tmp_path)[0], SCORE, seed=SEED)
+    assert (scores.rows, scores.tables) == (11, 5)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,112 @@
+"""Recipes are validated whole, and a fault is one line that says how to mend it."""
+
+import pytest
+import yaml
+
+from genmod.errors import ConfigError
+from pipelines.recipe import recipe as config
+
+MINIMAL = """
+root: out
+data: {source: "builtin:digits"}
+model:
+  small: {family: vae}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(MINIMAL)
+    return str(path)
+
+
+def refusal(name, *assignments):
+    with pytest.raises(ConfigError) as caught:
+        config.load(name, assignments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("name", config.names())
+def test_shipped_recipes_load_and_round_trip(name, tmp_path):
+    recipe = config.load(name)
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.to_yaml())
+    assert config.load(str(again)) == recipe
+
+
+def test_there_is_a_quickstart():
+    assert "quickstart" in config.names()
+
+
+def test_set_changes_a_key(recipe_file):
+    recipe = config.load(recipe_file, ["train.workers=2", "data.source=idx:/x", "seed=7"])
+    assert (recipe.train.workers, recipe.data.source, recipe.seed) == (2, "idx:/x", 7)
+
+
+def test_a_models_own_train_section_wins_key_by_key(recipe_file):
+    recipe = config.load(
+        recipe_file, ["train.workers=2", "train.batch=64", "model.small.train.batch=32"]
+    )
+    merged = recipe.train_config("small")
+    assert (merged.workers, merged.batch) == (2, 32)
+
+
+def test_the_root_becomes_absolute(recipe_file):
+    assert config.load(recipe_file).root.startswith("/")
+    assert config.load(recipe_file, ["root=s3://bucket/run/"]).root == "s3://bucket/run"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("trian.workers=2", "did you mean 'train'?"),
+        ("train.wrokers=2", "did you mean 'workers'?"),
+        ("train.workers=two", "train.workers is 'two'"),
+        ("train.workers=0", "greater than 0"),
+        ("model.small.family=vea", "did you mean 'vae'?"),
+        ("model.small.net.latnets=3", "unknown key 'model.small.net.latnets'"),
+        ("model.small.score.kk=3", "unknown key 'model.small.score.kk'"),
+        ("model.small.sample.foo=3", "unknown key 'model.small.sample.foo'"),
+        ("model.small.train.foo=3", "unknown key 'model.small.train.foo'"),
+        ("model.small.train.workers=-1", "model.small.train.workers is -1"),
+        ("noequals", "wanted key=value"),
+        ("root.x=3", "'root' is a value"),
+        ("seed=[1", "not YAML"),
+    ],
+)
+def test_one_line_per_fault(recipe_file, assignment, says):
+    assert says in refusal(recipe_file, assignment)
+
+
+def test_no_such_recipe():
+    assert "did you mean 'quickstart'?" in refusal("quikstart")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [", "is not YAML"),
+        ("- 1", "must be a mapping"),
+        ("root: x", "'data' is missing"),
+        (MINIMAL.partition("model:")[0] + "model: {}", "at least 1"),
+        (MINIMAL + "\nmodel: {}", "is there twice"),
+        ("!!python/object/apply:os.system [true]", "is not YAML"),
+    ],
+)
+def test_broken_files(tmp_path, text, says):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    assert says in refusal(str(path))
+
+
+def test_merge_leaves_its_inputs_alone():
+    base, changes = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": [1]}
+    assert config.merge(base, changes) == {"a": {"b": 3, "c": 2}, "d": [1]}
+    assert base == {"a": {"b": 1, "c": 2}}
+
+
+def test_to_yaml_is_safe_yaml(recipe_file):
+    assert yaml.safe_load(config.load(recipe_file).to_yaml())["seed"] == 0

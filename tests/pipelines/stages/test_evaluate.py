@@ -1,0 +1,444 @@
+"""Evaluations and their report, from real datasets on disk: scikit-learn's digits as data and as samples."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tarfile
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from genmod import storage
+from genmod.data.format.image_grid import png
+from genmod.data.format.shards import Row, write_shard
+from genmod.errors import ConfigError, DataError
+from genmod.evaluation.jobs import EvaluationJob, FeaturesJob
+from genmod.evaluation.measure import readings_from
+from genmod.interface.log_prob import LogProb
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load, publish, write_file
+from genmod.metrics.features import FeaturesConfig
+from genmod.metrics.protocol import EvaluateConfig
+from genmod.report.page import ModelPage, ReportContent, render
+from genmod.scoring.calibrated import calibrated
+from genmod.scoring.moments import Moments
+from genmod.scoring.ood_scores import COMPRESSED, rare
+from genmod.scoring.table import Rows, ScoreLabel, Scores, summary
+from pipelines.commands.verify import verify
+from pipelines.jobs.report import ReportJob
+from pipelines.recipe.context import Context
+from pipelines.recipe.progress import Progress
+from pipelines.recipe.recipe import Recipe
+from pipelines.stages.evaluate import stage
+
+SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
+CONFIG = EvaluateConfig(
+    images=300,
+    bootstrap=30,
+    memorisation_train_images=600,
+    features=FeaturesConfig(rows=600, shown_images=3_000),
+)
+MODELS = ("vae", "gan")
+UNSCORED = "it has no density"
+
+
+def digits(begin, end):
+    found = load_digits()
+    pixels_NHW = (found.images[begin:end] * (255 / 16)).astype(np.uint8)
+    return pixels_NHW[..., None], found.target[begin:end]
+
+
+def dataset(root, parts, facts=None, spec=SPEC, parents=None):
+    shards = []
+    for split, (begin, end) in parts.items():
+        images, labels = digits(begin, end)
+        rows = [
+            Row(f"{split}{i}", i, image[: spec.height], int(label))
+            for i, (image, label) in enumerate(zip(images, labels, strict=True))
+        ]
+        shards.append(write_shard(root, f"{split}-000000", split, spec, rows)[0])
+    return publish(
+        root,
+        DatasetManifest(
+            fingerprint=f"{root}{parts}",
+            spec=spec,
+            shards=tuple(shards),
+            facts=facts or {"source": "builtin:digits"},
+            parents=parents or {},
+        ),
+    )
+
+
+def model(root, family, **more):
+    history = [
+        {
+            "nimg": n,
+            "metrics": {"train/all/loss": 1e3 / n, "val/all/loss": 2e3 / n, "train/all/lr": 0.1},
+        }
+        for n in range(100, 2000, 100)
+    ]
+    if family == "vae":
+        used = {"active_units": 0, "kl_nats": 0.25, "kl_nats_of_unit/000": 0.25, "collapsed": 1.0}
+        used |= {"mutual_information_nats": 0.125, "mutual_information_limit_nats": 5.5}
+        history[-1]["metrics"] |= {f"latents/{key}": value for key, value in used.items()}
+    entry = write_file(root, "history.json", json.dumps(history).encode())
+    facts = {"family": family, **more}
+    files = [entry]
+    if family == "vae":
+        names = "latents/reconstructions.png", "latents/traversals.png"
+        files += [
+            write_file(root, name, png(torch.zeros(1, 4, 4, dtype=torch.uint8))) for name in names
+        ]
+    return publish(root, Manifest(kind="model", fingerprint=root, files=tuple(files), facts=facts))
+
+
+def scores(root, model="", data="", rows=97):
+    nats_B = torch.linspace(-140, -90, rows, dtype=torch.float64)
+    log_prob = LogProb(
+        nats_B, nats_B * 0, "stochastic_lower_bound", "iwae", "prior", "counts", {"k": 64}
+    )
+    keys = [f"val{i}" for i in range(rows)]
+    made = Scores.joined(Rows(keys, torch.arange(rows), None), [log_prob])
+    entry = write_file(root, "val-000000.parquet", made.to_parquet(SPEC.dims, {}))
+    label = ScoreLabel.from_log_prob(log_prob)
+    facts = summary([Moments.of(nats_B)], SPEC.dims, label) | {
+        "split": "val",
+        "rows_of_files": [rows],
+    }
+    parents = {"model": model, "dataset": data}
+    return publish(
+        root,
+        Manifest(kind="scores", fingerprint=root, files=(entry,), facts=facts, parents=parents),
+    )
+
+
+def calibrated_scores(root, model, data, shift):
+    """Likelier by ``shift`` nats and twice that simpler than what belongs."""
+    nats_B = torch.linspace(-140, -90, 60, dtype=torch.float64) + shift
+    log_prob = LogProb(nats_B, nats_B * 0, "lower_bound", "iwae", "prior", "counts", {"k": 1})
+    rows = Rows([f"r{i}" for i in range(60)], torch.arange(60), None)
+    joined = Scores.joined(rows, [log_prob])
+    known = joined.with_columns({COMPRESSED: -1.5 * (nats_B - shift)})
+    sized = joined.with_columns({COMPRESSED: -1.5 * nats_B - 3 * shift})
+    made = calibrated(sized, replace(known, nats_B=nats_B - shift), SPEC, own=False)
+    entry = write_file(root, "t.parquet", made.to_parquet(SPEC.dims, {}))
+    facts = summary([Moments.of(nats_B)], SPEC.dims, made.label)
+    facts["prepared"] = {"gap_nats": 1.25, "gap_nats_stderr": 0.5, "gap_rows": 4}
+    facts |= {"split": "val", "rare": {k: v / 60 for k, v in rare(made.columns).items()}}
+    parents = {"model": model, "dataset": data, "calibration": "c"}
+    publish(
+        root,
+        Manifest(kind="scores", fingerprint=root, files=(entry,), facts=facts, parents=parents),
+    )
+
+
+def page_of(name, facts):
+    pictures = {"samples.png": b"", "nearest.png": b""}
+    return ModelPage(name, name, readings_from(facts), facts, pictures)
+
+
+def fill(root):
+    """What the stages before leave behind: a scored model and one without a density."""
+    parts = {"train": (0, 1000), "val": (1000, 1200), "test": (1200, 1500)}
+    data = dataset(f"{root}/data", parts)
+    for name in ("vae", "gan"):
+        told = {"watch_events": [f"at 9,000 images: coverage < {name}"]} if name == "gan" else {}
+        made = model(f"{root}/models/{name}", name, **told)
+        facts = {"sample": {"sampler": "ancestral", "draws_from_p": True, "seed": 0}}
+        parents = {"model": made.digest}
+        dataset(f"{root}/samples/{name}", {"train": (1500, 1790)}, facts, parents=parents)
+    of = load(Manifest, f"{root}/models/vae", "model")
+    scores(f"{root}/scores/vae", of.digest, data.digest)
+    return root
+
+
+def features_job(root):
+    return FeaturesJob(data_root=f"{root}/data", out_root=f"{root}/features", config=CONFIG)
+
+
+def evaluation_job(root, name, **changes):
+    options = {
+        "name": name,
+        "data_root": f"{root}/data",
+        "samples_root": f"{root}/samples/{name}",
+        "features_root": f"{root}/features",
+        "out_root": f"{root}/evaluation/{name}",
+        "scores_root": f"{root}/scores/vae" if name == "vae" else None,
+        "unscored": "" if name == "vae" else UNSCORED,
+        "config": CONFIG,
+    }
+    return EvaluationJob(**options | changes)
+
+
+def report_job(root, title="genmod report"):
+    return ReportJob(
+        title=title,
+        root=root,
+        models=("vae", "gan"),
+        out_root=f"{root}/report",
+        tracking="mlflow ui",
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    root = fill(str(tmp_path_factory.mktemp("evaluated")))
+    features_job(root).do()
+    for name in ("vae", "gan"):
+        evaluation_job(root, name).do()
+    report_job(root).do()
+    return root
+
+
+def test_an_evaluation_says_what_was_measured_and_from_what(evaluated):
+    job = evaluation_job(evaluated, "vae")
+    manifest = job.done()
+    inputs = job.inputs()
+    assert manifest.parents == {name: made.digest for name, made in inputs.items()}
+    assert manifest.facts["model_digest"] == inputs["samples"].parents["model"]
+    assert manifest.facts["features"]["val_accuracy"] > 0.4
+    assert manifest.facts["reference"]["rows"] == 300
+    by_name = {r.value.protocol.metric: r for r in readings_from(manifest.facts)}
+    assert by_name["fd"].value.protocol.n_fake == 290
+    assert by_name["precision"].value.protocol.n_real == 290
+    assert by_name["coverage"].position < 0.2  # real digits were given as samples
+
+
+def test_scores_come_with_their_label_and_a_histogram_of_every_row(evaluated):
+    facts = evaluation_job(evaluated, "vae").done().facts["scores"]
+    assert facts["mean_nats"] == pytest.approx(-115)
+    assert (facts["label"], facts["estimator"]) == ("stochastic_lower_bound", "iwae")
+    histogram = facts["histogram"]
+    assert sum(histogram["counts"]) + histogram["below"] + histogram["above"] == 97
+    without = evaluation_job(evaluated, "gan").done().facts
+    assert without["scores"] is None
+    assert without["unscored"] == UNSCORED
+
+
+def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_factory):
+    root = fill(str(tmp_path_factory.mktemp("unfamiliar")))
+    of = load(Manifest, f"{root}/models/vae", "model").digest
+    data = load(DatasetManifest, f"{root}/data", "dataset").digest
+    for folder, dataset_digest, shift in (("own", data, 0.0), ("other", "digits", 30.0)):
+        calibrated_scores(f"{root}/{folder}/vae", of, dataset_digest, shift)
+    features_job(root).do()
+    roots = {"scores_root": f"{root}/own/vae", "unfamiliar_root": f"{root}/other/vae"}
+    job = evaluation_job(root, "vae", **roots)
+    told = job.do().facts["unfamiliar"]
+    assert job.done().parents["unfamiliar"] == load(Manifest, f"{root}/other/vae", "scores").digest
+    raw, recommended = (
+        next(c for c in told["columns"] if c["name"] == name)
+        for name in ("nats", "corrected_bits_per_dim")
+    )
+    assert raw["auroc"] < 0.2
+    assert recommended["auroc"] > 0.9
+    content = ReportContent(
+        title="t",
+        dims=SPEC.dims,
+        levels=SPEC.levels,
+        data=[],
+        reference_png=b"",
+        models=[page_of("vae", job.done().facts)],
+        provenance=[],
+        tracking="nowhere",
+    )
+    page = render(content)
+    assert "Telling other data apart" in page
+    assert f"{recommended['auroc']:.3f}" in page
+    assert "(recommended)" in page
+    assert re.search(
+        r"on 4 images of its own the upper bound lies\s+1\.25 ± 0\.500 nats above", page
+    )
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        evaluation_job(root, "vae", unfamiliar_root=f"{root}/other/vae").given()
+
+
+def test_everything_that_was_written_verifies(evaluated):
+    for folder in ("features", "evaluation/vae", "evaluation/gan", "report"):
+        assert verify(f"{evaluated}/{folder}") == []
+
+
+def test_what_is_done_is_not_done_again(evaluated):
+    root = f"{evaluated}/evaluation/vae"
+    before = {url: storage.read_bytes(url) for url in storage.walk_files(root)}
+    assert (
+        evaluation_job(evaluated, "vae").do().digest
+        == evaluation_job(evaluated, "vae").done().digest
+    )
+    assert {url: storage.read_bytes(url) for url in storage.walk_files(root)} == before
+
+
+def test_the_same_work_elsewhere_gives_the_same_facts(evaluated, tmp_path):
+    again = evaluation_job(evaluated, "gan", out_root=str(tmp_path)).do()
+    first = evaluation_job(evaluated, "gan").done()
+    assert again.facts == first.facts
+    assert [f.sha256 for f in again.files] == [f.sha256 for f in first.files]
+
+
+def test_another_way_of_judging_does_not_go_into_the_same_folder(evaluated):
+    other = CONFIG.model_copy(update={"neighbours": 3})
+    with pytest.raises(ConfigError, match="made from something else"):
+        evaluation_job(evaluated, "vae", config=other).do()
+
+
+def test_inputs_that_are_missing_or_misshapen_are_refused_before_anything_is_written(
+    evaluated, tmp_path
+):
+    out = str(tmp_path / "out")
+    with pytest.raises(ConfigError, match="genmod sample --model vae"):
+        evaluation_job(evaluated, "vae", samples_root=str(tmp_path / "none"), out_root=out).do()
+    with pytest.raises(ConfigError, match="genmod score --model vae"):
+        evaluation_job(evaluated, "vae", scores_root=str(tmp_path / "none"), out_root=out).do()
+    odd = ImageSpec(channels=1, height=6, width=8, classes=10)
+    dataset(str(tmp_path / "odd"), {"train": (0, 20)}, spec=odd)
+    with pytest.raises(ConfigError, match="1x6x8"):
+        evaluation_job(evaluated, "vae", samples_root=str(tmp_path / "odd"), out_root=out).do()
+    assert not storage.exists(out)
+
+
+def test_scores_of_another_model_or_dataset_are_not_shown_as_this_ones(evaluated, tmp_path):
+    mine = evaluation_job(evaluated, "vae").inputs()["scores"].parents
+    for what in ("model", "dataset"):
+        other = str(tmp_path / what)
+        changed = mine | {what: "0" * 64}
+        scores(other, changed["model"], changed["dataset"])
+        job = evaluation_job(evaluated, "vae", scores_root=other, out_root=str(tmp_path / "out"))
+        with pytest.raises(ConfigError, match=f"of {what} 000000000000"):
+            job.do()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_reference_is_refused(evaluated, tmp_path):
+    root = str(tmp_path)
+    dataset(f"{root}/data", {"train": (0, 300)})
+    job = evaluation_job(evaluated, "gan", data_root=f"{root}/data", out_root=f"{root}/out")
+    with pytest.raises(ConfigError, match="the test split has no rows"):
+        job.do()
+
+
+class Page(HTMLParser):
+    """Collects tags with attributes, and text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_report_stands_alone_and_shows_the_models_side_by_side(evaluated):
+    html = storage.read_bytes(report_job(evaluated).page_url).decode()
+    page = Page(html)
+    sources = [attrs[key] for _, attrs in page.tags for key in ("src", "href") if key in attrs]
+    assert all(re.match(r"data:image/png;base64,|#", source) for source in sources)
+    assert "@import" not in html
+    assert "url(" not in html
+    assert sum(source.startswith("data:") for source in sources) == 7
+    assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+    text = " ".join("".join(page.texts).split())
+    label = features_job(evaluated).done().facts["label"]
+    happened = "at 9,000 images: coverage < gan"
+    no_density = "No log-likelihood: it has no density"
+    for wanted in (
+        f"fd[{label}]",
+        "Coverage",
+        no_density,
+        "-115.0",
+        happened,
+        "Posterior collapse",
+        "0 of 1 units",
+    ):
+        assert wanted in text
+    assert "FID" not in text.replace("not FID scores", "")
+    assert [tag for tag, _ in page.tags].count(
+        "polyline"
+    ) == 6  # loss in training and validation, rate
+
+
+def test_hostile_names_are_only_text(evaluated, tmp_path):
+    title = "<script>alert(1)</script>\"'&"
+    job = report_job(evaluated, title).model_copy(update={"out_root": str(tmp_path)})
+    job.do()
+    html = storage.read_bytes(job.page_url).decode()
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert title in "".join(page.texts)
+
+
+def test_a_moved_root_keeps_its_evaluations_and_its_report(evaluated, tmp_path):
+    root = str(tmp_path / "elsewhere")
+    shutil.copytree(evaluated, root)
+    assert (
+        evaluation_job(root, "vae").done().digest == evaluation_job(evaluated, "vae").done().digest
+    )
+    assert report_job(root, title="elsewhere").done() is not None
+
+
+def test_a_report_on_changed_pictures_is_refused(tmp_path):
+    root = fill(str(tmp_path))
+    features_job(root).do()
+    for name in ("vae", "gan"):
+        evaluation_job(root, name).do()
+    storage.write_bytes(f"{root}/evaluation/gan/samples.png", b"x")
+    with pytest.raises(DataError, match=r"samples\.png does not fit its digest"):
+        report_job(root).do()
+
+
+def recipe(root):
+    return Recipe.model_validate(
+        {
+            "root": root,
+            "data": {"source": "builtin:digits"},
+            "model": {"vae": {"family": "vae"}, "gan": {"family": "gan"}},
+            "evaluate": CONFIG.model_dump(),
+            "tracking": {"enabled": False},
+        }
+    )
+
+
+@pytest.mark.ray
+def test_the_stage_does_it_all_in_tasks_and_then_nothing(tmp_path, ray_session, capsys):
+    root = fill(str(tmp_path))
+    context = Context(recipe(root), MODELS, Progress(every_s=0))
+    first = stage(context)
+    assert first["status"] == "done"
+    assert storage.exists(first["report"])
+    assert set(first["models"]) == {"vae", "gan"}
+    again = stage(Context(recipe(root), MODELS))
+    assert again["status"] == "already done"
+    assert again["fingerprint"] == first["fingerprint"]
+    assert "2/2 models" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_a_mistake_in_a_task_comes_back_as_one_line(tmp_path, ray_session):
+    root = fill(str(tmp_path))
+    context = Context(recipe(root), MODELS)
+    (tar,) = (tmp_path / "samples" / "gan").glob("*.tar")
+    data = bytearray(tar.read_bytes())
+    with tarfile.open(tar) as members:
+        data[members.getmembers()[0].offset_data + 50] ^= 1
+    tar.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="checksum") as error:
+        stage(context)
+    assert "\n" not in str(error.value)
+
+
+def test_the_stage_says_which_stage_is_missing(tmp_path):
+    root = str(tmp_path)
+    with pytest.raises(ConfigError, match="genmod shard"):
+        stage(Context(recipe(root), MODELS))
+    dataset(f"{root}/data", {"train": (0, 100), "test": (100, 200)})
+    with pytest.raises(ConfigError, match="genmod sample --model vae"):
+        stage(Context(recipe(root), MODELS))
+    assert storage.list_names(root) == ["data"]

@@ -1,0 +1,208 @@
+"""The whole way on tiny settings, then new images: a new version, a verdict, and nothing when told again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from genmod.evaluation.measure import readings_from
+from genmod.manifest import DatasetManifest, Manifest, load
+from pipelines.commands import dry_run as plan
+from pipelines.recipe import recipe as config
+from pipelines.recipe.context import DONE, Context
+from pipelines.stages import retrain, run
+from pipelines.tracking import registry
+from tests.processes import PATIENCE_S
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+RECIPE = """
+root: {root}
+seed: 5
+data:
+  source: folder:{source}
+  shard_rows: 200
+  splits: {{val: 0.1, test: 0.2}}
+model:
+  vae:
+    family: vae
+    net: {{latents: 4, widths: [8], embedding: 4}}
+train:
+  nimg: 1024
+  batch: 64
+  log_every_nimg: 256
+  checkpoint_every_nimg: 256
+  validate_every_nimg: null
+  grid_every_nimg: null
+sample: {{count: 120, shard_rows: 60}}
+score: {{max_rows: 20}}
+evaluate:
+  images: 100
+  bootstrap: 20
+  memorisation_images: 50
+  memorisation_train_images: 100
+  features: {{kind: pca}}
+promote:
+  improvements: 0
+  rules:
+    fd: {{tolerate: 0.9, relative: true}}
+"""
+
+
+def add_images(source: Path, first: int, end: int) -> None:
+    """Some of scikit-learn's digits as PNG files, in a folder for each class."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for row in range(first, end):
+        folder = source / str(digits.target[row])
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = (digits.images[row] * 15.9).astype("uint8")
+        Image.fromarray(pixels).save(folder / f"{row:05d}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Recipe file and root of a finished run."""
+    folder = tmp_path_factory.mktemp("retrain")
+    add_images(folder / "images", 0, 600)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE.format(root=folder / "root", source=folder / "images"))
+    return recipe, folder / "root"
+
+
+def _do(recipe: Path, stage, *assignments: str):
+    context = Context(config.load(str(recipe), assignments), ("vae",))
+    try:
+        return stage(context)
+    finally:
+        assert context.tracker.close(PATIENCE_S)
+
+
+def _champion(recipe: Path):
+    context = Context(config.load(str(recipe)), ("vae",))
+    try:
+        return registry.champion(context.tracker, "vae")
+    finally:
+        context.tracker.close()
+
+
+def _digests(root: Path) -> dict[str, str]:
+    """Every manifest below a folder."""
+    return {
+        str(path.relative_to(root)): json.loads(path.read_text())["digest"]
+        for path in root.rglob("*.json")
+        if path.name in ("dataset.json", "model.json", "evaluation.json", "verdict.json")
+    }
+
+
+def test_retrain(ray_session, place):
+    recipe, root = place
+    assert _do(recipe, run.stage)["status"] == DONE
+    assert _champion(recipe) is None
+
+    first = _do(recipe, retrain.stage)
+    assert (first["status"], first["version"]) == (retrain.NOTHING_NEW, 1)
+    seated = _champion(recipe)
+    assert seated is not None, "version 1 takes the empty seat"
+    assert seated.root == str(root / "models" / "vae")
+
+    before = _digests(root)
+    add_images(root.parent / "images", 600, 1100)
+    made = root / "retrain" / "v0002"
+    planned = _do(recipe, partial(plan.plan, "retrain"))
+    assert [(step.stage, step.done) for step in planned][:2] == [("shard", False), ("train", False)]
+    assert planned[0].work["images"] == 500
+    assert not made.exists()
+    _kill_after_training(recipe, made)
+    trained = _digests(made)
+    assert not (made / "verdict").exists()
+
+    grown = _do(recipe, retrain.stage)
+    assert (grown["status"], grown["version"]) == (DONE, 2)
+    after = _digests(root)
+    assert {name: after[name] for name in before} == before
+    assert {name: _digests(made)[name] for name in trained} == trained
+    _check_version(root, made)
+
+    verdict = grown["verdicts"]["vae"]
+    assert (verdict["promote"], verdict["champion"]["digest"]) == (True, seated.digest)
+    champion = _champion(recipe)
+    assert champion is not None
+    assert champion.root == str(made / "models" / "vae")
+
+    again = _do(recipe, retrain.stage)
+    assert (again["status"], again["version"]) == (retrain.NOTHING_NEW, 2)
+    assert _digests(root) == after
+    assert _champion(recipe) == champion
+    assert not (root / "retrain" / "v0003").exists()
+    planned = _do(recipe, partial(plan.plan, "retrain"))
+    assert all(step.done for step in planned)
+
+
+def _kill_after_training(recipe: Path, made: Path) -> None:
+    """Retrain in a process of its own, and kill that when the new model is there."""
+    command = [sys.executable, "-m", "pipelines", "retrain", "--recipe", str(recipe)]
+    process = subprocess.Popen(
+        [*command, "--address", "local", "--set", "cluster.cpus=2"],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    try:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not (made / "models" / "vae" / "model.json").exists():
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
+        process.stderr.close()
+
+
+def _check_version(root: Path, made: Path) -> None:
+    """What a version adds, and that it is judged as version 1 was."""
+    old = load(DatasetManifest, str(root / "data"), "dataset")
+    new = load(DatasetManifest, str(made / "data"), "dataset")
+    assert old is not None
+    assert new is not None
+    rows = [sum(shard.rows for shard in manifest.shards) for manifest in (old, new)]
+    assert rows == [600, 1100]
+    shared = {shard.tar.sha256 for shard in old.shards}
+    assert shared < {shard.tar.sha256 for shard in new.shards}
+    written = sum(1 for _ in (made / "data").glob("*.tar"))
+    assert written == len(new.shards) - len(old.shards)
+    protocols = []
+    for folder in (root, made):
+        manifest = load(Manifest, str(folder / "evaluation" / "vae"), "evaluation")
+        assert manifest is not None
+        readings = readings_from(manifest.facts)
+        protocols.append([reading.value.protocol_digest for reading in readings])
+    assert protocols[0] == protocols[1]
+
+
+def test_a_champion_of_another_protocol_is_judged_again_and_may_stay(ray_session, place):
+    recipe, root = place
+    before = _champion(recipe)
+    add_images(root.parent / "images", 1100, 1300)
+    wanted = "sample.count=90", "promote.improvements=1", "promote.rules.fd.improve_by=0.9"
+    answer = _do(recipe, retrain.stage, *wanted)
+    assert (answer["status"], answer["version"]) == (DONE, 3)
+    made = root / "retrain" / "v0003"
+    for folder in (made / "evaluation" / "vae", made / "champion" / "vae" / "evaluation"):
+        manifest = load(Manifest, str(folder), "evaluation")
+        assert manifest is not None
+        assert manifest.facts["samples"]["rows"] == 90
+    assert answer["verdicts"]["vae"]["promote"] is False
+    assert "not better" in " ".join(answer["verdicts"]["vae"]["reasons"])
+    assert _champion(recipe) == before

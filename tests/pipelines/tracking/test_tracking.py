@@ -1,0 +1,237 @@
+"""Real MLflow on SQLite, and ports where nobody or nothing answers."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from genmod.errors import ConfigError
+from pipelines.tracking import registry
+from pipelines.tracking.tracker import Tracker, TrackingConfig, TrackingError
+from tests.processes import PATIENCE_S
+
+INPUTS = {"data": ("memory://data", "ab" * 32)}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A root whose MLflow database has been made: that takes seconds, once."""
+    root = tmp_path_factory.mktemp("tracked")
+    tracker = Tracker(TrackingConfig(), str(root))
+    tracker.warm_up()
+    assert tracker.close(PATIENCE_S)
+    return root
+
+
+@pytest.fixture
+def tracker(store):
+    tracker = Tracker(TrackingConfig(), str(store))
+    yield tracker
+    assert tracker.close(PATIENCE_S)
+
+
+def _client(root: Path):
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{root}/mlflow.db")
+
+
+def _runs(root: Path, fingerprint: str):
+    client = _client(root)
+    experiment = client.get_experiment_by_name("genmod").experiment_id
+    return client.search_runs([experiment], f"tags.`genmod.fingerprint` = '{fingerprint}'")
+
+
+def _history(root: Path, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in _client(root).get_metric_history(run_id, key)]
+
+
+def told(caplog):
+    """What genmod said, not what others did meanwhile."""
+    return [record for record in caplog.records if record.name.split(".")[0] == "genmod"]
+
+
+def _log(root: Path, fingerprint: str, nimgs, status=None):
+    tracker = Tracker(TrackingConfig(), str(root))
+    run = tracker.run("train", "vae", fingerprint, {"train": {"lr": 0.1}, "seed": 3}, INPUTS)
+    for nimg in nimgs:
+        run.metrics({"loss": 1 / (1 + nimg), "fd[cls@1a]": float(nimg)}, nimg)
+    if status:
+        run.finish(status, {"digest": "d" * 64})
+    assert tracker.close(PATIENCE_S)
+
+
+def test_a_stage_is_logged_whole(store, tmp_path):
+    grid, weights = tmp_path / "grid.png", tmp_path / "weights.bin"
+    grid.write_bytes(b"png")
+    weights.write_bytes(bytes(2000))
+    tracker = Tracker(TrackingConfig(upload_bytes=1000), str(store))
+    run = tracker.run("train", "vae", "whole", {"train": {"lr": 0.1, "betas": [0, 1]}}, INPUTS)
+    for nimg in range(0, 3000, 2):
+        run.metrics({"loss": float(nimg)}, nimg)
+    run.artifact(str(grid), "grids")
+    run.artifact(str(weights), "model")
+    run.finish("FINISHED", {"digest": "d" * 64})
+    assert tracker.close(PATIENCE_S)
+    (found,) = _runs(store, "whole")
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "train vae"
+    assert found.data.params == {"train.lr": "0.1", "train.betas": "[0, 1]"}
+    assert found.data.tags["genmod.digest"] == "d" * 64
+    assert _history(store, found.info.run_id, "loss") == [(n, float(n)) for n in range(0, 3000, 2)]
+    (dataset,) = found.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("data", ("ab" * 32)[:36])
+    assert "memory://data" in dataset.dataset.source
+    folder = Path(found.info.artifact_uri.removeprefix("file://"))
+    assert folder.is_relative_to(store / "mlartifacts")
+    assert (folder / "grids" / "grid.png").read_bytes() == b"png"
+    assert (folder / "model" / "weights.bin.url").read_text() == str(weights)
+
+
+def test_a_finished_run_is_not_logged_again(store):
+    _log(store, "again", [1, 2], "FINISHED")
+    _log(store, "again", [1, 2, 3], "FINISHED")
+    (found,) = _runs(store, "again")
+    assert [nimg for nimg, _ in _history(store, found.info.run_id, "loss")] == [1, 2]
+
+
+@pytest.mark.parametrize("status", [None, "FAILED"])
+def test_an_unfinished_run_goes_on_and_nothing_is_doubled(store, status):
+    _log(store, f"on-{status}", [1, 2, 4], status)
+    _log(store, f"on-{status}", [1, 2, 4, 6, 8], "FINISHED")
+    (found,) = _runs(store, f"on-{status}")
+    assert found.info.status == "FINISHED"
+    for key in ("loss", "fd_cls_1a"):
+        assert [n for n, _ in _history(store, found.info.run_id, key)] == [1, 2, 4, 6, 8]
+
+
+def test_points_are_replayed_only_for_an_open_run(store):
+    asked = []
+
+    def points():
+        asked.append(1)
+        return [(6, {"loss": 6.0}), (2, {"loss": 2.0})]
+
+    for _ in range(2):
+        tracker = Tracker(TrackingConfig(), str(store))
+        run = tracker.run("train", "vae", "replay", {}, {})
+        run.metrics({"loss": 4.0}, 2)
+        run.replay(points)
+        run.finish()
+        assert tracker.close(PATIENCE_S)
+    (found,) = _runs(store, "replay")
+    assert _history(store, found.info.run_id, "loss") == [(2, 4.0), (6, 6.0)]
+    assert asked == [1]
+
+
+def test_a_missing_artifact_is_one_warning_and_the_rest_is_logged(store, caplog):
+    with caplog.at_level(logging.WARNING, "genmod"):
+        tracker = Tracker(TrackingConfig(), str(store))
+        run = tracker.run("sample", "vae", "missing", {}, {})
+        run.artifact(str(store / "nothing.png"))
+        run.artifact(str(store / "nothing either.png"))
+        run.metrics({"rows": 5.0}, 0)
+        run.finish()
+        tracker.close(PATIENCE_S)
+    assert len(told(caplog)) == 1
+    (found,) = _runs(store, "missing")
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"rows": 5.0}
+
+
+def test_a_server_that_is_down_costs_no_time_and_one_warning(tmp_path, caplog):
+    with socket.socket() as held:  # bound, not listening: connections are refused
+        held.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{held.getsockname()[1]}"
+        tracker = Tracker(TrackingConfig(uri=uri), "memory://nowhere")
+        tracker.warm_up()
+        with caplog.at_level(logging.WARNING, "genmod"):
+            begun_s = time.monotonic()
+            run = tracker.run("train", "vae", "down", {"a": 1}, INPUTS)
+            for nimg in range(100):
+                run.metrics({"loss": 1.0}, nimg)
+            run.finish()
+            called_s = time.monotonic() - begun_s
+            assert not tracker.close()
+    assert called_s < 10
+    assert time.monotonic() - begun_s < 120
+    (record,) = told(caplog)
+    assert uri in record.message
+    assert "Connection refused" in record.message
+
+
+def test_a_server_that_never_answers_is_given_up(caplog):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        tracker = Tracker(TrackingConfig(uri=uri), "memory://nowhere")
+        with caplog.at_level(logging.WARNING, "genmod"):
+            run = tracker.run("train", "vae", "silent", {}, {})
+            run.finish()
+            begun_s = time.monotonic()
+            assert not tracker.close(stall_s=0.5)
+            assert time.monotonic() - begun_s < 9
+    assert len(told(caplog)) == 1
+
+
+def test_a_question_to_a_dead_server_is_an_error():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{held.getsockname()[1]}"
+        tracker = Tracker(TrackingConfig(uri=uri), "memory://nowhere")
+        with pytest.raises(TrackingError, match="does not answer"):
+            registry.champion(tracker, "vae")
+        tracker.close()
+
+
+def test_off_means_that_nothing_happens(tmp_path):
+    tracker = Tracker(TrackingConfig(enabled=False), str(tmp_path))
+    tracker.warm_up()
+    run = tracker.run("train", "vae", "off", {}, {})
+    run.metrics({"loss": 1.0}, 1)
+    run.replay(lambda: pytest.fail("asked"))
+    run.finish()
+    assert tracker.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=r"tracking\.enabled"):
+        registry.champion(tracker, "vae")
+
+
+def test_a_remote_root_needs_a_server():
+    with pytest.raises(ConfigError, match=r"tracking\.uri"):
+        Tracker(TrackingConfig(), "s3://bucket/root")
+
+
+def _candidate(folder: Path, digest: str) -> registry.Candidate:
+    folder.mkdir(exist_ok=True)
+    for name in registry.FILES:
+        (folder / name).write_text(name)
+    return registry.Candidate("gan", digest, str(folder), "root: r\n")
+
+
+def test_versions_and_the_champion(store, tracker, tmp_path):
+    assert registry.champion(tracker, "gan") is None
+    run = tracker.run("train", "gan", "reg1", {}, {})
+    first = registry.register(tracker, run, _candidate(tmp_path / "m1", "1" * 64))
+    assert first.name == "genmod-gan"
+    assert registry.champion(tracker, "gan") is None
+    registry.register_later(tracker, run, _candidate(tmp_path / "m1", "1" * 64))
+    assert registry.register(tracker, run, _candidate(tmp_path / "m1", "1" * 64)) == first
+    run.finish()
+    second = registry.register(
+        tracker, tracker.run("train", "gan", "reg2", {}, {}), _candidate(tmp_path / "m2", "2" * 64)
+    )
+    assert second.version != first.version
+    for _ in range(2):
+        registry.set_champion(tracker, second)
+        registry.note_evaluation(tracker, second, "memory://evaluation")
+        found = registry.champion(tracker, "gan")
+        assert found is not None
+        assert (found.version, found.digest) == (second.version, "2" * 64)
+        assert (found.root, found.evaluation) == (str(tmp_path / "m2"), "memory://evaluation")
+    (logged,) = _runs(store, "reg2")
+    folder = Path(logged.info.artifact_uri.removeprefix("file://")) / "model"
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*registry.FILES, "recipe.yaml"])
