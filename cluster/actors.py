@@ -44,7 +44,7 @@ MOST_BLOCKS = 2_048
 Task = dict[str, Any]
 """A work item: JSON values."""
 
-Facts = dict[str, Any]
+TaskResult = dict[str, Any]
 """What came of an item: JSON values."""
 
 
@@ -77,7 +77,7 @@ class Actor(ABC):
         self._set_threads()
 
     @abstractmethod
-    def do(self, task: Task) -> Facts:
+    def do(self, task: Task) -> TaskResult:
         """Make one item, write it, and say what it is. May be called again with the same item."""
 
     def _set_threads(self) -> None:
@@ -87,14 +87,14 @@ class Actor(ABC):
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Ray Data's call: a batch of items in, what came of them out."""
-        return {"facts": [json.dumps(self._within_deadline(json.loads(t))) for t in batch["task"]]}
+        return {"result": [json.dumps(self._within_deadline(json.loads(t))) for t in batch["task"]]}
 
-    def _within_deadline(self, task: Task) -> Facts:
+    def _within_deadline(self, task: Task) -> TaskResult:
         """Do an item on a thread that can be given up; what went wrong is a fact too."""
         if self._stuck:
             # A thread of an earlier item still holds the device. Ray starts a fresh process.
             os._exit(1)
-        outcome: list[Facts] = []
+        outcome: list[TaskResult] = []
         thread = threading.Thread(target=lambda: outcome.append(self._tried(task)), daemon=True)
         thread.start()
         thread.join(self.deadline_s)
@@ -104,7 +104,7 @@ class Actor(ABC):
         self._stuck = outcome[0].get("poisoned", False)
         return outcome[0]
 
-    def _tried(self, task: Task) -> Facts:
+    def _tried(self, task: Task) -> TaskResult:
         """Do an item; a store's hiccup is tried again, a person's mistake is not."""
         self._set_threads()  # OpenMP counts the threads of each thread of its own
         for attempt in range(1, TRIES + 1):
@@ -160,7 +160,7 @@ class ModelActor(Actor):
         return self._models[digest, weights]
 
 
-def _failure(task: Task, error: str, **more: Any) -> Facts:
+def _failure(task: Task, error: str, **more: Any) -> TaskResult:
     return {"task": task, "error": " ".join(error.split()), **more}
 
 
@@ -172,7 +172,7 @@ def run(
     where: Shape,
     deadline_s: float,
     **constructor: Any,
-) -> Iterator[Facts]:
+) -> Iterator[TaskResult]:
     """Do all items on a pool of actors; yields what came of each as it is done, in any order.
 
     Args:
@@ -191,15 +191,15 @@ def run(
     if not tasks:
         return
     _check_room(where)
-    failed: list[Facts] = []
+    failed: list[TaskResult] = []
     constructor |= {"device": where.device, "threads": max(1, int(where.cpus))}
-    for facts in _stream(actor, tasks, workers, where, constructor | {"deadline_s": deadline_s}):
-        if "error" not in facts:
-            yield facts
+    for metadata in _stream(actor, tasks, workers, where, constructor | {"deadline_s": deadline_s}):
+        if "error" not in metadata:
+            yield metadata
             continue
-        failed.append(facts)
-        if facts.get("exit_code") == DataError.exit_code:
-            raise DataError(f"{facts['task']['name']}: {facts['error']}")
+        failed.append(metadata)
+        if metadata.get("exit_code") == DataError.exit_code:
+            raise DataError(f"{metadata['task']['name']}: {metadata['error']}")
         if len(failed) >= FAILURES:
             break
     if failed:
@@ -228,7 +228,7 @@ def _stream(
     workers: int,
     where: Shape,
     constructor: Mapping[str, Any],
-) -> Iterator[Facts]:
+) -> Iterator[TaskResult]:
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
     from ray.exceptions import RayError
@@ -259,7 +259,7 @@ def _stream(
         )
     try:
         for row in done.iter_rows():
-            yield json.loads(row["facts"])
+            yield json.loads(row["result"])
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GenmodError(

@@ -29,7 +29,7 @@ FROZEN_S = 90.0
 """Without beats for so long a worker is frozen, even where it may take longer to come further. Less than
 Ray's own limit, which names nobody."""
 
-BEATS = 6
+HEARTBEATS = 6
 """In the time after which a worker is frozen."""
 
 STACK_S = 10.0
@@ -40,22 +40,22 @@ ASK_S = 60.0
 
 logger = logging.getLogger(__name__)
 
-Beat = dict[str, Any]
+HeartbeatRecord = dict[str, Any]
 
 
-def frozen_after_s(hang_s: float) -> float:
+def frozen_after_s(hang_timeout_s: float) -> float:
     """How long a worker may be without beats."""
-    return min(hang_s, FROZEN_S)
+    return min(hang_timeout_s, FROZEN_S)
 
 
 @contextmanager
-def beating(url: str, world: World, hang_s: float, node: str) -> Generator[None]:
-    """Beat while the work goes on.
+def send_heartbeats(url: str, world: World, hang_timeout_s: float, node: str) -> Generator[None]:
+    """Send heartbeats while the work goes on.
 
     Args:
         url: a folder for the beats of this launch.
         world: whose pulse it is.
-        hang_s: as the driver is told it.
+        hang_timeout_s: as the driver is told it.
         node: where this process is, as Ray names it.
     """
     import psutil
@@ -69,11 +69,11 @@ def beating(url: str, world: World, hang_s: float, node: str) -> Generator[None]
     def beat() -> None:
         tick = 0
         while True:
-            pulse = {"tick": tick, "count": world.pulse.count, "at": world.pulse.at}
+            heartbeat = {"tick": tick, "count": world.heartbeat.count, "at": world.heartbeat.at}
             with suppress(OSError, StorageError):  # a store's hiccup; the next beat is soon
-                storage.write_bytes(mine, canonical_json({**me, "stack": stack, **pulse}))
+                storage.write_bytes(mine, canonical_json({**me, "stack": stack, **heartbeat}))
             tick += 1
-            if ended.wait(frozen_after_s(hang_s) / BEATS):
+            if ended.wait(frozen_after_s(hang_timeout_s) / HEARTBEATS):
                 return
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)
@@ -96,13 +96,15 @@ class Watchdog:
 
     url: str
     """Folder of the beats."""
-    hang_s: float
+    hang_timeout_s: float
     """A worker that comes no further for so long hangs."""
     stacks: str
     """URL of a folder for stacks."""
     hangs: list[str] = field(default_factory=list[str])
     """What was found, a line each."""
-    _last: dict[tuple[int, int], Beat] = field(default_factory=dict[tuple[int, int], Beat])
+    _last: dict[tuple[int, int], HeartbeatRecord] = field(
+        default_factory=dict[tuple[int, int], HeartbeatRecord]
+    )
     _ended: set[int] = field(default_factory=set[int])
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -116,7 +118,7 @@ class Watchdog:
         self._thread.join(timeout=ASK_S)
 
     def _run(self) -> None:
-        while not self._stop.wait(frozen_after_s(self.hang_s) / BEATS):
+        while not self._stop.wait(frozen_after_s(self.hang_timeout_s) / HEARTBEATS):
             try:
                 late, others = self._look(time.monotonic())
             except (OSError, StorageError):
@@ -124,18 +126,18 @@ class Watchdog:
             if late:
                 self._end(late, others)
 
-    def _look(self, now_s: float) -> tuple[list[Beat], list[Beat]]:
+    def _look(self, now_s: float) -> tuple[list[HeartbeatRecord], list[HeartbeatRecord]]:
         """Beats of the workers that hang, and of those that wait for them."""
-        live: list[Beat] = []
+        live: list[HeartbeatRecord] = []
         for name in storage.list_names(self.url):
             with suppress(FileNotFoundError):  # a worker has ended meanwhile
                 beat = json.loads(storage.read_bytes(storage.join(self.url, name)))
                 if beat["pid"] not in self._ended:
                     live.append(self._timed(beat, now_s))
         self._last = {(beat["rank"], beat["pid"]): beat for beat in live}
-        return choose(live, now_s, self.hang_s)
+        return choose(live, now_s, self.hang_timeout_s)
 
-    def _timed(self, beat: Beat, now_s: float) -> Beat:
+    def _timed(self, beat: HeartbeatRecord, now_s: float) -> HeartbeatRecord:
         """The beat, with the times at which this process saw it change."""
         last = self._last.get((beat["rank"], beat["pid"]))
         for what, changed in (("tick", "beat_s"), ("count", "moved_s")):
@@ -143,7 +145,7 @@ class Watchdog:
             beat[changed] = last[changed] if last is not None and same else now_s
         return beat
 
-    def _end(self, late: Sequence[Beat], others: Sequence[Beat]) -> None:
+    def _end(self, late: Sequence[HeartbeatRecord], others: Sequence[HeartbeatRecord]) -> None:
         """Name them, write their stacks down, end them. Ray then takes the group down."""
         for beat in (*others, *late):
             hangs = beat in late
@@ -157,28 +159,30 @@ class Watchdog:
                 self._ended.add(beat["pid"])
                 self.hangs.append(
                     f"rank {beat['rank']} (process {beat['pid']} on node {beat['node'][:12]}) came no "
-                    f"further for {self.hang_s:g} s, last at {beat['at']}; its stack is in {where}"
+                    f"further for {self.hang_timeout_s:g} s, last at {beat['at']}; its stack is in {where}"
                 )
                 logger.warning("%s; the group is started again", self.hangs[-1])
 
 
-def choose(beats: Sequence[Beat], now_s: float, hang_s: float) -> tuple[list[Beat], list[Beat]]:
+def choose(
+    beats: Sequence[HeartbeatRecord], now_s: float, hang_timeout_s: float
+) -> tuple[list[HeartbeatRecord], list[HeartbeatRecord]]:
     """Who hangs, and who waits for them.
 
     Args:
         beats: of all workers; ``beat_s`` and ``moved_s`` are the times of the last beat and of the last
             progress.
         now_s: the time.
-        hang_s: how long a worker may be without progress.
+        hang_timeout_s: how long a worker may be without progress.
     """
-    late = [beat for beat in beats if now_s - beat["beat_s"] >= frozen_after_s(hang_s)]
-    if not late and beats and all(now_s - beat["moved_s"] >= hang_s for beat in beats):
+    late = [beat for beat in beats if now_s - beat["beat_s"] >= frozen_after_s(hang_timeout_s)]
+    if not late and beats and all(now_s - beat["moved_s"] >= hang_timeout_s for beat in beats):
         behind = min(beat["count"] for beat in beats)
         late = [beat for beat in beats if beat["count"] == behind]
     return late, [beat for beat in beats if beat not in late] if late else []
 
 
-def _ask(beat: Beat, end: bool) -> str | None:
+def _ask(beat: HeartbeatRecord, end: bool) -> str | None:
     """Have a process's stack written on its node, and the process ended. None if it is no more."""
     import ray
     from ray.exceptions import RayError
@@ -192,7 +196,7 @@ def _ask(beat: Beat, end: bool) -> str | None:
         return f"its node does not answer ({type(error).__name__})"
 
 
-def stack_of(beat: Beat, end: bool) -> str | None:
+def stack_of(beat: HeartbeatRecord, end: bool) -> str | None:
     """The stack of a process on this node, frozen or not, and perhaps its end. None if it is no more."""
     import psutil
 

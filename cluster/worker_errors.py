@@ -14,13 +14,13 @@ from genmod.config import canonical_json
 from genmod.errors import GenmodError, StorageError
 from genmod.world import World
 
-TOGETHER_S = 10.0
+BARRIER_S = 10.0
 """Ranks that have the same error leave their notes within this time of one another."""
 
 _POLL_S = 0.2
 
 
-def leave(url: str, world: World, error: GenmodError, together_s: float = TOGETHER_S) -> None:
+def leave(url: str, world: World, error: GenmodError, together_s: float = BARRIER_S) -> None:
     """Leave this rank's note, then wait for those of the others.
 
     Args:

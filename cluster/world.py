@@ -14,10 +14,10 @@ from typing import Any
 
 from cluster.actors import Shape
 from cluster.resources import room
-from cluster.watchdog import Watchdog, beating
+from cluster.watchdog import Watchdog, send_heartbeats
 from genmod import storage
 from genmod.errors import ConfigError, GenmodError
-from genmod.world import Alone, Group, World
+from genmod.world import Group, SingleProcess, World
 
 Work = Callable[[World, dict[str, Any]], None]
 """What every worker does; a module's function, and JSON values to tell it what is to be done."""
@@ -38,7 +38,7 @@ class GroupOptions:
     """What each worker asks for."""
     scratch: str
     """URL of a folder of this launch's own, seen by all nodes, for Ray's notes; the caller removes it."""
-    hang_s: float
+    hang_timeout_s: float
     """A worker that comes no further for so long is ended."""
     stacks: str
     """URL of a folder for the stacks of workers that hang."""
@@ -57,7 +57,7 @@ def current_world(where: Shape) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if ray.train.get_context().get_world_size() == 1:
-        return Alone(device)
+        return SingleProcess(device)
     return Group(device)
 
 
@@ -82,7 +82,7 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
     # A name of its own for each launch: Ray's notes of an earlier one do not count, ours do.
     name = f"group-{uuid.uuid4().hex[:12]}"
     beats = storage.join(options.scratch, "beats")
-    watchdog = Watchdog(beats, options.hang_s, options.stacks)
+    watchdog = Watchdog(beats, options.hang_timeout_s, options.stacks)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -90,11 +90,11 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
             "values": values,
             "where": where,
             "beats": beats,
-            "hang_s": options.hang_s,
+            "hang_timeout_s": options.hang_timeout_s,
         },
         torch_config=TorchConfig(
             backend="nccl" if where.device == "cuda" else "gloo",
-            timeout_s=math.ceil(options.hang_s) + COLLECTIVE_SLACK_S,
+            timeout_s=math.ceil(options.hang_timeout_s) + COLLECTIVE_SLACK_S,
         ),
         scaling_config=ScalingConfig(
             num_workers=options.workers,
@@ -143,7 +143,7 @@ def _worker(told: dict[str, Any]) -> None:
 
     world = current_world(told["where"])
     node = ray.get_runtime_context().get_node_id()
-    with beating(told["beats"], world, told["hang_s"], node):
+    with send_heartbeats(told["beats"], world, told["hang_timeout_s"], node):
         told["work"](world, told["values"])
 
 

@@ -30,7 +30,7 @@ class StorageError(GenmodError):
     exit_code = 2
 
 
-class StoreLost(GenmodError, ConnectionError):
+class StoreUnavailable(GenmodError, ConnectionError):
     """A store has not answered for as long as anybody was patient. It may answer tomorrow."""
 
 
@@ -59,6 +59,6 @@ def did_you_mean(got: str, valid: Iterable[str]) -> str:
     return "valid: " + ", ".join(names)
 
 
-def shown(text: str) -> str:
+def sanitize(text: str) -> str:
     """A line for people that may hold what others wrote: what a terminal would act on is written out."""
     return text if text.isprintable() else repr(text)[1:-1]

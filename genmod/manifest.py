@@ -78,14 +78,14 @@ class Manifest(Config):
     """What a stage made. ``digest`` is over all other fields."""
 
     kind: str
-    """dataset, model, scores, evaluation, report or verdict."""
+    """dataset, model, scores, evaluation, report or decision."""
     format: int = FORMAT
     fingerprint: str
     """Of the configuration and the inputs' digests: what this was made from."""
     parents: dict[str, str] = {}
     """Name of an input -> its digest."""
     files: tuple[FileEntry, ...] = ()
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     """JSON values that readers of this kind need, e.g. metrics with their labels."""
     digest: str = ""
 
@@ -141,7 +141,7 @@ NAMES = {
     "evaluation": "evaluation.json",
     "features": "features.json",
     "report": "report.json",
-    "verdict": "verdict.json",
+    "decision": "decision.json",
 }
 """File name of each kind's manifest."""
 
@@ -185,7 +185,7 @@ def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> Man
     found = manifest.fingerprint if manifest else _claimed(root)
     if found is not None and found != wanted:
         state = "holds" if manifest else "is being filled with"
-        real = manifest is not None and "source" in manifest.facts
+        real = manifest is not None and "source" in manifest.metadata
         grown = "; if its source has grown: genmod retrain" if real else ""
         article = {"scores": "", "evaluation": "an "}.get(kind, "a ")
         raise ConfigError(

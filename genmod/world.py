@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Pulse:
+class Heartbeat:
     """How far a process has come; whoever watches over it looks here. Threads may read it at any time."""
 
     count: int = 0
@@ -44,7 +44,7 @@ class World(Protocol):
         ...
 
     @property
-    def pulse(self) -> Pulse:
+    def heartbeat(self) -> Heartbeat:
         """Marked by those who work, so that a process that hangs can be told from one that waits."""
         ...
 
@@ -62,13 +62,13 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
+class SingleProcess:
     """One process."""
 
     device: torch.device = torch.device("cpu")
     rank: int = 0
     size: int = 1
-    pulse: Pulse = field(default_factory=Pulse)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module itself."""
@@ -87,7 +87,7 @@ class Group:
     """The default torch.distributed process group, which somebody else has set up."""
 
     device: torch.device
-    pulse: Pulse = field(default_factory=Pulse)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     @property
     def rank(self) -> int:
@@ -116,7 +116,7 @@ class Group:
         dist.barrier()
 
 
-def agreed(world: World, value: int) -> int:
+def broadcast_int(world: World, value: int) -> int:
     """Rank 0's value on every rank; what the others give does not count. Below 2**52 in size."""
     mine = value * world.size if world.rank == 0 else 0
     told = torch.tensor(float(mine), dtype=torch.float64, device=world.device)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.environment import set_environment
-from genmod.errors import ConfigError, DataError, GenmodError, shown
+from genmod.errors import ConfigError, DataError, GenmodError, sanitize
 from genmod.manifest import SPLITS
 
 STAGES = {
@@ -35,43 +35,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_environment()
     options = _parser().parse_args(argv)
     logging.basicConfig(format="genmod: %(message)s", level=logging.WARNING, stream=sys.stderr)
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     try:
         result = options.command(options)
     except GenmodError as error:
-        return _failed(options, error, error.exit_code, begun_s)
+        return _failed(options, error, error.exit_code, start_s)
     except KeyboardInterrupt:
         interruption = GenmodError("interrupted; the same command goes on from here")
-        return _failed(options, interruption, 1, begun_s)
+        return _failed(options, interruption, 1, start_s)
     except PermissionError as error:
         what = error.filename or "something there"
         denied = ConfigError(f"{what}: permission denied; let this user read or write it")
-        return _failed(options, denied, denied.exit_code, begun_s)
+        return _failed(options, denied, denied.exit_code, start_s)
     except Exception as error:  # one line for people; the traceback is there with --debug
-        return _failed(options, error, 1, begun_s)
+        return _failed(options, error, 1, start_s)
     code = int(result.pop("exit_code", 0))
     if options.json:
-        print(json.dumps(result | {"seconds": round(time.monotonic() - begun_s, 3)}), flush=True)
+        print(json.dumps(result | {"seconds": round(time.monotonic() - start_s, 3)}), flush=True)
     return code
 
 
-def _failed(options: argparse.Namespace, error: BaseException, code: int, begun_s: float) -> int:
+def _failed(options: argparse.Namespace, error: BaseException, code: int, start_s: float) -> int:
     if options.debug:
         traceback.print_exception(error)
     text = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, GenmodError):
         text = f"{type(error).__name__}: {text} (--debug shows where)"
-    print(f"genmod: error: {shown(text)}", file=sys.stderr, flush=True)
+    print(f"genmod: error: {sanitize(text)}", file=sys.stderr, flush=True)
     if options.json:
-        facts = {
+        metadata = {
             "stage": options.stage,
             "status": "refused" if code == 2 else "failed",
             "output": None,
             "fingerprint": None,
             "error": text,
-            "seconds": round(time.monotonic() - begun_s, 3),
+            "seconds": round(time.monotonic() - start_s, 3),
         }
-        print(json.dumps(facts), flush=True)
+        print(json.dumps(metadata), flush=True)
     return code
 
 
@@ -221,7 +221,7 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 
     faults = verify(options.url)
     for fault in faults:
-        print(shown(fault), file=sys.stderr)
+        print(sanitize(fault), file=sys.stderr)
     print("whole" if not faults else f"{len(faults)} faults", file=sys.stderr)
     return {
         "stage": "verify",
@@ -236,9 +236,9 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     from pipelines.commands.inspect import inspect
 
-    facts, text = inspect(options.url, options.out, options.split)
+    metadata, text = inspect(options.url, options.out, options.split)
     print(text)
-    return {"stage": "inspect", "status": "done", "output": options.url, **facts}
+    return {"stage": "inspect", "status": "done", "output": options.url, **metadata}
 
 
 def _selftest(options: argparse.Namespace) -> dict[str, Any]:

@@ -39,17 +39,17 @@ def step_s_per_image(model: GenerativeModel) -> float:
     return sum(_timed(partial(turn, phase)) / phase.every for phase in model.phases())
 
 
-def sample_s_per_image(model: GenerativeModel, how: SampleOptions) -> float:
+def sample_s_per_image(model: GenerativeModel, options: SampleOptions) -> float:
     """Seconds of sampling per image, measured on one core here."""
     batch, rng = _probe_batch(model), rng_for(0, "plan", range(PROBE_ROWS))
     with torch.no_grad():
-        return _timed(lambda: model.sample(batch.labels_B, rng, how))
+        return _timed(lambda: model.sample(batch.labels_B, rng, options))
 
 
-def score_s_per_image(model: GenerativeModel, how: ScoreOptions) -> float:
+def score_s_per_image(model: GenerativeModel, options: ScoreOptions) -> float:
     """Seconds of scoring per image, measured on one core here."""
     batch, rng = _probe_batch(model), rng_for(0, "plan", range(PROBE_ROWS))
-    little, times = how.probe()
+    little, times = options.probe()
     return times * _timed(lambda: model.log_prob(batch, rng, little))
 
 
@@ -58,8 +58,8 @@ def _timed(call: Callable[[], object]) -> float:
     torch.set_num_threads(1)
     try:
         call()  # the first call allocates
-        begun_s = time.perf_counter()
+        start_s = time.perf_counter()
         call()
-        return (time.perf_counter() - begun_s) / PROBE_ROWS
+        return (time.perf_counter() - start_s) / PROBE_ROWS
     finally:
         torch.set_num_threads(threads)

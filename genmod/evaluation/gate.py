@@ -13,7 +13,7 @@ from pydantic import Field
 
 from genmod.config import Config
 from genmod.errors import ConfigError, did_you_mean
-from genmod.metrics.protocol import MetricValue, Reading, require_comparable
+from genmod.metrics.protocol import MetricResult, MetricValue, require_comparable
 
 
 class Rule(Config):
@@ -21,13 +21,13 @@ class Rule(Config):
 
     improve_by: float = Field(0.0, ge=0)
     """From here on a difference counts as an improvement."""
-    tolerate: float = Field(0.0, ge=0)
+    max_regression: float = Field(0.0, ge=0)
     """A candidate that is worse by more than this is refused."""
     relative: bool = False
     """Margins are shares of the champion's value instead of the metric's own units."""
     limit: float | None = None
     """The worst value that is let through, champion or not."""
-    position: float | None = None
+    max_relative_position: float | None = None
     """The same on the scale from 0 (real images) to 1 (noise), for metrics that were measured at both."""
 
 
@@ -36,8 +36,10 @@ class PromoteConfig(Config):
 
     rules: dict[str, Rule] = Field(
         {
-            "fd": Rule(improve_by=0.02, tolerate=0.02, relative=True, position=0.9),
-            "coverage": Rule(improve_by=0.02, tolerate=0.05),
+            "fd": Rule(
+                improve_by=0.02, max_regression=0.02, relative=True, max_relative_position=0.9
+            ),
+            "coverage": Rule(improve_by=0.02, max_regression=0.05),
         },
         min_length=1,
     )
@@ -62,7 +64,7 @@ class Check(Config):
     """One sentence with the numbers."""
 
 
-class Verdict(Config):
+class Decision(Config):
     """Whether the candidate becomes the champion, and why."""
 
     promote: bool
@@ -71,9 +73,11 @@ class Verdict(Config):
 
 
 def judge(
-    candidate: Sequence[Reading], champion: Sequence[Reading] | None, config: PromoteConfig
-) -> Verdict:
-    """The verdict on a candidate.
+    candidate: Sequence[MetricResult],
+    champion: Sequence[MetricResult] | None,
+    config: PromoteConfig,
+) -> Decision:
+    """The decision on a candidate.
 
     Args:
         candidate: its measured values.
@@ -87,9 +91,9 @@ def judge(
     mine = {name: _find(name, candidate, "the candidate") for name in config.rules}
     if champion is None:
         checks = tuple(_limits(mine[name], rule) for name, rule in config.rules.items())
-        refused = [c.reason for c in checks if c.outcome == "beyond limit"]
+        rejected = [c.reason for c in checks if c.outcome == "beyond limit"]
         first = ("there is no champion yet, and every limit holds",)
-        return Verdict(promote=not refused, reasons=tuple(refused) or first, checks=checks)
+        return Decision(promote=not rejected, reasons=tuple(rejected) or first, checks=checks)
     theirs = {name: _find(name, champion, "the champion") for name in config.rules}
     checks = tuple(
         _compare(mine[name], theirs[name].value, rule, config.beyond_noise)
@@ -98,21 +102,21 @@ def judge(
     return _sum_up(checks, config.improvements)
 
 
-def _sum_up(checks: Sequence[Check], wanted: int) -> Verdict:
-    refused = tuple(c.reason for c in checks if c.outcome in ("worse", "beyond limit"))
-    if refused:
-        return Verdict(promote=False, reasons=refused, checks=tuple(checks))
+def _sum_up(checks: Sequence[Check], wanted: int) -> Decision:
+    rejected = tuple(c.reason for c in checks if c.outcome in ("worse", "beyond limit"))
+    if rejected:
+        return Decision(promote=False, reasons=rejected, checks=tuple(checks))
     better = tuple(c.reason for c in checks if c.outcome == "better")
     if len(better) < wanted:
         metrics = "metric is" if len(better) == 1 else "metrics are"
         count = f"{len(better)} {metrics} better, {wanted} wanted"
         equal = tuple(c.reason for c in checks if c.outcome == "equal")
-        return Verdict(promote=False, reasons=(count, *equal), checks=tuple(checks))
+        return Decision(promote=False, reasons=(count, *equal), checks=tuple(checks))
     reasons = better or ("no metric is worse, and no improvement is asked for",)
-    return Verdict(promote=True, reasons=reasons, checks=tuple(checks))
+    return Decision(promote=True, reasons=reasons, checks=tuple(checks))
 
 
-def _compare(mine: Reading, theirs: MetricValue, rule: Rule, beyond_noise: bool) -> Check:
+def _compare(mine: MetricResult, theirs: MetricValue, rule: Rule, beyond_noise: bool) -> Check:
     """One metric of the candidate against the champion's."""
     require_comparable(mine.value, theirs)
     limits = _limits(mine, rule)
@@ -123,8 +127,8 @@ def _compare(mine: Reading, theirs: MetricValue, rule: Rule, beyond_noise: bool)
     scale = abs(theirs.value) if rule.relative else 1.0
     noise = math.hypot(_half_width(mine.value), _half_width(theirs)) if beyond_noise else 0.0
     numbers = f"{mine.value.name} {mine.value.value:.4g} against the champion's {theirs.value:.4g}"
-    if gain < -rule.tolerate * scale:
-        outcome, margin = "worse", f"worse by more than {rule.tolerate * scale:.3g}"
+    if gain < -rule.max_regression * scale:
+        outcome, margin = "worse", f"worse by more than {rule.max_regression * scale:.3g}"
     elif gain <= 0 or gain < rule.improve_by * scale:
         outcome, margin = "equal", f"not better by {rule.improve_by * scale:.3g}"
     elif gain <= noise:
@@ -140,7 +144,7 @@ def _compare(mine: Reading, theirs: MetricValue, rule: Rule, beyond_noise: bool)
     )
 
 
-def _limits(mine: Reading, rule: Rule) -> Check:
+def _limits(mine: MetricResult, rule: Rule) -> Check:
     """One metric against what is asked of it whoever the champion is."""
     value, name = mine.value.value, mine.value.name
     faults: list[str] = []
@@ -149,10 +153,14 @@ def _limits(mine: Reading, rule: Rule) -> Check:
         if beyond:
             side = "most" if mine.better == "lower" else "least"
             faults.append(f"{name} is {value:.4g}, at {side} {rule.limit:.4g} is let through")
-    if rule.position is not None and mine.position is not None and mine.position > rule.position:
+    if (
+        rule.max_relative_position is not None
+        and mine.relative_position is not None
+        and mine.relative_position > rule.max_relative_position
+    ):
         faults.append(
-            f"{name} is {value:.4g}, at {mine.position:.2f} of the way from real images to noise; "
-            f"at most {rule.position:.2f} is let through"
+            f"{name} is {value:.4g}, at {mine.relative_position:.2f} of the way from real images to noise; "
+            f"at most {rule.max_relative_position:.2f} is let through"
         )
     return Check(
         metric=name,
@@ -167,11 +175,11 @@ def _half_width(value: MetricValue) -> float:
     return (value.interval.high - value.interval.low) / 2
 
 
-def _find(name: str, readings: Iterable[Reading], whose: str) -> Reading:
+def _find(name: str, metrics: Iterable[MetricResult], whose: str) -> MetricResult:
     """The reading that a rule's name means."""
-    by_name: Mapping[str, Reading] = {
+    by_name: Mapping[str, MetricResult] = {
         key: reading
-        for reading in readings
+        for reading in metrics
         for key in (reading.value.protocol.metric, reading.value.name)
     }
     if name not in by_name:

@@ -13,9 +13,9 @@ from genmod.data.format.image_grid import gallery_rows, grid, png
 from genmod.data.reading.reader import open_dataset
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images, read_first, read_mixed, split_digest
-from genmod.evaluation.measure import Judgement, Truth, judge
-from genmod.evaluation.ood import require_alike, told_apart
-from genmod.evaluation.quality_vs_nfe import effort_curve
+from genmod.evaluation.measure import Evaluation, Truth, judge
+from genmod.evaluation.ood import ood_auroc, require_alike
+from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.generation.synthetic import SPLIT
 from genmod.manifest import (
     NAMES,
@@ -73,7 +73,7 @@ class FeaturesJob(Config):
         config = self.config.features
         train = read_mixed(self.data_root, data, "train", config.rows)
         extractor = features.fit(config, data.spec, train.pixels_NCHW, train.labels_N, self.seed)
-        facts: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "label": extractor.label,
             "digest": extractor.digest,
             "rows": len(train),
@@ -82,14 +82,14 @@ class FeaturesJob(Config):
             held = read_mixed(self.data_root, data, "val", config.rows)
             seen_N = extractor.extract(held.pixels_NCHW).classes_N
             if seen_N is not None and held.labels_N is not None:
-                facts["val_accuracy"] = float((seen_N == held.labels_N).double().mean())
-                facts["val_rows"] = len(held)
+                metadata["val_accuracy"] = float((seen_N == held.labels_N).double().mean())
+                metadata["val_rows"] = len(held)
         manifest = Manifest(
             kind="features",
             fingerprint=wanted,
             parents={"data": data.digest},
             files=features.save(extractor, self.out_root),
-            facts=facts,
+            metadata=metadata,
         )
         return publish(self.out_root, manifest)
 
@@ -112,7 +112,7 @@ class EvaluationJob(Config):
     """With ``sample``, for the curve of quality against calls."""
     sample: dict[str, Any] = {}
     """The recipe's options of sampling."""
-    unfamiliar_root: str | None = None
+    ood_root: str | None = None
     """Scores of other data, which are to be told from the model's own."""
     config: EvaluateConfig
     seed: int = 0
@@ -124,12 +124,12 @@ class EvaluationJob(Config):
             "samples": self.samples_root,
             "features": self.features_root,
         }
-        scores = {"scores": self.scores_root, "unfamiliar": self.unfamiliar_root}
+        scores = {"scores": self.scores_root, "ood": self.ood_root}
         return roots | {name: root for name, root in scores.items() if root is not None}
 
     def manifests(self) -> list[str]:
         """URLs of the inputs' manifests."""
-        kinds = {"data": "dataset", "samples": "dataset", "unfamiliar": "scores"}
+        kinds = {"data": "dataset", "samples": "dataset", "ood": "scores"}
         return [
             storage.join(root, NAMES[kinds.get(name, name)]) for name, root in self.roots().items()
         ]
@@ -161,11 +161,11 @@ class EvaluationJob(Config):
                         f"{self.samples_root} go with {wanted[:12]}; remove the older folder and make "
                         f"it again: genmod {made_by}"
                     )
-            if self.unfamiliar_root is not None:
+            if self.ood_root is not None:
                 of_other = f"{made_by}, with score.data and score.output"
-                other = require(Manifest, self.unfamiliar_root, "scores", of_other)
-                require_alike(scores, other, self.unfamiliar_root)
-                found["unfamiliar"] = other
+                other = require(Manifest, self.ood_root, "scores", of_other)
+                require_alike(scores, other, self.ood_root)
+                found["ood"] = other
         return found
 
     def inputs(self) -> dict[str, Manifest]:
@@ -200,13 +200,13 @@ class EvaluationJob(Config):
             fingerprint=wanted,
             parents={name: manifest.digest for name, manifest in inputs.items()},
             files=self._pictures(images, truth, judgement),
-            facts={
+            metadata={
                 "model": self.name,
                 "model_digest": samples.parents.get("model"),
-                **judgement.facts(),
+                **judgement.metadata(),
                 "class_names": list(data.class_names),
                 "nearest": _nearest(judgement),
-                "features": inputs["features"].facts,
+                "features": inputs["features"].metadata,
                 "reference": {
                     "split": self.config.reference,
                     "digest": truth.reference_digest,
@@ -215,7 +215,7 @@ class EvaluationJob(Config):
                 "samples": {"rows": samples.rows(SPLIT), **_about(samples)},
                 "scores": self._scores(inputs.get("scores")),
                 "unscored": self.unscored,
-                "unfamiliar": self._unfamiliar(inputs),
+                "ood": self._ood(inputs),
                 "effort": self._effort(samples, truth),
             },
         )
@@ -234,7 +234,7 @@ class EvaluationJob(Config):
         )
 
     def _pictures(
-        self, images: Images, truth: Truth, judgement: Judgement
+        self, images: Images, truth: Truth, judgement: Evaluation
     ) -> tuple[FileEntry, ...]:
         """samples.png and reference.png alike; nearest.png: samples above their nearest training images."""
         spec = truth.extractor.config.spec
@@ -256,20 +256,22 @@ class EvaluationJob(Config):
             return None
         assert self.scores_root is not None
         nats_N = read_scores(self.scores_root, manifest).nats_B
-        told = {key: value for key, value in manifest.facts.items() if not isinstance(value, list)}
+        told = {
+            key: value for key, value in manifest.metadata.items() if not isinstance(value, list)
+        }
         return {**told, "histogram": histogram(nats_N).model_dump(mode="json")}
 
     def _effort(self, samples: DatasetManifest, truth: Truth) -> list[dict[str, Any]]:
         if self.config.curve_images is None:
             return []
-        return effort_curve(self.model_root, samples.parents["model"], self.sample, truth)
+        return quality_curve(self.model_root, samples.parents["model"], self.sample, truth)
 
-    def _unfamiliar(self, inputs: dict[str, Manifest]) -> dict[str, Any] | None:
+    def _ood(self, inputs: dict[str, Manifest]) -> dict[str, Any] | None:
         """How well other data are told from the model's own."""
-        if self.unfamiliar_root is None or self.scores_root is None:
+        if self.ood_root is None or self.scores_root is None:
             return None
-        roots = self.scores_root, self.unfamiliar_root
-        return told_apart(roots, inputs["scores"], inputs["unfamiliar"])
+        roots = self.scores_root, self.ood_root
+        return ood_auroc(roots, inputs["scores"], inputs["ood"])
 
 
 def histogram(values_N: Tensor) -> Histogram:
@@ -283,17 +285,17 @@ def histogram(values_N: Tensor) -> Histogram:
     return Histogram(low=low, high=high, counts=tuple(counts), below=below, above=above)
 
 
-def _order(judgement: Judgement) -> Tensor:
+def _order(judgement: Evaluation) -> Tensor:
     """The samples nearest to training images, most suspicious first."""
     return judgement.memorisation.ratio_N.sort(stable=True).indices[:NEAREST]
 
 
-def _nearest(judgement: Judgement) -> list[dict[str, int | float]]:
+def _nearest(judgement: Evaluation) -> list[dict[str, int | float]]:
     ratio_N = judgement.memorisation.ratio_N
     return [{"sample": row, "ratio": float(ratio_N[row])} for row in _order(judgement).tolist()]
 
 
 def _about(samples: DatasetManifest) -> dict[str, Any]:
     """What a synthetic dataset says of how it was made."""
-    made: dict[str, Any] = samples.facts.get("sample", {})
+    made: dict[str, Any] = samples.metadata.get("sample", {})
     return {**made, "digest": samples.digest}

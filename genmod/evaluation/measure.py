@@ -28,9 +28,9 @@ from genmod.metrics.protocol import (
     Better,
     EvaluateConfig,
     Interval,
+    MetricResult,
     MetricValue,
     Protocol,
-    Reading,
 )
 from genmod.metrics.resample import bootstrap_counts, spread_interval
 
@@ -49,31 +49,31 @@ BETTER: dict[str, Better] = {
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """What evaluation.json says of the samples, and what their pictures need."""
 
-    readings: tuple[Reading, ...]
+    metrics: tuple[MetricResult, ...]
     class_counts: dict[str, list[int]] | None
     """How many images the classifier takes for each class: ``samples`` and ``reference``."""
     memorisation: Memorisation
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """As JSON."""
         return {
             "metrics": [
-                {**reading.model_dump(mode="json"), "position": reading.position}
-                for reading in self.readings
+                {**reading.model_dump(mode="json"), "relative_position": reading.relative_position}
+                for reading in self.metrics
             ],
             "class_counts": self.class_counts,
         }
 
 
-def readings_from(facts: Mapping[str, Any]) -> tuple[Reading, ...]:
+def metrics_from(metadata: Mapping[str, Any]) -> tuple[MetricResult, ...]:
     """The readings of an evaluation.json's facts."""
-    told: list[dict[str, Any]] = facts["metrics"]
-    fields = set(Reading.model_fields)
+    told: list[dict[str, Any]] = metadata["metrics"]
+    fields = set(MetricResult.model_fields)
     return tuple(
-        Reading.model_validate({key: value for key, value in entry.items() if key in fields})
+        MetricResult.model_validate({key: value for key, value in entry.items() if key in fields})
         for entry in told
     )
 
@@ -90,7 +90,7 @@ class Truth:
     seed: int
 
 
-def judge(samples: Images, truth: Truth) -> Judgement:
+def judge(samples: Images, truth: Truth) -> Evaluation:
     """All metrics of some samples.
 
     The floor puts real training images in the samples' place, as many as there are samples; the ceiling
@@ -118,14 +118,14 @@ def judge(samples: Images, truth: Truth) -> Judgement:
         floors["label_accuracy"] = meter.label_accuracy(reference, meter.real)
     found = _memorised(samples.first(rows), truth, reference)
     values["memorisation"] = found[0]
-    readings = tuple(
-        Reading(
+    metrics = tuple(
+        MetricResult(
             value=values[name], floor=floors.get(name), ceiling=ceilings.get(name), better=better
         )
         for name, better in BETTER.items()
         if name in values
     )
-    return Judgement(readings, meter.class_counts(samples.first(rows)), found[1])
+    return Evaluation(metrics, meter.class_counts(samples.first(rows)), found[1])
 
 
 @dataclass

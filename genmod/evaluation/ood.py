@@ -28,7 +28,7 @@ def require_alike(inside: Manifest, outside: Manifest, where: str) -> None:
         ConfigError: they are of two models, estimated in two ways, or without a calibration.
     """
     mine, theirs = (
-        {name: manifest.facts[name] for name in ScoreLabel.model_fields}
+        {name: manifest.metadata[name] for name in ScoreLabel.model_fields}
         for manifest in (inside, outside)
     )
     calibrated = [manifest.parents.get("calibration") for manifest in (inside, outside)]
@@ -46,7 +46,7 @@ def require_alike(inside: Manifest, outside: Manifest, where: str) -> None:
         )
 
 
-def told_apart(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> dict[str, Any]:
+def ood_auroc(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> dict[str, Any]:
     """AUROC of every column, with what a report says beside it.
 
     Args:
@@ -73,11 +73,11 @@ def told_apart(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> d
         )
     return {
         "dataset": outside.parents["dataset"],
-        "split": outside.facts["split"],
+        "split": outside.metadata["split"],
         "rows": {"own": len(own.nats_B), "other": len(other.nats_B)},
         "columns": columns,
         "rare_below": RARE,
-        "rare": {"own": inside.facts["rare"], "other": outside.facts["rare"]},
+        "rare": {"own": inside.metadata["rare"], "other": outside.metadata["rare"]},
     }
 
 

@@ -22,7 +22,7 @@ BATCH = 100
 """Images that are made together."""
 
 
-def effort_curve(
+def quality_curve(
     model_root: str, model_digest: str, sample: dict[str, Any], truth: Truth
 ) -> list[dict[str, Any]]:
     """The Fréchet distance of ``truth.config.curve_images`` samples at each rung of the model's ladder.
@@ -37,7 +37,7 @@ def effort_curve(
         truth: what samples are compared with.
 
     Returns:
-        for each rung ``curve``, ``calls`` and ``fd``; nothing if the model has no ladder.
+        for each rung ``curve``, ``nfe`` and ``fd``; nothing if the model has no ladder.
     """
     found = require(Manifest, model_root, "model", "train").digest
     if found != model_digest:
@@ -45,21 +45,21 @@ def effort_curve(
             f"{model_root} holds model {found[:12]}, the samples are of {model_digest[:12]}; make them again"
         )
     model = load_model(model_root)
-    ladder = parse(model.Sample, sample, "sample").ladder()
+    nfe_sweep = parse(model.Sample, sample, "sample").nfe_sweep()
     real = moments(truth.extractor.extract(truth.reference.pixels_NCHW).features_ND)
     root_DD = root(real.cov_DD)
     points: list[dict[str, Any]] = []
     images = truth.config.curve_images
     assert images is not None
-    for curve, calls, how in ladder:
+    for curve, nfe, options in nfe_sweep:
         made: list[torch.Tensor] = []
         for first in range(0, images, BATCH):
             last = min(first + BATCH, images)
             rng = rng_for(truth.seed, "evaluate/curve", range(first, last))
             labels_B = rng.index_B % model.spec.classes if model.spec.classes else None
-            made.append(units.to_pixels(model.sample(labels_B, rng, how)))
+            made.append(units.to_pixels(model.sample(labels_B, rng, options)))
         features_ND = truth.extractor.extract(torch.cat(made)).features_ND
         points.append(
-            {"curve": curve, "calls": calls, "fd": frechet(real, moments(features_ND), root_DD)}
+            {"curve": curve, "nfe": nfe, "fd": frechet(real, moments(features_ND), root_DD)}
         )
     return points

@@ -59,7 +59,7 @@ class SampleConfig(Config):
 
 
 @dataclass(frozen=True)
-class Asked:
+class LabelRequest:
     """Which labels a job asks for, resolved against what the model knows."""
 
     classes: int
@@ -87,17 +87,19 @@ class Asked:
         return index_B % self.classes if self.only is None else torch.full_like(index_B, self.only)
 
 
-def asked(labels: int | str, spec: ImageSpec, class_names: Sequence[str] = ()) -> Asked:
+def label_request(
+    labels: int | str, spec: ImageSpec, class_names: Sequence[str] = ()
+) -> LabelRequest:
     """Resolve the recipe's ``sample.labels`` for a model.
 
     Raises:
         ConfigError: the model does not know such a class.
     """
     if labels == "auto":
-        return Asked(spec.classes)
+        return LabelRequest(spec.classes)
     if not spec.classes:
         if labels == "none":
-            return Asked(0)
+            return LabelRequest(0)
         raise ConfigError(
             f"recipe: sample.labels is {labels!r}, but the model was trained without labels; "
             "use none or auto"
@@ -108,12 +110,12 @@ def asked(labels: int | str, spec: ImageSpec, class_names: Sequence[str] = ()) -
             "use auto, balanced or a class"
         )
     if labels == "balanced":
-        return Asked(spec.classes)
+        return LabelRequest(spec.classes)
     if isinstance(labels, str) and labels in class_names:
-        return Asked(spec.classes, class_names.index(labels))
+        return LabelRequest(spec.classes, class_names.index(labels))
     if isinstance(labels, int) or labels.isdecimal():
         if 0 <= int(labels) < spec.classes:
-            return Asked(spec.classes, int(labels))
+            return LabelRequest(spec.classes, int(labels))
         raise ConfigError(
             f"recipe: sample.labels is {labels}, but the model knows classes 0 to {spec.classes - 1}"
         )
@@ -129,12 +131,12 @@ def quantise(x_BCHW: Tensor, spec: ImageSpec) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Maker:
+class SampleGenerator:
     """Makes the images of one job; everything that they depend on."""
 
     model: GenerativeModel
-    how: SampleOptions
-    want: Asked
+    options: SampleOptions
+    want: LabelRequest
     seed: int
     micro_batch: int
 
@@ -149,7 +151,7 @@ class Maker:
         size = self.micro_batch
         index_B = torch.arange(number * size, (number + 1) * size, device=device)
         rng = rng_for(self.seed, PURPOSE, index_B)
-        x_BCHW = self.model.sample(self.want.labels_B(index_B), rng, self.how)
+        x_BCHW = self.model.sample(self.want.labels_B(index_B), rng, self.options)
         assert x_BCHW.shape == (size, *self.model.spec.shape), x_BCHW.shape
         bad = (~x_BCHW.isfinite().flatten(1).all(1)).nonzero()
         if len(bad):
@@ -182,8 +184,8 @@ class Maker:
             "index": index,
             "seed": self.seed,
             "model": model_digest,
-            "sampler": self.how.sampler,
-            "draws_from_p": self.how.draws_from_p,
+            "sampler": self.options.sampler,
+            "draws_from_p": self.options.draws_from_p,
             "label_asked": label,
         }
         image_HWC = pixels_CHW.permute(1, 2, 0).contiguous().numpy()

@@ -18,5 +18,5 @@ class Adaptive(nn.Module):
     def adapt(self, means_K: Tensor, images: int) -> None:
         """Change buffers by a step's terms (K,); ``images`` is its batch."""
 
-    def hold_back(self, factor: float) -> None:
+    def strengthen(self, factor: float) -> None:
         """After a collapse: weigh by a factor more what holds training back, if there is such a thing."""

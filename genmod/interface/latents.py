@@ -26,7 +26,7 @@ ACTIVE = 0.01
 
 
 @dataclass(frozen=True)
-class Codes:
+class Latents:
     """q(z | x) of B rows and a draw of each."""
 
     posterior: Gaussian
@@ -40,13 +40,13 @@ class Codes:
         assert sum(self.groups) == self.z_BZ.shape[1], (self.groups, self.z_BZ.shape)
 
 
-class Encoding(nn.Module):
+class LatentModel(nn.Module):
     """A module that may have latent vectors. By default it has none."""
 
     encodes: ClassVar[bool] = False
     """Whether :meth:`codes` may be asked."""
 
-    def codes(self, batch: Batch, rng: Rng) -> Codes:
+    def codes(self, batch: Batch, rng: Rng) -> Latents:
         """Latent vectors of some images. Row b depends on image b and ``rng``'s row b."""
         raise AssertionError(f"{type(self).__name__} has no latents")
 
@@ -55,7 +55,7 @@ class Encoding(nn.Module):
         raise AssertionError(f"{type(self).__name__} has no latents")
 
 
-def usage(codes: Codes) -> dict[str, float]:
+def usage(codes: Latents) -> dict[str, float]:
     """How the latents are used by these rows.
 
     ``active_units``: those whose mean has a variance over images above 0.01 of the prior's. ``kl_nats``: of
@@ -66,7 +66,7 @@ def usage(codes: Codes) -> dict[str, float]:
     """
     q, z_BZ = codes.posterior.double(), codes.z_BZ.double()
     mean_BZ = q.mean_BZ
-    kl_Z = unit_nats(codes)
+    kl_Z = kl_per_unit(codes)
     variance_1Z = (2 * codes.prior.moments(z_BZ).log_std_BZ).exp()
     active_Z = mean_BZ.var(0, correction=0) > ACTIVE * variance_1Z[0]
     told = {
@@ -82,13 +82,13 @@ def usage(codes: Codes) -> dict[str, float]:
     return told | {f"kl_nats_of_unit/{z:03d}": kl for z, kl in enumerate(kl_Z.tolist())}
 
 
-def unit_nats(codes: Codes) -> Tensor:
+def kl_per_unit(codes: Latents) -> Tensor:
     """KL of each unit from the normal with the prior's mean and variance, mean over rows: (Z,) float64."""
     q = codes.posterior.double()
     return q.kl_nats(codes.prior.moments(q.mean_BZ)).mean(0)
 
 
-def _information(codes: Codes) -> float:
+def _information(codes: Latents) -> float:
     """Of images and the first group of latents, whose posterior depends on the image alone."""
     first, rows = codes.groups[0], len(codes.z_BZ)
     q = codes.posterior.double()

@@ -52,7 +52,7 @@ class LogProb:
     budget: Mapping[str, int | float | str]
     """What was spent: ``{"k": 64}``. The same for all rows."""
     columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """More numbers of each row, (B,), units in the names: ``calls``, ``solver_error_nats``."""
+    """More numbers of each row, (B,), units in the names: ``nfe``, ``solver_error_nats``."""
 
     def __post_init__(self) -> None:
         shape = self.nats_B.shape
@@ -73,7 +73,7 @@ class LogProb:
 class Prepared:
     """What is known before rows are scored."""
 
-    how: Any
+    options: Any
     """The options with nothing left open."""
-    facts: Mapping[str, float]
+    metadata: Mapping[str, float]
     """Numbers for the scores' manifest and the report, units in the names."""

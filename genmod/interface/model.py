@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genmod.config import Config
 from genmod.interface.adaptive import Adaptive
 from genmod.interface.batch import Batch
-from genmod.interface.latents import Encoding
+from genmod.interface.latents import LatentModel
 from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
 from genmod.manifest import ImageSpec
@@ -59,7 +59,7 @@ class Losses:
     """Detached scalars, units in the names (``kl_nats``), means over the batch."""
 
 
-class GenerativeModel(Adaptive, Encoding, ABC):
+class GenerativeModel(Adaptive, LatentModel, ABC):
     """A density p(x | label) and a sampler of it."""
 
     Config: ClassVar[type[FamilyConfig]]
@@ -74,15 +74,15 @@ class GenerativeModel(Adaptive, Encoding, ABC):
 
     @classmethod
     def check(cls, config: Any, spec: ImageSpec) -> None:
-        """Raise ConfigError if this family cannot model such images. Asked when the plan is made."""
+        """Raise ConfigError if this family cannot model such images. LabelRequest when the plan is made."""
 
     @classmethod
-    def check_sampling(cls, config: Any, how: Any, spec: ImageSpec) -> None:
-        """Raise ConfigError if such a model cannot be sampled so. Asked when the plan is made."""
+    def check_sampling(cls, config: Any, options: Any, spec: ImageSpec) -> None:
+        """Raise ConfigError if such a model cannot be sampled so. LabelRequest when the plan is made."""
 
     @classmethod
-    def check_scorable(cls, config: Any, how: Any) -> None:
-        """Raise Unscorable if log p cannot be had. Asked when the plan is made."""
+    def check_scorable(cls, config: Any, options: Any) -> None:
+        """Raise Unscorable if log p cannot be had. LabelRequest when the plan is made."""
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
@@ -100,25 +100,25 @@ class GenerativeModel(Adaptive, Encoding, ABC):
         """
 
     @abstractmethod
-    def sample(self, labels_B: Tensor | None, rng: Rng, how: Any) -> Tensor:
-        """Make B = len(rng) images, (B, C, H, W) in [-1, 1]. ``how`` is this family's ``Sample``.
+    def sample(self, labels_B: Tensor | None, rng: Rng, options: Any) -> Tensor:
+        """Make B = len(rng) images, (B, C, H, W) in [-1, 1]. ``options`` is this family's ``Sample``.
 
-        Row b depends on the weights, ``labels_B[b]``, ``rng``'s row b and ``how``, on no other row.
+        Row b depends on the weights, ``labels_B[b]``, ``rng``'s row b and ``options``, on no other row.
         """
 
     @abstractmethod
-    def log_prob(self, batch: Batch, rng: Rng, how: Any) -> LogProb:
-        """Log-likelihood of each row; ``how`` is this family's ``Score``. Unscorable if there is none."""
+    def log_prob(self, batch: Batch, rng: Rng, options: Any) -> LogProb:
+        """Log-likelihood of each row; ``options`` is this family's ``Score``. Unscorable if there is none."""
 
-    def prepare_scores(self, batch: Batch | None, rng: Rng, how: Any) -> Prepared:
-        """Fit what ``how`` leaves open, and measure what can be said of the estimate itself.
+    def prepare_scores(self, batch: Batch | None, rng: Rng, options: Any) -> Prepared:
+        """Fit what ``options`` leaves open, and measure what can be said of the estimate itself.
 
         Args:
-            batch: ``how.held_out_rows`` rows of real data; None if it wants none.
+            batch: ``options.held_out_rows`` rows of real data; None if it wants none.
             rng: keyed to this model's preparation; a row for each of the batch.
-            how: this family's ``Score``.
+            options: this family's ``Score``.
         """
-        return Prepared(how, {})
+        return Prepared(options, {})
 
     def parameters_of(self, phase: Phase) -> dict[str, nn.Parameter]:
         """Names and parameters that a phase moves."""

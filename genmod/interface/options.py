@@ -32,7 +32,7 @@ class SampleOptions(Options):
         """Name for manifests and reports."""
         return "ancestral"
 
-    def ladder(self) -> tuple[tuple[str, int, Self], ...]:
+    def nfe_sweep(self) -> tuple[tuple[str, int, Self], ...]:
         """(Curve, calls of the net, options) from quick to fine; nothing if there is no choice."""
         return ()
 

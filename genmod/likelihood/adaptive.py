@@ -60,7 +60,7 @@ class Solved:
 
     nats_B: Tensor
     """Log density at sigma_min."""
-    calls_B: Tensor
+    nfe_B: Tensor
     """Calls of the denoiser, int64."""
 
 

@@ -137,59 +137,61 @@ class Augmentation:
         )
         return Target(Gaussian(zeros_BZ, zeros_BZ), log_joint)
 
-    def log_prob(self, batch: Batch, rng: Rng, how: AugmentationScore) -> LogProb:
-        """The lower bound of each row. ``how.sigma`` must be a number by now."""
-        assert isinstance(how.sigma, float), "sigma is fitted by prepare, before anything is scored"
-        target = self.target(batch, how.sigma, how.measure)
-        nats_B, stderr_B = ais.lower_bound(target, rng, how.ais)
+    def log_prob(self, batch: Batch, rng: Rng, options: AugmentationScore) -> LogProb:
+        """The lower bound of each row. ``options.sigma`` must be a number by now."""
+        assert isinstance(options.sigma, float), (
+            "sigma is fitted by prepare, before anything is scored"
+        )
+        target = self.target(batch, options.sigma, options.measure)
+        nats_B, stderr_B = ais.lower_bound(target, rng, options.ais)
         given = " given the label" if self.spec.classes else ""
-        pixels = ", moved to the nearest pixel" if how.measure == "counts" else ""
+        pixels = ", moved to the nearest pixel" if options.measure == "counts" else ""
         return LogProb(
             nats_B=nats_B,
             stderr_B=stderr_B,
             label="stochastic_lower_bound",
             estimator="ais-hmc",
-            of=f"generator{given} with noise of sigma {how.sigma:.6g}{pixels}",
-            measure=COUNTS if how.measure == "counts" else units.NETWORK,
-            budget=how.ais.budget(),
+            of=f"generator{given} with noise of sigma {options.sigma:.6g}{pixels}",
+            measure=COUNTS if options.measure == "counts" else units.NETWORK,
+            budget=options.ais.budget(),
         )
 
-    def prepare(self, batch: Batch | None, rng: Rng, how: AugmentationScore) -> Prepared:
+    def prepare(self, batch: Batch | None, rng: Rng, options: AugmentationScore) -> Prepared:
         """Fit sigma if it is to be fitted; measure the gap of both bounds on the model's own images."""
-        facts: dict[str, float] = {}
-        if how.sigma == "fit":
+        metadata: dict[str, float] = {}
+        if options.sigma == "fit":
             assert batch is not None, "held-out rows to fit sigma to"
-            sigma, facts["sigma_drift"] = self.fit_sigma(batch, rng.fold("sigma"), how)
-            how = how.model_copy(update={"sigma": sigma})
-        assert isinstance(how.sigma, float)
-        facts["sigma"] = how.sigma
-        if how.simulated_rows:
-            facts |= self._gap(rng.fold("simulated"), how.sigma, how)
-        return Prepared(how, facts)
+            sigma, metadata["sigma_drift"] = self.fit_sigma(batch, rng.fold("sigma"), options)
+            options = options.model_copy(update={"sigma": sigma})
+        assert isinstance(options.sigma, float)
+        metadata["sigma"] = options.sigma
+        if options.simulated_rows:
+            metadata |= self._gap(rng.fold("simulated"), options.sigma, options)
+        return Prepared(options, metadata)
 
-    def _gap(self, rng: Rng, sigma: float, how: AugmentationScore) -> dict[str, float]:
+    def _gap(self, rng: Rng, sigma: float, options: AugmentationScore) -> dict[str, float]:
         """Bidirectional Monte Carlo on draws of (z, x)."""
         device = rng.index_B.device
-        rng = rng_for(rng.seed, rng.purpose, range(how.simulated_rows), device)
+        rng = rng_for(rng.seed, rng.purpose, range(options.simulated_rows), device)
         labels_B = rng.fold("label").integers(self.spec.classes) if self.spec.classes else None
         z_BZ = rng.fold("z").normal(self.latents, dtype=self.dtype)
         likelihood = self.likelihood(sigma, "counts")
         with torch.no_grad():
             x_BCHW = likelihood.draw(self.decode(z_BZ, labels_B), rng.fold("noise"))
         batch = Batch(units.to_pixels(x_BCHW), labels_B, rng.index_B)
-        found = ais.sandwich(self.target(batch, sigma, "counts"), z_BZ, rng, how.ais)
-        rows = math.sqrt(how.simulated_rows)
+        found = ais.sandwich(self.target(batch, sigma, "counts"), z_BZ, rng, options.ais)
+        rows = math.sqrt(options.simulated_rows)
         return {
             "gap_nats": float(found.gap_B.mean()),
             "gap_nats_stderr": float(found.gap_B.std()) / rows if rows > 1 else 0.0,
-            "gap_rows": how.simulated_rows,
+            "gap_rows": options.simulated_rows,
             "simulated_lower_nats": float(found.lower_B.mean()),
             "simulated_upper_nats": float(found.upper_B.mean()),
         }
 
-    def fit_sigma(self, batch: Batch, rng: Rng, how: AugmentationScore) -> tuple[float, float]:
+    def fit_sigma(self, batch: Batch, rng: Rng, options: AugmentationScore) -> tuple[float, float]:
         """The sigma within :data:`SIGMAS` that makes rows most probable, and by what part it still moved."""
-        count, low, high = how.fit_chains, math.log(SIGMAS[0]), math.log(SIGMAS[1])
+        count, low, high = options.fit_chains, math.log(SIGMAS[0]), math.log(SIGMAS[1])
         row_N = torch.arange(len(batch), device=batch.index_B.device).repeat_interleave(count)
         rng_N = rng.repeat(count)
         x_NCHW = batch.x_BCHW(torch.float64)[row_N]
@@ -198,8 +200,8 @@ class Augmentation:
         log_step_B = log_step_B.to(row_N.device)
         u_NZ = rng_N.fold("start").normal(self.latents, dtype=torch.float64)
         path: list[float] = []
-        for number in range(how.fit_rounds):
-            target = self.target(batch, math.exp(log_sigma), how.measure)
+        for number in range(options.fit_rounds):
+            target = self.target(batch, math.exp(log_sigma), options.measure)
             chains = hmc.at(target, u_NZ, row_N)
             chains, accepted_N = hmc.move(
                 target,
@@ -207,7 +209,7 @@ class Augmentation:
                 rng_N.at(number),
                 b=1.0,
                 step_B=log_step_B.exp(),
-                leapfrog=how.ais.leapfrog,
+                leapfrog=options.ais.leapfrog,
             )
             log_step_B += accepted_N.view(-1, count).mean(1) - ais.ACCEPTANCE
             u_NZ = chains.u_NZ
@@ -215,7 +217,7 @@ class Augmentation:
                 image_NCHW = self.decode(u_NZ.to(self.dtype), labels_N)
 
             def mean_nats(log_sigma: float, image_NCHW: Tensor = image_NCHW) -> float:
-                likelihood = self.likelihood(math.exp(log_sigma), how.measure)
+                likelihood = self.likelihood(math.exp(log_sigma), options.measure)
                 return float(likelihood.nats(image_NCHW, x_NCHW).mean())
 
             log_sigma = min(high, max(low, log_sigma + _newton(mean_nats, log_sigma)))

@@ -32,7 +32,7 @@ COARSER = 10.0
 
 _FIELDS = {
     "flow": ("tolerance", "steps", "order", "dequantise", "trace"),
-    "bound": ("terms", "calls"),
+    "bound": ("terms", "nfe"),
 }
 """What each estimator alone knows."""
 
@@ -64,7 +64,7 @@ class DiffusionScore(ScoreOptions):
     chance; ``auto`` is ``exact`` up to 8 dimensions."""
     terms: int | None = Field(default=None, ge=1)
     """Of the bound: noise levels that it is the sum over; without, their integral (infinitely many)."""
-    calls: int = Field(default=64, ge=1)
+    nfe: int = Field(default=64, ge=1)
     """Of the bound: noise levels of each draw, one of each of so many strata: calls of the net."""
 
     @model_validator(mode="after")
@@ -75,8 +75,8 @@ class DiffusionScore(ScoreOptions):
                 raise ValueError(
                     f"{name} is of estimator {other}, but estimator is {self.estimator}"
                 )
-        if self.terms is not None and self.calls > self.terms:
-            raise ValueError(f"calls must not be above terms ({self.terms})")
+        if self.terms is not None and self.nfe > self.terms:
+            raise ValueError(f"nfe must not be above terms ({self.terms})")
         return self
 
     @classmethod
@@ -86,25 +86,25 @@ class DiffusionScore(ScoreOptions):
             cls(steps=4),
             cls(dequantise="truncated_normal", tolerance=1e-2),
             cls(dequantise="none", tolerance=1e-2),
-            cls(estimator="bound", calls=4),
-            cls(estimator="bound", terms=8, calls=4),
+            cls(estimator="bound", nfe=4),
+            cls(estimator="bound", terms=8, nfe=4),
         )
 
 
-def log_prob(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
-    """Log-likelihoods by the estimator that ``how`` names."""
-    return (_by_bound if how.estimator == "bound" else _by_flow)(process, batch, rng, how)
+def log_prob(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:
+    """Log-likelihoods by the estimator that ``options`` names."""
+    return (_by_bound if options.estimator == "bound" else _by_flow)(process, batch, rng, options)
 
 
-def _by_bound(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
+def _by_bound(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:
     """The variational bound: a mean of unbiased evaluations."""
     x_BCHW = batch.x_BCHW(torch.float64)
     draws = [
-        vlb.bound(process, x_BCHW, rng.fold("bound").at(draw), terms=how.terms, calls=how.calls)
-        for draw in range(how.draws)
+        vlb.bound(process, x_BCHW, rng.fold("bound").at(draw), terms=options.terms, nfe=options.nfe)
+        for draw in range(options.draws)
     ]
     nats_B, stderr_B = _mean(draws)
-    terms = "infinitely many" if how.terms is None else how.terms
+    terms = "infinitely many" if options.terms is None else options.terms
     return LogProb(
         nats_B=nats_B,
         stderr_B=stderr_B,
@@ -114,42 +114,42 @@ def _by_bound(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> 
         measure=COUNTS,
         budget={
             "terms": terms,
-            "calls": how.calls,
-            "draws": how.draws,
+            "nfe": options.nfe,
+            "draws": options.draws,
             "sigma_min": process.sigma_min,
             "sigma_max": process.sigma_max,
         },
     )
 
 
-def _by_flow(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
+def _by_flow(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:
     """The density of the flow at sigma_min, before the sampler's last step to 0, and of no other sampler.
 
     With dequantisation, the mean over draws bounds the log probability of the pixels from below (Jensen) up
     to the solver's error. That is told by a coarser solve of the first draw, whose own error is the larger.
     """
     small = process.spec.dims <= EXACT_UP_TO
-    trace = ("exact" if small else "hutchinson") if how.trace == "auto" else how.trace
-    certain = how.dequantise == "none" and trace == "exact"
+    trace = ("exact" if small else "hutchinson") if options.trace == "auto" else options.trace
+    certain = options.dequantise == "none" and trace == "exact"
     draws: list[Tensor] = []
-    calls_B = error_B = torch.zeros(len(batch), dtype=torch.float64, device=rng.index_B.device)
-    for draw in range(1 if certain else how.draws):
-        x_BCHW, log_q_B = _point(process, batch, rng.fold("dequantise").at(draw), how)
+    nfe_B = error_B = torch.zeros(len(batch), dtype=torch.float64, device=rng.index_B.device)
+    for draw in range(1 if certain else options.draws):
+        x_BCHW, log_q_B = _point(process, batch, rng.fold("dequantise").at(draw), options)
         probe_BCHW = None
         if trace == "hutchinson":
             row_rng = rng.fold("probe").at(draw)
             probe_BCHW = row_rng.rademacher(*process.spec.shape, dtype=torch.float64)
-        solved = _solve(process, x_BCHW, probe_BCHW, how)
+        solved = _solve(process, x_BCHW, probe_BCHW, options)
         draws.append(solved.nats_B - log_q_B)
-        calls_B = calls_B + solved.calls_B
+        nfe_B = nfe_B + solved.nfe_B
         if draw == 0:
-            coarse = _solve(process, x_BCHW, probe_BCHW, _coarser(how))
+            coarse = _solve(process, x_BCHW, probe_BCHW, _coarser(options))
             error_B = (solved.nats_B - coarse.nats_B).abs()
-            calls_B = calls_B + coarse.calls_B
+            nfe_B = nfe_B + coarse.nfe_B
     nats_B, stderr_B = _mean(draws)
     label: LogProbLabel = "stochastic_lower_bound"
-    if how.dequantise == "none":
-        label = "exact_to_tolerance" if certain and how.steps is None else "estimate"
+    if options.dequantise == "none":
+        label = "exact_to_tolerance" if certain and options.steps is None else "estimate"
     places = {
         "uniform": "uniform dequantisation",
         "truncated_normal": "truncated normal dequantisation",
@@ -160,51 +160,53 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> L
         stderr_B=stderr_B,
         label=label,
         estimator="probability-flow",
-        of=f"probability flow at sigma_min{process.given}, {places[how.dequantise]}",
-        measure=units.NETWORK if how.dequantise == "none" else COUNTS,
-        budget={**_solver_budget(process, how), "draws": len(draws), "trace": trace},
-        columns={"calls": calls_B, "solver_error_nats": error_B},
+        of=f"probability flow at sigma_min{process.given}, {places[options.dequantise]}",
+        measure=units.NETWORK if options.dequantise == "none" else COUNTS,
+        budget={**_solver_budget(process, options), "draws": len(draws), "trace": trace},
+        columns={"nfe": nfe_B, "solver_error_nats": error_B},
     )
 
 
-def _point(process: Process, batch: Batch, rng: Rng, how: DiffusionScore) -> tuple[Tensor, Tensor]:
+def _point(
+    process: Process, batch: Batch, rng: Rng, options: DiffusionScore
+) -> tuple[Tensor, Tensor]:
     """Where the density is asked for, and log q of that point."""
     x_BCHW = batch.x_BCHW(torch.float64)
-    if how.dequantise == "none":
+    if options.dequantise == "none":
         return x_BCHW, x_BCHW.new_zeros(len(batch))
-    if how.dequantise == "uniform":
+    if options.dequantise == "uniform":
         return dequantise.uniform(x_BCHW, rng, process.spec)
     return dequantise.truncated_normal(x_BCHW, rng, process.spec, process.sigma_min)
 
 
-def _coarser(how: DiffusionScore) -> DiffusionScore:
+def _coarser(options: DiffusionScore) -> DiffusionScore:
     """A solve that is sure to be worse."""
-    if how.steps is not None:
-        return how.model_copy(update={"steps": max(3, how.steps // 2)})
-    return how.model_copy(update={"tolerance": COARSER * how.tolerance})
+    if options.steps is not None:
+        return options.model_copy(update={"steps": max(3, options.steps // 2)})
+    return options.model_copy(update={"tolerance": COARSER * options.tolerance})
 
 
 def _solve(
-    process: Process, x_BCHW: Tensor, probe_BCHW: Tensor | None, how: DiffusionScore
+    process: Process, x_BCHW: Tensor, probe_BCHW: Tensor | None, options: DiffusionScore
 ) -> Solved:
-    if how.steps is None:
-        span = Span(process.sigma_min, process.sigma_max, process.sigma_data, how.tolerance)
+    if options.steps is None:
+        span = Span(process.sigma_min, process.sigma_max, process.sigma_data, options.tolerance)
         return adaptive.log_density(process.denoise, x_BCHW, probe_BCHW, span, process.prior)
 
     def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
         return process.denoise(x_BCHW, x_BCHW.new_full(x_BCHW.shape[:1], sigma))
 
-    grid = Grid(how.steps, how.order, process.sigma_min, process.sigma_max)
+    grid = Grid(options.steps, options.order, process.sigma_min, process.sigma_max)
     nats_B = ode.log_density(denoise, x_BCHW, probe_BCHW, grid, process.prior)
-    return Solved(nats_B, torch.full_like(nats_B, how.steps + 1, dtype=torch.int64))
+    return Solved(nats_B, torch.full_like(nats_B, options.steps + 1, dtype=torch.int64))
 
 
-def _solver_budget(process: Process, how: DiffusionScore) -> dict[str, int | float | str]:
-    if how.steps is not None:
-        return Grid(how.steps, how.order, process.sigma_min, process.sigma_max).budget()
+def _solver_budget(process: Process, options: DiffusionScore) -> dict[str, int | float | str]:
+    if options.steps is not None:
+        return Grid(options.steps, options.order, process.sigma_min, process.sigma_max).budget()
     return {
         "solver": "dopri5",
-        "tolerance": how.tolerance,
+        "tolerance": options.tolerance,
         "sigma_min": process.sigma_min,
         "sigma_max": process.sigma_max,
     }

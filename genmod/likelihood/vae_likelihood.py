@@ -98,49 +98,54 @@ def bound(
     posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
-    how: EncodedScore,
+    options: EncodedScore,
     extra: Callable[[Rng], Tensor] | None = None,
 ) -> Bound:
-    """What ``how`` says, of every row.
+    """What ``options`` says, of every row.
 
     Args:
         posterior: q(z | x), B rows.
         log_joint: of the model.
         rng: B rows.
-        how: the options.
+        options: the options.
         extra: more randomness of each sample (see :func:`genmod.likelihood.iwae.log_weights`); not for ais.
     """
-    if how.estimator == "ais":
+    if options.estimator == "ais":
         assert extra is None, "chains need a joint density that is not random"
-        nats_B, stderr_B = ais.lower_bound(Target(posterior.start(), log_joint), rng, how.ais)
-        return Bound(nats_B, stderr_B, "stochastic_lower_bound", "ais-hmc", how.ais.budget())
-    if how.target_stderr_nats is not None:
-        return _chosen(posterior, log_joint, rng, how, extra)
+        nats_B, stderr_B = ais.lower_bound(Target(posterior.start(), log_joint), rng, options.ais)
+        return Bound(nats_B, stderr_B, "stochastic_lower_bound", "ais-hmc", options.ais.budget())
+    if options.target_stderr_nats is not None:
+        return _chosen(posterior, log_joint, rng, options, extra)
     weights_SB = iwae.log_weights(
-        posterior, log_joint, rng.fold("posterior"), how.k * how.repeats, how.chunk, extra=extra
+        posterior,
+        log_joint,
+        rng.fold("posterior"),
+        options.k * options.repeats,
+        options.chunk,
+        extra=extra,
     )
-    label: LogProbLabel = "lower_bound" if how.k == 1 else "stochastic_lower_bound"
-    budget = {"k": how.k, "repeats": how.repeats}
-    return Bound(*iwae.bound(weights_SB, how.k), label, "iwae", budget)
+    label: LogProbLabel = "lower_bound" if options.k == 1 else "stochastic_lower_bound"
+    budget = {"k": options.k, "repeats": options.repeats}
+    return Bound(*iwae.bound(weights_SB, options.k), label, "iwae", budget)
 
 
 def _chosen(
     posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
-    how: EncodedScore,
+    options: EncodedScore,
     extra: Callable[[Rng], Tensor] | None,
 ) -> Bound:
     """L_k with a k for each row, a power of two times the least."""
-    assert how.target_stderr_nats is not None
+    assert options.target_stderr_nats is not None
     pilot_SB = iwae.log_weights(
-        posterior, log_joint, rng.fold("pilot"), how.k, how.chunk, extra=extra
+        posterior, log_joint, rng.fold("pilot"), options.k, options.chunk, extra=extra
     )
-    _, pilot_stderr_B = iwae.bound(pilot_SB, how.k)
+    _, pilot_stderr_B = iwae.bound(pilot_SB, options.k)
     # The standard error falls with the root of k: so many times k for the one that is wanted.
-    times_B = (pilot_stderr_B / how.target_stderr_nats).square().clamp(min=1.0)
-    doublings_B = times_B.log2().ceil().clamp(max=math.floor(math.log2(how.most_k / how.k)))
-    k_B = how.k * 2 ** doublings_B.long()
+    times_B = (pilot_stderr_B / options.target_stderr_nats).square().clamp(min=1.0)
+    doublings_B = times_B.log2().ceil().clamp(max=math.floor(math.log2(options.most_k / options.k)))
+    k_B = options.k * 2 ** doublings_B.long()
     nats_B, stderr_B = torch.empty_like(pilot_stderr_B), torch.empty_like(pilot_stderr_B)
     for k in k_B.unique().tolist():
         which_M = (k_B == k).nonzero().flatten()
@@ -155,14 +160,14 @@ def _chosen(
             of_these,
             rng.fold("posterior").rows(which_M),
             k,
-            how.chunk,
+            options.chunk,
             extra=extra,
         )
         nats_B[which_M], stderr_B[which_M] = iwae.bound(weights_SM, k)
     budget: dict[str, int | float | str] = {
         "k": "chosen",
-        "k_least": how.k,
-        "k_most": how.most_k,
-        "target_stderr_nats": how.target_stderr_nats,
+        "k_least": options.k,
+        "k_most": options.most_k,
+        "target_stderr_nats": options.target_stderr_nats,
     }
     return Bound(nats_B, stderr_B, "stochastic_lower_bound", "iwae", budget, {"k": k_B.double()})

@@ -31,7 +31,7 @@ _REACH = 12.0
 
 
 @dataclass(frozen=True)
-class Ladder:
+class NoiseLevels:
     """The noise levels that a bound is over."""
 
     sigma_min: float
@@ -58,7 +58,7 @@ class Ladder:
         return sigma_B, 0.5 * self.terms * math.expm1(2 * step) / sigma_B**2
 
 
-def bound(process: Process, x_BCHW: Tensor, rng: Rng, *, terms: int | None, calls: int) -> Tensor:
+def bound(process: Process, x_BCHW: Tensor, rng: Rng, *, terms: int | None, nfe: int) -> Tensor:
     """One evaluation of the bound: its expectation is at most log P(pixels), (B,) in nats.
 
     Args:
@@ -68,13 +68,13 @@ def bound(process: Process, x_BCHW: Tensor, rng: Rng, *, terms: int | None, call
         terms: T, None for infinitely many.
         calls: of the denoiser, one noise level of each of so many strata.
     """
-    ladder = Ladder(process.sigma_min, process.sigma_max, terms)
-    jitter_BN = rng.fold("level").uniform(calls, dtype=torch.float64)
+    noise_levels = NoiseLevels(process.sigma_min, process.sigma_max, terms)
+    jitter_BN = rng.fold("level").uniform(nfe, dtype=torch.float64)
     loss_B = _ends(process, x_BCHW, rng.fold("decoder"))
-    for n in range(calls):
-        sigma_B, weight_B = ladder.at((n + jitter_BN[:, n]) / calls)
+    for n in range(nfe):
+        sigma_B, weight_B = noise_levels.at((n + jitter_BN[:, n]) / nfe)
         error_B = _squared_error(process, x_BCHW, sigma_B, rng.fold(f"noise/{n}"))
-        loss_B = loss_B + weight_B * error_B / calls
+        loss_B = loss_B + weight_B * error_B / nfe
     return -loss_B
 
 
@@ -93,8 +93,8 @@ def training_loss(process: Process, x_BCHW: Tensor, rng: Rng) -> tuple[Tensor, d
         A scalar to descend, and detached terms: the bound in bits per dimension, and the squared error of the
         implied noise per dimension.
     """
-    ladder, dims = Ladder(process.sigma_min, process.sigma_max, None), process.spec.dims
-    sigma_B, weight_B = (t.to(x_BCHW.dtype) for t in ladder.at(rng.fold("level").spread()))
+    noise_levels, dims = NoiseLevels(process.sigma_min, process.sigma_max, None), process.spec.dims
+    sigma_B, weight_B = (t.to(x_BCHW.dtype) for t in noise_levels.at(rng.fold("level").spread()))
     error_B = _squared_error(process, x_BCHW, sigma_B, rng.fold("noise"))
     with torch.no_grad():
         ends_B = _ends(process, x_BCHW, rng.fold("decoder"))

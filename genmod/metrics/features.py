@@ -39,7 +39,7 @@ class FeaturesConfig(Config):
     """``auto`` is a classifier where the data has labels, principal components where it has none."""
     rows: int = Field(default=60_000, ge=2)
     """At most so many training images are used."""
-    shown_images: int = Field(default=80_000, ge=1)
+    train_images: int = Field(default=80_000, ge=1)
     """How many images the classifier sees while it is trained, over all epochs."""
     batch_images: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -129,7 +129,7 @@ def _fit_classifier(
     network: Classifier, config: FeaturesConfig, pixels_NCHW: Tensor, labels_N: Tensor, seed: int
 ) -> None:
     rows, batch = len(pixels_NCHW), config.batch_images
-    steps = max(1, config.shown_images // batch)
+    steps = max(1, config.train_images // batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
     margin = max(1, max(pixels_NCHW.shape[2:]) // 14)
     network.train()

@@ -39,7 +39,7 @@ class EvaluateConfig(Config):
     """At most so many samples are searched for among the training images."""
     memorisation_train_images: int = Field(default=20_000, ge=10)
     """At most so many training images are searched."""
-    unfamiliar: str | None = None
+    ood: str | None = None
     """Folder (a ``score.output``) with scores of other data, to report how well they are told from the
     model's own; of every model that has a density."""
     curve_images: int | None = Field(default=None, ge=10)
@@ -51,9 +51,7 @@ class EvaluateConfig(Config):
     def result(self) -> dict[str, Any]:
         """The fields that a judgement depends on beside the features, for the fingerprint."""
         curve = set() if self.curve_images else {"curve_images"}
-        return self.model_dump(
-            mode="json", exclude={"deadline_s", "features", "unfamiliar", *curve}
-        )
+        return self.model_dump(mode="json", exclude={"deadline_s", "features", "ood", *curve})
 
 
 class Interval(Config):
@@ -118,7 +116,7 @@ class MetricValue(Config):
         return self
 
 
-class Reading(Config):
+class MetricResult(Config):
     """A model's value beside what is possible by the same protocol."""
 
     value: MetricValue
@@ -129,7 +127,7 @@ class Reading(Config):
     better: Better
 
     @property
-    def position(self) -> float | None:
+    def relative_position(self) -> float | None:
         """0 where real images are, 1 where noise is; may lie outside. None without both ends."""
         if self.floor is None or self.ceiling is None:
             return None
@@ -137,7 +135,7 @@ class Reading(Config):
         return (self.value.value - self.floor.value) / width if width else None
 
 
-def unlike(a: Protocol, b: Protocol) -> list[str]:
+def protocol_differences(a: Protocol, b: Protocol) -> list[str]:
     """Where two protocols differ, as texts ``n_fake 1000 against 500``."""
     mine, theirs = a.model_dump(mode="json"), b.model_dump(mode="json")
     return [
@@ -155,7 +153,7 @@ def require_comparable(a: MetricValue, b: MetricValue) -> None:
     """
     if a.protocol_digest != b.protocol_digest:
         raise ConfigError(
-            f"{a.name} and {b.name} are not comparable: {'; '.join(unlike(a.protocol, b.protocol))}; "
+            f"{a.name} and {b.name} are not comparable: {'; '.join(protocol_differences(a.protocol, b.protocol))}; "
             "evaluate both by one recipe"
         )
 

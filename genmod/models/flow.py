@@ -187,7 +187,7 @@ class Model(GenerativeModel):
         return Losses(total, {"nll_nats": total.detach(), "nll_bits_per_dim": bits.detach()})
 
     @torch.no_grad()
-    def sample(self, labels_B: Tensor | None, rng: Rng, how: FlowSample) -> Tensor:
+    def sample(self, labels_B: Tensor | None, rng: Rng, options: FlowSample) -> Tensor:
         """A uniform draw of the box, addressed by ``rng``'s rows, backwards through f in float64."""
         splines = _in_float64(self.splines)
         z_BD = _middle(rng.fold("latent").uniform(self.spec.dims, dtype=torch.float64)) * 2 - 1
@@ -196,11 +196,11 @@ class Model(GenerativeModel):
         return (units.binarise(x_BCHW) if self.spec.levels == 2 else x_BCHW).to(self._dtype)
 
     @torch.no_grad()
-    def log_prob(self, batch: Batch, rng: Rng, how: FlowScore) -> LogProb:
+    def log_prob(self, batch: Batch, rng: Rng, options: FlowScore) -> LogProb:
         """In float64: the exact density of one point, or a bound on the integral over the pixels' bins."""
         splines = _in_float64(self.splines)
         given = ", given the label" if self.spec.classes else ""
-        if how.dequantise == "none":
+        if options.dequantise == "none":
             nats_B = self._nats(splines, batch.x_BCHW(torch.float64), batch.labels_B)
             return LogProb(
                 nats_B=nats_B,
@@ -211,22 +211,22 @@ class Model(GenerativeModel):
                 measure=units.NETWORK,
                 budget={"evaluations": 1},
             )
-        total, per_call = how.k * how.repeats, max(1, how.chunk // len(batch))
+        total, per_call = options.k * options.repeats, max(1, options.chunk // len(batch))
         draws_SB = torch.cat(
             [
                 self._bounds(splines, batch, rng, range(first, min(first + per_call, total)))
                 for first in range(0, total, per_call)
             ]
         )
-        nats_B, stderr_B = iwae.bound(draws_SB, how.k)
+        nats_B, stderr_B = iwae.bound(draws_SB, options.k)
         return LogProb(
             nats_B=nats_B,
             stderr_B=stderr_B,
-            label="lower_bound" if how.k == 1 else "stochastic_lower_bound",
+            label="lower_bound" if options.k == 1 else "stochastic_lower_bound",
             estimator="change-of-variables",
             of=f"flow{given}, uniform dequantisation",
             measure=COUNTS,
-            budget={"k": how.k, "repeats": how.repeats},
+            budget={"k": options.k, "repeats": options.repeats},
         )
 
     @property

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from genmod import units
-from genmod.metrics.protocol import MetricValue, Reading
+from genmod.metrics.protocol import MetricResult, MetricValue
 from genmod.report.charts import Histogram, histogram_chart, line_chart, paired_bars
 from genmod.report.curves import Charts
 
@@ -95,8 +95,8 @@ class ModelPage:
 
     name: str
     family: str
-    readings: Sequence[Reading]
-    facts: Mapping[str, Any]
+    metrics: Sequence[MetricResult]
+    metadata: Mapping[str, Any]
     """Of its evaluation."""
     pictures: Mapping[str, bytes]
     """PNG files by name: ``samples.png``, ``nearest.png``; of a model with latents
@@ -121,7 +121,7 @@ class ReportContent:
     levels: int
     """Values that a pixel takes, for bits per dimension of densities."""
     data: Sequence[tuple[str, str]]
-    """Facts of the dataset."""
+    """TaskResult of the dataset."""
     reference_png: bytes
     models: Sequence[ModelPage]
     provenance: Sequence[tuple[str, str, str]]
@@ -175,19 +175,19 @@ class _MetricRow:
     rows: str
     floor: MetricValue | None
     ceiling: MetricValue | None
-    cells: Sequence[tuple[Reading | None, bool]]
+    cells: Sequence[tuple[MetricResult | None, bool]]
     """Of each model: its reading, and whether it is among the best."""
     better: str
 
 
 def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
-    by_model = [{r.value.protocol.metric: r for r in model.readings} for model in models]
+    by_model = [{r.value.protocol.metric: r for r in model.metrics} for model in models]
     rows: list[_MetricRow] = []
     for metric in dict.fromkeys(name for found in by_model for name in found):
-        readings = [found.get(metric) for found in by_model]
-        first = next(reading for reading in readings if reading is not None)
+        metrics = [found.get(metric) for found in by_model]
+        first = next(reading for reading in metrics if reading is not None)
         protocol = first.value.protocol
-        best = _best(readings)
+        best = _best(metrics)
         rows.append(
             _MetricRow(
                 metric=metric,
@@ -196,33 +196,33 @@ def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
                 rows=f"{protocol.n_fake:,} samples, {protocol.n_real:,} real",
                 floor=first.floor,
                 ceiling=first.ceiling,
-                cells=list(zip(readings, best, strict=True)),
+                cells=list(zip(metrics, best, strict=True)),
                 better=first.better,
             )
         )
     return rows
 
 
-def _best(readings: Sequence[Reading | None]) -> list[bool]:
+def _best(metrics: Sequence[MetricResult | None]) -> list[bool]:
     """Which are the best, with all whose interval reaches the best one's; none if not comparable."""
-    there = [reading for reading in readings if reading is not None]
+    there = [reading for reading in metrics if reading is not None]
     if len(there) < 2 or len({reading.value.protocol_digest for reading in there}) > 1:
-        return [False] * len(readings)
+        return [False] * len(metrics)
     lower = there[0].better == "lower"
     best = (min if lower else max)(there, key=lambda reading: reading.value.value).value.interval
     return [
         reading is not None
         and reading.value.interval.low <= best.high
         and best.low <= reading.value.interval.high
-        for reading in readings
+        for reading in metrics
     ]
 
 
-def _place(reading: Reading) -> int | None:
+def _place(reading: MetricResult) -> int | None:
     """Per cent of the way from real images to noise, within the track that is drawn."""
-    if reading.position is None:
+    if reading.relative_position is None:
         return None
-    return round(100 * min(1.0, max(0.0, reading.position)))
+    return round(100 * min(1.0, max(0.0, reading.relative_position)))
 
 
 def _picture(png: bytes, alt: str) -> Markup:
@@ -247,13 +247,13 @@ def _units(model: ModelPage) -> list[float]:
 def _effort(model: ModelPage) -> Markup | None:
     """Quality against calls of the net, a curve for each solver."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    for point in model.facts.get("effort") or ():
-        curves.setdefault(point["curve"], []).append((point["calls"], point["fd"]))
+    for point in model.metadata.get("effort") or ():
+        curves.setdefault(point["curve"], []).append((point["nfe"], point["fd"]))
     return line_chart(curves, "calls of the net", "Fréchet distance") if curves else None
 
 
 def _histogram(model: ModelPage, dims: int, levels: int) -> Markup | None:
-    scores = model.facts.get("scores")
+    scores = model.metadata.get("scores")
     if scores is None:
         return None
 
@@ -267,11 +267,11 @@ def _histogram(model: ModelPage, dims: int, levels: int) -> Markup | None:
 
 
 def _classes(model: ModelPage) -> Markup | None:
-    counts: dict[str, list[int]] | None = model.facts.get("class_counts")
+    counts: dict[str, list[int]] | None = model.metadata.get("class_counts")
     if counts is None:
         return None
     classes = len(counts["samples"])
-    names: Sequence[str] = model.facts.get("class_names") or [str(c) for c in range(classes)]
+    names: Sequence[str] = model.metadata.get("class_names") or [str(c) for c in range(classes)]
     shares = {
         title: [count / max(1, sum(counts[side])) for count in counts[side]]
         for title, side in ((model.name, "samples"), ("real images", "reference"))
@@ -288,7 +288,7 @@ def _labels_differ(models: Sequence[ModelPage]) -> bool:
     keys = ("label", "estimator", "of", "measure")
     told: set[tuple[Any, ...]] = set()
     for model in models:
-        scores = model.facts.get("scores")
+        scores = model.metadata.get("scores")
         if scores is not None:
             told.add((*(scores[key] for key in keys), _budget(scores["budget"])))
     return len(told) > 1

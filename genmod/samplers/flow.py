@@ -57,7 +57,7 @@ class FlowSolver(Config):
         return self
 
     @property
-    def calls(self) -> int:
+    def nfe(self) -> int:
         """Of the net for each image, without guidance: NFE."""
         return 2 * self.steps - 1 if self.solver == "heun" else self.steps
 

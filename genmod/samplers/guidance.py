@@ -47,7 +47,7 @@ LADDER = {
     "dpm_solver": (5, 9, 17),
     "unipc": (5, 9, 17),
 }
-"""Steps of each solver that :meth:`GuidedSolver.ladder` compares: 5, 9, 17 and 35 calls of the net."""
+"""Steps of each solver that :meth:`GuidedSolver.nfe_sweep` compares: 5, 9, 17 and 35 calls of the net."""
 
 
 class GuidedSolver(FlowSolver):
@@ -94,16 +94,16 @@ class GuidedSolver(FlowSolver):
         """The flow itself, finely solved and without churn, or the noisy process; without guidance."""
         return (self.solves_the_flow or self.follows_the_process) and self.guidance == 1.0
 
-    def ladder(self) -> tuple[tuple[str, int, Self], ...]:
+    def nfe_sweep(self) -> tuple[tuple[str, int, Self], ...]:
         """(Solver, calls, options) from few calls to many; a consistency net has its own sampler alone."""
         few = {"consistency": (1, 2, 4)}
         rungs = few if self.solver == "consistency" else LADDER
-        options = [
+        points = [
             self.model_copy(update={"solver": solver, "steps": steps, "churn": 0.0})
             for solver, counts in rungs.items()
             for steps in counts
         ]
-        return tuple((how.solver, how.calls, how) for how in options)
+        return tuple((point.solver, point.nfe, point) for point in points)
 
     @property
     def sampler(self) -> str:

@@ -23,17 +23,17 @@ class TrainingNoise(Config):
 
     schedule: Literal["lognormal", "linear", "cosine"] = "lognormal"
     """``linear`` and ``cosine``: each of DDPM's 1000 levels as often, and none between them."""
-    mean: float = -1.2
+    P_mean: float = -1.2
     """P_mean, of ln sigma. Table 1, Karras et al. 2022; higher for small images of simple things."""
-    std: float = Field(default=1.2, gt=0)
+    P_std: float = Field(default=1.2, gt=0)
     """P_std, of ln sigma."""
-    uniform: float = Field(default=0.1, ge=0, le=1)
+    uniform_share: float = Field(default=0.1, ge=0, le=1)
     """Share of rows at a level from anywhere in the model's range, for log p asks for all of them."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.schedule != "lognormal":
-            for name in ("mean", "std", "uniform"):
+            for name in ("P_mean", "P_std", "uniform_share"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
                         f"noise.{name} is of schedule lognormal, not of {self.schedule}"
@@ -50,16 +50,18 @@ class TrainingNoise(Config):
     def quantile(self, u_B: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
         """(B,) noise levels that uniform numbers in (0, 1) stand for, one number a level.
 
-        Numbers below ``uniform`` give the log-uniform share, the others the log-normal one. DDPM's levels
+        Numbers below ``uniform_share`` give the log-uniform share, the others the log-normal one. DDPM's levels
         are all of its schedule's, also those outside of the model's range.
         """
         if self.schedule != "lognormal":
             return ddpm.levels(self.schedule).draw(u_B)
         low, high = math.log(sigma_min), math.log(sigma_max)
-        anywhere_B = low + (high - low) * (u_B / self.uniform if self.uniform else u_B)
-        rest_B = (u_B - self.uniform) / (1 - self.uniform) if self.uniform < 1 else u_B
-        usual_B = self.mean + self.std * torch.special.ndtri(rest_B)
-        return torch.where(u_B < self.uniform, anywhere_B, usual_B).exp()
+        anywhere_B = low + (high - low) * (u_B / self.uniform_share if self.uniform_share else u_B)
+        rest_B = (
+            (u_B - self.uniform_share) / (1 - self.uniform_share) if self.uniform_share < 1 else u_B
+        )
+        usual_B = self.P_mean + self.P_std * torch.special.ndtri(rest_B)
+        return torch.where(u_B < self.uniform_share, anywhere_B, usual_B).exp()
 
 
 def edm_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:

@@ -43,10 +43,10 @@ def calibrated(scores: Scores, known: Scores, spec: ImageSpec, *, own: bool) -> 
     return scores.with_columns(belongs.columns(scores.nats_B, scores.columns[COMPRESSED], inside_B))
 
 
-def calibration_facts(known: Scores, spec: ImageSpec) -> dict[str, Any]:
+def calibration_metadata(known: Scores, spec: ImageSpec) -> dict[str, Any]:
     """What a manifest says of the calibration rows and of the columns."""
     belongs = _calibration(known, spec)
-    return {"calibrated": belongs.facts(), "recommended": RECOMMENDED}
+    return {"calibrated": belongs.metadata(), "recommended": RECOMMENDED}
 
 
 def _calibration(known: Scores, spec: ImageSpec) -> Calibration:

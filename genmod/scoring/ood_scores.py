@@ -130,7 +130,7 @@ class Calibration:
             "p_corrected": (1 + as_high_B) / (others_B + 1),
         }
 
-    def facts(self) -> dict[str, float | int]:
+    def metadata(self) -> dict[str, float | int]:
         """What a manifest says of them, with the typicality that one row in twenty exceeds."""
         bits_N = self.bits.per_dim(self.nats_N)
         off_N = (bits_N - self.mean_bits_per_dim).abs()

@@ -165,7 +165,7 @@ class Scores:
     @classmethod
     def from_parquet(cls, data: bytes) -> Self:
         """The table's rows again. DataError if it is not a score table."""
-        table, facts = read_parquet(data)
+        table, metadata = read_parquet(data)
         values = {
             name: torch.tensor(table[name].to_numpy(), dtype=torch.float64)
             for name in table.schema.names
@@ -177,7 +177,7 @@ class Scores:
             index_B=torch.tensor(table["index"].to_numpy(), dtype=torch.int64),
             labels_B=None if None in labels else torch.tensor(labels, dtype=torch.int64),
         )
-        fields = {name: facts[name] for name in ScoreLabel.model_fields}
+        fields = {name: metadata[name] for name in ScoreLabel.model_fields}
         return cls(
             rows,
             values.pop("nats"),
@@ -223,12 +223,14 @@ class Scores:
         """The same with more numbers of each row."""
         return replace(self, columns={**self.columns, **more})
 
-    def to_parquet(self, dims: int, facts: Mapping[str, Any], levels: int = units.LEVELS) -> bytes:
+    def to_parquet(
+        self, dims: int, metadata: Mapping[str, Any], levels: int = units.LEVELS
+    ) -> bytes:
         """The table's file.
 
         Args:
             dims: D, for bits per dimension.
-            facts: what else the metadata says: digests of model and dataset, split, seed.
+            metadata: what else the metadata says: digests of model and dataset, split, seed.
             levels: values that a pixel takes, for bits per dimension.
         """
         rows = self.rows
@@ -243,12 +245,12 @@ class Scores:
             "stderr": self.stderr_B.numpy(),
             "bits_per_dim": bits_B.numpy(),
         }
-        metadata = {METADATA: canonical_json({**self.label.model_dump(), **facts})}
+        header = {METADATA: canonical_json({**self.label.model_dump(), **metadata})}
         schema = SCHEMA
         for name, values_B in self.columns.items():
             schema = schema.append(pa.field(name, pa.float64(), nullable=False))
             columns[name] = values_B.numpy()
-        table = pa.table(columns, schema=schema.with_metadata(metadata))
+        table = pa.table(columns, schema=schema.with_metadata(header))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         return sink.getvalue().to_pybytes()

@@ -103,16 +103,16 @@ def slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterato
 
 
 def prepare(
-    model: GenerativeModel, how: ScoreOptions, root: str, dataset: DatasetManifest, *, seed: int
+    model: GenerativeModel, options: ScoreOptions, root: str, dataset: DatasetManifest, *, seed: int
 ) -> Prepared:
-    """Fit what ``how`` leaves open to held-out rows of a dataset, drawn by the seed.
+    """Fit what ``options`` leaves open to held-out rows of a dataset, drawn by the seed.
 
     Raises:
         DataError: a row cannot be read.
     """
     device = next(model.parameters()).device
     batches: list[Batch] = []
-    if count := how.held_out_rows:
+    if count := options.held_out_rows:
         config = ScoreConfig(split=HELD_OUT, max_rows=count, rows_per_task=count)
         for part in slices(dataset, config, seed):
             reader = RowReader(root, dataset.spec, [part.shard])
@@ -120,12 +120,12 @@ def prepare(
             reader.close()
     batch = Batch.joined(batches).to(device) if batches else None
     index = torch.zeros(0, dtype=torch.int64, device=device) if batch is None else batch.index_B
-    return model.prepare_scores(batch, rng_for(seed, f"{PURPOSE}/prepare", index, device), how)
+    return model.prepare_scores(batch, rng_for(seed, f"{PURPOSE}/prepare", index, device), options)
 
 
 def score_rows(
     model: GenerativeModel,
-    how: ScoreOptions,
+    options: ScoreOptions,
     reader: RowReader,
     rows: Sequence[int],
     micro_batch: int,
@@ -145,19 +145,19 @@ def score_rows(
     row_N = np.asarray(rows, dtype=np.int64)
     index_N = reader.find(row_N).index_N
     if known is None:
-        return _scored(model, how, reader, row_N, micro_batch, seed=seed)
+        return _scored(model, options, reader, row_N, micro_batch, seed=seed)
     there = {index: place for place, index in enumerate(known.rows.index_B.tolist())}
     old_N = np.array([index in there for index in index_N.tolist()], dtype=bool)
     parts = [known.take(torch.tensor([there[i] for i in index_N[old_N].tolist()]).long())]
     if not old_N.all():
-        parts.append(_scored(model, how, reader, row_N[~old_N], micro_batch, seed=seed))
+        parts.append(_scored(model, options, reader, row_N[~old_N], micro_batch, seed=seed))
     order_N = np.argsort(np.concatenate((old_N.nonzero()[0], (~old_N).nonzero()[0])))
     return Scores.together(parts).take(torch.from_numpy(order_N))
 
 
 def _scored(
     model: GenerativeModel,
-    how: ScoreOptions,
+    options: ScoreOptions,
     reader: RowReader,
     row_N: NDArray[np.int64],
     micro_batch: int,
@@ -171,7 +171,7 @@ def _scored(
         batch = reader.read(row_N[first : first + micro_batch])
         sizes.append(compressed_bits(batch.pixels_BCHW))
         batch = batch.to(device)
-        parts.append(model.log_prob(batch, rng_for(seed, PURPOSE, batch.index_B), how))
+        parts.append(model.log_prob(batch, rng_for(seed, PURPOSE, batch.index_B), options))
     keys = reader.keys()
     places = reader.find(row_N)
     scored = Rows(

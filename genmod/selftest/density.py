@@ -24,8 +24,8 @@ def run(
 ) -> Iterator[Check]:
     """The checks of all benches, with the seconds that each took."""
     for bench in benches:
-        begun_s = time.monotonic()
+        start_s = time.monotonic()
         for check in bench(seed):
             now_s = time.monotonic()
-            yield replace(check, seconds=round(now_s - begun_s, 2))
-            begun_s = time.monotonic()
+            yield replace(check, seconds=round(now_s - start_s, 2))
+            start_s = time.monotonic()

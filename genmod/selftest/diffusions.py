@@ -49,27 +49,27 @@ def _new_model(seed: int) -> Iterator[Check]:
     density_B = normal.log_prob(x_BCHW).flatten(1).sum(1)
     bins = normal.cdf(x_BCHW + units.HALF_BIN) - normal.cdf(x_BCHW - units.HALF_BIN)
     pixels_B = bins.log().flatten(1).sum(1)
-    for how, truth_B, tolerance_nats, slack_nats in (
+    for options, truth_B, tolerance_nats, slack_nats in (
         ({"draws": 4}, pixels_B, 1e-3, 0.05),
         ({"dequantise": "none", "trace": "exact"}, density_B, 1e-3, 0.0),
         ({"dequantise": "none", "steps": 48}, density_B, 1e-2, 0.0),
         ({"draws": 4, "dequantise": "truncated_normal"}, pixels_B, 1e-3, 3.0),
         ({"draws": 4, "steps": 48}, pixels_B, 1e-2, 0.05),
     ):
-        found = _score(model, rows, seed, **how)
+        found = _score(model, rows, seed, **options)
         yield judge(
             "new diffusion model",
             found,
             truth_B,
             tolerance_nats=tolerance_nats,
             slack_nats=slack_nats,
-            name=f"{found.estimator}, {', '.join(str(value) for value in how.values())}",
+            name=f"{found.estimator}, {', '.join(str(value) for value in options.values())}",
         )
 
 
-def _score(model: GenerativeModel, rows: Batch, seed: int, **how: Any) -> LogProb:
+def _score(model: GenerativeModel, rows: Batch, seed: int, **options: Any) -> LogProb:
     rng = rng_for(seed, "selftest/score", rows.index_B)
-    return model.log_prob(rows, rng, model.Score.model_validate(how))
+    return model.log_prob(rows, rng, model.Score.model_validate(options))
 
 
 def _atoms(seed: int) -> Iterator[Check]:
@@ -87,9 +87,9 @@ def _atoms(seed: int) -> Iterator[Check]:
     rows = Batch(pixels_BCHW, None, torch.arange(100))
     truth_B = atoms.weight_M.log()[which_B]
     rng = rng_for(seed, "selftest/atoms", range(100))
-    for terms, calls, slack_nats in ((None, 32, 0.1), (1000, 32, 0.5), (64, 64, 6.0)):
-        how = DiffusionScore(estimator="bound", terms=terms, calls=calls, draws=8)
-        found = log_prob(process, rows, rng, how)
+    for terms, nfe, slack_nats in ((None, 32, 0.1), (1000, 32, 0.5), (64, 64, 6.0)):
+        options = DiffusionScore(estimator="bound", terms=terms, nfe=nfe, draws=8)
+        found = log_prob(process, rows, rng, options)
         name = f"{found.estimator}, {terms or 'infinitely many'} terms"
         yield judge("images in 16-D", found, truth_B, slack_nats=slack_nats, name=name)
         if terms is None:

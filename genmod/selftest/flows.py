@@ -24,7 +24,7 @@ from genmod.selftest.check import Check, judge
 from genmod.selftest.truths import Mixture
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 
 ROWS = 1000
 
@@ -63,12 +63,12 @@ def _trained(spec: ImageSpec, truth: Mixture, seed: int, steps: int) -> Generati
             rng = rng_for(seed, "selftest/train", range(first, first + batch))
             yield _rows(truth, spec, rng)
 
-    return train(model, stream, Alone(), Plan(config, seed)).ema
+    return train(model, stream, SingleProcess(), Plan(config, seed)).ema
 
 
-def _score(model: GenerativeModel, rows: Batch, seed: int, **how: Any) -> LogProb:
+def _score(model: GenerativeModel, rows: Batch, seed: int, **options: Any) -> LogProb:
     rng = rng_for(seed, "selftest/score", rows.index_B)
-    return model.log_prob(rows, rng, model.Score.model_validate(how))
+    return model.log_prob(rows, rng, model.Score.model_validate(options))
 
 
 def _mass_of_pairs(model: GenerativeModel, seed: int) -> Check:

@@ -60,7 +60,7 @@ def _check(
     )
     # Fixed steps have no error control: they may be off where a mixture's parts meet.
     tolerance_nats = 5e-3 if steps is None else 5e-2
-    how = (
+    options = (
         f"{'adaptive' if steps is None else 'fixed'} steps, {'probes' if draws else 'exact trace'}"
     )
     return judge(
@@ -68,7 +68,7 @@ def _check(
         log_prob,
         truth.nats(x_BD, SIGMA_MIN),
         tolerance_nats=tolerance_nats,
-        name=f"probability-flow, {how}",
+        name=f"probability-flow, {options}",
     )
 
 

@@ -121,11 +121,11 @@ def _in_use(path: Path, size_bytes: int) -> int | None:
     except BlockingIOError:  # it is just being taken away, or has just been named
         os.close(handle)
         return None
-    facts = os.fstat(handle)
-    if facts.st_nlink == 0:  # taken away between opening and locking
+    metadata = os.fstat(handle)
+    if metadata.st_nlink == 0:  # taken away between opening and locking
         os.close(handle)
         return None
-    if facts.st_size != size_bytes:  # somebody else has touched it
+    if metadata.st_size != size_bytes:  # somebody else has touched it
         _drop(path, handle)
         return None
     os.utime(handle)
@@ -163,9 +163,9 @@ def _make_room(folder: Path, limit_bytes: int) -> bool:
     there: list[tuple[int, int, Path]] = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
-            facts = path.stat()
+            metadata = path.stat()
             if path.name != _LOCK:
-                there.append((facts.st_mtime_ns, facts.st_size, path))
+                there.append((metadata.st_mtime_ns, metadata.st_size, path))
     total = sum(size for _, size, _ in there)
     for _, size, path in sorted(there):
         if total <= limit_bytes:

@@ -143,7 +143,7 @@ def create(url: str, data: bytes) -> bool:
     return True
 
 
-def make_durable(folder_url: str) -> None:
+def fsync_dir(folder_url: str) -> None:
     """Make the names in a local folder outlive a power cut; other stores do that by themselves."""
     fs, path = _filesystem(folder_url)
     if isinstance(fs, LocalFileSystem):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from fsspec.asyn import AsyncFileSystem, sync
 
-from genmod.errors import StorageError, StoreLost
+from genmod.errors import StorageError, StoreUnavailable
 from genmod.storage.settings import settings
 
 T = TypeVar("T")
@@ -54,24 +54,24 @@ async def persistently(url: str, request: Callable[[], Awaitable[T]]) -> T:
         request: makes the awaitable; safe to be done twice.
 
     Raises:
-        StoreLost: the fault did not pass.
+        StoreUnavailable: the fault did not pass.
         StorageError: the request cannot be made at all, e.g. for lack of credentials.
         OSError: what the store says, e.g. FileNotFoundError.
     """
     config = settings()
-    end_s = time.monotonic() + config.patience_s
+    end_s = time.monotonic() + config.retry_timeout_s
     pause_s, attempts = FIRST_PAUSE_S, 0
     while True:
         attempts += 1
         try:
-            return await asyncio.wait_for(request(), config.attempt_s)
+            return await asyncio.wait_for(request(), config.request_timeout_s)
         except Exception as error:
             if not _may_pass(error):
                 raise _explained(url, error) from error
             if time.monotonic() + pause_s > end_s:
-                raise StoreLost(
-                    f"{url}: the store does not answer as it should: {_told(error, config.attempt_s)} "
-                    f"({attempts} attempts in {config.patience_s:g} s); see that it is up, then give the "
+                raise StoreUnavailable(
+                    f"{url}: the store does not answer as it should: {_told(error, config.request_timeout_s)} "
+                    f"({attempts} attempts in {config.retry_timeout_s:g} s); see that it is up, then give the "
                     "same command again"
                 ) from error
         await asyncio.sleep(pause_s * (0.5 + uuid.uuid4().int % 1024 / 1024))
@@ -122,8 +122,8 @@ def _explained(url: str, error: Exception) -> Exception:
     return StorageError(f"{url}: {' '.join(str(error).split())}")
 
 
-def _told(error: Exception, attempt_s: float) -> str:
+def _told(error: Exception, request_timeout_s: float) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, TimeoutError) and not text:
-        text = f"no whole answer in {attempt_s:g} s"
+        text = f"no whole answer in {request_timeout_s:g} s"
     return f"{type(error).__name__}: {text}"

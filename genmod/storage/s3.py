@@ -23,7 +23,7 @@ BLOCK_BYTES = 4 << 20
 """Largest piece of a read."""
 
 PART_BYTES = 8 << 20
-"""Piece of a write; what is larger goes up in parts."""
+"""WorkUnit of a write; what is larger goes up in parts."""
 
 AT_ONCE = 8
 """Requests of one read or write that are under way."""

@@ -84,7 +84,7 @@ def _s3_options(tries: int) -> dict[str, Any]:
         "use_listings_cache": False,  # other processes write
         "config_kwargs": {
             "connect_timeout": CONNECT_S,
-            "read_timeout": settings().stall_s,
+            "read_timeout": settings().read_timeout_s,
             "retries": {"mode": "standard", "total_max_attempts": tries},
         },
     }

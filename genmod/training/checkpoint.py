@@ -22,8 +22,8 @@ from genmod.config import Config, as_json, canonical_json
 from genmod.errors import ConfigError, DataError, StorageError
 from genmod.manifest import Manifest, write_file
 from genmod.training.state import Snapshot, TrainState
-from genmod.training.writer import taken
-from genmod.world import World, agreed
+from genmod.training.writer import storage_errors
+from genmod.world import World, broadcast_int
 
 FOLDER = "checkpoints"
 """Below a model's root, while it is trained."""
@@ -61,7 +61,7 @@ class Checkpoints:
         Raises:
             StorageError: the store did not take it; earlier checkpoints are as they were.
         """
-        with taken(self.url, f"the checkpoint at {snapshot.nimg:,} images"):
+        with storage_errors(self.url, f"the checkpoint at {snapshot.nimg:,} images"):
             self._write(snapshot, val_loss)
             self._delete_old()
 
@@ -73,7 +73,7 @@ class Checkpoints:
             files = [
                 write_file(self.url, f"{attempt}/{file}", data) for file, data in contents.items()
             ]
-            storage.make_durable(folder)
+            storage.fsync_dir(folder)
         except BaseException:
             with suppress(OSError, StorageError):  # what it holds is room that others may need
                 storage.remove(folder)
@@ -82,7 +82,7 @@ class Checkpoints:
             kind="checkpoint",
             fingerprint=self.fingerprint,
             files=tuple(files),
-            facts={"nimg": snapshot.nimg, "val_loss": val_loss},
+            metadata={"nimg": snapshot.nimg, "val_loss": val_loss},
         ).sealed()
         url = self._receipt_url(snapshot.nimg)
         if not storage.create(url, canonical_json(as_json(receipt))):
@@ -90,7 +90,7 @@ class Checkpoints:
                 if self._receipt(snapshot.nimg).digest == receipt.digest:
                     return  # the store took it, and lost its answer
             storage.remove(folder)  # another writer's, of the same bytes
-        storage.make_durable(self.url)
+        storage.fsync_dir(self.url)
 
     def newest(self, state: TrainState) -> int | None:
         """Restore the newest checkpoint that is whole, and say which; None if there is none. For one rank.
@@ -165,7 +165,7 @@ class Checkpoints:
         losses: dict[int, float] = {}
         for nimg in nimgs:
             with suppress(DataError):
-                loss = self._receipt(nimg).facts.get("val_loss")
+                loss = self._receipt(nimg).metadata.get("val_loss")
                 if loss is not None:
                     losses[nimg] = float(loss)
         best = [min(losses, key=lambda nimg: (losses[nimg], -nimg))] if losses else []
@@ -189,7 +189,7 @@ class Checkpoints:
 def resume(checkpoints: Checkpoints, state: TrainState, world: World) -> None:
     """Put all ranks where the newest whole checkpoint is; rank 0 says which that is."""
     found = checkpoints.newest(state) if world.rank == 0 else None
-    nimg = agreed(world, -1 if found is None else found)
+    nimg = broadcast_int(world, -1 if found is None else found)
     if world.rank > 0 and nimg >= 0:
         checkpoints.restore(nimg, state)
 

@@ -26,7 +26,7 @@ def only(model: GenerativeModel, phase: Phase) -> None:
         parameter.requires_grad_(id(parameter) in mine)
 
 
-def rehearse(model: GenerativeModel, wrapped: Sequence[nn.Module], batch: Batch) -> None:
+def ddp_warmup(model: GenerativeModel, wrapped: Sequence[nn.Module], batch: Batch) -> None:
     """Every phase's forward and backward pass, with no trace but the layout. All ranks come here.
 
     Args:

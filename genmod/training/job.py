@@ -10,7 +10,13 @@ from typing import Any
 from genmod.config import Config, as_json, parse
 from genmod.costs.flops import shapes_of
 from genmod.data.order.row_order import epoch_rows
-from genmod.data.order.training_order import OWN, Part, arrange, check_order, mixed_parts
+from genmod.data.order.training_order import (
+    MAIN,
+    Part,
+    check_order,
+    make_training_order,
+    mixed_parts,
+)
 from genmod.data.reading.reader import TrainingStream, open_dataset, read_rows
 from genmod.errors import ConfigError, DataError, StorageError
 from genmod.interface.model import GenerativeModel
@@ -19,12 +25,12 @@ from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, require
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
-from genmod.training.monitors.collapse import Samples
-from genmod.training.monitors.latents import LatentsLook
+from genmod.training.monitors.collapse import CollapseMonitor
+from genmod.training.monitors.latents import LatentMonitor
 from genmod.training.monitors.validation import Grid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
 from genmod.training.publish import publish_model
-from genmod.world import World, agreed
+from genmod.world import World, broadcast_int
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a local store says when trying again would not help."""
@@ -49,7 +55,7 @@ class TrainJob(Config):
     data_digest: str
     """Of the dataset's manifest, as it was when the job was planned."""
     mixed: dict[str, str] = {}
-    """URL -> digest of each other dataset in ``train.order.mix``."""
+    """URL -> digest of each other dataset in ``train.order.mixture``."""
     model: ModelConfig
     train: TrainConfig
     sample: dict[str, Any] = {}
@@ -91,19 +97,19 @@ def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
 
 def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> None:
     """DataError if a split that training reads has no rows, ConfigError if it has too few."""
-    if not rows["train"] and config.order.mix.get(OWN, 1):
+    if not rows["train"] and config.order.mixture.get(MAIN, 1):
         raise DataError(f"{data_root}: the train split has no rows; shard more data")
     if config.validate_every_nimg is not None and not rows["val"]:
         raise DataError(
             f"{data_root}: the val split has no rows; raise data.splits.val, "
             "or set train.validate_every_nimg=null"
         )
-    if config.watch is not None and rows["val"] <= config.watch.neighbours:
+    if config.collapse_monitor is not None and rows["val"] <= config.collapse_monitor.neighbours:
         raise ConfigError(
-            f"{data_root}: train.watch compares samples with more than {config.watch.neighbours} rows of "
-            f"the val split, which has {rows['val']}; raise data.splits.val, or set train.watch=null"
+            f"{data_root}: train.collapse_monitor compares samples with more than {config.collapse_monitor.neighbours} rows of "
+            f"the val split, which has {rows['val']}; raise data.splits.val, or set train.collapse_monitor=null"
         )
-    epoch_rows(rows["train"], config.batch, config.order.last)
+    epoch_rows(rows["train"], config.batch, config.order.last_batch)
 
 
 def run_job(job: TrainJob, world: World) -> Manifest:
@@ -115,7 +121,7 @@ def run_job(job: TrainJob, world: World) -> Manifest:
         GenmodError: something that would come again: the data changed, training diverged, a disk is full.
     """
     done = world.rank == 0 and find_done(Manifest, job.root, "model", job.fingerprint) is not None
-    if not agreed(world, int(done)):
+    if not broadcast_int(world, int(done)):
         try:
             _train_and_publish(job, world)
         except OSError as error:
@@ -140,7 +146,7 @@ def _train_and_publish(job: TrainJob, world: World) -> None:
     checkpoints = Checkpoints(job.root, job.fingerprint, job.model, job.train.keep_checkpoints)
     batches = partial(_stream, job, parts, world)
     state = train(model, batches, world, _plan(job, data, model, checkpoints))
-    world.pulse.mark("publish")
+    world.heartbeat.mark("publish")
     if world.rank == 0:
         publish_model(
             job.root,
@@ -150,7 +156,7 @@ def _train_and_publish(job: TrainJob, world: World) -> None:
             parents={"data": job.data_digest}
             | ({} if job.start is None else {"start": job.start.digest})
             | {f"mixed-{digest[:12]}": digest for digest in job.mixed.values()},
-            facts={"seed": job.seed, "class_names": list(data.class_names)},
+            metadata={"seed": job.seed, "class_names": list(data.class_names)},
         )
 
 
@@ -176,7 +182,7 @@ def check_start(job: TrainJob) -> None:
     if mine != theirs:
         odd = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
         raise ConfigError(
-            f"model.{job.name}.net: {odd} is {tuple(mine.get(odd, ()))}, in the model that it tunes "
+            f"model.{job.name}.net: {odd} is {tuple(mine.get(odd, ()))}, in the model that it distills "
             f"{tuple(theirs.get(odd, ()))}; leave the net's sizes as they are there"
         )
 
@@ -184,7 +190,7 @@ def check_start(job: TrainJob) -> None:
 def _parts(job: TrainJob) -> list[Part]:
     """The recipe's dataset and those mixed with it. DataError if one is not what was planned."""
     order = job.train.order
-    own = Part(job.data_root, open_dataset(job.data_root), order.mix.get(OWN, 1.0))
+    own = Part(job.data_root, open_dataset(job.data_root), order.mixture.get(MAIN, 1.0))
     parts = [own, *mixed_parts(order)]
     for part in parts:
         planned = job.data_digest if part is own else job.mixed[part.root]
@@ -206,7 +212,9 @@ def _stream(job: TrainJob, parts: list[Part], world: World, start_nimg: int) -> 
         rank=world.rank,
         size=world.size,
         start_nimg=start_nimg,
-        arrangement=arrange(parts, "train", config.order, seed=job.seed, global_batch=config.batch),
+        training_order=make_training_order(
+            parts, "train", config.order, seed=job.seed, global_batch=config.batch
+        ),
         decoded_bytes=config.decoded_mib << 20,
     )
 
@@ -222,16 +230,18 @@ def _plan(
         )
         validation = Validation(rows, job.seed, config.precision)
     if config.grid_every_nimg is not None:
-        how = parse(model.Sample, job.sample, f"model.{job.name}.sample")
-        grid = Grid(config.grid_images, job.seed, how)
+        options = parse(model.Sample, job.sample, f"model.{job.name}.sample")
+        grid = Grid(config.grid_images, job.seed, options)
     samples = None
-    if config.watch is not None:
-        shown = range(min(config.watch.rows, data.rows("val")))
-        how = parse(model.Sample, job.sample, f"model.{job.name}.sample")
-        samples = Samples(config.watch, read_rows(job.data_root, data, "val", shown), job.seed, how)
+    if config.collapse_monitor is not None:
+        shown = range(min(config.collapse_monitor.rows, data.rows("val")))
+        options = parse(model.Sample, job.sample, f"model.{job.name}.sample")
+        samples = CollapseMonitor(
+            config.collapse_monitor, read_rows(job.data_root, data, "val", shown), job.seed, options
+        )
     latents = None
-    if config.latents is not None and model.encodes and data.rows("val") > 1:
-        shown = range(min(config.latents.rows, data.rows("val")))
+    if config.latent_monitor is not None and model.encodes and data.rows("val") > 1:
+        shown = range(min(config.latent_monitor.rows, data.rows("val")))
         rows = read_rows(job.data_root, data, "val", shown)
-        latents = LatentsLook(config.latents, rows, job.seed)
+        latents = LatentMonitor(config.latent_monitor, rows, job.seed)
     return Plan(config, job.seed, job.root, checkpoints, validation, grid, samples, latents)

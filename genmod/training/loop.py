@@ -25,18 +25,18 @@ from genmod.memory import keep_freed
 from genmod.rng import Rng
 from genmod.training import ema
 from genmod.training.checkpoint import Checkpoints, resume
-from genmod.training.ddp_warmup import COMMUTING, only, rehearse
+from genmod.training.ddp_warmup import COMMUTING, ddp_warmup, only
 from genmod.training.layout import backward, compile_nets, place, ready
 from genmod.training.metric_log import Point, write_point
-from genmod.training.monitors.collapse import Samples
-from genmod.training.monitors.latents import LatentsLook
-from genmod.training.monitors.rollback import diverged, look_at_samples
+from genmod.training.monitors.collapse import CollapseMonitor
+from genmod.training.monitors.latents import LatentMonitor
+from genmod.training.monitors.rollback import handle_divergence, run_collapse_monitor
 from genmod.training.monitors.validation import Grid, Validation
 from genmod.training.optim import PhaseOptimiser
 from genmod.training.plan import TrainConfig, due
 from genmod.training.precision import autocast
 from genmod.training.state import TrainState, flat
-from genmod.training.writer import Writer, taken
+from genmod.training.writer import Writer, storage_errors
 from genmod.world import World
 
 _OF_THE_STEP = ("grad_norm", "lr")  # noted of a phase beside its loss and terms
@@ -69,8 +69,8 @@ class Plan:
     checkpoints: Checkpoints | None = None
     validation: Validation | None = None
     grid: Grid | None = None
-    samples: Samples | None = None
-    latents: LatentsLook | None = None
+    samples: CollapseMonitor | None = None
+    latents: LatentMonitor | None = None
 
 
 def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) -> TrainState:
@@ -95,7 +95,7 @@ def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) ->
     state, total_nimg = run.state, plan.config.total_nimg
     if state.nimg >= total_nimg:
         return state
-    stream, mark = batches(state.nimg), world.pulse.mark
+    stream, mark = batches(state.nimg), world.heartbeat.mark
     try:
         with run.writer:
             while state.nimg < total_nimg:
@@ -139,10 +139,10 @@ class _Run:
     average: ema.Average
     writer: Writer = field(default_factory=Writer)
     """Of checkpoints, on rank 0."""
-    rehearsed: bool = False
-    begun_s: float = 0.0
-    begun_cpu_s: float = 0.0
-    begun_nimg: int = 0
+    warmed_up: bool = False
+    start_s: float = 0.0
+    start_cpu_s: float = 0.0
+    start_nimg: int = 0
 
     @classmethod
     def start(cls, model: GenerativeModel, world: World, plan: Plan) -> Self:
@@ -170,9 +170,11 @@ class _Run:
         state, config = self.state, self.plan.config
         after_nimg = state.nimg + config.batch
         batch = ready(batch, self.world.device, config)
-        if not self.rehearsed and self.world.size > COMMUTING:
-            rehearse(state.model, self.wrapped, batch.rows(slice(len(batch) // config.accumulate)))
-        self.rehearsed = True
+        if not self.warmed_up and self.world.size > COMMUTING:
+            ddp_warmup(
+                state.model, self.wrapped, batch.rows(slice(len(batch) // config.accumulate))
+            )
+        self.warmed_up = True
         middle_nimg = state.nimg + config.batch / 2
         keys: list[str] = []
         values: list[Tensor] = []
@@ -180,7 +182,7 @@ class _Run:
             if not due(state.nimg, after_nimg, optimiser.phase.every * config.batch):
                 continue
             terms = self._gradients(optimiser, module, batch)
-            lr = optimiser.lr_at(middle_nimg, config.total_nimg) * state.watch.lr_scale
+            lr = optimiser.lr_at(middle_nimg, config.total_nimg) * state.monitor_state.lr_scale
             norm = optimiser.step(lr)
             keys += [f"{optimiser.phase.name}/{name}" for name in (*terms, *_OF_THE_STEP)]
             values += [*terms.values(), norm, torch.full_like(norm, lr, dtype=torch.float64)]
@@ -189,7 +191,7 @@ class _Run:
             state.model.adapt(means_K, config.batch)
         state.nimg = after_nimg
         self.average.update(ema.decay_at(config, state.nimg))
-        state.ledger.add(state.nimg, keys, flat(values))
+        state.step_metrics.add(state.nimg, keys, flat(values))
 
     def _gradients(
         self, optimiser: PhaseOptimiser, module: nn.Module, batch: Batch
@@ -202,9 +204,9 @@ class _Run:
         for part in range(parts):
             some = batch.rows(slice(part * rows, (part + 1) * rows))
             with _silent(module, last=part == parts - 1):
-                self.world.pulse.mark(f"{optimiser.phase.name} forward")
+                self.world.heartbeat.mark(f"{optimiser.phase.name} forward")
                 loss, terms = module(some, self.state.nimg)
-                self.world.pulse.mark(f"{optimiser.phase.name} backward")
+                self.world.heartbeat.mark(f"{optimiser.phase.name} backward")
                 backward(loss if parts == 1 else loss / parts, self.plan.config)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -226,25 +228,25 @@ class _Run:
         terms = {
             name: found[: -len(_OF_THE_STEP)]
             for name in (optimiser.phase.name for optimiser in state.optimisers)
-            if (found := state.ledger.terms_of(name))  # a phase may have had no turn yet
+            if (found := state.step_metrics.terms_of(name))  # a phase may have had no turn yet
         }
         found, used = dict[str, float](), dict[str, float]()
         latents = plan.latents
         encodes = latents is not None and now(latents.config.every_nimg)
         try:
             if log or looks or saves or encodes:
-                state.ledger.settle(self.world)
+                state.step_metrics.settle(self.world)
             if plan.validation is not None and now(config.validate_every_nimg):
                 found = plan.validation.measure(state.ema, state.nimg, terms, self.world)
             if latents is not None and encodes:
-                used = latents.look(state.ema, state.watch, state.nimg, self.world)
+                used = latents.look(state.ema, state.monitor_state, state.nimg, self.world)
         except TrainingDiverged as error:
-            diverged(error, samples, state, self.world, plan.root)
+            handle_divergence(error, samples, state, self.world, plan.root)
         if log:
-            metrics |= _prefixed("train", state.ledger.close(self.world))
+            metrics |= _prefixed("train", state.step_metrics.close(self.world))
         metrics |= _prefixed("val", found) | used
         if samples is not None and looks:
-            metrics |= look_at_samples(samples, state, self.world, plan.root)
+            metrics |= run_collapse_monitor(samples, state, self.world, plan.root)
         if latents is not None and last and plan.root is not None and self.world.rank == 0:
             latents.show(state.ema, plan.root, self.world.device)
         if plan.grid is not None and now(config.grid_every_nimg):
@@ -264,19 +266,19 @@ class _Run:
 
     def restart_clock(self) -> None:
         """Speeds are measured from here."""
-        self.begun_s, self.begun_cpu_s = time.monotonic(), time.process_time()
-        self.begun_nimg = self.state.nimg
+        self.start_s, self.start_cpu_s = time.monotonic(), time.process_time()
+        self.start_nimg = self.state.nimg
 
     def _timing(self) -> dict[str, float]:
-        images = self.state.nimg - self.begun_nimg
-        wall_s = time.monotonic() - self.begun_s
-        cpu_s = time.process_time() - self.begun_cpu_s
+        images = self.state.nimg - self.start_nimg
+        wall_s = time.monotonic() - self.start_s
+        cpu_s = time.process_time() - self.start_cpu_s
         return {"images_per_s": images / max(wall_s, 1e-9), "wall_s": wall_s, "cpu_s": cpu_s}
 
     def _write_grid(self, picture: bytes) -> None:
         if self.plan.root is not None and self.world.rank == 0:
             folder, nimg = storage.join(self.plan.root, GRIDS), self.state.nimg
-            with taken(folder, f"the picture at {nimg:,} images"):
+            with storage_errors(folder, f"the picture at {nimg:,} images"):
                 storage.write_bytes(storage.join(folder, f"{nimg:012d}.png"), picture)
 
 

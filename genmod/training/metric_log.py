@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from genmod import storage
 from genmod.config import canonical_json
-from genmod.training.writer import taken
+from genmod.training.writer import storage_errors
 
 FOLDER = "metrics"
 """Below a model's root."""
@@ -29,11 +29,11 @@ def write_point(root: str, point: Point) -> None:
     """Put a point into the spool. After a restart it is written again, with the same metrics."""
     values = {"nimg": point.nimg, "metrics": point.metrics, "timing": point.timing}
     folder = storage.join(root, FOLDER)
-    with taken(folder, f"the metrics at {point.nimg:,} images"):
+    with storage_errors(folder, f"the metrics at {point.nimg:,} images"):
         storage.write_bytes(storage.join(folder, f"{point.nimg:012d}.json"), canonical_json(values))
 
 
-def read_spool(root: str, after_nimg: int = -1) -> list[Point]:
+def read_metrics(root: str, after_nimg: int = -1) -> list[Point]:
     """The points of a model's folder that come after ``after_nimg``, in order."""
     folder = storage.join(root, FOLDER)
     points: list[Point] = []

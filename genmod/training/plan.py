@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 
 from genmod.config import Config, as_json, fingerprint, parse
 from genmod.data.order.mixed import whole_weights
-from genmod.data.order.training_order import OWN, OrderConfig
+from genmod.data.order.training_order import MAIN, OrderConfig
 from genmod.errors import ConfigError, did_you_mean
 from genmod.interface.model import Phase
 from genmod.interface.registry import ModelConfig
-from genmod.training.monitors.collapse import WatchConfig
-from genmod.training.monitors.latents import LatentsConfig
+from genmod.training.monitors.collapse import CollapseConfig
+from genmod.training.monitors.latents import LatentMonitorConfig
 
 
 class OptimConfig(Config):
@@ -77,9 +77,9 @@ class TrainConfig(Config):
     """Between losses of the averaged weights on fixed rows with fixed noise; null for none."""
     validation_rows: int = Field(default=256, gt=0)
     """Rows of the ``val`` split that are used for it, at most."""
-    watch: WatchConfig | None = None
+    collapse_monitor: CollapseConfig | None = None
     """Compare samples with validation rows now and then, and act on a collapse; for GANs. Null for not."""
-    latents: LatentsConfig | None = LatentsConfig()
+    latent_monitor: LatentMonitorConfig | None = LatentMonitorConfig()
     """Look now and then whether a model with latents uses them, if ``val`` has rows; null for not."""
     grid_every_nimg: int | None = Field(default=50_000, gt=0)
     """Between pictures of samples from fixed noise; null for none."""
@@ -94,7 +94,7 @@ class TrainConfig(Config):
     """Memory of each worker for decoded pixels. Rows that fit in it are read and decoded once."""
     max_failures: int = Field(default=3, ge=0)
     """How often workers that crashed are started again. Faults that would come again are not retried."""
-    hang_s: float = Field(default=600, gt=0)
+    hang_timeout_s: float = Field(default=600, gt=0)
     """A worker that comes no further for so long is taken to hang: it is named, its stack is written down,
     and the group is started again. Longer than a compilation, a validation and a picture of samples take."""
 
@@ -147,14 +147,14 @@ _HOW = {
     "log_every_nimg",
     "validate_every_nimg",
     "validation_rows",
-    "latents",
+    "latent_monitor",
     "grid_every_nimg",
     "grid_images",
     "checkpoint_every_nimg",
     "keep_checkpoints",
     "decoded_mib",
     "max_failures",
-    "hang_s",
+    "hang_timeout_s",
 }
 
 
@@ -179,12 +179,12 @@ def training_fingerprint(
         config: the recipe's ``train``.
         data_digest: of the recipe's dataset.
         seed: of the run.
-        mixed: URL -> digest of each other dataset in ``train.order.mix``.
+        mixed: URL -> digest of each other dataset in ``train.order.mixture``.
         start: digest of the model whose weights it starts from, None for new ones.
     """
-    digests = {**(mixed or {}), OWN: data_digest}
-    mix = config.order.mix
+    digests = {**(mixed or {}), MAIN: data_digest}
+    mix = config.order.mixture
     whole = whole_weights(list(mix.values())) if mix else ()
     shares = sorted((digests[url], weight) for url, weight in zip(mix, whole, strict=True))
-    tunes = [] if start is None else [["start", start]]
-    return fingerprint("train", model, config.result(), data_digest, seed, *shares, *tunes)
+    distills = [] if start is None else [["start", start]]
+    return fingerprint("train", model, config.result(), data_digest, seed, *shares, *distills)

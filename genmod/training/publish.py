@@ -17,7 +17,7 @@ from genmod.interface.model_store import (
 )
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import FileEntry, Manifest, publish, write_file
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from genmod.training.monitors.latents import PICTURES
 from genmod.training.state import TrainState
 
@@ -36,7 +36,7 @@ def publish_model(
     *,
     fingerprint: str,
     parents: Mapping[str, str],
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> Manifest:
     """Write a trained model and publish it. For one rank.
 
@@ -46,7 +46,7 @@ def publish_model(
         state: of the finished training.
         fingerprint: of the training run.
         parents: name of an input -> its digest.
-        facts: JSON values for the manifest. Timings have no place in it: a run that was interrupted has the
+        metadata: JSON values for the manifest. Timings have no place in it: a run that was interrupted has the
             same manifest as one that was not.
     """
     files = [
@@ -54,7 +54,7 @@ def publish_model(
         write_file(root, WEIGHTS["ema"], weights_bytes(state.ema)),
         write_file(root, WEIGHTS["raw"], weights_bytes(state.model)),
     ]
-    points = read_spool(root)
+    points = read_metrics(root)
     history = [{"nimg": point.nimg, "metrics": point.metrics} for point in points]
     parameters = {
         phase.name: sum(p.numel() for p in state.model.parameters_of(phase).values())
@@ -67,8 +67,8 @@ def publish_model(
         "model_digest": digest_of(files),
         "final": points[-1].metrics if points else {},
     }
-    if state.watch.events:
-        found[EVENTS] = state.watch.events
+    if state.monitor_state.events:
+        found[EVENTS] = state.monitor_state.events
     files.append(write_file(root, HISTORY, canonical_json(history)))
     files += _pictures(root)
     return publish(
@@ -78,7 +78,7 @@ def publish_model(
             fingerprint=fingerprint,
             parents=dict(parents),
             files=tuple(files),
-            facts=found | dict(facts),
+            metadata=found | dict(metadata),
         ),
     )
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from genmod.config import canonical_json
 from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import load_weights, tensors_of
-from genmod.training.monitors.collapse import Watch, WatchConfig, way_back
+from genmod.training.monitors.collapse import CollapseConfig, MonitorState, note_rollback
 from genmod.training.optim import PhaseOptimiser
-from genmod.training.step_metrics import Ledger
+from genmod.training.step_metrics import StepMetrics
 
 MODEL, EMA, OPTIMISER, BEST, STATE = (
     "model.safetensors",
@@ -34,13 +34,13 @@ class Snapshot:
     nimg: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     """Name of a file -> what is in it."""
-    facts: bytes
+    metadata: bytes
     """The rest, as JSON."""
 
     def files(self) -> dict[str, bytes]:
         """Name -> bytes. The same state gives the same bytes."""
         named = {name: safetensors.save(dict(held)) for name, held in self.tensors.items()}
-        return {**named, STATE: self.facts}
+        return {**named, STATE: self.metadata}
 
 
 @dataclass
@@ -53,9 +53,9 @@ class TrainState:
     ema: GenerativeModel
     """The moving average of ``model``."""
     optimisers: Sequence[PhaseOptimiser]
-    ledger: Ledger = field(default_factory=Ledger)
+    step_metrics: StepMetrics = field(default_factory=StepMetrics)
     """Losses of the steps that are not logged yet."""
-    watch: Watch = field(default_factory=Watch)
+    monitor_state: MonitorState = field(default_factory=MonitorState)
     """What looks at samples have found."""
 
     def snapshot(self) -> Snapshot:
@@ -68,11 +68,14 @@ class TrainState:
             EMA: _copied(self.ema.state_dict()),
             OPTIMISER: _copied(moments),
         }
-        if self.watch.best:
-            tensors[BEST] = dict(self.watch.best)  # replaced as a whole, never changed
-        parts = {"ledger": self.ledger.as_json(), "watch": self.watch.as_json()}
-        facts = canonical_json({"nimg": self.nimg, **parts})
-        return Snapshot(self.nimg, tensors, facts)
+        if self.monitor_state.best:
+            tensors[BEST] = dict(self.monitor_state.best)  # replaced as a whole, never changed
+        parts = {
+            "step_metrics": self.step_metrics.as_json(),
+            "monitors": self.monitor_state.as_json(),
+        }
+        metadata = canonical_json({"nimg": self.nimg, **parts})
+        return Snapshot(self.nimg, tensors, metadata)
 
     def files(self) -> dict[str, bytes]:
         """Name -> bytes. The same state gives the same bytes."""
@@ -85,29 +88,32 @@ class TrainState:
         moments = tensors_of(files[OPTIMISER], OPTIMISER)
         for optimiser in self.optimisers:
             optimiser.load(moments)
-        facts = json.loads(files[STATE])
-        self.nimg = int(facts["nimg"])
-        self.ledger = Ledger.from_json(facts["ledger"])
+        metadata = json.loads(files[STATE])
+        self.nimg = int(metadata["nimg"])
+        self.step_metrics = StepMetrics.from_json(metadata["step_metrics"])
         best = tensors_of(files[BEST], BEST) if BEST in files else {}
-        self.watch = Watch.from_json(facts["watch"], best)
+        self.monitor_state = MonitorState.from_json(metadata["monitors"], best)
 
     def note_best(self, found: Mapping[str, float]) -> None:
         """Keep these averaged weights if their samples cover more than ever."""
-        if found["coverage"] > self.watch.best_coverage:
-            self.watch.best_coverage, self.watch.best_nimg = found["coverage"], self.nimg
-            self.watch.best = _copied(self.ema.state_dict())
+        if found["coverage"] > self.monitor_state.best_coverage:
+            self.monitor_state.best_coverage, self.monitor_state.best_nimg = (
+                found["coverage"],
+                self.nimg,
+            )
+            self.monitor_state.best = _copied(self.ema.state_dict())
 
-    def go_back(self, config: WatchConfig) -> None:
+    def rollback(self, config: CollapseConfig) -> None:
         """Both models get the best averaged weights, optimisers begin anew. The clock and the data go on.
 
         Raises:
             TrainingCollapsed: there is no way back, or no further one.
         """
-        way_back(self.watch, config, self.nimg)
+        note_rollback(self.monitor_state, config, self.nimg)
         for model in (self.model, self.ema):
-            model.load_state_dict(self.watch.best)
-            model.hold_back(config.gamma_factor)
-        self.watch.best = _copied(self.ema.state_dict())
+            model.load_state_dict(self.monitor_state.best)
+            model.strengthen(config.penalty_factor)
+        self.monitor_state.best = _copied(self.ema.state_dict())
         for optimiser in self.optimisers:
             for tensor in optimiser.tensors().values():
                 tensor.zero_()

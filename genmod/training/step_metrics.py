@@ -16,12 +16,12 @@ from torch import Tensor
 from genmod.errors import TrainingDiverged
 from genmod.world import World
 
-ADVICE = "lower train.optim.lr, lengthen train.optim.warmup_nimg, or set train.optim.clip_norm"
+HINT = "lower train.optim.lr, lengthen train.optim.warmup_nimg, or set train.optim.clip_norm"
 """To somebody whose training diverged."""
 
 
 @dataclass
-class Ledger:
+class StepMetrics:
     """Rows of (nimg, a number for each quantity of the phases that took part)."""
 
     keys: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Ledger:
         for nimg, keys, _ in latest:
             row = {key: next(means) for key in keys}
             if not all(map(math.isfinite, row.values())):
-                raise TrainingDiverged(f"{_story(nimg, row)}; {ADVICE}")
+                raise TrainingDiverged(f"{_story(nimg, row)}; {HINT}")
             self.settled.append((nimg, row))
 
     def close(self, world: World) -> dict[str, float]:
@@ -96,9 +96,9 @@ def _phase(key: str) -> str:
 def _story(nimg: int, row: Mapping[str, float]) -> str:
     bad = next(key for key, value in row.items() if not math.isfinite(value))
     phase = _phase(bad)
-    facts = [f"{key.removeprefix(f'{phase}/')} {value:.6g}" for key, value in row.items()
+    metadata = [f"{key.removeprefix(f'{phase}/')} {value:.6g}" for key, value in row.items()
              if _phase(key) == phase]  # fmt: skip
     return (
         f"training diverged: {bad} is not finite in the step that ended at {nimg:,} images "
-        f"(phase {phase}: {', '.join(facts)})"
+        f"(phase {phase}: {', '.join(metadata)})"
     )

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def taken(url: str, what: str) -> Generator[None]:
+def storage_errors(url: str, what: str) -> Generator[None]:
     """What is written inside is taken by the store, or one line says how to go on.
 
     Raises:

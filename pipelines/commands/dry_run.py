@@ -34,9 +34,9 @@ class Step(Config):
 
     def text(self) -> str:
         """One line for people."""
-        facts = ", ".join(f"{key} {_text(value)}" for key, value in self.work.items())
+        metadata = ", ".join(f"{key} {_text(value)}" for key, value in self.work.items())
         state = "already done" if self.done else "to do"
-        return f"{self.stage} {self.name}: {state}; {facts}"
+        return f"{self.stage} {self.name}: {state}; {metadata}"
 
 
 def _text(value: Any) -> str:
@@ -67,7 +67,7 @@ def plan(stage: str, context: Context) -> list[Step]:
         check_scorable(context, context.models[0])  # says why
     steps = [first] if "shard" in stages else []
     for name, model in models.items():
-        making = "distill" if context.recipe.entry(name).tunes else "train"
+        making = "distill" if context.recipe.entry(name).distills else "train"
         if making in stages:
             steps.append(_train(context, name, making, model, data))
         if "sample" in stages:
@@ -134,8 +134,8 @@ def _train(context: Context, name: str, stage: str, model: GenerativeModel, data
     config = context.recipe.train_config(name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     done, fingerprint = UNKNOWN
-    tunes = context.recipe.entry(name).tunes
-    if data.manifest is not None and (tunes is None or _model_is_there(context, tunes)):
+    distills = context.recipe.entry(name).distills
+    if data.manifest is not None and (distills is None or _model_is_there(context, distills)):
         job = job_of(context, name, data.manifest)
         done, fingerprint = _found(job.root, "model", job.fingerprint)
     work = {
@@ -161,7 +161,7 @@ def _sample(context: Context, name: str, model: GenerativeModel) -> Step:
     from pipelines.stages.sample import plan_of
 
     config = context.recipe.sample
-    how = context.recipe.sample_options(name)
+    options = context.recipe.sample_options(name)
     done, fingerprint = UNKNOWN
     if _model_is_there(context, name):
         planned = plan_of(context, name)
@@ -170,10 +170,10 @@ def _sample(context: Context, name: str, model: GenerativeModel) -> Step:
         "images": config.count,
         "shards": -(-config.count // config.shard_rows),
         "workers": config.workers,
-        "sampler": how.sampler,
-        "draws from p(x)": "yes" if how.draws_from_p else "no",
+        "sampler": options.sampler,
+        "draws from p(x)": "yes" if options.draws_from_p else "no",
         "expected time": _expected(
-            context, lambda: sample_s_per_image(model, how), config.count, config.workers
+            context, lambda: sample_s_per_image(model, options), config.count, config.workers
         ),
     }
     return Step(stage="sample", name=name, done=done, fingerprint=fingerprint, work=work)
@@ -194,19 +194,19 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> S
     if data.manifest is not None and _model_is_there(context, name):
         planned = plan_of(context, name)
         done, fingerprint = _found(planned.out_root, "scores", planned.fingerprint)
-    how, there = context.recipe.score_options(name), data.rows[config.split]
+    options, there = context.recipe.score_options(name), data.rows[config.split]
     if config.data is not None:
         root = storage.resolve(config.data)
         there = require(DatasetManifest, root, "dataset", "shard").rows(config.split)
-    rows = min(there, config.max_rows or there, how.max_rows or there)
+    rows = min(there, config.max_rows or there, options.max_rows or there)
     work["rows"] = rows
     beside = 0
     if config.calibration is not None:
-        most = min(config.calibration.rows, how.max_rows or config.calibration.rows)
+        most = min(config.calibration.rows, options.max_rows or config.calibration.rows)
         work["calibration rows"] = min(data.rows[config.calibration.split], most)
         same = config.data is None and config.calibration.split == config.split
         beside = 0 if same else work["calibration rows"]
-    s_per_image = partial(score_s_per_image, model, how)
+    s_per_image = partial(score_s_per_image, model, options)
     work["expected time"] = _expected(context, s_per_image, rows + beside, config.workers)
     return Step(stage="score", name=name, done=done, fingerprint=fingerprint, work=work)
 
@@ -221,8 +221,8 @@ def _evaluate(context: Context, job: EvaluationJob) -> Step:
 
 
 def _promote(context: Context, name: str) -> Step:
-    verdict = load(Manifest, context.at("verdict", name), "verdict")
-    done, fingerprint = verdict is not None, verdict.fingerprint if verdict else None
+    decision = load(Manifest, context.at("decision", name), "decision")
+    done, fingerprint = decision is not None, decision.fingerprint if decision else None
     work = {"rules": ", ".join(context.recipe.promote.rules)}
     return Step(stage="promote", name=name, done=done, fingerprint=fingerprint, work=work)
 

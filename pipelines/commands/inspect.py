@@ -7,7 +7,7 @@ from typing import Any
 from genmod import storage
 from genmod.data.reading.reader import open_dataset
 from genmod.data.reading.summary import contact_sheet, overview
-from genmod.errors import ConfigError, shown
+from genmod.errors import ConfigError, sanitize
 from genmod.manifest import DatasetManifest, Split, load
 
 CLASSES_TOLD = 20
@@ -18,7 +18,7 @@ SHEET = "contact-sheet.png"
 
 
 def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dict[str, Any], str]:
-    """Facts of a dataset as JSON values, and the same for people.
+    """TaskResult of a dataset as JSON values, and the same for people.
 
     Args:
         url: its folder.
@@ -30,16 +30,16 @@ def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dic
         DataError: it is broken.
     """
     manifest = _open(url)
-    facts = overview(url, manifest)
+    metadata = overview(url, manifest)
     sheet = contact_sheet(url, manifest, split)
     out = storage.resolve(out)
     storage.write_bytes(out, sheet.png)
     what = f"{sheet.images} images of {sheet.split}"
     if sheet.classes:
         what += f", a row a class, 0 to {sheet.classes - 1}"
-    facts["sheet"] = out
-    lines = [*_lines(url, manifest, facts), f"sheet     {out}: {what}"]
-    return facts, "\n".join(map(shown, lines))
+    metadata["sheet"] = out
+    lines = [*_lines(url, manifest, metadata), f"sheet     {out}: {what}"]
+    return metadata, "\n".join(map(sanitize, lines))
 
 
 def _open(url: str) -> DatasetManifest:
@@ -49,26 +49,26 @@ def _open(url: str) -> DatasetManifest:
     return open_dataset(url)
 
 
-def _lines(url: str, manifest: DatasetManifest, facts: dict[str, Any]) -> list[str]:
+def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> list[str]:
     lines = [
         f"dataset   {url}",
         f"images    {manifest.spec}",
-        f"version   {facts['version']}, format {facts['format']}, digest {facts['digest'][:12]}, "
-        f"fingerprint {facts['fingerprint'][:12]}",
+        f"version   {metadata['version']}, format {metadata['format']}, digest {metadata['digest'][:12]}, "
+        f"fingerprint {metadata['fingerprint'][:12]}",
     ]
-    if facts["source"]:
-        lines.append(f"source    {facts['source']}")
-    lines += [f"parent    {name} {digest[:12]}" for name, digest in facts["parents"].items()]
-    if facts["sample"]:
-        told = ", ".join(f"{key} {value}" for key, value in facts["sample"].items())
+    if metadata["source"]:
+        lines.append(f"source    {metadata['source']}")
+    lines += [f"parent    {name} {digest[:12]}" for name, digest in metadata["parents"].items()]
+    if metadata["sample"]:
+        told = ", ".join(f"{key} {value}" for key, value in metadata["sample"].items())
         lines.append(f"sampled   {told}")
     lines.append(
-        f"size      {facts['rows']:,} images, {facts['shards']:,} shards, {facts['size_bytes']:,} bytes"
+        f"size      {metadata['rows']:,} images, {metadata['shards']:,} shards, {metadata['size_bytes']:,} bytes"
     )
-    for split, told in facts["splits"].items():
+    for split, told in metadata["splits"].items():
         lines += _split_lines(split, told, manifest.class_names)
-    reasons = "".join(f"; {count:,} {reason}" for reason, count in facts["reasons"].items())
-    lines.append(f"refused   {facts['refused']:,}{reasons}")
+    reasons = "".join(f"; {count:,} {reason}" for reason, count in metadata["reasons"].items())
+    lines.append(f"rejected  {metadata['rejected']:,}{reasons}")
     return lines
 
 

@@ -56,13 +56,13 @@ def text(recipe: Recipe, found: dict[str, dict[str, Any]]) -> list[str]:
     about = recipe.about
     if about is None:
         return []
-    lines = [f"price {name}: " + _facts(facts) for name, facts in found.items()]
+    lines = [f"price {name}: " + _facts(metadata) for name, metadata in found.items()]
     told = about.model_dump(exclude={"gpu"}, exclude_defaults=True)
     return lines + [f"{key.replace('_', ' ')}: {_number(value)}" for key, value in told.items()]
 
 
-def _facts(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_number(value)}" for key, value in facts.items())
+def _facts(metadata: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_number(value)}" for key, value in metadata.items())
 
 
 def _number(value: object) -> str:

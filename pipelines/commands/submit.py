@@ -61,9 +61,9 @@ def submit(
         Path(folder, FILE).write_text(resolved.to_yaml())
         job_id, started = jobs.submit(_request(stage, resolved, options, folder, as_json))
     _say(f"{'submitted' if started else 'following'} {job_id} at {jobs.address}")
-    facts = {"stage": stage, "output": resolved.root, "fingerprint": None, "job": job_id}
+    metadata = {"stage": stage, "output": resolved.root, "fingerprint": None, "job": job_id}
     if not wait:
-        return {**facts, "status": "submitted" if started else "running"}
+        return {**metadata, "status": "submitted" if started else "running"}
     tail = _Tail()
     try:
         state = jobs.follow(job_id, tail.write)
@@ -72,7 +72,7 @@ def submit(
             f"{job_id} goes on; stop it with: genmod submit --stop {job_id} --address {jobs.address}"
             "; the same command follows it again"
         ) from None
-    return {**facts, **_answer(tail.last_line), **_ending(state)}
+    return {**metadata, **_answer(tail.last_line), **_ending(state)}
 
 
 def manage(action: str, job_id: str, address: str | None) -> dict[str, Any]:

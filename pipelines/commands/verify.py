@@ -66,7 +66,7 @@ def _lost_parents(manifests: Sequence[str]) -> list[str]:
         except (ValueError, KeyError, TypeError):
             continue  # said by _verify_one
     return [
-        f"{content['facts']['model']}: the {name} {digest[:12]} that its evaluation was made from are gone"
+        f"{content['metadata']['model']}: the {name} {digest[:12]} that its evaluation was made from are gone"
         for content in known.values()
         if content["kind"] == "evaluation" and content["parents"].get("features") in known
         for name, digest in content["parents"].items()

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
-from cluster.actors import Facts, ModelActor, Task, run, shape
+from cluster.actors import ModelActor, Task, TaskResult, run, shape
 from cluster.session import ClusterConfig
 from genmod import receipts
 from genmod.config import Config
@@ -50,7 +50,7 @@ ALONE = Options()
 
 
 @dataclass(frozen=True)
-class Piece:
+class WorkUnit:
     """What one actor does at a time."""
 
     name: str
@@ -76,7 +76,7 @@ class Job(Generic[ManifestT, ReceiptT]):
     fingerprint: str
     manifest: type[ManifestT]
     receipt: type[ReceiptT]
-    pieces: Sequence[Piece]
+    pieces: Sequence[WorkUnit]
     plan: Config
     """What the actors need to know of the job: a Config."""
     inputs: Mapping[str, tuple[str, str]]
@@ -85,11 +85,11 @@ class Job(Generic[ManifestT, ReceiptT]):
     """Makes the manifest from the receipts of all pieces, in order."""
     first: Job[ManifestT, ReceiptT] | None = None
     """Work that must be done before any piece of this one."""
-    head: Piece | None = None
+    head: WorkUnit | None = None
     """What one actor does alone, before the others would each do it; it keeps a receipt of its own."""
 
 
-class PieceActor(ModelActor):
+class WorkUnitActor(ModelActor):
     """Makes pieces of several jobs. A piece that has its receipt already is not made again."""
 
     receipt: ClassVar[type[Any]]
@@ -102,15 +102,15 @@ class PieceActor(ModelActor):
     def make(self, plan: Any, piece: str, what: dict[str, Any]) -> Any:
         """Write a piece's files and give its receipt."""
 
-    def do(self, task: Task) -> Facts:
+    def do(self, task: Task) -> TaskResult:
         """Make a piece and commit it; the receipt that counts may be that of a faster actor."""
         plan = self.plans[task["job"]]
         found = receipts.load(self.receipt, plan.out_root, task["piece"], plan.fingerprint)
         if found is None:
             made = self.make(plan, task["piece"], task["what"])
             found = receipts.commit(plan.out_root, task["piece"], made)
-        facts = {key: task[key] for key in ("job", "piece", "rows")}
-        return facts | {"receipt": found.model_dump(mode="json")}
+        metadata = {key: task[key] for key in ("job", "piece", "rows")}
+        return metadata | {"receipt": found.model_dump(mode="json")}
 
 
 class _Open(Generic[ManifestT, ReceiptT]):
@@ -133,7 +133,7 @@ class _Open(Generic[ManifestT, ReceiptT]):
         several = len(self.names) - len(self.done) > 1
         return [self._task(number, head)] if head is not None and several else []
 
-    def _task(self, number: int, piece: Piece) -> Task:
+    def _task(self, number: int, piece: WorkUnit) -> Task:
         return {
             "name": f"{self.job.name} {piece.name}",
             "job": number,
@@ -142,9 +142,9 @@ class _Open(Generic[ManifestT, ReceiptT]):
             "what": piece.what,
         }
 
-    def add(self, facts: Facts) -> None:
+    def add(self, metadata: TaskResult) -> None:
         """A piece was done."""
-        self.done[facts["piece"]] = self.job.receipt.model_validate(facts["receipt"])
+        self.done[metadata["piece"]] = self.job.receipt.model_validate(metadata["receipt"])
 
     def finished(self) -> ManifestT | None:
         """The published manifest, if every piece is done."""
@@ -156,7 +156,7 @@ class _Open(Generic[ManifestT, ReceiptT]):
 
 def run_jobs(
     jobs: Sequence[Job[ManifestT, ReceiptT]],
-    actor: type[PieceActor],
+    actor: type[WorkUnitActor],
     config: SampleConfig | ScoreConfig,
     options: Options,
 ) -> list[ManifestT]:
@@ -170,20 +170,20 @@ def run_jobs(
         GenmodError: pieces failed. All others are done and stay done.
     """
     manifests: dict[int, ManifestT] = {}
-    under_way: dict[int, _Open[ManifestT, ReceiptT]] = {}
+    in_progress: dict[int, _Open[ManifestT, ReceiptT]] = {}
     for number, job in enumerate(jobs):
         found = find_done(job.manifest, job.out_root, job.kind, job.fingerprint)
         if found is not None:
             manifests[number] = found
             continue
-        under_way[number] = opened = _Open(job)
+        in_progress[number] = opened = _Open(job)
         if (manifest := opened.finished()) is not None:
             manifests[number] = manifest
-    before = [opened.job.first for opened in under_way.values() if opened.job.first is not None]
+    before = [opened.job.first for opened in in_progress.values() if opened.job.first is not None]
     if before:
         run_jobs(before, actor, config, options)
     total = sum(piece.rows for job in jobs for piece in job.pieces)
-    turns = zip_longest(*(opened.tasks(number) for number, opened in under_way.items()))
+    turns = zip_longest(*(opened.tasks(number) for number, opened in in_progress.items()))
     tasks = [task for turn in turns for task in turn if task is not None]
     done = total - sum(task["rows"] for task in tasks)
     options.on_progress(done, total)
@@ -197,16 +197,16 @@ def run_jobs(
         deadline_s=config.deadline_s,
         plans=[job.plan for job in jobs],
     )
-    heads = [task for number, opened in under_way.items() for task in opened.heads(number)]
+    heads = [task for number, opened in in_progress.items() for task in opened.heads(number)]
     if config.workers > 1:
         for _ in do(heads):
             pass
-    for facts in do(tasks):
-        opened = under_way[facts["job"]]
-        opened.add(facts)
-        done += facts["rows"]
+    for metadata in do(tasks):
+        opened = in_progress[metadata["job"]]
+        opened.add(metadata)
+        done += metadata["rows"]
         options.on_progress(done, total)
         if (manifest := opened.finished()) is not None:
-            manifests[facts["job"]] = manifest
+            manifests[metadata["job"]] = manifest
     assert len(manifests) == len(jobs), "pieces came to nothing without a word"
     return [manifests[number] for number in range(len(jobs))]

@@ -49,22 +49,22 @@ def do_all(
 
     task = ray.remote(num_cpus=cpus, max_retries=TRIES, retry_exceptions=[OSError])(_do)
     names = {task.remote(job, max(1, int(cpus))): job for job in jobs}
-    under_way = list(names)
+    in_progress = list(names)
     deadline_s = time.monotonic() + sum(job.config.deadline_s for job in jobs)
     on_done(0)
     try:
-        while under_way:
-            finished, under_way = ray.wait(under_way, num_returns=1, timeout=WAIT_S)
+        while in_progress:
+            finished, in_progress = ray.wait(in_progress, num_returns=1, timeout=WAIT_S)
             for reference in finished:
                 _result(reference, names[reference].out_root)
-                on_done(len(jobs) - len(under_way))
-            if under_way and time.monotonic() > deadline_s:
+                on_done(len(jobs) - len(in_progress))
+            if in_progress and time.monotonic() > deadline_s:
                 raise GenmodError(
-                    f"{names[under_way[0]].out_root} was not finished in evaluate.deadline_s="
+                    f"{names[in_progress[0]].out_root} was not finished in evaluate.deadline_s="
                     f"{jobs[0].config.deadline_s:g}; give it more, or look at the cluster (ray status)"
                 )
     except Exception:
-        stop(under_way)
+        stop(in_progress)
         raise
 
 

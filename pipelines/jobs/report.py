@@ -9,7 +9,7 @@ from genmod import storage
 from genmod.config import Config, fingerprint
 from genmod.data.reading.reader import open_dataset
 from genmod.errors import DataError
-from genmod.evaluation.measure import readings_from
+from genmod.evaluation.measure import metrics_from
 from genmod.interface.model_store import HISTORY
 from genmod.manifest import (
     SPLITS,
@@ -118,9 +118,9 @@ class ReportJob(Config):
         losses, quantities = curves(history)
         return ModelPage(
             name=name,
-            family=str(model.facts["family"]),
-            readings=readings_from(evaluation.facts),
-            facts=evaluation.facts,
+            family=str(model.metadata["family"]),
+            metrics=metrics_from(evaluation.metadata),
+            metadata=evaluation.metadata,
             pictures={entry.path: _file(root, evaluation, entry.path) for entry in evaluation.files}
             | {
                 entry.path: _file(model_root, model, entry.path)
@@ -129,7 +129,7 @@ class ReportJob(Config):
             },
             losses=losses,
             quantities=quantities,
-            events=tuple(model.facts.get(EVENTS, ())),
+            events=tuple(model.metadata.get(EVENTS, ())),
             latents={
                 key.removeprefix("latents/"): value
                 for key, value in (history[-1]["metrics"] if history else {}).items()
@@ -161,13 +161,13 @@ def _about(data: DatasetManifest) -> list[tuple[str, str]]:
     """A dataset in words."""
     rows = ", ".join(f"{split} {data.rows(split):,}" for split in SPLITS if data.rows(split))
     size_bytes = sum(shard.tar.size_bytes for shard in data.shards)
-    facts = [
-        ("Source", str(data.facts.get("source", "not said"))),
+    metadata = [
+        ("Source", str(data.metadata.get("source", "not said"))),
         ("Images", str(data.spec)),
         ("Rows", rows),
         ("Refused inputs", f"{data.quarantined:,}"),
         ("Shards", f"{len(data.shards):,} tars, {size_bytes / 1e6:,.1f} MB"),
     ]
     if data.class_names:
-        facts.append(("Classes", ", ".join(data.class_names)))
-    return facts
+        metadata.append(("Classes", ", ".join(data.class_names)))
+    return metadata

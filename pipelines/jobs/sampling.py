@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from genmod.config import Config, as_json, fingerprint, parse
-from genmod.data.format.shards import Row, RowFacts, ShardReceipt, dataset_facts, write_shard
+from genmod.data.format.shards import Row, RowStats, ShardReceipt, dataset_metadata, write_shard
 from genmod.errors import ConfigError
 from genmod.generation.synthetic import (
     PURPOSE,
     SPLIT,
-    Asked,
-    Maker,
+    LabelRequest,
     SampleConfig,
-    asked,
+    SampleGenerator,
+    label_request,
     shard_count,
     shard_range,
     size_bytes_at_most,
@@ -26,7 +26,7 @@ from genmod.interface.model_store import load_model, model_config
 from genmod.interface.options import SampleOptions
 from genmod.interface.registry import family
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, require
-from pipelines.jobs.bulk import ALONE, Job, Options, Piece, PieceActor, run_jobs
+from pipelines.jobs.bulk import ALONE, Job, Options, WorkUnit, WorkUnitActor, run_jobs
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SampleJob:
     name: str
     model_root: str
     out_root: str
-    how: Mapping[str, Any]
+    options: Mapping[str, Any]
     """The family's options."""
 
 
@@ -51,7 +51,7 @@ class SamplePlan(Config):
     spec: ImageSpec
     class_names: tuple[str, ...]
     config: SampleConfig
-    how: dict[str, Any]
+    options: dict[str, Any]
     sampler: str
     draws_from_p: bool
     only_label: int | None
@@ -61,18 +61,20 @@ class SamplePlan(Config):
     rows: int
     size_bytes_at_most: int
 
-    def options(self) -> SampleOptions:
+    def parsed_options(self) -> SampleOptions:
         """The family's options."""
-        return parse(family(self.family).Sample, self.how, f"model.{self.name}.sample")
+        return parse(family(self.family).Sample, self.options, f"model.{self.name}.sample")
 
     @property
-    def want(self) -> Asked:
+    def want(self) -> LabelRequest:
         """Which labels."""
-        return Asked(self.spec.classes, self.only_label)
+        return LabelRequest(self.spec.classes, self.only_label)
 
-    def maker(self, model: GenerativeModel) -> Maker:
+    def maker(self, model: GenerativeModel) -> SampleGenerator:
         """What makes the images."""
-        return Maker(model, self.options(), self.want, self.seed, self.config.micro_batch)
+        return SampleGenerator(
+            model, self.parsed_options(), self.want, self.seed, self.config.micro_batch
+        )
 
 
 def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePlan:
@@ -84,11 +86,11 @@ def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePla
     manifest = require(Manifest, job.model_root, "model", "train, with the same --recipe and --set")
     model = model_config(job.model_root)
     model_class = family(model.family)
-    how = parse(model_class.Sample, job.how, f"model.{job.name}.sample")
+    options = parse(model_class.Sample, job.options, f"model.{job.name}.sample")
     net = parse(model_class.Config, model.net, f"model {job.name} net")
-    model_class.check_sampling(net, how, model.spec)
-    class_names = tuple(manifest.facts.get("class_names", ()))
-    want = asked(config.labels, model.spec, class_names)
+    model_class.check_sampling(net, options, model.spec)
+    class_names = tuple(manifest.metadata.get("class_names", ()))
+    want = label_request(config.labels, model.spec, class_names)
     result = config.result() | {"labels": want.rule}
     return SamplePlan(
         name=job.name,
@@ -99,19 +101,19 @@ def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePla
         spec=model.spec,
         class_names=class_names,
         config=config,
-        how=as_json(how),
-        sampler=how.sampler,
-        draws_from_p=how.draws_from_p,
+        options=as_json(options),
+        sampler=options.sampler,
+        draws_from_p=options.draws_from_p,
         only_label=want.only,
         seed=seed,
-        fingerprint=fingerprint("sample", PURPOSE, manifest.digest, result, how, seed),
+        fingerprint=fingerprint("sample", PURPOSE, manifest.digest, result, options, seed),
         shards=shard_count(config),
         rows=config.count,
         size_bytes_at_most=size_bytes_at_most(config, model.spec),
     )
 
 
-class SampleActor(PieceActor):
+class SampleActor(WorkUnitActor):
     """Makes tars of synthetic images."""
 
     receipt = ShardReceipt
@@ -124,29 +126,29 @@ class SampleActor(PieceActor):
         rows = (maker.row(index, pixels, plan.model_digest) for index, pixels in images)
         # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
         name = piece if self.device == "cpu" else f"{piece}-{uuid.uuid4().hex[:8]}"
-        shard, facts = write_shard(plan.out_root, name, SPLIT, plan.spec, rows)
-        return ShardReceipt(fingerprint=plan.fingerprint, shard=shard, facts=facts)
+        shard, metadata = write_shard(plan.out_root, name, SPLIT, plan.spec, rows)
+        return ShardReceipt(fingerprint=plan.fingerprint, shard=shard, metadata=metadata)
 
 
 def _job(plan: SamplePlan) -> Job[DatasetManifest, ShardReceipt]:
     pieces = [
-        Piece(f"{SPLIT}-{number:06d}", len(shard_range(number, plan.config)), {"number": number})
+        WorkUnit(f"{SPLIT}-{number:06d}", len(shard_range(number, plan.config)), {"number": number})
         for number in range(plan.shards)
     ]
 
     def finish(receipts: Sequence[ShardReceipt]) -> DatasetManifest:
         shards = [receipt.shard for receipt in receipts if receipt.shard is not None]
-        parts = [receipt.facts for receipt in receipts if receipt.facts is not None]
-        facts = dataset_facts({SPLIT: sum(parts, RowFacts())})
-        keys = {"name", "family", "how", "sampler", "draws_from_p", "only_label", "seed"}
+        parts = [receipt.metadata for receipt in receipts if receipt.metadata is not None]
+        metadata = dataset_metadata({SPLIT: sum(parts, RowStats())})
+        keys = {"name", "family", "options", "sampler", "draws_from_p", "only_label", "seed"}
         made = {key: value for key, value in as_json(plan).items() if key in keys}
-        facts["sample"] = made | plan.config.result() | {"labels": plan.want.rule}
+        metadata["sample"] = made | plan.config.result() | {"labels": plan.want.rule}
         rows = sum(shard.rows for shard in shards)
         assert rows == plan.rows, f"{rows} images made, {plan.rows} asked for"
         return DatasetManifest(
             fingerprint=plan.fingerprint,
             parents={"model": plan.model_digest},
-            facts=facts,
+            metadata=metadata,
             spec=plan.spec,
             shards=tuple(shards),
             class_names=plan.class_names,
@@ -200,7 +202,7 @@ def regenerate(dataset_root: str, model_root: str, index: int) -> Row:
         ConfigError: the model is another one.
     """
     dataset = require(DatasetManifest, dataset_root, "dataset", "sample")
-    made = dataset.facts.get("sample")
+    made = dataset.metadata.get("sample")
     if made is None:
         raise ConfigError(f"{dataset_root} is not a synthetic dataset; give one that sample made")
     if index < 0:
@@ -212,7 +214,7 @@ def regenerate(dataset_root: str, model_root: str, index: int) -> Row:
             f"{dataset.parents['model'][:12]}; give that one"
         )
     model = load_model(model_root, made["weights"]).eval()
-    how = parse(type(model).Sample, made["how"], "how")
-    want = Asked(model.spec.classes, made["only_label"])
-    maker = Maker(model, how, want, made["seed"], made["micro_batch"])
+    options = parse(type(model).Sample, made["options"], "options")
+    want = LabelRequest(model.spec.classes, made["only_label"])
+    maker = SampleGenerator(model, options, want, made["seed"], made["micro_batch"])
     return maker.row(index, maker.image(index), manifest.digest)

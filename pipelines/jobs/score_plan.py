@@ -31,7 +31,7 @@ class ScoreJob:
     model_root: str
     data_root: str
     out_root: str
-    how: Mapping[str, Any]
+    options: Mapping[str, Any]
     """The family's options."""
     own_root: str | None = None
     """URL of the dataset that the model belongs to, for calibration and fits; ``data_root`` if not given."""
@@ -52,7 +52,7 @@ class ScorePlan(Config):
     family: str
     spec: ImageSpec
     config: ScoreConfig
-    how: dict[str, Any]
+    options: dict[str, Any]
     seed: int
     fingerprint: str
     tables: int
@@ -72,9 +72,9 @@ class ScorePlan(Config):
             self.config.split,
         )
 
-    def options(self) -> ScoreOptions:
+    def parsed_options(self) -> ScoreOptions:
         """The family's options."""
-        return parse(family(self.family).Score, self.how, f"model.{self.name}.score")
+        return parse(family(self.family).Score, self.options, f"model.{self.name}.score")
 
     def metadata(self) -> dict[str, Any]:
         """What each table says of itself beside its label."""
@@ -84,7 +84,7 @@ class ScorePlan(Config):
             "split": self.config.split,
             "weights": self.config.weights,
             "seed": self.seed,
-            "how": self.how,
+            "options": self.options,
         }
 
 
@@ -99,23 +99,23 @@ def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
     dataset = require(DatasetManifest, job.data_root, "dataset", "shard")
     model = model_config(job.model_root)
     model_class = family(model.family)
-    how = parse(model_class.Score, job.how, f"model.{job.name}.score")
+    options = parse(model_class.Score, job.options, f"model.{job.name}.score")
     net = parse(model_class.Config, model.net, f"model.{job.name}.net")
-    model_class.check_scorable(net, how)
+    model_class.check_scorable(net, options)
     if model.spec != dataset.spec:
         raise ConfigError(
             f"model {job.name} is of images {model.spec}, but {job.data_root} has {dataset.spec}; "
             "score a dataset of the same images, or train a model on this one"
         )
-    if how.max_rows is not None and how.max_rows < dataset.rows(config.split):
+    if options.max_rows is not None and options.max_rows < dataset.rows(config.split):
         config = config.model_copy(
-            update={"max_rows": min(how.max_rows, config.max_rows or how.max_rows)}
+            update={"max_rows": min(options.max_rows, config.max_rows or options.max_rows)}
         )
     own_root = job.own_root or job.data_root
     own = require(DatasetManifest, own_root, "dataset", "shard")
-    if how.held_out_rows > own.rows(HELD_OUT):
+    if options.held_out_rows > own.rows(HELD_OUT):
         raise ConfigError(
-            f"model.{job.name}.score wants {how.held_out_rows} held-out rows to fit itself to, but "
+            f"model.{job.name}.score wants {options.held_out_rows} held-out rows to fit itself to, but "
             f"split {HELD_OUT} has {own.rows(HELD_OUT)}; give that split more, or fit to fewer"
         )
     rows = rows_to_score(dataset, config)
@@ -136,9 +136,9 @@ def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
         family=model.family,
         spec=model.spec,
         config=config,
-        how=as_json(how),
+        options=as_json(options),
         seed=seed,
-        fingerprint=fingerprint("score", PURPOSE, *inputs, config.result(), how, seed),
+        fingerprint=fingerprint("score", PURPOSE, *inputs, config.result(), options, seed),
         tables=tables,
         rows=rows,
         size_bytes_at_most=rows * ROW_BYTES_AT_MOST + tables * 4_096,

@@ -6,18 +6,18 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.actors import Facts, Task
+from cluster.actors import Task, TaskResult
 from genmod import receipts
 from genmod.config import Config, as_json, parse
 from genmod.data.reading.reader import RowReader
 from genmod.errors import GenmodError
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import DatasetManifest, FileEntry, Manifest, require, write_file
-from genmod.scoring.calibrated import calibrated, calibration_facts, read_scores
+from genmod.scoring.calibrated import calibrated, calibration_metadata, read_scores
 from genmod.scoring.ood_scores import rare
 from genmod.scoring.table import Moments, ScoreConfig, ScoreLabel, Scores, one_label, summary
 from genmod.scoring.work_units import Slice, prepare, score_rows, slices
-from pipelines.jobs.bulk import ALONE, Job, Options, Piece, PieceActor, run_jobs
+from pipelines.jobs.bulk import ALONE, Job, Options, WorkUnit, WorkUnitActor, run_jobs
 from pipelines.jobs.score_plan import ScoreJob, ScorePlan, plan_score
 
 PREPARED = "prepared"
@@ -28,9 +28,9 @@ class PreparedReceipt(Config):
     """What was fitted and measured before any row was scored; all tables are made with the same."""
 
     fingerprint: str
-    how: dict[str, Any]
+    options: dict[str, Any]
     """The family's options with nothing left open."""
-    facts: dict[str, float]
+    metadata: dict[str, float]
 
 
 class ScoreReceipt(Config):
@@ -47,7 +47,7 @@ class ScoreReceipt(Config):
     """How many rows have a p below :data:`RARE`, by column."""
 
 
-class ScoreActor(PieceActor):
+class ScoreActor(WorkUnitActor):
     """Makes tables of log-likelihoods."""
 
     receipt = ScoreReceipt
@@ -56,7 +56,7 @@ class ScoreActor(PieceActor):
         super().__init__(**options)
         self._known_by_fingerprint: dict[str, Scores] = {}
 
-    def do(self, task: Task) -> Facts:
+    def do(self, task: Task) -> TaskResult:
         """A table, or what is done once before them."""
         if task["piece"] != PREPARED:
             return super().do(task)
@@ -68,12 +68,12 @@ class ScoreActor(PieceActor):
         """One table."""
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
         prepared, known = self._prepared(plan, model), self._known(plan)
-        how = parse(model.Score, prepared.how, f"model.{plan.name}.score")
+        options = parse(model.Score, prepared.options, f"model.{plan.name}.score")
         part = Slice.model_validate(what)
         reader = RowReader(plan.data_root, plan.spec, [part.shard])
         scores = score_rows(
             model,
-            how,
+            options,
             reader,
             part.rows(),
             plan.config.micro_batch,
@@ -93,7 +93,7 @@ class ScoreActor(PieceActor):
             rows=len(part),
             nats=Moments.of(scores.nats_B),
             label=scores.label,
-            prepared=prepared.facts,
+            prepared=prepared.metadata,
             rare=rare(scores.columns),
         )
 
@@ -112,16 +112,18 @@ class ScoreActor(PieceActor):
         """What is fitted before rows are scored: once a job, by the first actor that wants it."""
         if plan.calibration is not None:
             return self._prepared(plan.calibration, model)
-        how = plan.options()
-        if not how.prepares:
-            return PreparedReceipt(fingerprint=plan.fingerprint, how=plan.how, facts={})
+        options = plan.parsed_options()
+        if not options.prepares:
+            return PreparedReceipt(fingerprint=plan.fingerprint, options=plan.options, metadata={})
         found = receipts.load(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
         if found is None:
             own = require(DatasetManifest, plan.own_root, "dataset", "shard")
-            made = prepare(model, how, plan.own_root, own, seed=plan.seed)
-            facts = dict(sorted(made.facts.items()))  # as one who reads the receipt finds them
+            made = prepare(model, options, plan.own_root, own, seed=plan.seed)
+            metadata = dict(
+                sorted(made.metadata.items())
+            )  # as one who reads the receipt finds them
             receipt = PreparedReceipt(
-                fingerprint=plan.fingerprint, how=as_json(made.how), facts=facts
+                fingerprint=plan.fingerprint, options=as_json(made.options), metadata=metadata
             )
             found = receipts.commit(plan.out_root, PREPARED, receipt)
         return found
@@ -146,7 +148,7 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
             calibration = require(Manifest, root, "scores", "score")
             parents["calibration"] = calibration.digest
             known = read_scores(root, calibration)
-            told = calibration_facts(known, plan.spec) | {
+            told = calibration_metadata(known, plan.spec) | {
                 "calibration_split": plan.calibration.config.split,
                 "rare": {
                     name: sum(receipt.rare[name] for receipt in made) / rows
@@ -158,7 +160,7 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
             fingerprint=plan.fingerprint,
             parents=parents,
             files=tuple(receipt.file for receipt in made),
-            facts=result
+            metadata=result
             | {"name": plan.name, "family": plan.family}
             | {"rows_of_files": [receipt.rows for receipt in made]}
             | {"prepared": made[0].prepared}
@@ -173,7 +175,7 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
         fingerprint=plan.fingerprint,
         manifest=Manifest,
         receipt=ScoreReceipt,
-        pieces=[Piece(part.name, len(part), as_json(part)) for part in parts],
+        pieces=[WorkUnit(part.name, len(part), as_json(part)) for part in parts],
         plan=plan,
         inputs={
             "model": (plan.model_root, plan.model_digest),
@@ -181,13 +183,13 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
         },
         finish=finish,
         first=None if plan.calibration is None else _job(plan.calibration),
-        head=Piece(PREPARED, 0, {}) if _waits_for_fit(plan) else None,
+        head=WorkUnit(PREPARED, 0, {}) if _waits_for_fit(plan) else None,
     )
 
 
 def _waits_for_fit(plan: ScorePlan) -> bool:
     """Whether something is to be fitted for this job alone, and is not yet."""
-    if plan.calibration is not None or not plan.options().prepares:
+    if plan.calibration is not None or not plan.parsed_options().prepares:
         return False
     return receipts.load(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint) is None
 

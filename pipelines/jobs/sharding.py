@@ -19,7 +19,7 @@ from genmod.data.sharding.plan import (
     make_plan,
     over_budget,
 )
-from genmod.data.sharding.previous_version import load_parent
+from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.source import DataConfig
 from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.manifest import DatasetManifest, claim, find_done, publish, unclaim
@@ -86,7 +86,7 @@ def shard(
     """
     assert (parent is None) == (parent_root is None)
     plan = plan or make_plan(
-        data, seed, load_parent(parent_root, parent) if parent and parent_root else None
+        data, seed, load_previous_version(parent_root, parent) if parent and parent_root else None
     )
     done = find_done(DatasetManifest, root, "dataset", plan.fingerprint)
     if done is not None:
@@ -97,11 +97,11 @@ def shard(
     task_bytes = _task_bytes(plan)
     claim(root, plan.fingerprint)
     made = _make_all(plan, root, workers or data.workers or _cpus(), task_bytes, progress)
-    refused = [row for receipt in made for row in receipt.refused]
-    quarantine = quarantine_file(root, [*plan.refused, *refused])
-    own = [*plan.own_refused, *refused]
+    rejected = [row for receipt in made for row in receipt.rejected]
+    quarantine = quarantine_file(root, [*plan.rejected, *rejected])
+    own = [*plan.own_rejected, *rejected]
     try:
-        check_budget(data, own, len(own), plan.rows + len(plan.own_refused))
+        check_budget(data, own, len(own), plan.rows + len(plan.own_rejected))
     except DataError:
         unclaim(root)  # another recipe may have the folder; quarantine.parquet stays, to be read
         raise
@@ -148,9 +148,9 @@ def _make_all(
     for name, receipt in _run_tasks(plan, root, missing, at_once, task_bytes):
         made[name] = receipt
         progress(sum(rows[name] for name in made), plan.rows)
-        refused = sum(len(receipt.refused) for receipt in made.values())
-        own = len(plan.own_refused)
-        if over_budget(plan.data, refused + own, plan.rows + own):
+        rejected = sum(len(receipt.rejected) for receipt in made.values())
+        own = len(plan.own_rejected)
+        if over_budget(plan.data, rejected + own, plan.rows + own):
             break
     return [made[name] for name in names if name in made]
 
@@ -169,27 +169,27 @@ def _run_tasks(
         retry_exceptions=[OSError],
     )(_make)
     waiting = iter(missing)
-    under_way: dict[Any, str] = {}
+    in_progress: dict[Any, str] = {}
     last_s = time.monotonic()
     try:
         while True:
-            while len(under_way) < at_once and (planned := next(waiting, None)) is not None:
-                under_way[task.remote(plan.job(planned, root))] = planned.name
-            if not under_way:
+            while len(in_progress) < at_once and (planned := next(waiting, None)) is not None:
+                in_progress[task.remote(plan.job(planned, root))] = planned.name
+            if not in_progress:
                 return
-            finished, _ = ray.wait(list(under_way), num_returns=1, timeout=WAIT_S)
+            finished, _ = ray.wait(list(in_progress), num_returns=1, timeout=WAIT_S)
             for reference in finished:
-                name = under_way.pop(reference)
+                name = in_progress.pop(reference)
                 yield name, ShardReceipt.model_validate(_result(reference, f"{root}/{name}"))
                 last_s = time.monotonic()
             if time.monotonic() - last_s > STALL_S:
-                stuck = ", ".join(sorted(under_way.values())[:3])
+                stuck = ", ".join(sorted(in_progress.values())[:3])
                 raise GenmodError(
                     f"{root}: no shard was finished for {STALL_S:.0f} s, under way: {stuck}; "
                     "look at the cluster (ray status), then run again: what is done stays done"
                 )
     except (Exception, GeneratorExit):
-        stop(under_way)
+        stop(in_progress)
         raise
 
 

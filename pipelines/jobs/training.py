@@ -18,7 +18,7 @@ from genmod.config import as_json
 from genmod.errors import GenmodError, StorageError
 from genmod.manifest import Manifest, claim, find_done, require
 from genmod.training.job import TrainJob, run_job
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from genmod.world import World
 
 OnProgress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -77,7 +77,7 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         workers=jobs[0].train.workers,
         where=shape("auto", options.cluster),
         scratch=storage.join(scratch, "ray"),
-        hang_s=max(job.train.hang_s for job in jobs),
+        hang_timeout_s=max(job.train.hang_timeout_s for job in jobs),
         stacks=storage.join(jobs[0].root, STACKS),
         max_failures=max(job.train.max_failures for job in jobs),
     )
@@ -141,7 +141,7 @@ class _Watch:
             if self._seen.get(job.name, -1) >= job.train.total_nimg:
                 continue
             try:
-                points = read_spool(job.root, self._seen.get(job.name, -1))
+                points = read_metrics(job.root, self._seen.get(job.name, -1))
             except OSError:
                 return  # a store's hiccup; the next look is soon
             for point in points:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from genmod.data.order.training_order import check_order
 from genmod.data.sharding.plan import ShardPlan
 from genmod.errors import ConfigError
-from genmod.generation.synthetic import asked
+from genmod.generation.synthetic import label_request
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, load
@@ -66,17 +66,17 @@ def check(context: Context, data: Data, stages: Collection[str]) -> dict[str, Ge
     recipe = context.recipe
     models = {name: planned_model(context, name, data) for name in context.models}
     for name, model in models.items():
-        entry, how = recipe.entry(name), recipe.sample_options(name)
+        entry, options = recipe.entry(name), recipe.sample_options(name)
         model_class = family(entry.family)
         config = model_class.Config.model_validate(entry.net)
-        model_class.check_sampling(config, how, model.spec)
+        model_class.check_sampling(config, options, model.spec)
         if "train" in stages or "distill" in stages:
             config = recipe.train_config(name)
             check_rows(config, context.at("data"), data.rows)
             check_order(config.order, "train", data.spec, data.class_names)
             config.check_phases(model.phases())
     if "sample" in stages:
-        asked(recipe.sample.labels, data.spec, data.class_names)
+        label_request(recipe.sample.labels, data.spec, data.class_names)
     scored = "score" in stages and any(is_scorable(context, name) for name in models)
     here = recipe.score.data is None
     if scored and here and not data.rows[recipe.score.split]:

@@ -96,11 +96,11 @@ class Context:
         return lambda done, total: self.progress.update(what, done, total, unit)
 
     def result(
-        self, stage: str, begun_s: float, made: bool, output: str, manifest: Manifest, **more: Any
+        self, stage: str, start_s: float, made: bool, output: str, manifest: Manifest, **more: Any
     ) -> Result:
         """Say on stderr that a stage is done, and make its answer."""
         status = DONE if made else ALREADY
-        took = f" in {duration(time.monotonic() - begun_s)}" if made else ""
+        took = f" in {duration(time.monotonic() - start_s)}" if made else ""
         self.progress.say(f"{stage}: {status}{took}: {output}")
         return {
             "stage": stage,
@@ -121,5 +121,5 @@ def model_config(recipe: Recipe, name: str, dataset: DatasetManifest) -> ModelCo
 
 def stats_of(dataset: DatasetManifest) -> DataStats:
     """The dataset's pixel statistics, as the shard stage measured them on the training split."""
-    stats: Mapping[str, Any] = dataset.facts["stats"]
+    stats: Mapping[str, Any] = dataset.metadata["stats"]
     return DataStats(mean=tuple(stats["mean"]), std=tuple(stats["std"]))

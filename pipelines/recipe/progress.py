@@ -37,8 +37,8 @@ class Progress:
     def update(self, what: str, done: int, total: int, unit: str, note: str = "") -> None:
         """``done`` of ``total`` of a piece of work; the first call for ``what`` starts its clock."""
         now_s = time.monotonic()
-        begun_s, done_before = self._begun.setdefault(what, (now_s, done))
-        gained, elapsed_s = done - done_before, now_s - begun_s
+        start_s, done_before = self._begun.setdefault(what, (now_s, done))
+        gained, elapsed_s = done - done_before, now_s - start_s
         last = done >= total
         terminal = self.stream.isatty()
         if not last and now_s - self._printed_s < (0.2 if terminal else self.every_s):

@@ -38,7 +38,7 @@ class ModelEntry(Config):
     """One model of a recipe."""
 
     family: str
-    tunes: str | None = None
+    distills: str | None = None
     """Name of another model of the recipe: this one starts from its weights, and has its ``net`` but for what
     its own changes. ``genmod distill`` trains it, after ``genmod train``."""
     net: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class Recipe(Config):
         if name not in self.model:
             raise ConfigError(f"the recipe has no model {name!r}; {did_you_mean(name, self.model)}")
         entry = self.model[name]
-        if entry.tunes is None:
+        if entry.distills is None:
             return entry
         net = merge(self.tuned(name).net, entry.net)
         return entry.model_copy(update={"net": net})
@@ -87,19 +87,19 @@ class Recipe(Config):
     def tuned(self, name: str) -> ModelEntry:
         """The model that a model starts from. ConfigError if there is none such."""
         entry = self.model[name]
-        assert entry.tunes is not None, name
-        others = [other for other, its in self.model.items() if its.tunes is None]
-        if entry.tunes not in others:
+        assert entry.distills is not None, name
+        others = [other for other, its in self.model.items() if its.distills is None]
+        if entry.distills not in others:
             raise ConfigError(
-                f"model.{name}.tunes is {entry.tunes!r}, wanted a model here that tunes none itself; "
-                f"{did_you_mean(entry.tunes, others)}"
+                f"model.{name}.distills is {entry.distills!r}, wanted a model here that distills none itself; "
+                f"{did_you_mean(entry.distills, others)}"
             )
-        if (family_there := self.model[entry.tunes].family) != entry.family:
+        if (family_there := self.model[entry.distills].family) != entry.family:
             raise ConfigError(
-                f"model.{name}.family is {entry.family!r}, but {entry.tunes}, which it tunes, is of "
+                f"model.{name}.family is {entry.family!r}, but {entry.distills}, which it distills, is of "
                 f"{family_there!r}; give the same"
             )
-        return self.model[entry.tunes]
+        return self.model[entry.distills]
 
     def train_config(self, name: str) -> TrainConfig:
         """The ``train`` section with what the model changes in it."""

@@ -17,7 +17,7 @@ def of_stage(recipe: Recipe, models: tuple[str, ...], stage: str) -> tuple[str, 
 
 def tuning(recipe: Recipe) -> set[str]:
     """The models that start from others."""
-    return {name for name, entry in recipe.model.items() if entry.tunes is not None}
+    return {name for name, entry in recipe.model.items() if entry.distills is not None}
 
 
 def narrowed(context: Context, models: tuple[str, ...]) -> Context:

@@ -11,7 +11,7 @@ from genmod.config import as_json, fingerprint
 from genmod.generation.synthetic import SampleConfig
 from genmod.manifest import NAMES
 from genmod.scoring.table import ScoreConfig
-from pipelines.jobs.bulk import Job, ManifestT, Options, PieceActor, ReceiptT, run_jobs
+from pipelines.jobs.bulk import Job, ManifestT, Options, ReceiptT, WorkUnitActor, run_jobs
 from pipelines.recipe.context import Context, Result
 
 
@@ -19,11 +19,11 @@ def run_stage(
     context: Context,
     stage: str,
     jobs: Sequence[Job[ManifestT, ReceiptT]],
-    actor: type[PieceActor],
+    actor: type[WorkUnitActor],
     config: SampleConfig | ScoreConfig,
 ) -> Result:
     """The jobs as a command does them: with progress, with tracking, with an answer."""
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     runs = [
         context.tracker.run(stage, job.name, job.fingerprint, as_json(job.plan), job.inputs)
         for job in jobs
@@ -48,7 +48,7 @@ def run_stage(
             run_of_job.finish("FAILED")
         raise
     for job, run_of_job, manifest in zip(jobs, runs, manifests, strict=True):
-        values = {k: v for k, v in manifest.facts.items() if isinstance(v, float)}
+        values = {k: v for k, v in manifest.metadata.items() if isinstance(v, float)}
         run_of_job.metrics(values, 0)
         run_of_job.artifact(storage.join(job.out_root, NAMES[job.kind]))
         run_of_job.finish("FINISHED", {"digest": manifest.digest, "root": job.out_root})
@@ -64,5 +64,5 @@ def run_stage(
     output = jobs[0].out_root if single else posixpath.dirname(jobs[0].out_root)
     both = jobs[0].fingerprint if single else fingerprint(*(job.fingerprint for job in jobs))
     return context.result(
-        stage, begun_s, worked, output, manifests[0], fingerprint=both, models=made
+        stage, start_s, worked, output, manifests[0], fingerprint=both, models=made
     )

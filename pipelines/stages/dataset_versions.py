@@ -12,7 +12,7 @@ from itertools import count
 from genmod import storage
 from genmod.config import as_json
 from genmod.data.sharding.plan import DatasetPlan, ShardPlan, make_plan
-from genmod.data.sharding.previous_version import load_parent
+from genmod.data.sharding.previous_version import load_previous_version
 from genmod.errors import ConfigError
 from genmod.manifest import NAMES, DatasetManifest, find_done, load
 from pipelines.jobs.sharding import shard
@@ -65,7 +65,7 @@ def at(context: Context, root: str) -> Context:
 
 def growth(context: Context, newest: Version) -> DatasetPlan:
     """The plan of what the source has and the newest version does not."""
-    parent = load_parent(storage.join(newest.root, "data"), newest.data)
+    parent = load_previous_version(storage.join(newest.root, "data"), newest.data)
     return make_plan(context.recipe.data, context.recipe.seed, parent)
 
 

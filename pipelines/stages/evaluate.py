@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from genmod.errors import Unscorable
 from genmod.evaluation.jobs import EvaluationJob, FeaturesJob
-from genmod.evaluation.measure import readings_from
+from genmod.evaluation.measure import metrics_from
 from genmod.manifest import Manifest, load
 from pipelines.jobs.evaluating import do_all, missing
 from pipelines.jobs.report import ReportJob
@@ -17,7 +17,7 @@ from pipelines.recipe.selection import check_scorable, need_models
 
 def stage(context: Context) -> Result:
     """Features, evaluations of the command's models, report. What is done already is only looked up."""
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     need_models(context)
     context.dataset()
     jobs = [evaluation_job(context, name) for name in context.models]
@@ -33,7 +33,7 @@ def stage(context: Context) -> Result:
     run.finish()
     return context.result(
         "evaluate",
-        begun_s,
+        start_s,
         made,
         context.at("evaluation"),
         manifest,
@@ -79,9 +79,9 @@ def evaluation_job(context: Context, name: str) -> EvaluationJob:
         check_scorable(context, name)
     except Unscorable as reason:
         scores_root, unscored = None, str(reason)
-    unfamiliar_root = None
-    if scores_root is not None and recipe.evaluate.unfamiliar is not None:
-        unfamiliar_root = context.at(recipe.evaluate.unfamiliar, name)
+    ood_root = None
+    if scores_root is not None and recipe.evaluate.ood is not None:
+        ood_root = context.at(recipe.evaluate.ood, name)
     return EvaluationJob(
         name=name,
         data_root=context.at("data"),
@@ -92,7 +92,7 @@ def evaluation_job(context: Context, name: str) -> EvaluationJob:
         unscored=unscored,
         model_root=context.at("models", name),
         sample=recipe.entry(name).sample,
-        unfamiliar_root=unfamiliar_root,
+        ood_root=ood_root,
         config=recipe.evaluate,
         seed=recipe.seed,
     )
@@ -132,20 +132,20 @@ def _track(context: Context, jobs: Sequence[EvaluationJob]) -> None:
             "evaluate", job.name, manifest.fingerprint, recipe.evaluate.model_dump(), inputs
         )
         values: dict[str, float] = {}
-        for reading in readings_from(manifest.facts):
+        for reading in metrics_from(manifest.metadata):
             metric = reading.value.protocol.metric
             values[metric] = reading.value.value
             values[f"{metric}.low"] = reading.value.interval.low
             values[f"{metric}.high"] = reading.value.interval.high
-        scores = manifest.facts["scores"] or {}
+        scores = manifest.metadata["scores"] or {}
         values |= {key: scores[key] for key in ("mean_nats", "mean_bits_per_dim") if key in scores}
         run.metrics(values, 0)
         for entry in manifest.files:
             run.artifact(f"{job.out_root}/{entry.path}")
         run.finish(
-            facts={
-                "features": manifest.facts["features"]["digest"],
-                "reference": manifest.facts["reference"]["digest"],
+            metadata={
+                "features": manifest.metadata["features"]["digest"],
+                "reference": manifest.metadata["reference"]["digest"],
                 "scores_label": scores.get("label", "none"),
             }
         )

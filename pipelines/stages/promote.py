@@ -1,7 +1,7 @@
-"""The promote stage: a model becomes the champion if the gate says so, and the verdict says why or why not.
+"""The promote stage: a model becomes the champion if the gate says so, and the decision says why or why not.
 
-A verdict is made once for a candidate and kept. The alias moves from the champion that the verdict was made
-against to the candidate, and from nobody else: an old verdict never undoes a newer one.
+A decision is made once for a candidate and kept. The alias moves from the champion that the decision was made
+against to the candidate, and from nobody else: an old decision never undoes a newer one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 from genmod.config import fingerprint
 from genmod.errors import ConfigError
-from genmod.evaluation.gate import PromoteConfig, Verdict, judge
-from genmod.evaluation.measure import readings_from
+from genmod.evaluation.gate import Decision, PromoteConfig, judge
+from genmod.evaluation.measure import metrics_from
 from genmod.manifest import Manifest, find_done, load, publish, require
-from genmod.metrics.protocol import Reading, unlike
+from genmod.metrics.protocol import MetricResult, protocol_differences
 from pipelines.recipe.context import ALREADY, DONE, Context, Result
 from pipelines.recipe.selection import need_models
 from pipelines.tracking import registry
@@ -32,7 +32,7 @@ class Contender:
     """In the recipe."""
     model_root: str
     evaluation_root: str
-    verdict_root: str
+    decision_root: str
 
 
 def contender(context: Context, name: str) -> Contender:
@@ -41,14 +41,14 @@ def contender(context: Context, name: str) -> Contender:
         name,
         context.at("models", name),
         context.at("evaluation", name),
-        context.at("verdict", name),
+        context.at("decision", name),
     )
 
 
 def promote(
-    context: Context, candidate: Contender, standing: Sequence[Reading] | None = None
+    context: Context, candidate: Contender, standing: Sequence[MetricResult] | None = None
 ) -> tuple[Manifest, bool]:
-    """Judge a candidate, publish the verdict, move the alias accordingly.
+    """Judge a candidate, publish the decision, move the alias accordingly.
 
     Args:
         context: the command.
@@ -56,7 +56,7 @@ def promote(
         standing: the champion's values, if not those of the evaluation it became champion by.
 
     Returns:
-        The verdict's manifest, and whether anything was done now.
+        The decision's manifest, and whether anything was done now.
 
     Raises:
         ConfigError: there is no evaluation, or the champion was not evaluated by the same protocol.
@@ -66,8 +66,8 @@ def promote(
     made_by = f"evaluate --model {candidate.name}"
     evaluation = require(Manifest, candidate.evaluation_root, "evaluation", made_by)
     rules = context.recipe.promote
-    wanted = fingerprint("verdict", model.digest, evaluation.digest, rules)
-    done = find_done(Manifest, candidate.verdict_root, "verdict", wanted)
+    wanted = fingerprint("decision", model.digest, evaluation.digest, rules)
+    done = find_done(Manifest, candidate.decision_root, "decision", wanted)
     inputs = {
         "model": (candidate.model_root, model.digest),
         "evaluation": (candidate.evaluation_root, evaluation.digest),
@@ -76,36 +76,38 @@ def promote(
     run = context.tracker.run("promote", candidate.name, wanted, params, inputs)
     version = _version(context, run, candidate, model.digest)
     champion = registry.champion(context.tracker, candidate.name)
-    verdict = done
-    if verdict is None:
+    decision = done
+    if decision is None:
         parents = {"model": model.digest, "evaluation": evaluation.digest}
         parents |= {"champion": champion.digest} if champion else {}
         theirs = standing if standing or champion is None else champion_readings(champion)
-        facts = _judged(rules, readings_from(evaluation.facts), theirs, version, champion)
-        manifest = Manifest(kind="verdict", fingerprint=wanted, parents=parents, facts=facts)
-        verdict = publish(candidate.verdict_root, manifest)
-    moved = _move(context, verdict, version, champion)
-    run.finish(facts={"promote": verdict.facts["promote"], "reasons": verdict.facts["reasons"]})
-    return verdict, moved or done is None
+        metadata = _judged(rules, metrics_from(evaluation.metadata), theirs, version, champion)
+        manifest = Manifest(kind="decision", fingerprint=wanted, parents=parents, metadata=metadata)
+        decision = publish(candidate.decision_root, manifest)
+    moved = _move(context, decision, version, champion)
+    run.finish(
+        metadata={"promote": decision.metadata["promote"], "reasons": decision.metadata["reasons"]}
+    )
+    return decision, moved or done is None
 
 
 def settle(context: Context, candidate: Contender) -> bool:
-    """Move the alias by a verdict that is there already, if that is still to do; whether it moved.
+    """Move the alias by a decision that is there already, if that is still to do; whether it moved.
 
     Raises:
         TrackingError: the registry does not answer.
     """
-    verdict = load(Manifest, candidate.verdict_root, "verdict")
-    if verdict is None or not verdict.facts["promote"]:
+    decision = load(Manifest, candidate.decision_root, "decision")
+    if decision is None or not decision.metadata["promote"]:
         return False
-    digest = verdict.parents["model"]
+    digest = decision.parents["model"]
     version = registry.version_of(context.tracker, candidate.name, digest)
     if version is None:
         return False
-    return _move(context, verdict, version, registry.champion(context.tracker, candidate.name))
+    return _move(context, decision, version, registry.champion(context.tracker, candidate.name))
 
 
-def champion_readings(champion: ModelVersion) -> tuple[Reading, ...]:
+def champion_readings(champion: ModelVersion) -> tuple[MetricResult, ...]:
     """The values by which a version became the champion.
 
     Raises:
@@ -117,22 +119,22 @@ def champion_readings(champion: ModelVersion) -> tuple[Reading, ...]:
             f"{who} was not evaluated by genmod; take the alias {registry.ALIAS!r} off it, "
             "then promote again"
         )
-    return readings_from(require(Manifest, champion.evaluation, "evaluation", "evaluate").facts)
+    return metrics_from(require(Manifest, champion.evaluation, "evaluation", "evaluate").metadata)
 
 
-def is_comparable(mine: Sequence[Reading], theirs: Sequence[Reading]) -> bool:
+def is_comparable(mine: Sequence[MetricResult], theirs: Sequence[MetricResult]) -> bool:
     """Whether every value that both have was measured by one protocol."""
     others = {reading.value.protocol.metric: reading.value.protocol for reading in theirs}
     pairs = [(r.value.protocol, others.get(r.value.protocol.metric)) for r in mine]
-    return all(other is None or not unlike(own, other) for own, other in pairs)
+    return all(other is None or not protocol_differences(own, other) for own, other in pairs)
 
 
 def stage(context: Context) -> Result:
     """The command: judge each of the recipe's models."""
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     need_models(context)
     judged = {name: promote(context, contender(context, name)) for name in context.models}
-    return result(context, "promote", judged, context.at("verdict"), begun_s)
+    return result(context, "promote", judged, context.at("decision"), start_s)
 
 
 def result(
@@ -140,27 +142,27 @@ def result(
     stage: str,
     judged: dict[str, tuple[Manifest, bool]],
     output: str,
-    begun_s: float,
+    start_s: float,
 ) -> Result:
-    """Say the verdicts, and make the stage's answer of them."""
-    for name, (verdict, _) in judged.items():
-        word = "champion" if verdict.facts["promote"] else "not promoted"
-        context.progress.say(f"  {name}: {word}: {'; '.join(verdict.facts['reasons'])}")
+    """Say the decisions, and make the stage's answer of them."""
+    for name, (decision, _) in judged.items():
+        word = "champion" if decision.metadata["promote"] else "not promoted"
+        context.progress.say(f"  {name}: {word}: {'; '.join(decision.metadata['reasons'])}")
     made = any(fresh for _, fresh in judged.values())
-    digests = {name: verdict.fingerprint for name, (verdict, _) in judged.items()}
-    took = f" in {time.monotonic() - begun_s:.0f} s" if made else ""
+    digests = {name: decision.fingerprint for name, (decision, _) in judged.items()}
+    took = f" in {time.monotonic() - start_s:.0f} s" if made else ""
     context.progress.say(f"{stage}: {DONE if made else ALREADY}{took}: {output}")
     return {
         "stage": stage,
         "status": DONE if made else ALREADY,
         "output": output,
         "fingerprint": fingerprint(digests),
-        "verdicts": {name: _told(verdict) for name, (verdict, _) in judged.items()},
+        "decisions": {name: _told(decision) for name, (decision, _) in judged.items()},
     }
 
 
-def _told(verdict: Manifest) -> dict[str, Any]:
-    return {key: verdict.facts[key] for key in ("promote", "reasons", "candidate", "champion")}
+def _told(decision: Manifest) -> dict[str, Any]:
+    return {key: decision.metadata[key] for key in ("promote", "reasons", "candidate", "champion")}
 
 
 def _version(context: Context, run: TrackedRun, candidate: Contender, digest: str) -> ModelVersion:
@@ -173,33 +175,33 @@ def _version(context: Context, run: TrackedRun, candidate: Contender, digest: st
 
 def _judged(
     rules: PromoteConfig,
-    mine: Sequence[Reading],
-    theirs: Sequence[Reading] | None,
+    mine: Sequence[MetricResult],
+    theirs: Sequence[MetricResult] | None,
     version: ModelVersion,
     champion: ModelVersion | None,
 ) -> dict[str, Any]:
-    """What a verdict's manifest says."""
+    """What a decision's manifest says."""
     if champion is not None and champion.digest == version.digest:
-        verdict = Verdict(promote=True, reasons=("it is the champion already",))
+        decision = Decision(promote=True, reasons=("it is the champion already",))
     else:
-        verdict = judge(mine, theirs if champion else None, rules)
+        decision = judge(mine, theirs if champion else None, rules)
     return {
-        **verdict.model_dump(mode="json"),
+        **decision.model_dump(mode="json"),
         "candidate": version.model_dump(mode="json"),
         "champion": champion.model_dump(mode="json") if champion else None,
     }
 
 
 def _move(
-    context: Context, verdict: Manifest, version: ModelVersion, champion: ModelVersion | None
+    context: Context, decision: Manifest, version: ModelVersion, champion: ModelVersion | None
 ) -> bool:
-    """Move the alias as the verdict says; whether it moved."""
+    """Move the alias as the decision says; whether it moved."""
     now = champion.digest if champion else None
-    if not verdict.facts["promote"] or now == version.digest:
+    if not decision.metadata["promote"] or now == version.digest:
         return False
-    if now != verdict.parents.get("champion"):
+    if now != decision.parents.get("champion"):
         context.progress.say(
-            f"  {version.name}: the champion changed since this verdict was made, "
+            f"  {version.name}: the champion changed since this decision was made, "
             f"so version {version.version} does not take its place"
         )
         return False

@@ -1,4 +1,4 @@
-"""The retrain stage: a new version of the dataset, new models of it, and a verdict on each.
+"""The retrain stage: a new version of the dataset, new models of it, and a decision on each.
 
 Version 1 is what ``genmod run`` made in the root. Version N lies in ``retrain/vN`` below it, shares the
 shards of the version before, and is judged on what version 1 set aside: the same test rows, the same
@@ -14,9 +14,9 @@ from itertools import pairwise
 from genmod.config import as_json
 from genmod.data.sharding.plan import ShardPlan
 from genmod.evaluation.jobs import EvaluationJob
-from genmod.evaluation.measure import readings_from
+from genmod.evaluation.measure import metrics_from
 from genmod.manifest import Manifest, load, require
-from genmod.metrics.protocol import Reading
+from genmod.metrics.protocol import MetricResult
 from pipelines.jobs.bulk import Options
 from pipelines.recipe.checks import Data, check
 from pipelines.recipe.context import Context, Result
@@ -37,7 +37,7 @@ from pipelines.tracking import registry
 
 def stage(context: Context) -> Result:
     """The command: one cycle if the source has grown or a cycle is unfinished, else nothing."""
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     need_models(context)
     check(context, Data.of(context.dataset()), tuple(STEPS))
     context.tracker.warm_up()
@@ -45,7 +45,7 @@ def stage(context: Context) -> Result:
         _seat_first(context, name)
     version = _open_cycle(context, versions(context)) or grow(context)
     if version is None:
-        return _nothing_new(context, begun_s)
+        return _nothing_new(context, start_s)
     cycle = at(context, version.root)
     context.progress.say(f"retrain: version {version.number}, {version.rows:,} images")
     for step in ("train", "distill", "sample", "score"):
@@ -58,7 +58,7 @@ def stage(context: Context) -> Result:
         job.name: promote(cycle, contender(cycle, job.name), _standing(context, cycle, job))
         for job in jobs
     }
-    answer = result(context, "retrain", judged, version.root, begun_s)
+    answer = result(context, "retrain", judged, version.root, start_s)
     return answer | {"version": version.number, "dataset": version.data.digest}
 
 
@@ -78,20 +78,20 @@ def _seat_first(context: Context, name: str) -> None:
     if registry.champion(context.tracker, name) is not None:
         return
     first = contender(context, name)
-    if _verdict(context, name) is not None:
+    if _decision(context, name) is not None:
         settle(context, first)
         return
-    verdict, _ = promote(context, first)
-    word = "champion" if verdict.facts["promote"] else "not promoted"
-    reasons = "; ".join(verdict.facts["reasons"])
+    decision, _ = promote(context, first)
+    word = "champion" if decision.metadata["promote"] else "not promoted"
+    reasons = "; ".join(decision.metadata["reasons"])
     context.progress.say(f"  {name}: version 1: {word}: {reasons}")
 
 
 def _open_cycle(context: Context, known: Sequence[Version]) -> Version | None:
-    """The newest version, if it has more rows than the one before and not all of its verdicts."""
+    """The newest version, if it has more rows than the one before and not all of its decisions."""
     for before, newest in [*pairwise(known)][-1:]:
         cycle = at(context, newest.root)
-        missing = [name for name in cycle.models if _verdict(cycle, name) is None]
+        missing = [name for name in cycle.models if _decision(cycle, name) is None]
         if missing and newest.rows > before.rows:
             return newest
     return None
@@ -114,23 +114,25 @@ def _evaluate(context: Context, cycle: Context) -> list[EvaluationJob]:
     return jobs
 
 
-def _standing(context: Context, cycle: Context, job: EvaluationJob) -> tuple[Reading, ...] | None:
+def _standing(
+    context: Context, cycle: Context, job: EvaluationJob
+) -> tuple[MetricResult, ...] | None:
     """The champion's values by the protocol of the candidate's; None if there is no champion.
 
     They are those that it became champion by, if the protocol is still the same; otherwise the champion
     is sampled and judged again.
     """
     champion = registry.champion(context.tracker, job.name)
-    if champion is None or _verdict(cycle, job.name) is not None:
+    if champion is None or _decision(cycle, job.name) is not None:
         return None
     evaluation = require(Manifest, job.out_root, "evaluation", "evaluate")
     theirs = champion_readings(champion)
-    if is_comparable(readings_from(evaluation.facts), theirs):
+    if is_comparable(metrics_from(evaluation.metadata), theirs):
         return theirs
     context.progress.say(f"  {job.name}: the champion is judged again, by this recipe's protocol")
     samples_root = cycle.at("champion", job.name, "samples")
-    how = as_json(context.recipe.sample_options(job.name))
-    again = sample.SampleJob(job.name, champion.root, samples_root, how)
+    options = as_json(context.recipe.sample_options(job.name))
+    again = sample.SampleJob(job.name, champion.root, samples_root, options)
     options = Options(context.recipe.cluster, context.counter("sample", "images"), context.connect)
     sample.sample_models([again], context.recipe.sample, seed=cycle.recipe.seed, options=options)
     rejudged = job.model_copy(
@@ -138,27 +140,27 @@ def _standing(context: Context, cycle: Context, job: EvaluationJob) -> tuple[Rea
             "samples_root": samples_root,
             "scores_root": None,
             "unscored": "",
-            "unfamiliar_root": None,
+            "ood_root": None,
             "out_root": cycle.at("champion", job.name, "evaluation"),
         }
     )
     evaluate.do_all(
         evaluate.missing([rejudged]), context.connect, context.recipe.cluster.cpus_per_worker
     )
-    facts = require(Manifest, rejudged.out_root, "evaluation", "evaluate").facts
-    return readings_from(facts)
+    metadata = require(Manifest, rejudged.out_root, "evaluation", "evaluate").metadata
+    return metrics_from(metadata)
 
 
-def _nothing_new(context: Context, begun_s: float) -> Result:
+def _nothing_new(context: Context, start_s: float) -> Result:
     """Nothing to do, unless the last retrain was killed before it moved an alias."""
     newest = versions(context)[-1]
     cycle = at(context, newest.root)
     judged: dict[str, tuple[Manifest, bool]] = {}
     for name in cycle.models:
-        if (verdict := _verdict(cycle, name)) is not None:
-            judged[name] = verdict, settle(cycle, contender(cycle, name))
+        if (decision := _decision(cycle, name)) is not None:
+            judged[name] = decision, settle(cycle, contender(cycle, name))
     if any(moved for _, moved in judged.values()):
-        answer = result(context, "retrain", judged, newest.root, begun_s)
+        answer = result(context, "retrain", judged, newest.root, start_s)
     else:
         context.progress.say(
             f"retrain: {NOTHING_NEW} in {context.recipe.data.source} since version {newest.number}"
@@ -172,5 +174,5 @@ def _nothing_new(context: Context, begun_s: float) -> Result:
     return answer | {"version": newest.number, "dataset": newest.data.digest}
 
 
-def _verdict(context: Context, name: str) -> Manifest | None:
-    return load(Manifest, context.at("verdict", name), "verdict")
+def _decision(context: Context, name: str) -> Manifest | None:
+    return load(Manifest, context.at("decision", name), "decision")

@@ -31,7 +31,7 @@ def stage(context: Context) -> Result:
 
     Models that have no density are said so before any work, and left out of scoring.
     """
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     if context.recipe.data.append:
         raise ConfigError(
             "recipe: data.append=true is for genmod shard alone; "
@@ -49,7 +49,7 @@ def stage(context: Context) -> Result:
             results[name] = STEPS[name](narrowed(context, models))
     evaluated = results["evaluate"]
     made = any(result["status"] != ALREADY for result in results.values())
-    took = duration(time.monotonic() - begun_s)
+    took = duration(time.monotonic() - start_s)
     context.progress.say(f"run: {DONE if made else ALREADY} in {took}")
     context.progress.say(f"report: {evaluated['report']}")
     context.progress.say(f"MLflow: {context.tracker.how_to_open()}")

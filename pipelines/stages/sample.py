@@ -15,9 +15,9 @@ from pipelines.stages.bulk_stage import run_stage
 def plan_of(context: Context, name: str) -> SamplePlan:
     """The plan for one of the recipe's models."""
     recipe = context.recipe
-    how = as_json(recipe.sample_options(name))
+    options = as_json(recipe.sample_options(name))
     out_root = context.at(recipe.sample.output, name)
-    job = SampleJob(name, context.at("models", name), out_root, how)
+    job = SampleJob(name, context.at("models", name), out_root, options)
     return plan_sample(job, recipe.sample, seed=recipe.seed)
 
 

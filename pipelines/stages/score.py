@@ -17,7 +17,7 @@ from pipelines.stages.bulk_stage import run_stage
 def plan_of(context: Context, name: str) -> ScorePlan:
     """The plan for one of the recipe's models."""
     recipe = context.recipe
-    how = as_json(recipe.score_options(name))
+    options = as_json(recipe.score_options(name))
     out_root = context.at(recipe.score.output, name)
     own_root = context.at("data")
     data_root = own_root if recipe.score.data is None else storage.resolve(recipe.score.data)
@@ -26,7 +26,7 @@ def plan_of(context: Context, name: str) -> ScorePlan:
         model_root=context.at("models", name),
         data_root=data_root,
         out_root=out_root,
-        how=how,
+        options=options,
         own_root=own_root,
         calibration_root=context.at(CALIBRATION, name),
     )

@@ -13,11 +13,11 @@ from pipelines.recipe.context import Context, Result
 
 def stage(context: Context) -> Result:
     """The command: the recipe's dataset, or its next version."""
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     recipe, root = context.recipe, context.at("data")
     made = load(DatasetManifest, root, "dataset")
     if made is not None and recipe.data.append:
-        return _append(context, begun_s)
+        return _append(context, start_s)
     plan = context.dataset_plan
     find_done(DatasetManifest, root, "dataset", plan.fingerprint)
     new = made is None
@@ -32,25 +32,25 @@ def stage(context: Context) -> Result:
     run.artifact(storage.join(root, NAMES["dataset"]))
     run.finish("FINISHED", {"digest": made.digest, "root": root})
     _tell_refused(context, made, root)
-    return context.result("shard", begun_s, new, root, made, digest=made.digest)
+    return context.result("shard", start_s, new, root, made, digest=made.digest)
 
 
-def _append(context: Context, begun_s: float) -> Result:
+def _append(context: Context, start_s: float) -> Result:
     """The dataset's next version, of what is new; nothing if nothing is."""
     from pipelines.stages.dataset_versions import NOTHING_NEW, grow, versions
 
     version = grow(context)
     newest = version or versions(context)[-1]
     root = storage.join(newest.root, "data")
-    facts = {"version": newest.number, "digest": newest.data.digest}
+    metadata = {"version": newest.number, "digest": newest.data.digest}
     if version is not None:
         _tell_refused(context, version.data, root)
-        return context.result("shard", begun_s, True, root, version.data, **facts)
+        return context.result("shard", start_s, True, root, version.data, **metadata)
     context.progress.say(
         f"shard: {NOTHING_NEW} in {context.recipe.data.source} since version {newest.number}"
     )
     answer = {"stage": "shard", "status": NOTHING_NEW, "output": root}
-    return answer | {"fingerprint": newest.data.fingerprint, **facts}
+    return answer | {"fingerprint": newest.data.fingerprint, **metadata}
 
 
 def _tell_refused(context: Context, made: DatasetManifest, root: str) -> None:

@@ -17,7 +17,7 @@ from genmod.errors import ConfigError
 from genmod.interface.model_store import GRIDS, HISTORY
 from genmod.manifest import NAMES, DatasetManifest, Manifest, require
 from genmod.training.job import Start, TrainJob, check_start, plan_job
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from pipelines.jobs.training import TrainOptions, train_models
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import narrowed, need_models, of_stage
@@ -37,11 +37,11 @@ def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
         sample=recipe.entry(name).sample,
         seed=recipe.seed,
     )
-    tunes = recipe.entry(name).tunes
-    if tunes is None:
+    distills = recipe.entry(name).distills
+    if distills is None:
         return plan_job(job, data)
-    start = context.at("models", tunes)
-    found = require(Manifest, start, "model", f"train --model {tunes}")
+    start = context.at("models", distills)
+    found = require(Manifest, start, "model", f"train --model {distills}")
     job = job.model_copy(update={"start": Start(root=start, digest=found.digest)})
     check_start(job)
     return plan_job(job, data)
@@ -65,12 +65,12 @@ def make(context: Context, stage: str) -> Result:
     mine = of_stage(context.recipe, context.models, stage)
     if not mine:
         raise ConfigError(
-            f"{stage}: {', '.join(context.models)} tunes another model; that is for genmod distill"
+            f"{stage}: {', '.join(context.models)} distills another model; that is for genmod distill"
             if stage == "train"
-            else f"{stage}: no model tunes another; give one model.NAME.tunes in the recipe"
+            else f"{stage}: no model distills another; give one model.NAME.distills in the recipe"
         )
     context = narrowed(context, mine)
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     data = context.dataset()
     jobs = [job_of(context, name, data) for name in context.models]
     runs = {
@@ -100,7 +100,7 @@ def make(context: Context, stage: str) -> Result:
         raise
     for job, manifest in zip(jobs, manifests, strict=True):
         run = runs[job.name]
-        run.replay(lambda root=job.root: [(p.nimg, p.metrics) for p in read_spool(root)])
+        run.replay(lambda root=job.root: [(p.nimg, p.metrics) for p in read_metrics(root)])
         for path in (NAMES["model"], HISTORY):
             run.artifact(storage.join(job.root, path))
         for entry in manifest.files:
@@ -109,10 +109,10 @@ def make(context: Context, stage: str) -> Result:
         recipe_yaml = context.recipe.to_yaml()
         candidate = Candidate(job.name, manifest.digest, job.root, recipe_yaml)
         register_later(context.tracker, run, candidate)
-        facts = {"digest": manifest.digest, "model_digest": manifest.facts["model_digest"]}
-        run.finish("FINISHED", {**facts, "root": job.root})
+        metadata = {"digest": manifest.digest, "model_digest": manifest.metadata["model_digest"]}
+        run.finish("FINISHED", {**metadata, "root": job.root})
     answer = _result(jobs, manifests)
-    return context.result(stage, begun_s, worked, answer.pop("output"), manifests[0], **answer)
+    return context.result(stage, start_s, worked, answer.pop("output"), manifests[0], **answer)
 
 
 def _is_loss(key: str) -> bool:
@@ -126,7 +126,7 @@ def _result(jobs: Sequence[TrainJob], manifests: Sequence[Manifest]) -> dict[str
             "output": job.root,
             "fingerprint": job.fingerprint,
             "digest": manifest.digest,
-            "final": manifest.facts["final"],
+            "final": manifest.metadata["final"],
         }
         for job, manifest in zip(jobs, manifests, strict=True)
     }

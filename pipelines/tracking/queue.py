@@ -23,7 +23,7 @@ class _Item:
     """Of a caller who waits: an error goes to them and the call is not made again."""
 
 
-class Outbox:
+class BackgroundQueue:
     """One queue, one daemon thread that starts with the first call.
 
     Args:

@@ -20,7 +20,7 @@ Sample = tuple[str, float, int, int]
 """Name, value, time in ms, nimg."""
 
 
-class Service(Protocol):
+class TrackingClient(Protocol):
     """What a run needs of MLflow; called in the background only."""
 
     def later(self, call: Callable[[], Any]) -> None:
@@ -54,7 +54,7 @@ class TrackedRun:
     """
 
     def __init__(
-        self, service: Service, start: Callable[[], tuple[str, bool, bool]] | None
+        self, service: TrackingClient, start: Callable[[], tuple[str, bool, bool]] | None
     ) -> None:
         self._service = service
         self._start = start
@@ -91,9 +91,11 @@ class TrackedRun:
         """Copy a file to the run's artifacts; a large one is named there by its URL."""
         self.later(lambda run_id: self._service.upload(run_id, url, folder))
 
-    def finish(self, status: Status = "FINISHED", facts: Mapping[str, Any] | None = None) -> None:
-        """End the run. ``facts`` become its tags."""
-        tags = {f"{FACT}{key}": text(value) for key, value in (facts or {}).items()}
+    def finish(
+        self, status: Status = "FINISHED", metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """End the run. ``metadata`` become its tags."""
+        tags = {f"{FACT}{key}": text(value) for key, value in (metadata or {}).items()}
         self.later(lambda run_id: self._service.terminate(run_id, status, tags))
 
     def _begin(self) -> None:
@@ -103,9 +105,9 @@ class TrackedRun:
 
     def _flush(self, run_id: str) -> None:
         """All that has come since the last flush, in one batch."""
-        taken = list(self._points)
-        self._log(run_id, taken)
-        del self._points[: len(taken)]
+        storage_errors = list(self._points)
+        self._log(run_id, storage_errors)
+        del self._points[: len(storage_errors)]
 
     def _log(self, run_id: str, points: Sequence[tuple[int, Point]]) -> None:
         fresh: list[Sample] = []

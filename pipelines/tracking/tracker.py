@@ -1,6 +1,6 @@
 """Tells MLflow what a stage did. The driver alone talks to it, and no stage fails or waits because of it.
 
-All calls go through an :class:`~pipelines.tracking.queue.Outbox`. What could not be logged is logged when
+All calls go through an :class:`~pipelines.tracking.queue.BackgroundQueue`. What could not be logged is logged when
 the same stage runs again: a run is found by its stage, name and fingerprint, a finished one is left alone, an
 unfinished one is gone on with, and a metric is logged only beyond the last ``nimg`` it holds.
 
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from genmod import storage
 from genmod.config import Config
 from genmod.errors import ConfigError, GenmodError
-from pipelines.tracking.queue import Outbox
+from pipelines.tracking.queue import BackgroundQueue
 from pipelines.tracking.run import FACT, Sample, Status, TrackedRun, flat, reason
 
 logger = logging.getLogger("genmod")
@@ -83,7 +83,7 @@ class Tracker:
         self.uri, self._artifacts = _place(config, root)
         self._client: Any = None
         self._experiment_id = ""
-        self._outbox = Outbox("genmod-tracking", _is_permanent, self._warn)
+        self._outbox = BackgroundQueue("genmod-tracking", _is_permanent, self._warn)
 
     def warm_up(self) -> None:
         """Import MLflow now (seconds) and open its store in the background."""

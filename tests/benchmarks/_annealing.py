@@ -33,7 +33,7 @@ from genmod.models.gan.config import GanConfig, Penalty, Tower
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._data_sets import pin
 from tests.benchmarks._quality import _images, _labels
 from tests.benchmarks._quality_gan import NET
@@ -79,7 +79,7 @@ def trained(net: GanConfig, pixels_NCHW: Tensor, labels_N: Tensor) -> Model:
             yield Batch(pixels_NCHW[row_B], labels_N[row_B], index_B)
             start += BATCH
 
-    state = train(model, batches, Alone(), Plan(config, SEED))  # type: ignore[arg-type]
+    state = train(model, batches, SingleProcess(), Plan(config, SEED))  # type: ignore[arg-type]
     assert isinstance(state.ema, Model)
     return state.ema.requires_grad_(False)
 
@@ -94,35 +94,35 @@ def main() -> None:
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     pin()
-    begun_s = time.process_time()
+    start_s = time.process_time()
     pixels_NCHW, labels_N = images(wanted.data)
     order_N = torch.from_numpy(np.random.default_rng(SEED).permutation(len(pixels_NCHW)))
     pixels_NCHW, labels_N = pixels_NCHW[order_N], labels_N[order_N]
     model = trained(NETS[wanted.data], pixels_NCHW[HELD_OUT:], labels_N[HELD_OUT:])
-    print(f"trained in {time.process_time() - begun_s:.0f} s", flush=True)
+    print(f"trained in {time.process_time() - start_s:.0f} s", flush=True)
     held_out = Batch(pixels_NCHW[:HELD_OUT], labels_N[:HELD_OUT], torch.arange(HELD_OUT))
     rng, sigma = rng_for(SEED, "bench/score", held_out.index_B), 0.0
     for rounds in map(int, wanted.rounds.split(",")):
         how = GanScore(sigma="fit", fit_rounds=rounds, simulated_rows=0)
-        begun_s = time.process_time()
-        facts = model.prepare_scores(held_out, rng, how).facts
-        sigma = facts["sigma"]
-        print(f"{rounds} rounds: sigma {sigma:.4f}, drift {facts['sigma_drift']:+.2%}, "
-              f"{time.process_time() - begun_s:.0f} s", flush=True)  # fmt: skip
+        start_s = time.process_time()
+        metadata = model.prepare_scores(held_out, rng, how).metadata
+        sigma = metadata["sigma"]
+        print(f"{rounds} rounds: sigma {sigma:.4f}, drift {metadata['sigma_drift']:+.2%}, "
+              f"{time.process_time() - start_s:.0f} s", flush=True)  # fmt: skip
     rows = wanted.rows
     some = held_out.rows(slice(rows))
     for temperatures in map(int, wanted.temperatures.split(",")):
         how = GanScore(sigma=sigma, ais=AISOptions(temperatures=temperatures), simulated_rows=rows)
-        begun_s = time.process_time()
-        facts = model.prepare_scores(None, rng, how).facts
+        start_s = time.process_time()
+        metadata = model.prepare_scores(None, rng, how).metadata
         middle_s = time.process_time()
         found = model.log_prob(some, rng.rows(slice(rows)), how)
         print(f"{temperatures} temperatures: "
-              f"gap {facts['gap_nats']:.2f} +- {facts['gap_nats_stderr']:.2f} nats "
-              f"(lower {facts['simulated_lower_nats']:.2f}), held out {float(found.nats_B.mean()):.2f}, "
+              f"gap {metadata['gap_nats']:.2f} +- {metadata['gap_nats_stderr']:.2f} nats "
+              f"(lower {metadata['simulated_lower_nats']:.2f}), held out {float(found.nats_B.mean()):.2f}, "
               f"standard error of a row {float(found.stderr_B.mean()):.2f}, "
               f"{(time.process_time() - middle_s) / rows:.1f} s a row "
-              f"(gap {(middle_s - begun_s) / rows:.1f})", flush=True)  # fmt: skip
+              f"(gap {(middle_s - start_s) / rows:.1f})", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -219,9 +219,9 @@ def main() -> None:
         wanted = line.strip()
         answer = ";".join(bench.work)
         if wanted != "names":
-            begun_s = time.process_time()
+            start_s = time.process_time()
             bench.work[wanted]()
-            answer = repr(time.process_time() - begun_s)
+            answer = repr(time.process_time() - start_s)
         print("ANSWER", answer, file=stdout, flush=True)
 
 

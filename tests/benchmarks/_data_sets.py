@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from genmod.data.format.codecs import PNG_LEVEL, Codec
-from genmod.data.format.shards import Encoded, dataset_facts, pack_shard
+from genmod.data.format.shards import Encoded, dataset_metadata, pack_shard
 from genmod.data.sources.registry import open_source
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 
@@ -117,7 +117,7 @@ def publish_set(root: str, images: Set) -> DatasetManifest:
     return publish(
         root,
         DatasetManifest(
-            fingerprint="bench", spec=images.spec, shards=shards, facts=dataset_facts({})
+            fingerprint="bench", spec=images.spec, shards=shards, metadata=dataset_metadata({})
         ),
     )
 
@@ -192,9 +192,9 @@ def compare(
     for turn in range(ROUNDS + 1):
         for who in order.sample(names, len(names)):
             work = everybody[who]
-            begun_s = time.process_time()
+            start_s = time.process_time()
             told = work()
-            spent_s = told if isinstance(told, float) else time.process_time() - begun_s
+            spent_s = told if isinstance(told, float) else time.process_time() - start_s
             if turn:
                 times[who].append(spent_s / images * 1e6)
     mine = times.pop("ours")
@@ -203,9 +203,9 @@ def compare(
             "name": name,
             "unit": "CPU us/image",
             "ours": statistics.median(mine),
-            "peer": statistics.median(taken),
+            "peer": statistics.median(timings),
             "peer_name": peer + (f" [goal {goals[peer]:g}x]" if peer in goals else ""),
-            "ratio": statistics.median(t / o for t, o in zip(taken, mine, strict=True)),
+            "ratio": statistics.median(t / o for t, o in zip(timings, mine, strict=True)),
         }
-        for peer, taken in times.items()
+        for peer, timings in times.items()
     ]

@@ -28,7 +28,7 @@ from genmod.models.diffusion import DiffusionScore, Model
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._quality import _images
 
 SPEC = ImageSpec(channels=1, height=28, width=28)
@@ -61,10 +61,10 @@ def _trained(net: dict, train_NCHW: Tensor, seed: int, nimg: int) -> tuple[Model
 
     optim = OptimConfig(lr=1e-3, warmup_nimg=2_000)
     config = TrainConfig(nimg=nimg, batch=BATCH, optim=optim, ema_halflife_nimg=2_000)
-    begun_s = time.process_time()
-    ema = train(model, stream, Alone(), Plan(config, seed)).ema
+    start_s = time.process_time()
+    ema = train(model, stream, SingleProcess(), Plan(config, seed)).ema
     assert isinstance(ema, Model)
-    return ema, time.process_time() - begun_s
+    return ema, time.process_time() - start_s
 
 
 def _seed(train_NCHW: Tensor, rows: Batch, seed: int, nimg: int) -> tuple[dict, dict]:

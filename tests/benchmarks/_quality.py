@@ -45,7 +45,7 @@ from genmod.models.vae import Model, VAEScore
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._data_sets import FASHION, PEERS, pin
 
 BINARY = ImageSpec(channels=1, height=28, width=28, levels=2)
@@ -129,14 +129,14 @@ def _train(
         )
         stats = DataStats(mean=(-0.43,), std=(0.9,))
         model = ModelConfig(family="vae", net=net, spec=BINARY, stats=stats).build(seed)
-        half, begun_s = _Half(), time.process_time()
+        half, start_s = _Half(), time.process_time()
 
         def batches(start: int) -> Iterator[Batch]:
             return _batches(train_NCHW, seed, start)
 
         plan = Plan(config, seed, validation=half)  # type: ignore[arg-type]
-        state = train(model, batches, Alone(), plan)  # type: ignore[arg-type]
-        taken_s = time.process_time() - begun_s
+        state = train(model, batches, SingleProcess(), plan)  # type: ignore[arg-type]
+        taken_s = time.process_time() - start_s
         assert isinstance(half.kept, Model)
         assert isinstance(state.ema, Model)
         return [(half.kept, half_nimg), (state.ema, nimg)], taken_s

@@ -38,7 +38,7 @@ from genmod.interface.registry import ModelConfig
 from genmod.training import ema
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._data_sets import pin
 from tests.benchmarks._equal_time import GREY, Judge, batches, drawn, fitting, images, interval
 
@@ -130,7 +130,7 @@ def _ours(train_NCHW: Tensor, job: dict[str, Any]) -> dict[str, Any]:
     net = {
         "unshuffle": job["unshuffle"], "widths": job["widths"], "blocks": 1, "embedding": 128,
         "attention": [len(job["widths"]) - 1] if job["attention"] else [],
-        "noise": {"mean": job["mean"], "std": job["std"], "uniform": 0.0},
+        "noise": {"P_mean": job["mean"], "P_std": job["std"], "uniform_share": 0.0},
     }  # fmt: skip
     how = ModelConfig(family="diffusion", net=net, spec=GREY, stats=stats)
 
@@ -138,9 +138,14 @@ def _ours(train_NCHW: Tensor, job: dict[str, Any]) -> dict[str, Any]:
         model = how.build(job["seed"])
         looks = _Averages(model, job, nimg)
         plan = Plan(_train_config(job, nimg, 0), job["seed"], validation=looks)  # type: ignore[arg-type]
-        begun_s = time.process_time()
-        train(model, lambda start: batches(train_NCHW, job["seed"], BATCH, start), Alone(), plan)  # type: ignore[arg-type,return-value]
-        return looks, time.process_time() - begun_s
+        start_s = time.process_time()
+        train(
+            model,
+            lambda start: batches(train_NCHW, job["seed"], BATCH, start),
+            SingleProcess(),
+            plan,
+        )  # type: ignore[arg-type,return-value]
+        return looks, time.process_time() - start_s
 
     nimg = fitting(lambda few: run(few)[1], PROBE_NIMG, job["cpu_s"], BATCH)
     looks, taken_s = run(nimg)

@@ -115,20 +115,20 @@ def main() -> None:
     probe = Training(job, train_NCHW)
     for _ in range(PROBE_STEPS):
         probe.step(0.5)
-    begun_s = time.process_time()
+    start_s = time.process_time()
     for _ in range(PROBE_STEPS):
         probe.step(0.5)
-    step_s = (time.process_time() - begun_s) / PROBE_STEPS
+    step_s = (time.process_time() - start_s) / PROBE_STEPS
     torch.manual_seed(job["seed"])
     training = Training(job, train_NCHW)
     training.average(int(job["cpu_s"] / step_s))
     kept: dict[str, list[Tensor]] = {}
     marks = sorted(job["marks"])
-    steps, begun_s, spent_s = 0, time.process_time(), 0.0
+    steps, start_s, spent_s = 0, time.process_time(), 0.0
     while spent_s < job["cpu_s"]:
         training.step(spent_s / job["cpu_s"])
         steps += 1
-        spent_s = time.process_time() - begun_s
+        spent_s = time.process_time() - start_s
         while marks and spent_s >= marks[0] * job["cpu_s"]:
             mark = marks.pop(0)
             for share, average in training.averages.items():

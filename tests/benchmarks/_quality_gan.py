@@ -42,7 +42,7 @@ from genmod.models.gan import GanSample, Model
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._data_sets import pin
 from tests.benchmarks._quality import _images, _labels
 
@@ -88,7 +88,7 @@ class _Points:
     """Draws samples on the way, in the place of validation; what it takes is not training's."""
 
     seed: int
-    begun_s: float
+    start_s: float
     drawing_s: float = 0.0
     found: list[dict[str, Any]] = field(default_factory=list)
 
@@ -100,7 +100,7 @@ class _Points:
             for i in range(0, DRAWS, 100)
         ]
         pixels = units.to_pixels(torch.cat(pieces))
-        cpu_s = now_s - self.begun_s - self.drawing_s
+        cpu_s = now_s - self.start_s - self.drawing_s
         self.found.append({"pixels": pixels, "nimg": nimg, "cpu_s": cpu_s})
         self.drawing_s += time.process_time() - now_s
         return {}
@@ -119,14 +119,14 @@ def ours(pixels_NCHW: Tensor, seed: int, cpu_s: float) -> list[dict[str, Any]]:
         stats = DataStats(mean=(-0.43,), std=(0.7,))
         net = NET | {"gamma": gamma}
         model = ModelConfig(family="gan", net=net, spec=SPEC, stats=stats).build(seed)
-        begun_s = time.process_time()
-        drawn = _Points(seed, begun_s)
+        start_s = time.process_time()
+        drawn = _Points(seed, start_s)
 
         def batches(start: int) -> Iterator[Batch]:
             return _batches(pixels_NCHW, seed, start)
 
-        train(model, batches, Alone(), Plan(config, seed, validation=drawn))  # type: ignore[arg-type]
-        return drawn, time.process_time() - begun_s
+        train(model, batches, SingleProcess(), Plan(config, seed, validation=drawn))  # type: ignore[arg-type]
+        return drawn, time.process_time() - start_s
 
     _, probe_s = run(PROBE_NIMG, 0)
     step = POINTS * BATCH

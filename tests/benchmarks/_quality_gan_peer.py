@@ -97,7 +97,7 @@ def main() -> None:
     trained_s, step = 0.0, 0
     for point in range(1, points + 1):
         while trained_s < cpu_s * point / points:
-            begun_s = time.process_time()
+            start_s = time.process_time()
             for adam in adams:
                 cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, trained_s / cpu_s))
                 adam.param_groups[0]["lr"] = lr * (floor + (1 - floor) * cosine)
@@ -110,7 +110,7 @@ def main() -> None:
             adams[0].zero_grad()
             bce(d(fake), ones).backward()
             adams[0].step()
-            trained_s += time.process_time() - begun_s
+            trained_s += time.process_time() - start_s
             step += 1
             for average, halflife_nimg in averages.values():
                 keep = min(0.5 ** (batch / halflife_nimg), step / (step + 10))

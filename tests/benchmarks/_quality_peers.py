@@ -61,7 +61,7 @@ def main() -> None:
     adam = torch.optim.Adam(model.parameters(), lr=RATE)
     nimg, trained_s = 0, 0.0
     for mark, until_s in (("half", cpu_s / 2), ("end", cpu_s)):
-        begun_s, before_s = time.process_time(), trained_s
+        start_s, before_s = time.process_time(), trained_s
         model.train()
         while trained_s < until_s:
             rows = torch.randint(0, len(train), (BATCH,))
@@ -69,7 +69,7 @@ def main() -> None:
             model({"data": torch.bernoulli(train[rows])}).loss.backward()
             adam.step()
             nimg += BATCH
-            trained_s = before_s + time.process_time() - begun_s
+            trained_s = before_s + time.process_time() - start_s
         model.eval()
         with torch.no_grad():
             draws = model.decoder(torch.randn(DRAWS, LATENTS))["reconstruction"]

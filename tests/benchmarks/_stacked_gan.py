@@ -32,7 +32,7 @@ from genmod.models.gan import GanSample, Model
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._data_sets import pin
 from tests.benchmarks._quality_gan import BATCH, GAMMA, HALFLIFE_SHARE, NET, OPTIM
 
@@ -93,10 +93,10 @@ def trained(
                 yield Batch(stacked(digits_NCHW, seed, "bench/stack", index_B), None, index_B)
                 start += BATCH
 
-        begun_s = time.process_time()
-        state = train(model, batches, Alone(), Plan(config, seed))  # type: ignore[arg-type]
+        start_s = time.process_time()
+        state = train(model, batches, SingleProcess(), Plan(config, seed))  # type: ignore[arg-type]
         assert isinstance(state.ema, Model)
-        return state.ema, time.process_time() - begun_s
+        return state.ema, time.process_time() - start_s
 
     _, probe_s = run(PROBE_NIMG)
     nimg = int(cpu_s / (probe_s / PROBE_NIMG)) // BATCH * BATCH

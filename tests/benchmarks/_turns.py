@@ -19,22 +19,22 @@ def cpu_s(call: Callable[[], object]) -> float:
 
 def in_turns(calls: Sequence[Callable[[], object]], rounds: int) -> Taken:
     """So many rounds, in an order that turns, after one that is not kept."""
-    taken: Taken = []
+    timings: Taken = []
     for number in range(rounds + 1):
         seconds = [0.0] * len(calls)
         for place in range(len(calls)):
             which = (place + number) % len(calls)
             seconds[which] = cpu_s(calls[which])
-        taken.append(seconds)
-    return taken[1:]
+        timings.append(seconds)
+    return timings[1:]
 
 
-def compared(taken: Taken, mine: int, theirs: int, done: float) -> dict[str, object]:
+def compared(timings: Taken, mine: int, theirs: int, done: float) -> dict[str, object]:
     """Rates of two calls that do so much, and the median and quartiles of the rounds' ratios."""
-    ratios = sorted(seconds[theirs] / seconds[mine] for seconds in taken)
+    ratios = sorted(seconds[theirs] / seconds[mine] for seconds in timings)
     return {
-        "ours": done / statistics.median(seconds[mine] for seconds in taken),
-        "peer": done / statistics.median(seconds[theirs] for seconds in taken),
+        "ours": done / statistics.median(seconds[mine] for seconds in timings),
+        "peer": done / statistics.median(seconds[theirs] for seconds in timings),
         "ratio": statistics.median(ratios),
         "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
     }

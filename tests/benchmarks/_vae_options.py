@@ -46,7 +46,7 @@ from genmod.models.vae import Model, VAESample, VAEScore
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks import _equal_time as shared
 from tests.benchmarks._equal_time import GREY, Judge
 
@@ -133,10 +133,10 @@ def trained(
     def batches(start: int) -> Iterator[Batch]:
         return _batches(images_NCHW, spec, seed, start)
 
-    begun_s = time.process_time()
-    state = train(model, batches, Alone(), Plan(config, seed))  # type: ignore[arg-type]
+    start_s = time.process_time()
+    state = train(model, batches, SingleProcess(), Plan(config, seed))  # type: ignore[arg-type]
     assert isinstance(state.ema, Model)
-    return state.ema.eval(), time.process_time() - begun_s
+    return state.ema.eval(), time.process_time() - start_s
 
 
 def fitting(probes: list[Callable[[int], float]], cpu_s: float) -> list[int]:

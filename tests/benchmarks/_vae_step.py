@@ -24,7 +24,7 @@ from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._turns import compared, in_turns
 
 BATCH, STEPS, ROUNDS = 128, 100, 12
@@ -47,7 +47,7 @@ def _ours() -> Callable[[], None]:
 
     optim = OptimConfig(lr=4e-3, weight_decay=0.01, clip_norm=300)
     config = TrainConfig(nimg=nimg, batch=BATCH, log_every_nimg=nimg, optim=optim)
-    return lambda: (train(model, batches, Alone(), Plan(config, 0)), None)[1]  # type: ignore[arg-type]
+    return lambda: (train(model, batches, SingleProcess(), Plan(config, 0)), None)[1]  # type: ignore[arg-type]
 
 
 def _peer() -> Callable[[], None]:
@@ -73,10 +73,10 @@ def _peer() -> Callable[[], None]:
 def main() -> None:
     """Images a CPU second of both, the ratio and the control's, each with the quartiles of its rounds."""
     torch.set_num_threads(1)
-    taken = in_turns([_ours(), _peer(), _peer()], ROUNDS)
+    timings = in_turns([_ours(), _peer(), _peer()], ROUNDS)
     row = {"name": "vae/step against pythae", "unit": "images per CPU second"}
-    control = compared(taken, 1, 2, STEPS * BATCH)
-    print(json.dumps(row | compared(taken, 0, 1, STEPS * BATCH) | {"control": control}))
+    control = compared(timings, 1, 2, STEPS * BATCH)
+    print(json.dumps(row | compared(timings, 0, 1, STEPS * BATCH) | {"control": control}))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from pipelines.recipe.recipe import load
 from tests.benchmarks._data_sets import (
     BATCH,
@@ -174,28 +174,28 @@ def row(name: str, unit: str, ours: float, peer: float, peer_name: str) -> dict[
 
 def cached(images: Set, folder: Path) -> dict[str, Any]:
     """Epochs after the first, whose pixels are kept decoded."""
-    per_epoch, taken = IMAGES // BATCH, []
+    per_epoch, timings = IMAGES // BATCH, []
     with stream(folder, BATCH, 256 << 20) as batches:
         for _ in range(2 * per_epoch):  # the thread reads ahead, so one more than an epoch
             next(batches)
         for _ in range(5):
-            begun_s = time.process_time()
+            start_s = time.process_time()
             for _ in range(per_epoch):
                 next(batches)
-            taken.append((time.process_time() - begun_s) / IMAGES * 1e6)
+            timings.append((time.process_time() - start_s) / IMAGES * 1e6)
     name = f"read {images.name}, later epochs"
-    return row(name, "CPU us/image", statistics.median(taken), 5.0, "goal: at most")
+    return row(name, "CPU us/image", statistics.median(timings), 5.0, "goal: at most")
 
 
 def first_batch(images: Set, folder: Path) -> dict[str, Any]:
     """From the URL to the first batch of 64."""
-    taken = []
+    timings = []
     for _ in range(7):
-        begun_s = time.monotonic()
+        start_s = time.monotonic()
         with stream(folder, 64) as batches:
             next(batches)
-            taken.append(time.monotonic() - begun_s)
-    median_s = statistics.median(taken)
+            timings.append(time.monotonic() - start_s)
+    median_s = statistics.median(timings)
     return row(f"{images.name}: time to first batch", "wall s", median_s, 0.2, "goal: at most")
 
 
@@ -208,8 +208,8 @@ def wait(images: Set, folder: Path) -> dict[str, Any]:
     config = TrainConfig(nimg=150 * batch, batch=batch, log_every_nimg=10 * batch)
     with TrainingStream(root, open_dataset(root), "train", global_batch=batch) as batches:
         next(batches)
-        before_s, begun_s = batches.waited_s, time.monotonic()
-        train(model, lambda _: batches, Alone(), Plan(config, 0))
-        share = (batches.waited_s - before_s) / (time.monotonic() - begun_s)
+        before_s, start_s = batches.waited_s, time.monotonic()
+        train(model, lambda _: batches, SingleProcess(), Plan(config, 0))
+        share = (batches.waited_s - before_s) / (time.monotonic() - start_s)
     name = f"{images.name}: the quickstart's VAE waits"
     return row(name, "share of time", share, 0.02, "goal: at most")

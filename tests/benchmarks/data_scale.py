@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from genmod.data.format.codecs import Codec
-from genmod.data.format.shards import Encoded, dataset_facts, pack_shard
+from genmod.data.format.shards import Encoded, dataset_metadata, pack_shard
 from genmod.data.order.row_order import Deal, Order
 from genmod.data.reading.reader import RowReader, _stream
 from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, publish
@@ -34,13 +34,13 @@ import numpy as np
 from genmod.data.order.row_order import WindowOrder
 from genmod.data.reading.reader import open_dataset
 from genmod.data.reading.row_index import RowIndex
-begun_s = time.process_time()
+start_s = time.process_time()
 manifest = open_dataset(sys.argv[1])
 shards = manifest.of_split("train")
 index = RowIndex(sys.argv[1], manifest.spec, shards)
 order = WindowOrder([shard.rows for shard in shards], 8, 0)
 order.rows_at(index.rows // 2 + np.arange(256))
-spent_s = time.process_time() - begun_s
+spent_s = time.process_time() - start_s
 peak = int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # not the parent's
 print(json.dumps({"rows": index.rows, "open_s": spent_s, "peak_mb": peak}))
 """
@@ -78,16 +78,16 @@ def _growth(root: str, shard: ShardEntry) -> list[dict[str, Any]]:
     found, first = [], 0.0
     for total in (10**4, 10**5, 10**6, 10**7):
         reader = RowReader(root, SPEC, [shard] * (total // SHARD_ROWS))
-        begun_s = time.process_time()
+        start_s = time.process_time()
         reader.find(np.arange(0, total, SHARD_ROWS))
-        loading_us = (time.process_time() - begun_s) / total * 1e6
+        loading_us = (time.process_time() - start_s) / total * 1e6
         stream = _stream(reader, Order(total, 0), Deal(BATCH, 0, 1), 0)
         for _ in range(63):  # until order is computed in full pieces
             next(stream)
-        begun_s = time.process_time()
+        start_s = time.process_time()
         for _ in range(BATCHES):
             next(stream)
-        us = (time.process_time() - begun_s) / (BATCHES * BATCH) * 1e6
+        us = (time.process_time() - start_s) / (BATCHES * BATCH) * 1e6
         first = first or us
         reader.close()
         name = f"{total:,} samples"
@@ -109,7 +109,9 @@ def _opening(folder: Path, shard: ShardEntry, total: int) -> list[dict[str, Any]
     )
     publish(
         str(folder),
-        DatasetManifest(fingerprint="bench", spec=SPEC, shards=shards, facts=dataset_facts({})),
+        DatasetManifest(
+            fingerprint="bench", spec=SPEC, shards=shards, metadata=dataset_metadata({})
+        ),
     )
     words = [sys.executable, "-c", OPEN, str(folder)]
     told = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)

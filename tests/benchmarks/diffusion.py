@@ -24,7 +24,7 @@ from genmod.models.diffusion import DiffusionSample, DiffusionScore, Model
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks import _quality_diffusion_peer as diffusers_side
 from tests.benchmarks._data_sets import CONTROL
 from tests.benchmarks._equal_time import GREY, batches
@@ -133,7 +133,7 @@ def _same_net() -> list[dict]:
     loop.average(SAME_STEPS)
 
     def ours() -> None:
-        train(model, lambda start: batches(pixels_NCHW, 0, size, start), Alone(), plan)  # type: ignore[arg-type,return-value]
+        train(model, lambda start: batches(pixels_NCHW, 0, size, start), SingleProcess(), plan)  # type: ignore[arg-type,return-value]
 
     def theirs() -> None:
         for _ in range(SAME_STEPS):

@@ -28,7 +28,7 @@ from genmod.rng import rng_for
 from genmod.scoring.ood_scores import RECOMMENDED, Bits, Calibration, auroc, compressed_bits
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._data_sets import FASHION
 
 SPEC = ImageSpec(channels=1, height=28, width=28)
@@ -48,7 +48,7 @@ MODELS: dict[str, dict[str, Any]] = {
             "blocks": 1,
             "attention": [],
             "embedding": 64,
-            "noise": {"mean": 0.0, "std": 1.3, "uniform": 0.1},
+            "noise": {"P_mean": 0.0, "P_std": 1.3, "uniform_share": 0.1},
         },
         "train": {"nimg": 40_000, "batch": 64, "ema_halflife_nimg": 2000},
         "optim": {"lr": 0.002, "warmup_nimg": 4000},
@@ -85,7 +85,7 @@ def _trained(name: str, pixels_NCHW: Tensor, seed: int) -> GenerativeModel:
             yield Batch(pixels_NCHW[row_B], None, index_B)
 
     model = ModelConfig(family=name, net=how["net"], spec=SPEC, stats=stats).build(seed)
-    return train(model, batches, Alone(), Plan(config, seed)).ema.requires_grad_(False)
+    return train(model, batches, SingleProcess(), Plan(config, seed)).ema.requires_grad_(False)
 
 
 def _nats(model: GenerativeModel, name: str, pixels_NCHW: Tensor) -> tuple[Tensor, str]:

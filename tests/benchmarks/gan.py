@@ -26,7 +26,7 @@ from genmod.nets.linear import Linear
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.benchmarks._turns import Taken, compared, in_turns
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
@@ -55,7 +55,7 @@ def _ours(model: Model, channels_last: bool = False) -> Callable[[], object]:
     config = TrainConfig(
         nimg=nimg, batch=BATCH, log_every_nimg=nimg, optim=optim, channels_last=channels_last
     )
-    return lambda: train(model, _batches, Alone(), Plan(config, 0))  # type: ignore[arg-type]
+    return lambda: train(model, _batches, SingleProcess(), Plan(config, 0))  # type: ignore[arg-type]
 
 
 def _plain(model: Model) -> Callable[[], object]:
@@ -99,9 +99,9 @@ def _plain(model: Model) -> Callable[[], object]:
     return steps
 
 
-def _row(name: str, peer_name: str, images: int, taken: Taken, mine: int, theirs: int) -> dict:
+def _row(name: str, peer_name: str, images: int, timings: Taken, mine: int, theirs: int) -> dict:
     row = {"name": f"gan/{name}", "unit": "images per CPU second", "peer_name": peer_name}
-    return row | compared(taken, mine, theirs, images)
+    return row | compared(timings, mine, theirs, images)
 
 
 def bench() -> list[dict]:
@@ -114,7 +114,7 @@ def bench() -> list[dict]:
         _plain(copy.deepcopy(model)),
         _ours(copy.deepcopy(model), channels_last=True),
     ]
-    taken, images = in_turns(calls, ROUNDS), STEPS * BATCH
+    timings, images = in_turns(calls, ROUNDS), STEPS * BATCH
     model.requires_grad_(False)
     batch = next(_batches(0))
 
@@ -130,10 +130,10 @@ def bench() -> list[dict]:
     drawn = in_turns([sample, plain_sample], ROUNDS)
     plain = "plain torch, same nets"
     return [
-        _row("step", plain, images, taken, 0, 1),
-        _row("control", "plain torch once more: noise", images, taken, 1, 2),
-        _row("step, channels last", plain, images, taken, 3, 1),
-        _row("channels last", "ours as it comes", images, taken, 3, 0),
+        _row("step", plain, images, timings, 0, 1),
+        _row("control", "plain torch once more: noise", images, timings, 1, 2),
+        _row("step, channels last", plain, images, timings, 3, 1),
+        _row("channels last", "ours as it comes", images, timings, 3, 0),
         _row("sample", plain, DRAWINGS * BATCH, drawn, 0, 1),
     ]
 

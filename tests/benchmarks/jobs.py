@@ -13,7 +13,7 @@ import torch
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.data.reading.reader import RowReader
 from genmod.generation.synthetic import SampleConfig
 from genmod.interface.model import DataStats
@@ -39,12 +39,15 @@ def _publish_inputs(root: str, name: str) -> None:
     stats = DataStats(mean=(0.0,), std=(0.5,))
     config = ModelConfig(family=name, net={}, spec=SPEC, stats=stats)
     state = TrainState(0, config.build(0), config.build(0), ())
-    publish_model(f"{root}/{name}", config, state, fingerprint=name, parents={}, facts={})
+    publish_model(f"{root}/{name}", config, state, fingerprint=name, parents={}, metadata={})
     pixels = rng_for(0, "bench", range(SCORES)).integers(256, 28, 28, 1).to(torch.uint8).numpy()
     rows = [Row(f"k{i}", i, pixels[i], label=i % 10) for i in range(SCORES)]
-    shard, facts = write_shard(f"{root}/data", "val-000000", "val", SPEC, rows)
+    shard, metadata = write_shard(f"{root}/data", "val-000000", "val", SPEC, rows)
     manifest = DatasetManifest(
-        fingerprint="bench", spec=SPEC, shards=(shard,), facts=dataset_facts({"val": facts})
+        fingerprint="bench",
+        spec=SPEC,
+        shards=(shard,),
+        metadata=dataset_metadata({"val": metadata}),
     )
     publish(f"{root}/data", manifest)
 

@@ -23,7 +23,7 @@ from genmod.manifest import ImageSpec
 from genmod.rng import Rng, rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from pipelines.recipe.recipe import load
 from tests.benchmarks._turns import compared, cpu_s, in_turns
 
@@ -54,7 +54,7 @@ def _stream(start: int, batch: int = BATCH) -> Iterator[Batch]:
 def _ours(model: GenerativeModel) -> Callable[[], None]:
     nimg = STEPS * BATCH
     config = TrainConfig(nimg=nimg, batch=BATCH, log_every_nimg=nimg)
-    return lambda: (train(model, _stream, Alone(), Plan(config, 0)), None)[1]
+    return lambda: (train(model, _stream, SingleProcess(), Plan(config, 0)), None)[1]
 
 
 def _bare(
@@ -88,7 +88,7 @@ def _family(name: str) -> list[dict]:
         _bare(copy.deepcopy(model)),
         _bare(copy.deepcopy(model), _TorchNoise),
     ]
-    taken = in_turns(calls, ROUNDS)
+    timings = in_turns(calls, ROUNDS)
 
     def row(what: str, mine: int, theirs: int, peer_name: str) -> dict:
         row = {
@@ -96,7 +96,7 @@ def _family(name: str) -> list[dict]:
             "unit": "images per CPU second",
             "peer_name": peer_name,
         }
-        return row | compared(taken, mine, theirs, STEPS * BATCH)
+        return row | compared(timings, mine, theirs, STEPS * BATCH)
 
     default = ModelConfig(family=entry.family, net={}, spec=SPEC, stats=stats).build(0)
     train = load("quickstart").train_config(name)
@@ -131,9 +131,9 @@ def _noise_share(steps: Callable[[], None]) -> float:
     def timed(method: Callable[..., object]) -> Callable[..., object]:
         def call(*args: object, **kwargs: object) -> object:
             nonlocal spent_s
-            begun_s = time.process_time()
+            start_s = time.process_time()
             result = method(*args, **kwargs)
-            spent_s += time.process_time() - begun_s
+            spent_s += time.process_time() - start_s
             return result
 
         return call
@@ -161,13 +161,13 @@ def _generator() -> dict:
         for _ in range(20):
             torch.randn(BATCH, *SPEC.shape)
 
-    taken = in_turns([addressed, torchs], ROUNDS)
+    timings = in_turns([addressed, torchs], ROUNDS)
     row = {
         "name": "rng/normal",
         "unit": "million numbers per CPU second",
         "peer_name": "torch.randn",
     }
-    return row | compared(taken, 0, 1, 20 * BATCH * SPEC.dims / 1e6)
+    return row | compared(timings, 0, 1, 20 * BATCH * SPEC.dims / 1e6)
 
 
 def bench() -> list[dict]:

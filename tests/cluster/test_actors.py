@@ -56,18 +56,18 @@ def tasks(*acts):
 def test_an_actor_in_process_tells_what_went_wrong(tmp_path):
     scribe = actor_class()(folder=tmp_path, device="cpu", threads=1, deadline_s=60)
 
-    def facts(name, act):
+    def metadata(name, act):
         return scribe._within_deadline({"name": name, "act": act})
 
-    assert facts("a", None)["name"] == "a"
-    assert facts("b", "refuse")["error"] == "this is yours to mend"
+    assert metadata("a", None)["name"] == "a"
+    assert metadata("b", "refuse")["error"] == "this is yours to mend"
     assert attempts(tmp_path, "b") == 1
-    assert facts("c", "hiccup once")["name"] == "c"
+    assert metadata("c", "hiccup once")["name"] == "c"
     assert attempts(tmp_path, "c") == 2
-    gone = facts("d", "store is gone")
+    gone = metadata("d", "store is gone")
     assert "no route to the store" in gone["error"]
     assert attempts(tmp_path, "d") == TRIES
-    bug = facts("e", "bug")
+    bug = metadata("e", "bug")
     assert bug["error"] == "ZeroDivisionError: a bug"
     assert "test_actors" in bug["trace"]
     assert attempts(tmp_path, "e") == 1
@@ -88,8 +88,8 @@ def test_where_actors_compute():
 
 
 def collect(results, into):
-    for facts in results:
-        into.append(facts["name"])
+    for metadata in results:
+        into.append(metadata["name"])
 
 
 @pytest.mark.ray

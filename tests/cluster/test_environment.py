@@ -16,7 +16,7 @@ if sys.argv[1] == "job":  # a program on the same machine, that Ray did not star
     done = subprocess.run([sys.executable, __file__, "direct"], env=plain, text=True, timeout=600)
     assert done.returncode == 0
     os.environ["AWS_REGION"] = "of-the-driver-alone"
-os.environ["GENMOD_STORAGE"] = '{"patience_s": 7}'
+os.environ["GENMOD_STORAGE"] = '{"retry_timeout_s": 7}'
 from cluster.session import ClusterConfig, connect, disconnect
 connect(ClusterConfig())
 import ray
@@ -45,6 +45,6 @@ def test_workers_know_where_the_store_is_and_no_secret(head, tmp_path, monkeypat
     output = "".join(lines)
     assert state.status == "SUCCEEDED", output
     direct, job = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
-    common = {"AWS_SECRET_ACCESS_KEY": None, "GENMOD_STORAGE": '{"patience_s": 7}'}
+    common = {"AWS_SECRET_ACCESS_KEY": None, "GENMOD_STORAGE": '{"retry_timeout_s": 7}'}
     assert direct == common | {"AWS_ENDPOINT_URL": "http://direct", "AWS_REGION": None}
     assert job == common | {"AWS_ENDPOINT_URL": "http://job", "AWS_REGION": None}

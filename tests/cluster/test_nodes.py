@@ -67,7 +67,7 @@ class Cluster:
     def add_node(self) -> str:
         return self._start(f"--address={self.address}")
 
-    def _start(self, *how: str) -> str:
+    def _start(self, *options: str) -> str:
         mark = secrets.token_hex(8)
         self.marks.append(mark)
         names = ("node-manager", "object-manager", "dashboard-agent-listen")
@@ -77,7 +77,7 @@ class Cluster:
         with log.open("wb") as stream:
             started = subprocess.run(
                 [
-                    *(f"{BINS}/ray", "start", "--disable-usage-stats", *how, "--num-cpus=1"),
+                    *(f"{BINS}/ray", "start", "--disable-usage-stats", *options, "--num-cpus=1"),
                     *(f"--{name}-port={port}" for name, port in ports),
                     *("--min-worker-port=0", "--max-worker-port=0"),
                     *("--object-store-memory=100000000", f"--temp-dir={self.folder}/ray"),

@@ -27,12 +27,12 @@ def test_who_ends_soon_ends_and_the_others_are_cancelled(ray_session, tmp_path):
     while len(list(tmp_path.iterdir())) < 2:  # a worker takes its time to start
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
-    begun_s = time.monotonic()
+    start_s = time.monotonic()
     stop([short, long], grace_s=10.0)
     assert ray.get(short, timeout=10) is None
     with pytest.raises((ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError)):
         ray.get(long, timeout=60)
-    assert time.monotonic() - begun_s < 100
+    assert time.monotonic() - start_s < 100
 
 
 def test_nothing_to_stop_needs_no_ray():

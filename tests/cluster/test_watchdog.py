@@ -36,10 +36,10 @@ def test_among_those_that_beat_the_furthest_behind_hangs():
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(1, 200))
-def test_nobody_hangs_while_one_comes_further(counts, hang_s):
+def test_nobody_hangs_while_one_comes_further(counts, hang_timeout_s):
     beats = [beat(rank, count, 1000, 0) for rank, count in enumerate(counts)]
     beats[0]["moved_s"] = 1000
-    assert choose(beats, 1000 + min(hang_s, 80) - 1, hang_s) == ([], [])
+    assert choose(beats, 1000 + min(hang_timeout_s, 80) - 1, hang_timeout_s) == ([], [])
 
 
 HUNG = """

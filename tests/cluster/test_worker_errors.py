@@ -6,7 +6,7 @@ import pytest
 
 from cluster.worker_errors import leave, left
 from genmod.errors import DataError, GenmodError, TrainingDiverged
-from genmod.world import Alone
+from genmod.world import SingleProcess
 
 
 def test_the_same_error_of_all_ranks_is_told_and_nobody_raises(tmp_path):
@@ -16,7 +16,7 @@ def test_the_same_error_of_all_ranks_is_told_and_nobody_raises(tmp_path):
 
     def rank(number):
         try:
-            leave(url, Alone(rank=number, size=3), TrainingDiverged(f"of rank {number}"))
+            leave(url, SingleProcess(rank=number, size=3), TrainingDiverged(f"of rank {number}"))
         except GenmodError as error:
             raised.append(error)
 
@@ -33,5 +33,5 @@ def test_the_same_error_of_all_ranks_is_told_and_nobody_raises(tmp_path):
 
 def test_the_error_of_one_rank_is_raised_there_so_that_the_others_end(tmp_path):
     with pytest.raises(DataError, match="mine alone"):
-        leave(str(tmp_path), Alone(rank=1, size=2), DataError("mine alone"), together_s=0.3)
+        leave(str(tmp_path), SingleProcess(rank=1, size=2), DataError("mine alone"), together_s=0.3)
     assert type(left(str(tmp_path))) is DataError

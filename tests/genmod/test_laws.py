@@ -29,12 +29,12 @@ from genmod.nets import linear
 from genmod.rng import rng_for
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from genmod.training.monitors.validation import Grid, Validation
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
-from genmod.world import Alone, Group, World
+from genmod.world import Group, SingleProcess, World
 
 CPU = torch.device("cpu")
 
@@ -84,9 +84,9 @@ SPECS = (
 )
 
 
-def can_be_sampled(case: Case, how: SampleOptions) -> bool:
+def can_be_sampled(case: Case, options: SampleOptions) -> bool:
     try:
-        family(case.family).check_sampling(case.net, how, case.spec)
+        family(case.family).check_sampling(case.net, options, case.spec)
     except ConfigError:
         return False
     return True
@@ -99,20 +99,20 @@ CASES = TINY + [
     for variant in range(len(family(name).Config.variants()))
 ]
 SCORES = [
-    pytest.param(case, how, id=f"{case}-score{number}")
+    pytest.param(case, options, id=f"{case}-score{number}")
     for case in CASES
-    for number, how in enumerate(
+    for number, options in enumerate(
         (family(case.family).Score.tiny(), *family(case.family).Score.variants())
     )
     if number == 0 or case.spec.channels == 1
 ]
 SAMPLES = [
-    pytest.param(case, how, id=f"{case}-sample{number}")
+    pytest.param(case, options, id=f"{case}-sample{number}")
     for case in CASES
-    for number, how in enumerate(
+    for number, options in enumerate(
         (family(case.family).Sample(), *family(case.family).Sample.variants())
     )
-    if can_be_sampled(case, how)
+    if can_be_sampled(case, options)
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 every_family = pytest.mark.parametrize("name", families())
@@ -151,7 +151,7 @@ def run(case: Case, world: World, config: TrainConfig = CONFIG, root=None, stop=
 
 @cache
 def straight(case: Case) -> TrainState:
-    return run(case, Alone())
+    return run(case, SingleProcess())
 
 
 def trained(case: Case) -> GenerativeModel:
@@ -170,11 +170,11 @@ def same(state: TrainState, other: TrainState, rtol: float) -> None:
 def test_resume_in_the_middle_is_the_straight_run_bitwise(case, tmp_path):
     root = str(tmp_path)
     with pytest.raises(ConnectionError):
-        run(case, Alone(), root=root, stop=24)
+        run(case, SingleProcess(), root=root, stop=24)
     assert Checkpoints(root, "laws", case.config).nimgs() == [16, 24]
-    resumed = run(case, Alone(), root=root)
+    resumed = run(case, SingleProcess(), root=root)
     assert resumed.files() == straight(case).files()
-    points = {point.nimg: point.metrics for point in read_spool(root)}
+    points = {point.nimg: point.metrics for point in read_metrics(root)}
     assert list(points) == [16, 24, 32, 48]
 
 
@@ -207,10 +207,10 @@ def test_two_ranks_are_one(case, two_ranks, tmp_path):
         theirs = tensors_of(ranks[0], name)
         for key, value in weights.state_dict().items():
             torch.testing.assert_close(theirs[key], value, rtol=1e-5, atol=1e-8, msg=key)
-    alone = run(case, Alone(), root=str(tmp_path))
+    alone = run(case, SingleProcess(), root=str(tmp_path))
     assert alone.nimg == 48
     for mine, theirs in zip(
-        read_spool(str(tmp_path)), read_spool(f"{two_ranks}/{number}"), strict=True
+        read_metrics(str(tmp_path)), read_metrics(f"{two_ranks}/{number}"), strict=True
     ):
         assert mine.metrics == pytest.approx(theirs.metrics, rel=1e-5, abs=1e-7)
     for nimg in (24, 48):
@@ -221,7 +221,7 @@ def test_two_ranks_are_one(case, two_ranks, tmp_path):
 
 @every_case
 def test_accumulation_changes_nothing(case):
-    parts = run(case, Alone(), CONFIG.model_copy(update={"accumulate": 2}))
+    parts = run(case, SingleProcess(), CONFIG.model_copy(update={"accumulate": 2}))
     same(parts, straight(case), rtol=1e-5)
 
 
@@ -240,14 +240,16 @@ def test_own_products_change_nothing(case, monkeypatch):
     monkeypatch.setattr(linear, "DTYPES", (torch.float64,))
     used: list[int] = []
     monkeypatch.setattr(linear, "_times", _counted(linear._times, used))
-    same(run(case, Alone()), straight(case), rtol=1e-9)
+    same(run(case, SingleProcess()), straight(case), rtol=1e-9)
     assert used or not any(isinstance(m, linear.Linear) for m in case.build().modules())
 
 
 @every_case
 def test_channels_last_changes_nothing(case):
     same(
-        run(case, Alone(), CONFIG.model_copy(update={"channels_last": True})), straight(case), 1e-5
+        run(case, SingleProcess(), CONFIG.model_copy(update={"channels_last": True})),
+        straight(case),
+        1e-5,
     )
 
 
@@ -256,7 +258,10 @@ def test_bf16_is_near_fp32(case):
     plain, config = case.config.build(3), CONFIG.model_copy(update={"precision": "bf16"})
     states = [
         train(
-            copy.deepcopy(plain), lambda start: stream_of(case, Alone(), start), Alone(), Plan(c, 5)
+            copy.deepcopy(plain),
+            lambda start: stream_of(case, SingleProcess(), start),
+            SingleProcess(),
+            Plan(c, 5),
         )
         for c in (CONFIG, config)
     ]
@@ -277,7 +282,7 @@ def test_each_phase_moves_its_own_parameters_and_no_other(case):
     assert sorted(owners) == sorted(name for name, _ in case.build().named_parameters())
     for phase in phases:
         still = {other.name: {"lr": 1e-30} for other in phases if other != phase}
-        state = run(case, Alone(), CONFIG.model_copy(update={"phase_optim": still}))
+        state = run(case, SingleProcess(), CONFIG.model_copy(update={"phase_optim": still}))
         before = dict(case.build().named_parameters())
         mine = state.model.parameters_of(phase)
         for name, value in state.model.named_parameters():
@@ -292,49 +297,51 @@ def test_average_moves_and_lags(case):
     for name, value in state.ema.named_parameters():
         assert not torch.equal(value, before[name]), name
         assert not torch.equal(value, raw[name]), name
-    at_once = run(case, Alone(), CONFIG.model_copy(update={"ema_halflife_nimg": 0}))
+    at_once = run(case, SingleProcess(), CONFIG.model_copy(update={"ema_halflife_nimg": 0}))
     assert weights_bytes(at_once.ema) == weights_bytes(at_once.model)
 
 
 @every_family
 def test_each_case_and_each_way_to_sample_is_asked(name):
-    asked = [param.values for param in SAMPLES if param.values[0].family == name]
-    assert {str(case) for case, _ in asked} == {str(case) for case in CASES if case.family == name}
+    label_request = [param.values for param in SAMPLES if param.values[0].family == name]
+    assert {str(case) for case, _ in label_request} == {
+        str(case) for case in CASES if case.family == name
+    }
     ways = (family(name).Sample(), *family(name).Sample.variants())
-    assert all(any(how == way for _, how in asked) for way in ways)
+    assert all(any(options == way for _, options in label_request) for way in ways)
 
 
-@pytest.mark.parametrize(("case", "how"), SAMPLES)
-def test_samples_do_not_depend_on_the_batch(case, how):
+@pytest.mark.parametrize(("case", "options"), SAMPLES)
+def test_samples_do_not_depend_on_the_batch(case, options):
     model = trained(case)
     rng = rng_for(1, "laws/sample", range(6))
     labels_B = rng.index_B % case.spec.classes if case.spec.classes else None
-    together = model.sample(labels_B, rng, how)
+    together = model.sample(labels_B, rng, options)
     assert together.shape == (6, *case.spec.shape)
     assert together.isfinite().all()
     assert together.abs().max() <= 1 + 1e-12
     assert (together[0] - together[3]).abs().max() > 1e-3
     for some in (slice(0, 1), slice(1, 6), torch.tensor([4, 2])):
-        apart = model.sample(None if labels_B is None else labels_B[some], rng.rows(some), how)
+        apart = model.sample(None if labels_B is None else labels_B[some], rng.rows(some), options)
         torch.testing.assert_close(apart, together[some], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize(("case", "how"), SCORES)
-def test_scores_do_not_depend_on_the_batch(case, how):
+@pytest.mark.parametrize(("case", "options"), SCORES)
+def test_scores_do_not_depend_on_the_batch(case, options):
     model, batch = trained(case), case.rows(range(200, 204))
     rng = rng_for(1, "laws/score", batch.index_B)
     try:
-        model.check_scorable(model.config, how)
+        model.check_scorable(model.config, options)
     except Unscorable:
         with pytest.raises(Unscorable):
-            model.log_prob(batch, rng, how)
+            model.log_prob(batch, rng, options)
         return
-    together = model.log_prob(batch, rng, how)
+    together = model.log_prob(batch, rng, options)
     assert together.nats_B.dtype == together.stderr_B.dtype == torch.float64
     assert together.nats_B.isfinite().all()
     assert (together.stderr_B >= 0).all()
     for some in (slice(0, 1), slice(1, 4)):
-        apart = model.log_prob(batch.rows(some), rng.rows(some), how)
+        apart = model.log_prob(batch.rows(some), rng.rows(some), options)
         torch.testing.assert_close(apart.nats_B, together.nats_B[some], rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(apart.stderr_B, together.stderr_B[some], rtol=1e-6, atol=1e-10)
         assert apart.columns.keys() == together.columns.keys()
@@ -346,29 +353,29 @@ PAIRS = ImageSpec(channels=1, height=2, width=2, levels=2)
 
 
 @pytest.mark.parametrize(
-    ("case", "how"),
+    ("case", "options"),
     [
         pytest.param(
-            Case(name, PAIRS, variant), how, id=f"{Case(name, PAIRS, variant)}-score{number}"
+            Case(name, PAIRS, variant), options, id=f"{Case(name, PAIRS, variant)}-score{number}"
         )
         for name in families()
         for variant in (None, *range(len(family(name).Config.variants())))
-        for number, how in enumerate((family(name).Score(), *family(name).Score.variants()))
+        for number, options in enumerate((family(name).Score(), *family(name).Score.variants()))
     ],
 )
-def test_probabilities_of_all_images_add_up_to_one_or_less(case, how):
+def test_probabilities_of_all_images_add_up_to_one_or_less(case, options):
     """Of two by two binary pixels there are 16 images: a bound with a wrong unit or volume is found out."""
     spec = PAIRS
     try:
         family(case.family).check(case.net, spec)
-        family(case.family).check_scorable(case.net, how)
+        family(case.family).check_scorable(case.net, options)
     except ConfigError as reason:
         pytest.skip(str(reason))
     model = case.build()
     images = list(itertools.product((0, 255), repeat=spec.dims))
     pixels = torch.tensor(images, dtype=torch.uint8).view(-1, *spec.shape)
     batch = Batch(pixels, None, torch.arange(len(images)))
-    score = model.log_prob(batch, rng_for(2, "laws/sum", batch.index_B), how)
+    score = model.log_prob(batch, rng_for(2, "laws/sum", batch.index_B), options)
     if score.measure != COUNTS:
         pytest.skip("a density of points, not a probability of images")
     total = float(score.nats_B.exp().sum())
@@ -377,7 +384,7 @@ def test_probabilities_of_all_images_add_up_to_one_or_less(case, how):
         assert total == pytest.approx(1, abs=1e-3)
     elif score.label.endswith("lower_bound"):
         assert total < 1 + slack + 0.02
-        if how == family(case.family).Score() and case.variant is None:  # others may be looser
+        if options == family(case.family).Score() and case.variant is None:  # others may be looser
             assert total > 0.01
     elif score.label.endswith("upper_bound"):
         assert total > 1 - slack - 0.02
@@ -389,15 +396,17 @@ def test_published_and_loaded_it_samples_the_same_bytes(case, tmp_path):
     model = copy.deepcopy(state.ema).float()
     single = TrainState(state.nimg, copy.deepcopy(state.model).float(), model, state.optimisers)
     published = publish_model(
-        str(tmp_path), case.config, single, fingerprint="f", parents={}, facts={}
+        str(tmp_path), case.config, single, fingerprint="f", parents={}, metadata={}
     )
     for weights, source in (("ema", single.ema), ("raw", single.model)):
         loaded = load_model(str(tmp_path), weights)
-        rng, how = rng_for(1, "laws/save", range(4)), loaded.Sample()
+        rng, options = rng_for(1, "laws/save", range(4)), loaded.Sample()
         labels_B = rng.index_B % case.spec.classes if case.spec.classes else None
-        assert torch.equal(loaded.sample(labels_B, rng, how), source.sample(labels_B, rng, how))
+        assert torch.equal(
+            loaded.sample(labels_B, rng, options), source.sample(labels_B, rng, options)
+        )
         assert weights_bytes(loaded) == weights_bytes(source)
-    assert published.facts["parameters"].keys() == {phase.name for phase in model.phases()}
+    assert published.metadata["parameters"].keys() == {phase.name for phase in model.phases()}
 
 
 @every_family
@@ -408,10 +417,10 @@ def test_configurations_survive_json_and_refuse_unknown_keys(name):
         (model_class.Config, model_class.Config()),
         *((model_class.Config, config) for config in model_class.Config.variants()),
         (model_class.Sample, model_class.Sample()),
-        *((model_class.Sample, how) for how in model_class.Sample.variants()),
+        *((model_class.Sample, options) for options in model_class.Sample.variants()),
         (model_class.Score, model_class.Score()),
         (model_class.Score, model_class.Score.tiny()),
-        *((model_class.Score, how) for how in model_class.Score.variants()),
+        *((model_class.Score, options) for options in model_class.Score.variants()),
     ):
         values = json.loads(json.dumps(as_json(config)))
         assert parse(schema, values, "here") == config

@@ -9,8 +9,8 @@ from genmod import storage
 from genmod.errors import ConfigError, DataError
 
 
-def make(fingerprint="f" * 64, **facts):
-    return m.Manifest(kind="model", fingerprint=fingerprint, facts=facts)
+def make(fingerprint="f" * 64, **metadata):
+    return m.Manifest(kind="model", fingerprint=fingerprint, metadata=metadata)
 
 
 def test_publish_then_find(tmp_path):
@@ -57,7 +57,7 @@ def test_a_broken_manifest_is_not_believed(tmp_path, damage):
     if damage == "truncate":
         path.write_text(text[:-20])
     else:
-        change = {"edit": {"facts": {"nimg": 6}}, "newer": {"format": 99}, "unknown": {"x": 1}}
+        change = {"edit": {"metadata": {"nimg": 6}}, "newer": {"format": 99}, "unknown": {"x": 1}}
         path.write_text(json.dumps(tree | change[damage]))
     with pytest.raises(DataError, match=r"model\.json"):
         m.load(m.Manifest, root, "model")

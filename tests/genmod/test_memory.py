@@ -35,8 +35,10 @@ print(faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries differ")
 def test_a_second_round_takes_no_new_pages():
-    def faults(how: str) -> int:
-        done = subprocess.run([sys.executable, "-c", ROUNDS, how], capture_output=True, check=True)
+    def faults(options: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", ROUNDS, options], capture_output=True, check=True
+        )
         return int(done.stdout)
 
     assert faults("kept") < faults("as it comes") / 10

@@ -56,7 +56,7 @@ def recipe(folder, root):
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
         "cluster": {"address": "local", "cpus": 2},
         "storage": {
-            "stall_s": 3,
+            "read_timeout_s": 3,
             "cache": {"folder": f"{folder}/cache", "size_bytes": 50_000_000},
         },
     }
@@ -99,7 +99,7 @@ def test_the_whole_way_on_a_store_that_fails(store, proxy, proxied_root, folder)
     (name,) = made.model
     samples = require(DatasetManifest, made.at("samples", name), "dataset", "sample")
     assert sum(shard.rows for shard in samples.shards) == 24
-    assert require(Manifest, made.at("scores", name), "scores", "score").facts["n"] == 8
+    assert require(Manifest, made.at("scores", name), "scores", "score").metadata["n"] == 8
 
     kept_by_workers = [file.name for file in (folder / "cache").iterdir() if len(file.name) == 64]
     assert set(kept_by_workers) & {shard.tar.sha256 for shard in manifest.shards}

@@ -29,7 +29,7 @@ def main() -> int:
     from tests.soak.soak import Soak
 
     shutil.rmtree(told.folder, ignore_errors=True)
-    stages, address, begun_s = told.stages.split(","), None, time.monotonic()
+    stages, address, start_s = told.stages.split(","), None, time.monotonic()
     if set(stages) != {"ranks"}:
         connect(ClusterConfig(address=LOCAL, cpus=2))
         address = ray.get_runtime_context().gcs_address
@@ -46,7 +46,7 @@ def main() -> int:
             "lost": soak.lost,
             "doubled": soak.doubled,
             "differing": soak.differing,
-            "wall_s": round(time.monotonic() - begun_s),
+            "wall_s": round(time.monotonic() - start_s),
         }
         print(json.dumps(summary, indent=1))
     return int(bool(soak.lost or soak.doubled or soak.differing))

@@ -104,7 +104,7 @@ def be_a_rank(told: dict) -> int:
 
     from genmod.errors import GenmodError
     from genmod.training.job import TrainJob, run_job
-    from genmod.world import Alone, Group
+    from genmod.world import Group, SingleProcess
 
     job = TrainJob.model_validate(told["job"])
     if told.get("file_bytes"):
@@ -114,7 +114,7 @@ def be_a_rank(told: dict) -> int:
         Steps(job.root, told)
     if told.get("ids"):
         note_rows(told["ids"])
-    world = Alone()
+    world = SingleProcess()
     if told.get("size", 1) > 1:
         dist.init_process_group(
             "gloo", f"file://{told['store']}", rank=told["rank"], world_size=told["size"]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from genmod.config import as_json
-from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, ImageSpec, publish
@@ -42,8 +42,8 @@ def make_dataset(root: str, train_rows: int = 100) -> DatasetManifest:
         rows = [Row(f"{split}-{i}", i, pixels[i], label=i % 3) for i in range(count)]
         shard, made[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
         shards.append(shard)
-    facts = dataset_facts(made)
-    manifest = DatasetManifest(fingerprint="t", facts=facts, spec=SPEC, shards=tuple(shards))
+    metadata = dataset_metadata(made)
+    manifest = DatasetManifest(fingerprint="t", metadata=metadata, spec=SPEC, shards=tuple(shards))
     return publish(root, manifest)
 
 
@@ -56,7 +56,7 @@ def make_job(
         family=name,
         net=as_json(family(name).Config.tiny()),
         spec=SPEC,
-        stats=DataStats.model_validate(data.facts["stats"]),
+        stats=DataStats.model_validate(data.metadata["stats"]),
     )
     job = TrainJob(
         name=name,

@@ -94,9 +94,9 @@ class Soak:
         self._choices += 1
         return float(rng_for(self.seed, "soak", [self._choices]).uniform(1).double())
 
-    def _log(self, **facts: Any) -> None:
+    def _log(self, **metadata: Any) -> None:
         with open(self.folder / "log.jsonl", "a") as stream:
-            stream.write(json.dumps(facts) + "\n")
+            stream.write(json.dumps(metadata) + "\n")
 
     def _kill(self, name: str, who: str, pid: int, after_s: float) -> bool:
         """Kill a process that is alive; whether it was."""
@@ -117,9 +117,9 @@ class Soak:
         size, at = 1 + int(3 * self.draw()), int(len(families()) * self.draw())
         key = f"ranks-{size}-{at}"
         if key not in self._expected:
-            begun_s = time.monotonic()
+            start_s = time.monotonic()
             self._expected[key] = self._trained(key, size, at, 0)
-            self._expected[f"{key}-s"] = time.monotonic() - begun_s
+            self._expected[f"{key}-s"] = time.monotonic() - start_s
         return self._trained(name, size, at, MOST_PER_ROUND) == self._expected[key]
 
     def _trained(self, name: str, size: int, at: int, most: int) -> Manifest | None:
@@ -177,7 +177,7 @@ class Soak:
         model = str(self.folder / "model")
         if not (self.folder / "model" / "model.json").exists():
             state = TrainState(0, job.model.build(1), job.model.build(2), ())
-            publish_model(model, job.model, state, fingerprint="soak", parents={}, facts={})
+            publish_model(model, job.model, state, fingerprint="soak", parents={}, metadata={})
         return told | {"model": model, "config": as_json(SAMPLES)}
 
     def _made(self, name: str, stage: str, most: int) -> Manifest | None:
@@ -186,9 +186,9 @@ class Soak:
         for _ in range(10 * MOST_PER_ROUND):
             told = self._told(name, stage) | {"stderr": str(self.folder / f"{name}.err")}
             driver = self.forge.start_stage(**told)
-            begun_s = time.monotonic()
+            start_s = time.monotonic()
             while psutil.Process(driver).status() != psutil.STATUS_ZOMBIE:
-                if time.monotonic() - begun_s > ATTEMPT_S:
+                if time.monotonic() - start_s > ATTEMPT_S:
                     os.kill(driver, signal.SIGKILL)
                 after_s = self.draw() * SPAN_S[stage] if killed < most else 0.1
                 time.sleep(after_s)

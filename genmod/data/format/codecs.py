@@ -48,7 +48,7 @@ _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _IDAT_AT, _BODY_AT, _AFTER_BODY = 33, 41, 4 + len(_END)
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """An input that cannot be used, with the reason. It goes to quarantine, the others go on."""
 
 
@@ -56,23 +56,23 @@ def decode_foreign(data: bytes) -> NDArray[np.uint8]:
     """Pixels of an image from outside, (H, W) or (H, W, 3), turned as its EXIF says.
 
     Raises:
-        Refused: not an image, broken, too large, animated, or pixels that 8-bit grey or RGB cannot hold.
+        Rejected: not an image, broken, too large, animated, or pixels that 8-bit grey or RGB cannot hold.
     """
     if not data:
-        raise Refused("an empty file")
+        raise Rejected("an empty file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is refused below
             return _decode(data)
-    except Refused:
+    except Rejected:
         raise
     except Image.DecompressionBombError as error:
-        raise Refused(f"declares too many pixels: {error}") from None
+        raise Rejected(f"declares too many pixels: {error}") from None
     except UnidentifiedImageError:
-        raise Refused("not an image that can be read") from None
+        raise Rejected("not an image that can be read") from None
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         reason = (str(error) or type(error).__name__).splitlines()[0][:160]
-        raise Refused(f"broken image: {reason}") from None
+        raise Rejected(f"broken image: {reason}") from None
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
@@ -81,9 +81,9 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
         bits_C: Any = image.tag_v2.get(258, ()) if isinstance(image, TiffImageFile) else ()
         bits = max((declared_bits(data), *bits_C))
         if bits > 8:
-            raise Refused(f"{bits} bits a channel; convert it to 8")
+            raise Rejected(f"{bits} bits a channel; convert it to 8")
         if fault := damage(data):
-            raise Refused(f"broken image: {fault}")
+            raise Rejected(f"broken image: {fault}")
         image.load()
         return np.asarray(_grey_or_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
 
@@ -91,9 +91,9 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
 def _check_declared(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise Refused(f"declares {width}x{height} pixels, more than {MAX_PIXELS}")
+        raise Rejected(f"declares {width}x{height} pixels, more than {MAX_PIXELS}")
     if getattr(image, "is_animated", False):
-        raise Refused("has more than one frame")
+        raise Rejected("has more than one frame")
 
 
 def _grey_or_rgb(image: Image.Image) -> Image.Image:
@@ -106,19 +106,19 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     if mode in ("P", "L", "RGB", "LA", "PA", "RGBA"):
         rgba = image.convert("RGBA")
         if np.asarray(rgba)[..., 3].min() < 255:
-            raise Refused("is transparent in places; put it on a background")
+            raise Rejected("is transparent in places; put it on a background")
         return rgba.convert("L" if mode in ("L", "LA") else "RGB")
-    raise Refused(f"has pixels of mode {mode}; convert it to 8-bit grey or RGB")
+    raise Rejected(f"has pixels of mode {mode}; convert it to 8-bit grey or RGB")
 
 
-def conform(pixels: NDArray[np.uint8], spec: ImageSpec, resize: Resize) -> NDArray[np.uint8]:
+def to_spec(pixels: NDArray[np.uint8], spec: ImageSpec, resize: Resize) -> NDArray[np.uint8]:
     """Pixels (H, W) or (H, W, 1 or 3) as the dataset wants them, (H, W, C).
 
     Grey from RGB is ITU-R 601 luma; scaling is Lanczos with antialiasing, before binarisation. Binary data
     that is drawn stays grey.
 
     Raises:
-        Refused: of another size, and ``resize`` is none.
+        Rejected: of another size, and ``resize`` is none.
     """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -142,7 +142,7 @@ def _scale(image: Image.Image, wanted: tuple[int, int], resize: Resize) -> Image
     height, width = wanted
     size, lanczos = (width, height), Image.Resampling.LANCZOS
     if resize == "none":
-        raise Refused(
+        raise Rejected(
             f"is {image.height}x{image.width}, wanted {height}x{width}; "
             "set data.resize to fit, crop or pad"
         )

@@ -61,7 +61,7 @@ class Row:
     """What the source calls it, if that is not the key."""
 
 
-class RowFacts(Config):
+class RowStats(Config):
     """What is known of some rows of a split. Pixels are 0..255 and sums are exact, so facts add up."""
 
     rows: int = 0
@@ -74,9 +74,9 @@ class RowFacts(Config):
     rows_K: tuple[int, ...] = ()
     """By class."""
 
-    def __add__(self, other: RowFacts) -> RowFacts:
+    def __add__(self, other: RowStats) -> RowStats:
         """Of both together."""
-        return RowFacts(
+        return RowStats(
             rows=self.rows + other.rows,
             next_index=max(self.next_index, other.next_index),
             pixels=self.pixels + other.pixels,
@@ -113,10 +113,10 @@ class _Histogram:
             self._counts_CV[c] += np.bincount(held.reshape(-1), minlength=LEVELS)
         self._held = 0
 
-    def facts(self, rows: int, next_index: int, rows_K: Sequence[int]) -> RowFacts:
+    def metadata(self, rows: int, next_index: int, rows_K: Sequence[int]) -> RowStats:
         self._flush()
         value_V = np.arange(LEVELS, dtype=np.int64)
-        return RowFacts(
+        return RowStats(
             rows=rows,
             next_index=next_index,
             pixels=int(self._counts_CV[0].sum()),
@@ -128,7 +128,7 @@ class _Histogram:
 
 def write_shard(
     root: str, name: str, split: Split, spec: ImageSpec, rows: Iterable[Row]
-) -> tuple[ShardEntry, RowFacts]:
+) -> tuple[ShardEntry, RowStats]:
     """Write NAME.tar and NAME.idx.parquet below ``root``. The same rows give the same bytes.
 
     Args:
@@ -159,7 +159,7 @@ def write_shard(
     samples = Encoded(keys, numbers, images, labels if spec.classes else None, names, sidecars)
     entry = pack_shard(root, name, split, samples)
     rows_K = np.bincount(labels, minlength=spec.classes).tolist() if spec.classes else ()
-    return entry, histogram.facts(len(keys), max(numbers) + 1, rows_K)
+    return entry, histogram.metadata(len(keys), max(numbers) + 1, rows_K)
 
 
 class Encoded(NamedTuple):
@@ -249,12 +249,12 @@ class ShardReceipt(Config):
     """Of the dataset that the shard is for."""
     shard: ShardEntry | None
     """None if every row was refused."""
-    facts: RowFacts | None
-    refused: tuple[tuple[str, str, str], ...] = ()
+    metadata: RowStats | None
+    rejected: tuple[tuple[str, str, str], ...] = ()
     """(key, name, reason)."""
 
 
-def dataset_facts(made: Mapping[Split, RowFacts]) -> dict[str, Any]:
+def dataset_metadata(made: Mapping[Split, RowStats]) -> dict[str, Any]:
     """What a dataset's manifest tells of its rows and pixels.
 
     Args:
@@ -264,26 +264,26 @@ def dataset_facts(made: Mapping[Split, RowFacts]) -> dict[str, Any]:
         ``splits``: the facts of each split as JSON; ``stats``: ``mean`` and ``std`` of each channel over the
         train split in network units, [-1, 1] (absent if that split is empty).
     """
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "splits": {split: made[split].model_dump(mode="json") for split in made}
     }
     if "train" in made:
-        facts["stats"] = _network_stats(made["train"])
-    return facts
+        metadata["stats"] = _network_stats(made["train"])
+    return metadata
 
 
-def _network_stats(facts: RowFacts) -> dict[str, list[float]]:
+def _network_stats(metadata: RowStats) -> dict[str, list[float]]:
     """Integers until the last division; a pixel p is x = 2 (p + 1/2) / 256 - 1, as in genmod.units."""
-    scale, count = 2.0 / LEVELS, facts.pixels
-    both = zip(facts.pixel_sum_C, facts.pixel_square_sum_C, strict=True)
+    scale, count = 2.0 / LEVELS, metadata.pixels
+    both = zip(metadata.pixel_sum_C, metadata.pixel_square_sum_C, strict=True)
     std = [math.sqrt(squares * count - total * total) / count * scale for total, squares in both]
-    mean = [(total / count + 0.5) * scale - 1.0 for total in facts.pixel_sum_C]
+    mean = [(total / count + 0.5) * scale - 1.0 for total in metadata.pixel_sum_C]
     return {"mean": mean, "std": std}
 
 
-def quarantine_file(root: str, refused: Sequence[Sequence[str]]) -> FileEntry:
+def quarantine_file(root: str, rejected: Sequence[Sequence[str]]) -> FileEntry:
     """Write quarantine.parquet: (key, name, reason) of every input that was refused."""
     names = ("key", "name", "reason")
-    columns = {name: [row[i] for row in refused] for i, name in enumerate(names)}
+    columns = {name: [row[i] for row in rejected] for i, name in enumerate(names)}
     schema = pa.schema([(name, pa.string()) for name in names])
     return write_file(root, QUARANTINE, table_bytes(columns, schema))

@@ -19,7 +19,7 @@ from genmod.permutation import shuffle
 READERS = 16
 """Index files that are fetched at the same time."""
 
-HELD_ROWS = 1 << 22
+CACHE_ROWS = 1 << 22
 """Rows of shards whose labels are kept in memory, 4 bytes each."""
 
 Labels = Callable[[int], NDArray[np.int32]]
@@ -107,7 +107,7 @@ class ClassIndex:
             found = by_class_R, np.cumsum(counts_K) - counts_K
             self._held[number] = found
             self._held_rows += len(by_class_R)
-            while self._held_rows > HELD_ROWS and len(self._held) > 1:
+            while self._held_rows > CACHE_ROWS and len(self._held) > 1:
                 self._held_rows -= len(self._held.popitem(last=False)[1][0])
         else:
             self._held.move_to_end(number)

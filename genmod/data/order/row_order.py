@@ -46,8 +46,8 @@ def epoch_rows(rows: int, global_batch: int, last: LastBatch) -> int:
         return rows
     if rows < global_batch:
         raise ConfigError(
-            f"train.order.last is drop, but the train split's {rows} rows do not fill one batch of "
-            f"{global_batch}; make the batch smaller, or train.order.last=wrap"
+            f"train.order.last_batch is drop, but the train split's {rows} rows do not fill one batch of "
+            f"{global_batch}; make the batch smaller, or train.order.last_batch=wrap"
         )
     return rows - rows % global_batch
 

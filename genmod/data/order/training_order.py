@@ -17,49 +17,51 @@ from genmod.data.order.row_order import LastBatch, Order, RowOrder, WindowOrder,
 from genmod.errors import ConfigError
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, Split, require
 
-OWN = "data"
-"""What ``train.order.mix`` calls the recipe's own dataset."""
+MAIN = "data"
+"""What ``train.order.mixture`` calls the recipe's own dataset."""
 
 
 class OrderConfig(Config):
     """The recipe's ``train.order``: which row comes when. Every choice resumes anywhere at the same cost."""
 
-    window: int | None = Field(default=None, gt=0)
+    shuffle_window_shards: int | None = Field(default=None, gt=0)
     """Shuffle inside windows of so many shards, which change with the epoch, so that few shards are read at
     a time; for remote shards that are too many to keep. Not given: over the whole split."""
     balance: Literal["none", "classes"] = "none"
     """``classes``: every class equally often; rows of small classes then come more often than others."""
-    mix: dict[str, NonNegativeFloat] = {}
+    mixture: dict[str, NonNegativeFloat] = {}
     """Other datasets to train on as well, by URL, and ``data`` for the recipe's own, each with its weight:
     the share of the images is exact, and each dataset has epochs of its own."""
-    last: LastBatch = "wrap"
+    last_batch: LastBatch = "wrap"
     """Where an epoch ends inside a batch: ``wrap`` fills it up from the next epoch, ``drop`` leaves the
     rest out, other rows each epoch. Validation, evaluation and scores read every row either way."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.mix and OWN not in self.mix:
+        if self.mixture and MAIN not in self.mixture:
             raise ValueError(
-                f"mix has no weight for {OWN!r}, the recipe's own dataset; 0 leaves it out"
+                f"mixture has no weight for {MAIN!r}, the recipe's own dataset; 0 leaves it out"
             )
-        if self.window and self.balance == "classes":
-            raise ValueError("window and balance exclude each other: a class may be in any shard")
-        if self.last == "drop" and (self.mix or self.balance == "classes"):
+        if self.shuffle_window_shards and self.balance == "classes":
             raise ValueError(
-                "last is drop, but with mix or balance no epoch ends for all rows at once"
+                "shuffle_window_shards and balance exclude each other: a class may be in any shard"
             )
-        if self.mix:
-            whole_weights(list(self.mix.values()))
+        if self.last_batch == "drop" and (self.mixture or self.balance == "classes"):
+            raise ValueError(
+                "last_batch is drop, but with mixture or balance no epoch ends for all rows at once"
+            )
+        if self.mixture:
+            whole_weights(list(self.mixture.values()))
         return self
 
     def result(self) -> dict[str, Any]:
         """What the trained weights depend on; mixed datasets count by their content."""
-        return self.model_dump(mode="json", exclude={"mix"})
+        return self.model_dump(mode="json", exclude={"mixture"})
 
     def resolved(self) -> Self:
         """The same with absolute paths, for processes that have another current folder."""
-        mix = {url if url == OWN else storage.resolve(url): w for url, w in self.mix.items()}
-        return self.model_copy(update={"mix": mix})
+        mix = {url if url == MAIN else storage.resolve(url): w for url, w in self.mixture.items()}
+        return self.model_copy(update={"mixture": mix})
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Arrangement:
+class TrainingOrder:
     """Some shards as one list of rows, and the order of a stream over them."""
 
     shards: tuple[ShardEntry, ...]
@@ -84,8 +86,8 @@ def mixed_parts(config: OrderConfig) -> list[Part]:
     """The other datasets of a mix. ConfigError if one is not there."""
     return [
         Part(url, require(DatasetManifest, url, "dataset", "shard, or sample"), weight)
-        for url, weight in config.mix.items()
-        if url != OWN
+        for url, weight in config.mixture.items()
+        if url != MAIN
     ]
 
 
@@ -111,14 +113,14 @@ def check_mix(
             got, wanted = str(list(theirs.class_names)), str(list(class_names))
         if got != wanted:
             raise ConfigError(
-                f"train.order.mix: {part.root} has {got}, the recipe's dataset {wanted}; "
+                f"train.order.mixture: {part.root} has {got}, the recipe's dataset {wanted}; "
                 "mix datasets of the same images and classes"
             )
         if part.weight and not theirs.rows(split):
-            raise ConfigError(f"train.order.mix: {part.root} has no rows in its {split} split")
+            raise ConfigError(f"train.order.mixture: {part.root} has no rows in its {split} split")
         if theirs.digest in seen:
             raise ConfigError(
-                f"train.order.mix: {part.root} and {seen[theirs.digest]} are the same dataset; "
+                f"train.order.mixture: {part.root} and {seen[theirs.digest]} are the same dataset; "
                 "name it once and add the weights"
             )
         seen[theirs.digest] = part.root
@@ -144,9 +146,9 @@ def check_order(
     return others
 
 
-def arrange(
+def make_training_order(
     parts: Sequence[Part], split: Split, config: OrderConfig, *, seed: int, global_batch: int
-) -> Arrangement:
+) -> TrainingOrder:
     """The shards of a training stream and its order.
 
     Memory is O(shards), with balanced classes O(shards x classes). The order of a mix depends on which
@@ -155,7 +157,7 @@ def arrange(
     Args:
         parts: at least one, the recipe's own first; of several, those with weight 0 are left out.
         split: e.g. ``train``.
-        config: ``mix`` is not looked at, ``parts`` says it.
+        config: ``mixture`` is not looked at, ``parts`` says it.
         seed: of the run.
         global_batch: images of a step.
 
@@ -164,11 +166,11 @@ def arrange(
         DataError: with ``balance``, an index is not what the manifest says.
     """
     first = parts[0].manifest
-    check_order(config.model_copy(update={"mix": {}}), split, first.spec, first.class_names)
+    check_order(config.model_copy(update={"mixture": {}}), split, first.spec, first.class_names)
     if len(parts) == 1:
         (part,) = parts
         order = _Arranger(split, config, seed, global_batch).order(part, "order")
-        return Arrangement(part.manifest.of_split(split), order)
+        return TrainingOrder(part.manifest.of_split(split), order)
     check_mix(parts, split, first.spec, first.class_names)
     whole = whole_weights([part.weight for part in parts])
     weighted = [(part, weight) for part, weight in zip(parts, whole, strict=True) if weight]
@@ -177,7 +179,7 @@ def arrange(
     orders = [arranger.order(part, f"order/{part.manifest.digest}") for part, _ in weighted]
     rows = [part.manifest.rows(split) for part, _ in weighted]
     shards = tuple(shard for part, _ in weighted for shard in _absolute_shards(part, split))
-    return Arrangement(shards, MixedOrder(orders, rows, [weight for _, weight in weighted]))
+    return TrainingOrder(shards, MixedOrder(orders, rows, [weight for _, weight in weighted]))
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,9 @@ class _Arranger:
             return Order.of(part.manifest, self.split, self.seed)  # refuses
         if self.config.balance == "classes":
             return BalancedOrder(self._class_index(part), self.seed, purpose)
-        epoch = epoch_rows(rows, self.global_batch, self.config.last)
-        if self.config.window:
-            return WindowOrder(rows_S, self.config.window, self.seed, purpose, epoch)
+        epoch = epoch_rows(rows, self.global_batch, self.config.last_batch)
+        if self.config.shuffle_window_shards:
+            return WindowOrder(rows_S, self.config.shuffle_window_shards, self.seed, purpose, epoch)
         return Order(rows, self.seed, purpose, epoch)
 
     def _class_index(self, part: Part) -> ClassIndex:

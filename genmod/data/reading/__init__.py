@@ -1,1 +1,1 @@
-"""Reading rows: random access, prefetching, training streams, summaries."""
+"""Reads rows: random access, prefetching, training streams, summaries."""

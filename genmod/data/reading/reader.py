@@ -18,7 +18,7 @@ from genmod import storage
 from genmod.data.format import binary
 from genmod.data.format.codecs import Codec
 from genmod.data.order.row_order import Deal, RowOrder
-from genmod.data.order.training_order import Arrangement, OrderConfig, Part, arrange
+from genmod.data.order.training_order import OrderConfig, Part, TrainingOrder, make_training_order
 from genmod.data.reading.prefetch import Prefetch
 from genmod.data.reading.row_index import Places, RowIndex
 from genmod.data.reading.tar_files import TarFiles
@@ -159,8 +159,8 @@ class RowReader:
         )
         if self.spec.draw_seed is not None:
             once = self.spec.draw_seed, self._split, torch.from_numpy(places.index_N)
-            how = once if self._anew is None else (self._anew, "anew", index_B)
-            pixels_BCHW = binary.draw(pixels_BCHW, *how)
+            options = once if self._anew is None else (self._anew, "anew", index_B)
+            pixels_BCHW = binary.draw(pixels_BCHW, *options)
         return Batch(pixels_BCHW, labels_B, index_B)
 
     def batches(self, batch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
@@ -232,7 +232,7 @@ class TrainingStream:
         seed: int = 0,
         start_nimg: int = 0,
         depth: int = 1,
-        arrangement: Arrangement | None = None,
+        training_order: TrainingOrder | None = None,
         decoded_bytes: int = DECODED_BYTES,
     ) -> None:
         """Position the stream; costs the same for any ``start_nimg``.
@@ -247,15 +247,19 @@ class TrainingStream:
             seed: of the run.
             start_nimg: position of the first global batch.
             depth: chunks of at least 256 images that are read ahead.
-            arrangement: which rows in which order; a uniform one of the split if not given.
+            training_order: which rows in which order; a uniform one of the split if not given.
             decoded_bytes: memory of this process for pixels, which later epochs take from there.
         """
         deal = Deal(global_batch, rank, size)
-        if arrangement is None:
+        if training_order is None:
             parts = [Part(root, manifest)]
-            arrangement = arrange(parts, split, OrderConfig(), seed=seed, global_batch=global_batch)
-        self._reader = RowReader(root, manifest.spec, arrangement.shards, decoded_bytes, seed)
-        self._batches = Prefetch(_stream(self._reader, arrangement.order, deal, start_nimg), depth)
+            training_order = make_training_order(
+                parts, split, OrderConfig(), seed=seed, global_batch=global_batch
+            )
+        self._reader = RowReader(root, manifest.spec, training_order.shards, decoded_bytes, seed)
+        self._batches = Prefetch(
+            _stream(self._reader, training_order.order, deal, start_nimg), depth
+        )
         self._ready: list[Batch] = []
 
     @property

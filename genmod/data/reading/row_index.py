@@ -21,9 +21,9 @@ from genmod.data.format.tar import BLOCK
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec, ShardEntry
 
-HELD_ROWS = 1 << 24
+CACHE_ROWS = 1 << 24
 """Rows whose place is kept in memory, at 20 bytes each. A uniform order over more of them reads the indexes
-again and again: it wants windows (``train.order.window``)."""
+again and again: it wants windows (``train.order.shuffle_window_shards``)."""
 
 _PLACE = np.dtype(
     [("block", "u4"), ("bytes", "u4"), ("checksum", "u4"), ("label", "i4"), ("index", "u4")]
@@ -72,7 +72,7 @@ class RowIndex:
         self.end_S = np.cumsum(rows_S)
         self.start_S = self.end_S - rows_S
         self.rows = int(rows_S.sum())
-        capacity = min(self.rows, max(HELD_ROWS, int(rows_S.max(initial=0))))
+        capacity = min(self.rows, max(CACHE_ROWS, int(rows_S.max(initial=0))))
         self._ring = np.empty(capacity, dtype=_PLACE)
         self._head = 0
         self._base_S = np.full(len(shards), -1, dtype=np.int64)
@@ -151,7 +151,7 @@ class RowIndex:
             self._told = True
             logger.warning(
                 "%s: its rows are asked for in an order that reads the indexes of %d shards again and "
-                "again; set train.order.window",
+                "again; set train.order.shuffle_window_shards",
                 self._root,
                 len(self._shards),
             )

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from genmod import storage
-from genmod.data.format.codecs import conform
+from genmod.data.format.codecs import to_spec
 from genmod.data.format.image_grid import grid, png
-from genmod.data.format.shards import QUARANTINE, RowFacts, dataset_facts, read_table
+from genmod.data.format.shards import QUARANTINE, RowStats, dataset_metadata, read_table
 from genmod.data.reading.reader import shard_reader
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, ShardEntry, Split
@@ -47,7 +47,7 @@ REASONS = 5
 
 def overview(root: str, manifest: DatasetManifest) -> dict[str, Any]:
     """JSON values: what a dataset is, by its manifest, and why inputs were refused."""
-    facts = manifest.facts
+    metadata = manifest.metadata
     return {
         "spec": manifest.spec.model_dump(mode="json"),
         "class_names": list(manifest.class_names),
@@ -55,15 +55,15 @@ def overview(root: str, manifest: DatasetManifest) -> dict[str, Any]:
         "rows": sum(shard.rows for shard in manifest.shards),
         "shards": len(manifest.shards),
         "size_bytes": sum(s.tar.size_bytes + s.index.size_bytes for s in manifest.shards),
-        "refused": manifest.quarantined,
+        "rejected": manifest.quarantined,
         "reasons": _reasons(root, manifest),
-        "version": facts.get("version", 1),
+        "version": metadata.get("version", 1),
         "format": manifest.format,
         "digest": manifest.digest,
         "fingerprint": manifest.fingerprint,
         "parents": manifest.parents,
-        "source": facts.get("source"),
-        "sample": facts.get("sample"),
+        "source": metadata.get("source"),
+        "sample": metadata.get("sample"),
     }
 
 
@@ -79,11 +79,11 @@ def _split(manifest: DatasetManifest, split: Split) -> dict[str, Any]:
         "index_bytes": sum(shard.index.size_bytes for shard in shards),
         "bytes_per_image": round(tar_bytes / sum(rows_S), 1),
     }
-    values = manifest.facts.get("splits", {}).get(split)
+    values = manifest.metadata.get("splits", {}).get(split)
     if values is not None:
-        facts = RowFacts.model_validate(values)
-        told["rows_by_class"] = list(facts.rows_K)
-        stats = dataset_facts({"train": facts})["stats"]  # of any split; in network units
+        metadata = RowStats.model_validate(values)
+        told["rows_by_class"] = list(metadata.rows_K)
+        stats = dataset_metadata({"train": metadata})["stats"]  # of any split; in network units
         told["pixel_mean_C"] = [(mean + 1.0) * LEVELS / 2 - 0.5 for mean in stats["mean"]]
         told["pixel_std_C"] = [std * LEVELS / 2 for std in stats["std"]]
     return told
@@ -151,7 +151,7 @@ def contact_sheet(root: str, manifest: DatasetManifest, split: Split | None = No
         pixels_NCHW = reader.pixels(np.array([row for _, row in here]))
         reader.close()
         for (cell, _), image_CHW in zip(here, pixels_NCHW, strict=True):
-            thumb_HWC = conform(image_CHW.transpose(1, 2, 0), thumb, "fit")
+            thumb_HWC = to_spec(image_CHW.transpose(1, 2, 0), thumb, "fit")
             images_NCHW[cell] = thumb_HWC.transpose(2, 0, 1)
     scale = max(1, THUMB_PIXELS // max(thumb.height, thumb.width))
     picture_CHW = grid(torch.from_numpy(images_NCHW), columns, scale, PAPER)

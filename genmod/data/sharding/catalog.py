@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmod.data.format.keys import key_of
-from genmod.data.sharding.disk_buckets import Groups, Spill, by_bucket, parse
+from genmod.data.sharding.disk_buckets import DiskBuckets, Groups, by_bucket, parse
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Ref, Scan, Source, Splits
 from genmod.manifest import SPLITS, Split
 
@@ -26,15 +26,15 @@ CHUNK_ROWS = 1 << 16
 PEEK_ROWS = 64
 """Rows whose references are kept, to learn what the images are like."""
 
-KNOWN, TWIN, UNLABELLED = 3, 4, 5
-"""Codes of rows that are of no split: the parent has it, its key is in use, its label is wrong."""
+KNOWN, DUPLICATE, UNLABELLED = 3, 4, 5
+"""Latents of rows that are of no split: the parent has it, its key is in use, its label is wrong."""
 
 _FAULTY = 1 << 62
 """Added to the number of an input that the source refuses, in place of a row's."""
 
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8"), ("label", "<i8")])
 
-RefusedRow = tuple[str, str, str]
+RejectedRow = tuple[str, str, str]
 """(key, name, reason)."""
 
 Places = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -50,7 +50,7 @@ def split_of(key: str, splits: Splits) -> Split:
     return "val" if share < splits.test + splits.val else "train"
 
 
-class Catalogue:
+class Catalog:
     """The inputs of one source, as it was when it was listed."""
 
     def __init__(
@@ -74,9 +74,9 @@ class Catalogue:
         self.chunk_rows = chunk_rows
         self.scan = Scan()
         self.first_refs: list[Ref] = []
-        self.faults: list[RefusedRow] = []
+        self.faults: list[RejectedRow] = []
         """Inputs that the source itself refuses."""
-        self._lines, self._records = Spill(), Spill()
+        self._lines, self._records = DiskBuckets(), DiskBuckets()
         self._codes: list[NDArray[np.uint8]] = []
         self._class_ids: dict[str, int] = {}
         self._largest = NO_LABEL
@@ -155,7 +155,7 @@ class Catalogue:
         for bucket, part_N in by_bucket((record_N["high"] & 255).astype(np.int64)):
             self._records.add(bucket, record_N[part_N].tobytes())
 
-    def sift(self, classes: int) -> None:
+    def classify(self, classes: int) -> None:
         """Mark rows that are no rows of the dataset: known, of a key in use, of a label that is none.
 
         Args:
@@ -181,7 +181,11 @@ class Catalogue:
             head_N = np.full(family_N[-1] + 1, _FAULTY)
             head_N[used_by] = row_N[good_N[heads]]
             twin_N = real_N & ~known_N & (row_N > head_N[family_N])
-            for mask_N, code in ((wrong_N, UNLABELLED), (twin_N, TWIN), (known_N & real_N, KNOWN)):
+            for mask_N, code in (
+                (wrong_N, UNLABELLED),
+                (twin_N, DUPLICATE),
+                (known_N & real_N, KNOWN),
+            ):
                 self.code_N[row_N[mask_N]] = code
             known_faults |= set((row_N[known_N & (row_N >= _FAULTY)] - _FAULTY).tolist())
         self.faults = [row for at, row in enumerate(self.faults) if at not in known_faults]
@@ -191,21 +195,21 @@ class Catalogue:
         return int(np.count_nonzero(self.code_N == SPLITS.index(split)))
 
     @property
-    def count_refused(self) -> int:
-        """How many :meth:`refused` gives."""
-        return len(self.faults) + int(np.count_nonzero(self.code_N >= TWIN))
+    def count_rejected(self) -> int:
+        """How many :meth:`rejected` gives."""
+        return len(self.faults) + int(np.count_nonzero(self.code_N >= DUPLICATE))
 
-    def refused(self, classes: int) -> Iterator[RefusedRow]:
+    def rejected(self, classes: int) -> Iterator[RejectedRow]:
         """What is refused without looking at an image: first what the source refuses, then in order."""
         yield from self.faults
         for chunk in range(len(self._lines)):
             code_N = self._codes_of(chunk)
-            if not (code_N >= TWIN).any():
+            if not (code_N >= DUPLICATE).any():
                 continue
             lines = self._lines.read(chunk)[0].split(b"\n")
-            for number in np.flatnonzero(code_N >= TWIN).tolist():
+            for number in np.flatnonzero(code_N >= DUPLICATE).tolist():
                 row = parse(lines[number])
-                twin = code_N[number] == TWIN
+                twin = code_N[number] == DUPLICATE
                 reason = "its key is in use already" if twin else _label_fault(row.label, classes)
                 yield key_of(row.name), row.name, reason
 
@@ -217,14 +221,14 @@ class Catalogue:
                 places.
         """
         groups = Groups()
-        taken = dict.fromkeys(SPLITS, 0)
+        storage_errors = dict.fromkeys(SPLITS, 0)
         for chunk in range(len(self._lines)):
             code_N = self._codes_of(chunk)
             lines = np.array(self._lines.read(chunk)[0].split(b"\n"), dtype=object)
             for split in SPLITS:
                 mine_M = np.flatnonzero(code_N == SPLITS.index(split))
-                slot_M, group_M = group_of(split, taken[split], len(mine_M))
-                taken[split] += len(mine_M)
+                slot_M, group_M = group_of(split, storage_errors[split], len(mine_M))
+                storage_errors[split] += len(mine_M)
                 for group, part_N in by_bucket(group_M):
                     groups.add(group, slot_M[part_N], lines[mine_M[part_N]].tolist())
         return groups

@@ -14,7 +14,7 @@ MEMORY_BYTES = 16 << 20
 """What is less stays in memory."""
 
 
-class Spill:
+class DiskBuckets:
     """Pieces by bucket, in the order in which they were added.
 
     They lie in a temporary file without a name (in ``TMPDIR``), of which nothing is left when the process
@@ -58,7 +58,7 @@ class Groups:
     """Lines of rows by group; the group that was read last is kept."""
 
     def __init__(self) -> None:
-        self._spill = Spill()
+        self._spill = DiskBuckets()
         self._kept: tuple[int, list[bytes]] = (-1, [])
 
     def add(self, group: int, slot_M: NDArray[np.int64], lines: Sequence[bytes]) -> None:

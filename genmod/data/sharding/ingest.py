@@ -8,7 +8,7 @@ from typing import Any
 
 from genmod import receipts
 from genmod.config import Config
-from genmod.data.format.codecs import Refused, Resize, conform
+from genmod.data.format.codecs import Rejected, Resize, to_spec
 from genmod.data.format.keys import key_of
 from genmod.data.format.shards import Row, ShardReceipt, write_shard
 from genmod.data.sources.registry import open_source
@@ -43,28 +43,28 @@ def make_shard(values: Mapping[str, Any]) -> ShardReceipt:
         OSError: a store failed; trying again may help.
     """
     job = ShardJob.model_validate(dict(values))
-    refused: list[tuple[str, str, str]] = []
-    rows = _rows(job, refused)
+    rejected: list[tuple[str, str, str]] = []
+    rows = _rows(job, rejected)
     first = next(rows, None)
-    entry, facts = None, None
+    entry, metadata = None, None
     if first is not None:
         whole = chain((first,), rows)
-        entry, facts = write_shard(job.root, job.name, job.split, job.spec, whole)
+        entry, metadata = write_shard(job.root, job.name, job.split, job.spec, whole)
     receipt = ShardReceipt(
-        fingerprint=job.fingerprint, shard=entry, facts=facts, refused=tuple(refused)
+        fingerprint=job.fingerprint, shard=entry, metadata=metadata, rejected=tuple(rejected)
     )
     return receipts.commit(job.root, job.name, receipt)
 
 
-def _rows(job: ShardJob, refused: list[tuple[str, str, str]]) -> Iterator[Row]:
+def _rows(job: ShardJob, rejected: list[tuple[str, str, str]]) -> Iterator[Row]:
     images = open_source(job.source).fetch(job.refs, job.source_fingerprint)
     for number, image in enumerate(images):
         name = job.names[number]
         key = key_of(name)
         try:
-            image_HWC = conform(pixels_of(image), job.spec, job.resize)
-        except Refused as reason:
-            refused.append((key, name, str(reason)))
+            image_HWC = to_spec(pixels_of(image), job.spec, job.resize)
+        except Rejected as reason:
+            rejected.append((key, name, str(reason)))
             continue
         yield Row(
             key=key,

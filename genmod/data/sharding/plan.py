@@ -18,16 +18,16 @@ import torch
 from numpy.typing import NDArray
 
 from genmod.config import Config, fingerprint
-from genmod.data.format.codecs import Codec, Refused, conform
-from genmod.data.format.shards import RowFacts, ShardReceipt, dataset_facts
+from genmod.data.format.codecs import Codec, Rejected, to_spec
+from genmod.data.format.shards import RowStats, ShardReceipt, dataset_metadata
 from genmod.data.format.tar import BLOCK
-from genmod.data.sharding.catalog import CHUNK_ROWS, Catalogue, Places, RefusedRow
+from genmod.data.sharding.catalog import CHUNK_ROWS, Catalog, Places, RejectedRow
 from genmod.data.sharding.disk_buckets import Groups, RowLine
-from genmod.data.sharding.previous_version import Parent
+from genmod.data.sharding.previous_version import PreviousVersion
 from genmod.data.sharding.resolve import resolve_spec
 from genmod.data.sources.registry import open_source
 from genmod.data.sources.source import DataConfig, Scan, pixels_of
-from genmod.errors import DataError, shown
+from genmod.errors import DataError, sanitize
 from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpec, Split
 from genmod.permutation import shuffle
 
@@ -48,7 +48,7 @@ class ShardPlan(Config):
     spec: ImageSpec
     rows: int
     rows_by_split: dict[str, int]
-    refused: int
+    rejected: int
     """Before any image is looked at."""
     shards: int
     size_bytes: int
@@ -85,11 +85,11 @@ class DatasetPlan:
     class_numbers: tuple[int, ...]
     """Of the classes as the lines number them, where they have names."""
     shards: tuple[PlannedShard, ...]
-    refused: tuple[RefusedRow, ...]
+    rejected: tuple[RejectedRow, ...]
     """What the plan already refuses, and what the parent refused."""
     parents: dict[str, str]
     """Digests of what the dataset is made from."""
-    parent: Parent | None
+    parent: PreviousVersion | None
     groups: Groups
 
     @property
@@ -103,9 +103,9 @@ class DatasetPlan:
         return {split: sum(s.rows for s in self.shards if s.split == split) for split in SPLITS}
 
     @property
-    def own_refused(self) -> tuple[RefusedRow, ...]:
+    def own_rejected(self) -> tuple[RejectedRow, ...]:
         """What the plan refuses, without what the parent did."""
-        return self.refused[len(self.parent.refused) if self.parent else 0 :]
+        return self.rejected[len(self.parent.rejected) if self.parent else 0 :]
 
     def job(self, shard: PlannedShard, root: str) -> dict[str, Any]:
         """Everything that the maker of a shard needs, as JSON values."""
@@ -146,7 +146,7 @@ class DatasetPlan:
             spec=self.spec,
             rows=self.rows,
             rows_by_split=self.rows_by_split,
-            refused=len(self.refused),
+            rejected=len(self.rejected),
             shards=len(self.shards),
             size_bytes=self.rows * self._bytes_of_a_row(),
             fingerprint=self.fingerprint,
@@ -161,14 +161,14 @@ class DatasetPlan:
         refs = [line.ref for line in lines[:: -(-len(lines) // PROBE_ROWS)]]
         codec, sizes = Codec(self.spec), [0]
         for image in open_source(self.source).fetch(refs, self.scan.fingerprint):
-            with suppress(Refused):
-                image_HWC = conform(pixels_of(image), self.spec, self.data.resize)
+            with suppress(Rejected):
+                image_HWC = to_spec(pixels_of(image), self.spec, self.data.resize)
                 sizes.append(-(-len(codec.encode(image_HWC)) // BLOCK) * BLOCK)
         label = 2 * BLOCK if self.spec.classes else 0
         return BLOCK + label + sum(sizes) // max(1, len(sizes) - 1)
 
 
-def make_plan(data: DataConfig, seed: int, parent: Parent | None = None) -> DatasetPlan:
+def make_plan(data: DataConfig, seed: int, parent: PreviousVersion | None = None) -> DatasetPlan:
     """List the source and plan its dataset.
 
     Args:
@@ -181,28 +181,28 @@ def make_plan(data: DataConfig, seed: int, parent: Parent | None = None) -> Data
         DataError: the source is not there, or too much of it cannot be used.
     """
     source = open_source(data.source)
-    catalogue = Catalogue(source, data.splits, parent.keys() if parent else ())
-    spec, class_names = resolve_spec(data, source, catalogue, parent)
-    catalogue.sift(spec.classes)
-    count = catalogue.count_refused
-    check_budget(data, catalogue.refused(spec.classes), count, catalogue.inputs)
-    if parent is None and catalogue.rows_of("train") == 0:
+    catalog = Catalog(source, data.splits, parent.keys() if parent else ())
+    spec, class_names = resolve_spec(data, source, catalog, parent)
+    catalog.classify(spec.classes)
+    count = catalog.count_rejected
+    check_budget(data, catalog.rejected(spec.classes), count, catalog.inputs)
+    if parent is None and catalog.rows_of("train") == 0:
         raise DataError(
-            f"{source.text}: {catalogue.inputs} inputs leave nothing to train on; add data"
+            f"{source.text}: {catalog.inputs} inputs leave nothing to train on; add data"
         )
     row_limit = data.shard_rows or max(1, min(SHARD_ROWS, SHARD_BYTES // spec.dims))
-    shards, groups = _deal(catalogue, row_limit, seed if source.scattered else None, parent)
-    parents = {"source": catalogue.scan.fingerprint, **(parent.digests if parent else {})}
+    shards, groups = _deal(catalog, row_limit, seed if source.scattered else None, parent)
+    parents = {"source": catalog.scan.fingerprint, **(parent.digests if parent else {})}
     return DatasetPlan(
         fingerprint=fingerprint("dataset", FORMAT, data.result(), seed, parents),
         source=source.text,
-        scan=catalogue.scan,
+        scan=catalog.scan,
         data=data,
         spec=spec,
         class_names=class_names,
-        class_numbers=tuple(catalogue.class_numbers(class_names)) if spec.classes else (),
+        class_numbers=tuple(catalog.class_numbers(class_names)) if spec.classes else (),
         shards=tuple(shards),
-        refused=(*(parent.refused if parent else ()), *catalogue.refused(spec.classes)),
+        rejected=(*(parent.rejected if parent else ()), *catalog.rejected(spec.classes)),
         parents=parents,
         parent=parent,
         groups=groups,
@@ -210,7 +210,7 @@ def make_plan(data: DataConfig, seed: int, parent: Parent | None = None) -> Data
 
 
 def _deal(
-    catalogue: Catalogue, row_limit: int, seed: int | None, parent: Parent | None
+    catalog: Catalog, row_limit: int, seed: int | None, parent: PreviousVersion | None
 ) -> tuple[list[PlannedShard], Groups]:
     """Shards of about the same size, and their rows: mixed over a split's shards, or in order if not."""
     shards: list[PlannedShard] = []
@@ -220,8 +220,8 @@ def _deal(
     together = max(1, CHUNK_ROWS // row_limit)
     group = 0
     for split in SPLITS:
-        rows = catalogue.rows_of(split)
-        index = parent.facts(split).next_index if parent else 0
+        rows = catalog.rows_of(split)
+        index = parent.metadata(split).next_index if parent else 0
         count = -(-rows // row_limit)
         bounds = [number * rows // max(1, count) for number in range(count + 1)]
         groups[split] = group + np.arange(count, dtype=np.int64) // together
@@ -235,26 +235,26 @@ def _deal(
     def group_of(split: Split, first: int, count: int) -> Places:
         slot_M = np.arange(first, first + count, dtype=np.int64)
         if seed is not None:
-            size = catalogue.rows_of(split)
+            size = catalog.rows_of(split)
             slot_M = shuffle(torch.from_numpy(slot_M), size, seed, f"shard/{split}").numpy()
         shard_M = np.searchsorted(starts[split], slot_M, side="right") - 1
         return slot_M, groups[split][shard_M]
 
-    return shards, catalogue.place(group_of)
+    return shards, catalog.place(group_of)
 
 
-def over_budget(data: DataConfig, refused: int, rows: int) -> bool:
+def over_budget(data: DataConfig, rejected: int, rows: int) -> bool:
     """Whether more of the inputs are refused than the recipe allows."""
-    return refused > data.max_quarantined * rows
+    return rejected > data.max_quarantined * rows
 
 
-def check_budget(data: DataConfig, refused: Iterable[RefusedRow], count: int, rows: int) -> None:
+def check_budget(data: DataConfig, rejected: Iterable[RejectedRow], count: int, rows: int) -> None:
     """Raise DataError if ``count`` refused inputs are more of them than the recipe allows."""
     if over_budget(data, count, rows):
         kinds, example = Counter[str](), ""
-        for _, name, reason in refused:
+        for _, name, reason in rejected:
             kinds[_NUMBERS.sub("N", reason.partition(":")[0])] += 1
-            example = example or f"{shown(name)}: {reason}"
+            example = example or f"{sanitize(name)}: {reason}"
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
         rest = count - sum(count for _, count in kinds.most_common(3))
         raise DataError(
@@ -272,24 +272,24 @@ def make_manifest(
 ) -> DatasetManifest:
     """The manifest of the dataset, from the receipts of all its shards in the plan's order."""
     parent = plan.parent
-    facts: dict[Split, RowFacts] = {}
+    metadata: dict[Split, RowStats] = {}
     for split in SPLITS:
-        mine = [r.facts for r in made if r.facts and r.shard and r.shard.split == split]
-        total = sum(mine, parent.facts(split) if parent else RowFacts())
+        mine = [r.metadata for r in made if r.metadata and r.shard and r.shard.split == split]
+        total = sum(mine, parent.metadata(split) if parent else RowStats())
         if total.rows:
-            facts[split] = total
-    refused = sum(len(receipt.refused) for receipt in made) + len(plan.refused)
+            metadata[split] = total
+    rejected = sum(len(receipt.rejected) for receipt in made) + len(plan.rejected)
     return DatasetManifest(
         fingerprint=plan.fingerprint,
         parents=plan.parents,
         files=(quarantine,),
-        facts={
+        metadata={
             "version": parent.version + 1 if parent else 1,
             "source": plan.source,
-            **dataset_facts(facts),
+            **dataset_metadata(metadata),
         },
         spec=plan.spec,
         shards=(*(parent.shards if parent else ()), *(r.shard for r in made if r.shard)),
-        quarantined=refused,
+        quarantined=rejected,
         class_names=plan.class_names,
     )

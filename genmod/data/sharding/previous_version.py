@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from genmod import storage
-from genmod.data.format.shards import QUARANTINE, RowFacts, read_table
+from genmod.data.format.shards import QUARANTINE, RowStats, read_table
 from genmod.errors import DataError
 from genmod.manifest import DatasetManifest, FileEntry, ShardEntry, Split
 
@@ -17,18 +17,18 @@ READERS = 16
 
 
 @dataclass(frozen=True)
-class Parent:
+class PreviousVersion:
     """A dataset, open to be grown."""
 
     root: str
     manifest: DatasetManifest
-    refused: tuple[tuple[str, str, str], ...]
+    rejected: tuple[tuple[str, str, str], ...]
     """(key, name, reason) from its quarantine."""
 
     @property
     def version(self) -> int:
         """1 for a dataset that did not grow from another."""
-        return int(self.manifest.facts.get("version", 1))
+        return int(self.manifest.metadata.get("version", 1))
 
     @property
     def digests(self) -> dict[str, str]:
@@ -48,9 +48,9 @@ class Parent:
             for shard in self.manifest.shards
         )
 
-    def facts(self, split: Split) -> RowFacts:
+    def metadata(self, split: Split) -> RowStats:
         """Of the rows that a split has already."""
-        return RowFacts.model_validate(self.manifest.facts["splits"].get(split, {}))
+        return RowStats.model_validate(self.manifest.metadata["splits"].get(split, {}))
 
     def adopt(self, class_names: Sequence[str]) -> tuple[str, ...]:
         """The names and numbers of classes that a source with these has to take over.
@@ -75,18 +75,18 @@ class Parent:
                 "list[str]", read_table(storage.read_bytes(url), url, ["key"])["key"].to_pylist()
             )
 
-        yield [key for key, _, _ in self.refused]
+        yield [key for key, _, _ in self.rejected]
         shards = self.manifest.shards
         with ThreadPoolExecutor(READERS) as pool:
             for at in range(0, len(shards), READERS):
                 yield from pool.map(read, shards[at : at + READERS])
 
 
-def load_parent(root: str, manifest: DatasetManifest) -> Parent:
+def load_previous_version(root: str, manifest: DatasetManifest) -> PreviousVersion:
     """Open a dataset, and read what it refused."""
-    refused: list[tuple[str, str, str]] = []
+    rejected: list[tuple[str, str, str]] = []
     if any(entry.path == QUARANTINE for entry in manifest.files):
         url = storage.join(root, QUARANTINE)
         table = read_table(storage.read_bytes(url), url).to_pydict()
-        refused = list(zip(table["key"], table["name"], table["reason"], strict=True))
-    return Parent(root, manifest, tuple(refused))
+        rejected = list(zip(table["key"], table["name"], table["reason"], strict=True))
+    return PreviousVersion(root, manifest, tuple(rejected))

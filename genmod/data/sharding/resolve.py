@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from genmod.data.format.codecs import Refused
-from genmod.data.sharding.catalog import Catalogue
-from genmod.data.sharding.previous_version import Parent
+from genmod.data.format.codecs import Rejected
+from genmod.data.sharding.catalog import Catalog
+from genmod.data.sharding.previous_version import PreviousVersion
 from genmod.data.sources.source import DataConfig, Source, pixels_of
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import ImageSpec
@@ -14,7 +14,7 @@ MAX_CLASSES = 100_000
 
 
 def resolve_spec(
-    data: DataConfig, source: Source, catalogue: Catalogue, parent: Parent | None
+    data: DataConfig, source: Source, catalog: Catalog, parent: PreviousVersion | None
 ) -> tuple[ImageSpec, tuple[str, ...]]:
     """The dataset's spec and class names.
 
@@ -22,14 +22,14 @@ def resolve_spec(
         ConfigError: the recipe asks for what is not there.
         DataError: no image of the source can be read.
     """
-    classes, class_names = _classes(data, source, catalogue, parent)
+    classes, class_names = _classes(data, source, catalog, parent)
     size = data.image_size
     if parent is not None:
         channels, height, width = parent.manifest.spec.shape
-    elif catalogue.scan.shape is not None:
-        channels, height, width = catalogue.scan.shape
+    elif catalog.scan.shape is not None:
+        channels, height, width = catalog.scan.shape
     elif size is None or data.channels is None:
-        channels, height, width = _peek(source, catalogue)
+        channels, height, width = _peek(source, catalog)
     else:
         channels, height, width = data.channels, 0, 0
     if size is not None:
@@ -51,7 +51,7 @@ def resolve_spec(
 
 
 def _classes(
-    data: DataConfig, source: Source, catalogue: Catalogue, parent: Parent | None
+    data: DataConfig, source: Source, catalog: Catalog, parent: PreviousVersion | None
 ) -> tuple[int, tuple[str, ...]]:
     """How many classes the dataset has, and their names if they have any."""
     if data.labels is False:
@@ -60,14 +60,16 @@ def _classes(
                 f"the recipe says data.labels=false and data.classes={data.classes}; leave one out"
             )
         return 0, ()
-    found, names = catalogue.classes, catalogue.class_names
+    found, names = catalog.classes, catalog.class_names
     if parent is not None and names:
         names = parent.adopt(names)
         found = len(names)
     if found == 0:
         if data.classes or data.labels is True:
-            asked = f"data.classes={data.classes}" if data.classes else "data.labels=true"
-            raise ConfigError(f"{source.text} has no labels, the recipe says {asked}; leave it out")
+            label_request = f"data.classes={data.classes}" if data.classes else "data.labels=true"
+            raise ConfigError(
+                f"{source.text} has no labels, the recipe says {label_request}; leave it out"
+            )
         return 0, ()
     if names and data.classes not in (None, found):
         some = ", ".join(names[:5]) + (", ..." if found > 5 else "")
@@ -83,17 +85,17 @@ def _classes(
     return classes, names
 
 
-def _peek(source: Source, catalogue: Catalogue) -> tuple[int, int, int]:
+def _peek(source: Source, catalog: Catalog) -> tuple[int, int, int]:
     """(C, H, W) of the first image that can be read."""
     reason = ""
-    for image in source.fetch(catalogue.first_refs, catalogue.scan.fingerprint):
+    for image in source.fetch(catalog.first_refs, catalog.scan.fingerprint):
         try:
             shape = pixels_of(image).shape
-        except Refused as error:
+        except Rejected as error:
             reason = reason or str(error)
             continue
         return (1 if len(shape) == 2 else shape[2]), shape[0], shape[1]
     raise DataError(
-        f"{source.text}: none of the first {len(catalogue.first_refs)} images can be read; "
+        f"{source.text}: none of the first {len(catalog.first_refs)} images can be read; "
         f"the first: {reason}"
     )

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from genmod import storage
 from genmod.config import fingerprint
-from genmod.data.format.codecs import EXTENSIONS, Refused
+from genmod.data.format.codecs import EXTENSIONS, Rejected
 from genmod.data.sources.listing import files_below
 from genmod.data.sources.source import NO_LABEL, Entry, Image, Ref, Scan, Source, readable
 from genmod.errors import DataError
@@ -27,7 +27,7 @@ AT_ONCE_BYTES = 1 << 26
 
 def fetch_ranges(
     fs: Any, paths: Sequence[str], starts: Sequence[int], sizes: Sequence[int]
-) -> Iterator[bytes | Refused]:
+) -> Iterator[bytes | Rejected]:
     """Pieces of objects, several at a time. What is too large, missing or forbidden is refused."""
     some: list[int] = []
     for row, size in enumerate(sizes):
@@ -36,7 +36,7 @@ def fetch_ranges(
             yield from _fetch_some(fs, paths, starts, sizes, some)
             some = []
         if size > MAX_FILE_BYTES:
-            yield Refused(f"a file of {size} bytes, more than {MAX_FILE_BYTES}")
+            yield Rejected(f"a file of {size} bytes, more than {MAX_FILE_BYTES}")
         else:
             some.append(row)
     if some:
@@ -45,18 +45,18 @@ def fetch_ranges(
 
 def _fetch_some(
     fs: Any, paths: Sequence[str], starts: Sequence[int], sizes: Sequence[int], rows: Sequence[int]
-) -> Iterator[bytes | Refused]:
+) -> Iterator[bytes | Rejected]:
     ends = [starts[row] + sizes[row] for row in rows]
     got = fs.cat_ranges(
         [paths[row] for row in rows], [starts[row] for row in rows], ends, on_error="return"
     )
     for row, piece in zip(rows, cast("list[Any]", got), strict=True):
         if isinstance(piece, (FileNotFoundError, PermissionError, IsADirectoryError)):
-            yield Refused(f"cannot be read: {type(piece).__name__}")
+            yield Rejected(f"cannot be read: {type(piece).__name__}")
         elif isinstance(piece, BaseException):
             raise piece
         elif len(piece) != sizes[row]:
-            yield Refused("changed its size after it was listed")
+            yield Rejected("changed its size after it was listed")
         else:
             yield cast(bytes, piece)
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from genmod import storage
 from genmod.config import canonical_json, fingerprint
-from genmod.data.format.codecs import Refused
+from genmod.data.format.codecs import Rejected
 from genmod.data.sources.arrays import row_name
 from genmod.data.sources.folder import MAX_FILE_BYTES
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Image, Ref, Scan, Source
@@ -155,7 +155,7 @@ def _image_bytes(column: Any, row: int) -> Image:
     if isinstance(value, dict):
         value = cast("dict[str, Any]", value).get("bytes")
     if not isinstance(value, bytes):
-        return Refused("has no image bytes")
+        return Rejected("has no image bytes")
     if len(value) > MAX_FILE_BYTES:
-        return Refused(f"a file of {len(value)} bytes, more than {MAX_FILE_BYTES}")
+        return Rejected(f"a file of {len(value)} bytes, more than {MAX_FILE_BYTES}")
     return value

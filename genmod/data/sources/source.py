@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from genmod.config import Config
-from genmod.data.format.codecs import Refused, Resize, decode_foreign
+from genmod.data.format.codecs import Rejected, Resize, decode_foreign
 
 
 class Splits(Config):
@@ -82,7 +82,7 @@ class DataConfig(Config):
         )
 
 
-Image = bytes | NDArray[np.uint8] | Refused
+Image = bytes | NDArray[np.uint8] | Rejected
 """What a source gives for a row: an encoded image, pixels (H, W) or (H, W, C), or why there is none."""
 
 Ref = Any
@@ -131,7 +131,7 @@ class Listing:
     size_bytes: int
     class_names: tuple[str, ...] = ()
     shape: tuple[int, int, int] | None = None
-    refused: tuple[tuple[str, str], ...] = ()
+    rejected: tuple[tuple[str, str], ...] = ()
     """(name, reason) of what was found but cannot be a row."""
 
     def __len__(self) -> int:
@@ -184,12 +184,12 @@ class Source(ABC):
         """All entries at once, for sources that are known to be small."""
         scan = Scan()
         rows: list[Entry] = []
-        refused: list[tuple[str, str]] = []
+        rejected: list[tuple[str, str]] = []
         for entry in self.entries(scan):
             if entry.fault is None:
                 rows.append(entry)
             else:
-                refused.append((entry.name, entry.fault))
+                rejected.append((entry.name, entry.fault))
         class_names = tuple(sorted({row.label for row in rows if isinstance(row.label, str)}))
         number = {name: label for label, name in enumerate(class_names)}
         labels = [number[r.label] if isinstance(r.label, str) else r.label for r in rows]
@@ -202,7 +202,7 @@ class Source(ABC):
             size_bytes=scan.size_bytes,
             class_names=class_names,
             shape=scan.shape,
-            refused=tuple(refused),
+            rejected=tuple(rejected),
         )
 
 
@@ -212,7 +212,7 @@ def readable(name: str) -> str:
 
 
 def pixels_of(image: Image) -> NDArray[np.uint8]:
-    """What a source gave, as pixels (H, W) or (H, W, C). Raises Refused."""
-    if isinstance(image, Refused):
+    """What a source gave, as pixels (H, W) or (H, W, C). Raises Rejected."""
+    if isinstance(image, Rejected):
         raise image
     return decode_foreign(image) if isinstance(image, bytes) else image

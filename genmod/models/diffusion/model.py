@@ -68,7 +68,7 @@ class DiffusionConfig(FamilyConfig):
     objective: Literal["quality", "likelihood", "consistency"] = "quality"
     """What is descended. ``quality``: EDM's weights of noise levels. ``likelihood``: the variational bound on
     log P(pixels), for which ``fourier: [6]``, ``sigma_min: 0.0013`` and ``sigma_max: 12`` are usual.
-    ``consistency``: for a model that tunes another, so that 2 calls make an image; it has no density."""
+    ``consistency``: for a model that distills another, so that 2 calls make an image; it has no density."""
     halve_nimg: int = Field(default=50_000, ge=1)
     """Of ``consistency``: after so many images, levels learn from others half as far away."""
     prediction: Prediction = "edm"
@@ -156,25 +156,27 @@ class Model(GenerativeModel):
             )
 
     @classmethod
-    def check_sampling(cls, config: DiffusionConfig, how: DiffusionSample, spec: ImageSpec) -> None:
+    def check_sampling(
+        cls, config: DiffusionConfig, options: DiffusionSample, spec: ImageSpec
+    ) -> None:
         """Refuse solver, noise levels and guidance that are not for such a net."""
-        if (config.objective == "consistency") != (how.solver == "consistency"):
+        if (config.objective == "consistency") != (options.solver == "consistency"):
             raise ConfigError(
-                f"diffusion: net.objective is {config.objective}, but sample.solver is {how.solver}; "
+                f"diffusion: net.objective is {config.objective}, but sample.solver is {options.solver}; "
                 "consistency goes with consistency, and nothing else does"
             )
-        how.sigmas(config.sigma_min, config.sigma_max)
-        how.require_guidable(spec.classes, config.label_drop)
+        options.sigmas(config.sigma_min, config.sigma_max)
+        options.require_guidable(spec.classes, config.label_drop)
 
     @classmethod
-    def check_scorable(cls, config: DiffusionConfig, how: DiffusionScore) -> None:
+    def check_scorable(cls, config: DiffusionConfig, options: DiffusionScore) -> None:
         """Refuse p(x) of a net that was never trained without labels."""
         if config.objective == "consistency":
             raise Unscorable(
                 "diffusion: a net tuned for few calls denoises no more and has no density; "
-                "score the model that it tunes"
+                "score the model that it distills"
             )
-        if how.unconditional and config.label_drop == 0:
+        if options.unconditional and config.label_drop == 0:
             raise Unscorable(
                 "diffusion: score.unconditional needs a net trained without labels now and then, but "
                 "net.label_drop is 0; train with 0.1, or score p(x | label)"
@@ -216,26 +218,26 @@ class Model(GenerativeModel):
         return Losses(total, {"edm_loss": total.detach(), "noise_mse": noise_mse.detach()})
 
     @torch.no_grad()
-    def sample(self, labels_B: Tensor | None, rng: Rng, how: DiffusionSample) -> Tensor:
+    def sample(self, labels_B: Tensor | None, rng: Rng, options: DiffusionSample) -> Tensor:
         """Solve from the prior down; the prior's draw and any churn are addressed by ``rng``'s rows."""
-        denoise = self._solvable(labels_B, how)
+        denoise = self._solvable(labels_B, options)
         prior = self._prior()
         noise_BCHW = rng.fold("prior").normal(*self.spec.shape, dtype=torch.float64)
         x_BCHW = prior.mean_C11 + prior.std * noise_BCHW
-        x_BCHW = how.solve(denoise, x_BCHW, rng, self.net.sigma_min, self.net.sigma_max)
+        x_BCHW = options.solve(denoise, x_BCHW, rng, self.net.sigma_min, self.net.sigma_max)
         # Outside [-1, 1] lie the bins of the edge pixels.
         binary = self.spec.levels == 2
         return (units.binarise(x_BCHW) if binary else x_BCHW.clamp(-1, 1)).to(self._dtype)
 
     @torch.no_grad()
-    def log_prob(self, batch: Batch, rng: Rng, how: DiffusionScore) -> LogProb:
+    def log_prob(self, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:
         """Of the flow, or of the noisy process: see :mod:`genmod.likelihood.diffusion`."""
-        self.check_scorable(self.net, how)
+        self.check_scorable(self.net, options)
         class_B = self._classes(batch.labels_B)
         given = "" if class_B is None else ", given the label"
-        if class_B is not None and how.unconditional:
+        if class_B is not None and options.unconditional:
             class_B, given = torch.full_like(class_B, self.spec.classes), ", without its label"
-        return likelihood.log_prob(self._process(class_B, given), batch, rng, how)
+        return likelihood.log_prob(self._process(class_B, given), batch, rng, options)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -275,12 +277,12 @@ class Model(GenerativeModel):
 
         return denoise
 
-    def _solvable(self, labels_B: Tensor | None, how: DiffusionSample) -> Denoise:
+    def _solvable(self, labels_B: Tensor | None, options: DiffusionSample) -> Denoise:
         """The denoiser that the sampler solves, guided if it is asked for."""
         class_B = self._classes(labels_B)
-        how.require_guidable(self.spec.classes, self.net.label_drop)
-        if class_B is None or how.guidance == 1.0:
+        options.require_guidable(self.spec.classes, self.net.label_drop)
+        if class_B is None or options.guidance == 1.0:
             return self._at(class_B)
         unconditional = self._at(torch.full_like(class_B, self.spec.classes))
-        interval = how.guidance_low, how.guidance_high
-        return guided(self._at(class_B), unconditional, how.guidance, interval)
+        interval = options.guidance_low, options.guidance_high
+        return guided(self._at(class_B), unconditional, options.guidance, interval)

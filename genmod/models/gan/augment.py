@@ -50,11 +50,13 @@ def augmented(x_BCHW: Tensor, rng: Rng, kinds: tuple[Kind, ...], probability: Te
     return x_BCHW
 
 
-def adapted(probability: Tensor, sureness: Tensor, config: AugmentConfig, images: int) -> Tensor:
+def adapted(
+    probability: Tensor, overfitting_heuristic: Tensor, config: AugmentConfig, images: int
+) -> Tensor:
     """The probability after a batch of so many images in which D was so sure."""
     assert config.target is not None
     step = images / config.adapt_nimg
-    return (probability + step * torch.sign(sureness - config.target)).clamp(0.0, 1.0)
+    return (probability + step * torch.sign(overfitting_heuristic - config.target)).clamp(0.0, 1.0)
 
 
 def _colour(x_BCHW: Tensor, rng: Rng) -> Tensor:

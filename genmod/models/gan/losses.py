@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LossName = Literal["rpgan", "non_saturating", "hinge", "wgan_gp"]
-PenaltyName = Literal["r1r2", "r1", "slope", "none"]
+PenaltyName = Literal["r1r2", "r1", "gp", "none"]
 
 USUAL: dict[LossName, tuple[PenaltyName, int]] = {
     "rpgan": ("r1r2", 1),
     "non_saturating": ("r1", 16),
     "hinge": ("none", 1),
-    "wgan_gp": ("slope", 1),
+    "wgan_gp": ("gp", 1),
 }
 """The penalty that each loss was published with, and that every how many rows pay it."""
 
@@ -33,7 +33,7 @@ USUAL_CRITIC_STEPS: dict[LossName, int] = {
 }  # fmt: skip
 """Steps of D for one of G; of the last, Gulrajani et al. 2017, Algorithm 1."""
 
-SLOPE_WEIGHT = 10.0
+GRADIENT_PENALTY_WEIGHT = 10.0
 """lambda of Gulrajani et al. 2017, sec. 4."""
 
 Critic = Callable[[Tensor, Tensor], Tensor]
@@ -75,14 +75,14 @@ class Judged:
     """Mean squared norm of D's gradient at real images."""
     r2: Tensor | None = None
     """The same at fake ones."""
-    slope: Tensor | None = None
+    gp: Tensor | None = None
     """Mean of (norm - 1)^2 between real and fake images."""
 
     def penalty(self, gamma: Tensor) -> Tensor:
         """Half gamma times R1 + R2; lambda times the slope's; 0 if there are none."""
         norms = [value for value in (self.r1, self.r2) if value is not None]
         total = 0.5 * gamma * sum(norms) if norms else torch.zeros_like(gamma)
-        return total if self.slope is None else total + SLOPE_WEIGHT * self.slope
+        return total if self.gp is None else total + GRADIENT_PENALTY_WEIGHT * self.gp
 
 
 def judge(
@@ -113,29 +113,31 @@ def judge(
     on_real, on_fake = critics
     rows_B = torch.arange(len(real_BCHW), device=real_BCHW.device)
     if every == 1 and penalty in ("r1", "r1r2"):
-        real_B, r1_B = sloped(on_real, real_BCHW, rows_B)
+        real_B, r1_B = gradient_penalty(on_real, real_BCHW, rows_B)
         if penalty == "r1":
             return Judged(real_B, on_fake(fake_BCHW, rows_B), r1=r1_B.mean())
-        fake_B, r2_B = sloped(on_fake, fake_BCHW, rows_B)
+        fake_B, r2_B = gradient_penalty(on_fake, fake_BCHW, rows_B)
         return Judged(real_B, fake_B, r1=r1_B.mean(), r2=r2_B.mean())
     real_B, fake_B = on_real(real_BCHW, rows_B), on_fake(fake_BCHW, rows_B)
     if penalty == "none":
         return Judged(real_B, fake_B)
     rows_N = rows_B[index_B % every == 0]
     share = every / len(rows_B)
-    if penalty == "slope":
+    if penalty == "gp":
         mix_N111 = mix_B[rows_N].view(-1, 1, 1, 1)
         between = torch.lerp(fake_BCHW[rows_N].to(real_BCHW.dtype), real_BCHW[rows_N], mix_N111)
-        norm_N = (sloped(on_real, between, rows_N)[1] + 1e-12).sqrt()  # differentiable at 0
-        return Judged(real_B, fake_B, slope=(norm_N - 1.0).square().sum() * share)
-    r1 = sloped(on_real, real_BCHW[rows_N], rows_N)[1].sum() * share
+        norm_N = (
+            gradient_penalty(on_real, between, rows_N)[1] + 1e-12
+        ).sqrt()  # differentiable at 0
+        return Judged(real_B, fake_B, gp=(norm_N - 1.0).square().sum() * share)
+    r1 = gradient_penalty(on_real, real_BCHW[rows_N], rows_N)[1].sum() * share
     if penalty == "r1":
         return Judged(real_B, fake_B, r1=r1)
-    r2 = sloped(on_fake, fake_BCHW[rows_N], rows_N)[1].sum() * share
+    r2 = gradient_penalty(on_fake, fake_BCHW[rows_N], rows_N)[1].sum() * share
     return Judged(real_B, fake_B, r1=r1, r2=r2)
 
 
-def sloped(critic: Critic, x_NCHW: Tensor, rows_N: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_penalty(critic: Critic, x_NCHW: Tensor, rows_N: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (N,) and squared norms (N,) of their gradients by the image, both differentiable."""
     x_NCHW = x_NCHW.detach().requires_grad_()
     logits_N = critic(x_NCHW, rows_N)

@@ -122,9 +122,9 @@ class Model(GenerativeModel):
                 )
 
     @classmethod
-    def check_scorable(cls, config: Any, how: GanScore) -> None:
+    def check_scorable(cls, config: Any, options: GanScore) -> None:
         """Raise Unscorable unless observation noise is declared."""
-        how.require_sigma(NO_DENSITY)
+        options.require_sigma(NO_DENSITY)
 
     def phases(self) -> tuple[Phase, ...]:
         """D first, so that G follows the gradient of a D that knows its newest images."""
@@ -156,14 +156,14 @@ class Model(GenerativeModel):
         gamma = self.gamma_scale * gamma_now
         sure_B = gap_B if self.net.loss == "rpgan" else judged.real_B
         terms = {
-            "pairing_nats": pairing,
+            "adversarial_loss": pairing,
             "logit_gap": gap_B.mean(),
             "logit_real": judged.real_B.mean(),
             "logit_fake": judged.fake_B.mean(),
-            "sureness": sure_B.sign().mean(),
+            "overfitting_heuristic": sure_B.sign().mean(),
             "gamma": gamma,
         }
-        norms = {"r1_sq_norm": judged.r1, "r2_sq_norm": judged.r2, "slope_penalty": judged.slope}
+        norms = {"r1_sq_norm": judged.r1, "r2_sq_norm": judged.r2, "gradient_penalty": judged.gp}
         terms |= {name: value for name, value in norms.items() if value is not None}
         if self.net.augment is not None:
             terms["augment_probability"] = self.augment_probability
@@ -195,12 +195,12 @@ class Model(GenerativeModel):
             real_B = critic(batch.x_BCHW(self._dtype), rows_B)
         total = generator_loss(self.net.loss, fake_B, real_B)
         gap = (fake_B - real_B).mean().detach()
-        return Losses(total, {"pairing_nats": total.detach(), "logit_gap": gap})
+        return Losses(total, {"adversarial_loss": total.detach(), "logit_gap": gap})
 
     def adapts(self) -> tuple[str, ...]:
         """D's sureness, if the augmentation follows it."""
         adaptive = self.net.augment is not None and self.net.augment.target is not None
-        return ("discriminator/sureness",) if adaptive else ()
+        return ("discriminator/overfitting_heuristic",) if adaptive else ()
 
     @torch.no_grad()
     def adapt(self, means_K: Tensor, images: int) -> None:
@@ -209,7 +209,7 @@ class Model(GenerativeModel):
         p = self.augment_probability
         p.copy_(adapted(p, means_K[0].to(p.dtype), self.net.augment, images))
 
-    def hold_back(self, factor: float) -> None:
+    def strengthen(self, factor: float) -> None:
         """Raise gamma."""
         self.gamma_scale.mul_(factor)
 
@@ -222,22 +222,22 @@ class Model(GenerativeModel):
         return self.generator(z_BZ * psi, labels_B)
 
     @torch.no_grad()
-    def sample(self, labels_B: Tensor | None, rng: Rng, how: GanSample) -> Tensor:
+    def sample(self, labels_B: Tensor | None, rng: Rng, options: GanSample) -> Tensor:
         """G(psi z, label) cut to [-1, 1], z addressed by ``rng``."""
-        x_BCHW = self._generate(labels_B, rng, how.psi)
+        x_BCHW = self._generate(labels_B, rng, options.psi)
         if self.spec.levels == 2:
             # The model of binary data is G followed by the nearer of the two levels.
             return units.to_network((x_BCHW >= 0).to(torch.uint8) * 255, x_BCHW.dtype)
         return x_BCHW.clamp(-1.0, 1.0)
 
-    def log_prob(self, batch: Batch, rng: Rng, how: GanScore) -> LogProb:
+    def log_prob(self, batch: Batch, rng: Rng, options: GanScore) -> LogProb:
         """A stochastic lower bound on the log density of G under noise, by annealed importance sampling."""
-        how.require_sigma(NO_DENSITY)
-        return self._augmentation().log_prob(batch, rng, how)
+        options.require_sigma(NO_DENSITY)
+        return self._augmentation().log_prob(batch, rng, options)
 
-    def prepare_scores(self, batch: Batch | None, rng: Rng, how: GanScore) -> Prepared:
+    def prepare_scores(self, batch: Batch | None, rng: Rng, options: GanScore) -> Prepared:
         """Fit sigma, measure the gap between lower and upper bound."""
-        return self._augmentation().prepare(batch, rng, how)
+        return self._augmentation().prepare(batch, rng, options)
 
     def _augmentation(self) -> Augmentation:
         return Augmentation(self.generator, self.net.z_dim, self.spec, self._dtype)

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from genmod.distributions.gaussian import Gaussian, narrow
-from genmod.models.vae.hierarchical_net import Ladder
+from genmod.models.vae.hierarchical_net import TopDownNet
 from genmod.rng import Rng
 
 
 @dataclass(frozen=True)
-class LadderPosterior:
+class HierarchicalPosterior:
     """The product of q(z_g | x, z_<g), one for each row."""
 
-    net: Ladder
+    net: TopDownNet
     h_BF: Tensor
     """What the encoder makes of the images."""
 
@@ -48,11 +48,11 @@ class LadderPosterior:
         q = self.given(z_BZ)
         return (q.double() if z_BZ.dtype == torch.float64 else q).nats(z_BZ)
 
-    def rows(self, which_N: Tensor) -> LadderPosterior:
+    def rows(self, which_N: Tensor) -> HierarchicalPosterior:
         """Some of the rows, which may be repeated."""
-        return LadderPosterior(self.net, self.h_BF[which_N])
+        return HierarchicalPosterior(self.net, self.h_BF[which_N])
 
-    def double(self) -> LadderPosterior:
+    def double(self) -> HierarchicalPosterior:
         """Itself: densities of float64 latents are float64."""
         return self
 

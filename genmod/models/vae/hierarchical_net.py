@@ -8,7 +8,7 @@ untrained ladder is a plain VAE's linear map of all latents, and only departs fr
 Letters: B batch, Z latents, S state, F features, V latents of one group.
 
 References:
-    Ladder variational autoencoders, Sonderby et al. 2016, https://arxiv.org/abs/1602.02282
+    TopDownNet variational autoencoders, Sonderby et al. 2016, https://arxiv.org/abs/1602.02282
     NVAE (normals relative to the prior's), Vahdat and Kautz 2020, https://arxiv.org/abs/2007.03898
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from genmod.nets.linear import Linear
 
 
-class Ladder(nn.Module):
+class TopDownNet(nn.Module):
     """States between groups of latents, and what the encoder says of each group."""
 
     def __init__(self, groups: int, group: int, width: int) -> None:

@@ -25,15 +25,15 @@ from genmod.distributions.pixels import LikelihoodName, likelihood_of
 from genmod.distributions.prior import Mixture, Prior, Standard
 from genmod.errors import ConfigError, Unscorable
 from genmod.interface.batch import Batch
-from genmod.interface.latents import Codes
+from genmod.interface.latents import Latents
 from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
 from genmod.interface.options import FamilyConfig, SampleOptions
 from genmod.likelihood import vae_likelihood as encoded
 from genmod.likelihood.vae_likelihood import EncodedScore
 from genmod.manifest import ImageSpec
-from genmod.models.vae.hierarchical import LadderPosterior
-from genmod.models.vae.hierarchical_net import Ladder
+from genmod.models.vae.hierarchical import HierarchicalPosterior
+from genmod.models.vae.hierarchical_net import TopDownNet
 from genmod.nets import dense, resnet
 from genmod.rng import Rng
 
@@ -155,9 +155,11 @@ class Model(GenerativeModel):
         latents, out = config.latents, 2 * config.latents
         mixed = config.prior_components
         self.prior: Prior = Mixture(mixed, latents) if mixed else Standard()
-        self.ladder: nn.Module = nn.Identity()
+        self.top_down_net: nn.Module = nn.Identity()
         if config.groups > 1:
-            self.ladder = Ladder(config.groups, latents // config.groups, config.ladder_width)
+            self.top_down_net = TopDownNet(
+                config.groups, latents // config.groups, config.ladder_width
+            )
             latents = out = config.ladder_width
         self.encoder = nets.Encoder(spec.channels, size, out, embedding=embedding, **shape)
         self.decoder = nets.Decoder(
@@ -176,9 +178,9 @@ class Model(GenerativeModel):
             )
 
     @classmethod
-    def check_scorable(cls, config: VAEConfig, how: VAEScore) -> None:
+    def check_scorable(cls, config: VAEConfig, options: VAEScore) -> None:
         """Chains need a joint density that is not random: no dequantisation."""
-        if config.likelihood == "gaussian_sigma" and how.estimator == "ais":
+        if config.likelihood == "gaussian_sigma" and options.estimator == "ais":
             raise Unscorable(
                 "likelihood gaussian_sigma is dequantised, so ais has no density to anneal to; "
                 "set score.estimator to iwae"
@@ -186,7 +188,7 @@ class Model(GenerativeModel):
 
     def phases(self) -> tuple[Phase, ...]:
         """One: descend the negative ELBO."""
-        names = "encoder", "decoder", "classes", "noise", "ladder", "prior"
+        names = "encoder", "decoder", "classes", "noise", "top_down_net", "prior"
         return (Phase("elbo", tuple(n for n in names if list(self.get_submodule(n).parameters()))),)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
@@ -224,29 +226,31 @@ class Model(GenerativeModel):
         return self.net.beta * (min(1.0, nimg / warmup_nimg) if warmup_nimg else 1.0)
 
     @torch.no_grad()
-    def sample(self, labels_B: Tensor | None, rng: Rng, how: VAESample) -> Tensor:
+    def sample(self, labels_B: Tensor | None, rng: Rng, options: VAESample) -> Tensor:
         """Latents from the prior, pixels from the decoder; both addressed by ``rng``'s rows."""
-        z_BZ = self.prior.draw(rng.fold("latent"), self.net.latents, self._dtype, how.temperature)
+        z_BZ = self.prior.draw(
+            rng.fold("latent"), self.net.latents, self._dtype, options.temperature
+        )
         raw_BPHW = self._decode(z_BZ, self._embed(labels_B))
-        if how.output == "mean":
+        if options.output == "mean":
             return self.likelihood.mean(raw_BPHW)
         return self.likelihood.draw(raw_BPHW, rng.fold("pixels"))
 
-    def codes(self, batch: Batch, rng: Rng) -> Codes:
+    def codes(self, batch: Batch, rng: Rng) -> Latents:
         """Of q(z | x, y)."""
         posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
         z_BZ, q = posterior.drawn(rng.fold("posterior"))
         lengths = (self.net.latents // self.net.groups,) * self.net.groups
-        return Codes(q, z_BZ, lengths, self.prior)
+        return Latents(q, z_BZ, lengths, self.prior)
 
     def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
         """The expectation of p(x | z, y), grey where pixels are binary."""
         return self.likelihood.expected(self._decode(z_BZ, self._embed(labels_B)))
 
     @torch.no_grad()
-    def log_prob(self, batch: Batch, rng: Rng, how: VAEScore) -> LogProb:
+    def log_prob(self, batch: Batch, rng: Rng, options: VAEScore) -> LogProb:
         """A bound on log P(pixels | label), with beta = 1."""
-        self.check_scorable(self.net, how)
+        self.check_scorable(self.net, options)
         x_BCHW = batch.x_BCHW(self._dtype)
         e_BE = self._embed(batch.labels_B)
         posterior = self._posterior(x_BCHW, e_BE)
@@ -260,7 +264,7 @@ class Model(GenerativeModel):
         extra = self._in_bins if self.likelihood.is_density else None
         of = "decoder and prior, beta 1" + (", given the label" if self.spec.classes else "")
         of += ", uniform dequantisation" if extra else ""
-        return encoded.bound(posterior, log_joint, rng, how, extra).log_prob(of)
+        return encoded.bound(posterior, log_joint, rng, options, extra).log_prob(of)
 
     def _in_bins(self, rng: Rng) -> Tensor:
         """Where in its bin each pixel lies, uniform in [0, 1)."""
@@ -280,11 +284,15 @@ class Model(GenerativeModel):
     def _posterior(self, x_BCHW: Tensor, e_BE: Tensor | None) -> Posterior:
         """q(z | x, y)."""
         h_BF = self.encoder(x_BCHW, e_BE)
-        ladder = self.ladder
-        return LadderPosterior(ladder, h_BF) if isinstance(ladder, Ladder) else narrow(h_BF)
+        top_down_net = self.top_down_net
+        return (
+            HierarchicalPosterior(top_down_net, h_BF)
+            if isinstance(top_down_net, TopDownNet)
+            else narrow(h_BF)
+        )
 
     def _decode(self, z_BZ: Tensor, e_BE: Tensor | None) -> Tensor:
         """The likelihood's parameters, in at least float32."""
-        z_BZ = self.ladder(z_BZ)
+        z_BZ = self.top_down_net(z_BZ)
         inputs = z_BZ if e_BE is None else torch.cat((z_BZ, e_BE.to(z_BZ.dtype)), dim=1)
         return at_least_float32(self.decoder(inputs))

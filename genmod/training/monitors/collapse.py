@@ -30,7 +30,7 @@ PIECE_ROWS = 64
 """Samples that are made together."""
 
 
-class WatchConfig(Config):
+class CollapseConfig(Config):
     """When samples are looked at, what counts as collapse, and what is done then.
 
     Seen in ten-minute runs on Fashion-MNIST (tests/benchmarks/_quality_gan.py; 256 rows): coverage 0.71
@@ -46,7 +46,7 @@ class WatchConfig(Config):
     """Samples and validation rows, at most."""
     neighbours: int = Field(default=5, gt=0)
     """The k of the balls in coverage and recall."""
-    grace_nimg: int = Field(default=40_000, ge=0)
+    start_nimg: int = Field(default=40_000, ge=0)
     """Until then nothing is a collapse."""
     least_coverage: float = Field(default=0.1, ge=0, le=1)
     """Below it, training has collapsed."""
@@ -59,19 +59,19 @@ class WatchConfig(Config):
     """Looks in a row that must say so."""
     lr_factor: float = Field(default=0.5, gt=0, le=1)
     """On a collapse: every learning rate times this, from the best averaged weights."""
-    gamma_factor: float = Field(default=4.0, ge=1)
+    penalty_factor: float = Field(default=4.0, ge=1)
     """And what the model holds training back with (a GAN's gamma) times this."""
     retries: int = Field(default=1, ge=0)
     """So often; the next collapse ends training."""
 
 
 @dataclass
-class Watch:
+class MonitorState:
     """What was seen so far: part of the training state."""
 
     best_coverage: float = 0.0
     best_nimg: int = -1
-    bad_looks: int = 0
+    bad_checks: int = 0
     retried: int = 0
     lr_scale: float = 1.0
     """Of every learning rate."""
@@ -93,14 +93,14 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Samples:
+class CollapseMonitor:
     """Makes samples and compares them."""
 
-    config: WatchConfig
+    config: CollapseConfig
     real: Batch
     """Validation rows, the same on every rank."""
     seed: int
-    how: Any
+    options: Any
     """The family's sampling options."""
 
     def measure(self, model: GenerativeModel, world: World) -> dict[str, float]:
@@ -113,7 +113,7 @@ class Samples:
             if number % world.size == world.rank:
                 piece = slice(first, min(first + PIECE_ROWS, rows))
                 labels_B = None if real.labels_B is None else real.labels_B[piece]
-                x_BCHW = model.sample(labels_B, rng.rows(piece), self.how)
+                x_BCHW = model.sample(labels_B, rng.rows(piece), self.options)
                 pixels_NCHW[piece] = units.to_pixels(x_BCHW).float()
         pixels_NCHW = (world.mean(pixels_NCHW) * world.size).round()
         fake_ND, real_MD = _features(pixels_NCHW), _features(real.pixels_BCHW)
@@ -156,10 +156,10 @@ def _features(pixels_NCHW: Tensor) -> Tensor:
 
 
 def faults(
-    config: WatchConfig, best_coverage: float, found: dict[str, float], nimg: int
+    config: CollapseConfig, best_coverage: float, found: dict[str, float], nimg: int
 ) -> list[str]:
     """What a look speaks against samples, in words; nothing within the grace."""
-    if nimg < config.grace_nimg:
+    if nimg < config.start_nimg:
         return []
     told: list[str] = []
     coverage, duplicates = found["coverage"], found["duplicates"]
@@ -171,15 +171,15 @@ def faults(
     return told
 
 
-def note_look(watch: Watch, config: WatchConfig, told: list[str], nimg: int) -> bool:
+def note_check(watch: MonitorState, config: CollapseConfig, told: list[str], nimg: int) -> bool:
     """Note what :func:`faults` gave. Whether that is now a collapse that something must be done about."""
-    watch.bad_looks = watch.bad_looks + 1 if told else 0
+    watch.bad_checks = watch.bad_checks + 1 if told else 0
     if told:
         watch.events.append(f"at {nimg:,} images: {' and '.join(told)}")
-    return watch.bad_looks >= config.patience
+    return watch.bad_checks >= config.patience
 
 
-def way_back(watch: Watch, config: WatchConfig, nimg: int) -> None:
+def note_rollback(watch: MonitorState, config: CollapseConfig, nimg: int) -> None:
     """Note that training goes on from the best weights, if it may.
 
     Raises:
@@ -195,10 +195,10 @@ def way_back(watch: Watch, config: WatchConfig, nimg: int) -> None:
             "or show more data or augmentation (net.augment)"
         )
     watch.retried += 1
-    watch.bad_looks = 0
+    watch.bad_checks = 0
     watch.lr_scale *= config.lr_factor
     watch.events.append(
         f"at {nimg:,} images: back to the averaged weights of {watch.best_nimg:,} images (coverage "
         f"{watch.best_coverage:.3f}), learning rates x {config.lr_factor:g}, "
-        f"gamma x {config.gamma_factor:g}"
+        f"gamma x {config.penalty_factor:g}"
     )

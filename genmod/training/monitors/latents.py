@@ -17,12 +17,12 @@ from genmod.config import Config
 from genmod.data.format.image_grid import grid, png
 from genmod.errors import TrainingDiverged
 from genmod.interface.batch import Batch
-from genmod.interface.latents import unit_nats, usage
+from genmod.interface.latents import kl_per_unit, usage
 from genmod.interface.model import GenerativeModel
 from genmod.rng import rng_for
-from genmod.training.monitors.collapse import Watch
-from genmod.training.step_metrics import ADVICE
-from genmod.training.writer import taken
+from genmod.training.monitors.collapse import MonitorState
+from genmod.training.step_metrics import HINT
+from genmod.training.writer import storage_errors
 from genmod.world import World
 
 logger = logging.getLogger(__name__)
@@ -33,14 +33,14 @@ MEND = (
 )
 
 
-class LatentsConfig(Config):
+class LatentMonitorConfig(Config):
     """When latents are looked at, and what counts as posterior collapse."""
 
     every_nimg: int = Field(default=20_000, gt=0)
     """Between looks."""
     rows: int = Field(default=256, ge=2)
     """Rows of the ``val`` split, at most. What mutual information can be seen is the logarithm of it."""
-    grace_nimg: int = Field(default=10_000, ge=0)
+    start_nimg: int = Field(default=10_000, ge=0)
     """Until then nothing is a collapse."""
     least_active_share: float = Field(default=0.05, ge=0, le=1)
     """Fewer of the units than this active: the posterior has collapsed."""
@@ -56,17 +56,17 @@ SHOWN, UNITS, STEPS = 10, 4, 9
 
 
 @dataclass(frozen=True)
-class LatentsLook:
+class LatentMonitor:
     """Encodes fixed rows."""
 
-    config: LatentsConfig
+    config: LatentMonitorConfig
     real: Batch
     """Validation rows, the same on every rank."""
     seed: int
 
     @torch.no_grad()
     def look(
-        self, model: GenerativeModel, watch: Watch, nimg: int, world: World
+        self, model: GenerativeModel, watch: MonitorState, nimg: int, world: World
     ) -> dict[str, float]:
         """Measure how latents are used; note where that turns bad, and where it is good again.
 
@@ -79,7 +79,7 @@ class LatentsLook:
         if bad := [name for name, value in found.items() if not math.isfinite(value)]:
             raise TrainingDiverged(
                 f"latents of the averaged weights have no finite {bad[0]} on the validation rows at "
-                f"{nimg:,} images; {ADVICE}"
+                f"{nimg:,} images; {HINT}"
             )
         told = faults(self.config, found, nimg)
         if told and not watch.latents_idle:
@@ -110,7 +110,7 @@ class LatentsLook:
         few = real.rows(slice(0, SHOWN))
         again_NCHW = model.decoded(codes.z_BZ[:SHOWN], few.labels_B)
         both_NCHW = torch.cat((few.pixels_BCHW, units.to_pixels(again_NCHW)))
-        order = unit_nats(codes).argsort(descending=True)[:UNITS].tolist()
+        order = kl_per_unit(codes).argsort(descending=True)[:UNITS].tolist()
         z_NZ = codes.z_BZ[:1].repeat(len(order) * STEPS, 1)
         wide = codes.prior.moments(z_NZ)
         for row, unit in enumerate(order):
@@ -125,14 +125,14 @@ class LatentsLook:
             ("reconstructions.png", both_NCHW, len(few)),
             ("traversals.png", moved_NCHW, STEPS),
         ):
-            with taken(folder, f"the picture {name}"):
+            with storage_errors(folder, f"the picture {name}"):
                 data = png(grid(pixels_NCHW.cpu(), columns, scale))
                 storage.write_bytes(storage.join(folder, name), data)
 
 
-def faults(config: LatentsConfig, found: dict[str, float], nimg: int) -> list[str]:
+def faults(config: LatentMonitorConfig, found: dict[str, float], nimg: int) -> list[str]:
     """What a look speaks against the latents, in words; nothing within the grace."""
-    if nimg < config.grace_nimg:
+    if nimg < config.start_nimg:
         return []
     told: list[str] = []
     share, kl_nats = found["active_share"], found["kl_nats"]

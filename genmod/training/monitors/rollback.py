@@ -5,18 +5,18 @@ from __future__ import annotations
 from genmod import storage
 from genmod.config import canonical_json
 from genmod.errors import TrainingDiverged
-from genmod.training.monitors.collapse import Samples, faults, note_look
+from genmod.training.monitors.collapse import CollapseMonitor, faults, note_check
 from genmod.training.state import TrainState
-from genmod.training.step_metrics import ADVICE
-from genmod.training.writer import taken
+from genmod.training.step_metrics import HINT
+from genmod.training.writer import storage_errors
 from genmod.world import World
 
 EVENTS = "watch.json"
 """Below a model's root: what looks at samples found and what was done, newest state."""
 
 
-def look_at_samples(
-    samples: Samples, state: TrainState, world: World, root: str | None
+def run_collapse_monitor(
+    samples: CollapseMonitor, state: TrainState, world: World, root: str | None
 ) -> dict[str, float]:
     """Compare samples with data; on a collapse go back to the best weights, or fail. All ranks come here.
 
@@ -25,23 +25,23 @@ def look_at_samples(
         StorageError: the store did not take what was seen.
     """
     found = samples.measure(state.ema, world)
-    watch, config, nimg = state.watch, samples.config, state.nimg
+    watch, config, nimg = state.monitor_state, samples.config, state.nimg
     told = faults(config, watch.best_coverage, found, nimg)
-    collapsed = note_look(watch, config, told, nimg)
-    if not watch.bad_looks:
+    collapsed = note_check(watch, config, told, nimg)
+    if not watch.bad_checks:
         state.note_best(found)
     try:
         if collapsed:
-            state.go_back(config)
+            state.rollback(config)
     finally:
         _write_events(state, world, root)
     told_of = found | {"retries": float(watch.retried)}
     return {f"samples/{name}": value for name, value in told_of.items()}
 
 
-def diverged(
+def handle_divergence(
     error: TrainingDiverged,
-    samples: Samples | None,
+    samples: CollapseMonitor | None,
     state: TrainState,
     world: World,
     root: str | None,
@@ -55,15 +55,15 @@ def diverged(
     """
     if samples is None:
         raise error
-    state.watch.events.append(str(error).removesuffix(f"; {ADVICE}"))
+    state.monitor_state.events.append(str(error).removesuffix(f"; {HINT}"))
     try:
-        state.go_back(samples.config)
+        state.rollback(samples.config)
     finally:
         _write_events(state, world, root)
 
 
 def _write_events(state: TrainState, world: World, root: str | None) -> None:
     if root is not None and world.rank == 0:
-        told = canonical_json(state.watch.as_json())
-        with taken(root, f"what samples at {state.nimg:,} images were like"):
+        told = canonical_json(state.monitor_state.as_json())
+        with storage_errors(root, f"what samples at {state.nimg:,} images were like"):
             storage.write_bytes(storage.join(root, EVENTS), told)

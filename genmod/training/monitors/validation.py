@@ -22,7 +22,7 @@ from genmod.interface.options import SampleOptions
 from genmod.rng import Rng, rng_for
 from genmod.training.precision import autocast
 from genmod.training.state import flat
-from genmod.training.step_metrics import ADVICE
+from genmod.training.step_metrics import HINT
 from genmod.world import World
 
 PIECE_ROWS = 64
@@ -66,7 +66,7 @@ class Validation:
         if bad := [key for key, value in found.items() if not math.isfinite(value)]:
             raise TrainingDiverged(
                 f"the averaged weights give no finite {bad[0]} on the validation rows at {nimg:,} images; "
-                f"{ADVICE}"
+                f"{HINT}"
             )
         return found
 
@@ -88,7 +88,7 @@ class Grid:
 
     images: int
     seed: int
-    how: SampleOptions
+    options: SampleOptions
     scale: int = 2
 
     def draw(self, model: GenerativeModel, world: World) -> bytes:
@@ -100,7 +100,7 @@ class Grid:
         for number, piece in enumerate(_pieces(self.images, -(-self.images // world.size))):
             if number == world.rank:
                 labels_B = None if labels_N is None else labels_N[piece]
-                x_BCHW = model.sample(labels_B, rng.rows(piece), self.how)
+                x_BCHW = model.sample(labels_B, rng.rows(piece), self.options)
                 pixels_NCHW[piece] = units.to_pixels(x_BCHW).float()
         pixels_NCHW = (world.mean(pixels_NCHW) * world.size).round().to(torch.uint8).cpu()
         columns = min(spec.classes if 2 <= spec.classes <= 20 else 10, self.images)

@@ -9,7 +9,7 @@ import pytest
 from genmod.data.format.shards import quarantine_file
 from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import make_manifest, make_plan
-from genmod.data.sharding.previous_version import load_parent
+from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.source import DataConfig
 from genmod.manifest import publish
 
@@ -32,11 +32,11 @@ def build():
     """Shard a source in this process: (root, data section) -> manifest."""
 
     def make(root, seed=0, parent=None, parent_root=None, **data):
-        grown = load_parent(str(parent_root), parent) if parent else None
+        grown = load_previous_version(str(parent_root), parent) if parent else None
         plan = make_plan(DataConfig(**data), seed, grown)
         made = [make_shard(plan.job(shard, str(root))) for shard in plan.shards]
-        refused = [*plan.refused, *(row for receipt in made for row in receipt.refused)]
-        return publish(str(root), make_manifest(plan, made, quarantine_file(str(root), refused)))
+        rejected = [*plan.rejected, *(row for receipt in made for row in receipt.rejected)]
+        return publish(str(root), make_manifest(plan, made, quarantine_file(str(root), rejected)))
 
     return make
 

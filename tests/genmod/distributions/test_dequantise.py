@@ -15,11 +15,11 @@ GREY = ImageSpec(channels=1, height=1, width=1, classes=0)
 STD = 0.002
 
 
-def drawn(rows, how, spec=GREY):
+def drawn(rows, options, spec=GREY):
     pixels = rng_for(0, "x", range(rows)).integers(spec.levels, *spec.shape)
     pixels = (pixels * 255 // (spec.levels - 1)).to(torch.uint8)
     x_BCHW = units.to_network(pixels, torch.float64)
-    y_BCHW, log_q_B = how(x_BCHW, rng_for(1, "u", range(rows)), spec)
+    y_BCHW, log_q_B = options(x_BCHW, rng_for(1, "u", range(rows)), spec)
     return pixels, x_BCHW, y_BCHW, log_q_B
 
 
@@ -27,11 +27,11 @@ def normal(x_BCHW, rng, spec):
     return dequantise.truncated_normal(x_BCHW, rng, spec, STD)
 
 
-@pytest.mark.parametrize("how", [dequantise.uniform, normal], ids=["uniform", "normal"])
+@pytest.mark.parametrize("options", [dequantise.uniform, normal], ids=["uniform", "normal"])
 @pytest.mark.parametrize("levels", [2, 256])
-def test_points_stay_in_their_bins(how, levels):
+def test_points_stay_in_their_bins(options, levels):
     spec = ImageSpec(channels=3, height=4, width=5, classes=0, levels=levels)
-    pixels, _, y_BCHW, log_q_B = drawn(50, how, spec)
+    pixels, _, y_BCHW, log_q_B = drawn(50, options, spec)
     if levels == 2:
         y_BCHW = units.binarise(y_BCHW)
     assert torch.equal(units.to_pixels(y_BCHW), pixels)
@@ -39,9 +39,9 @@ def test_points_stay_in_their_bins(how, levels):
     assert log_q_B.dtype == torch.float64
 
 
-@pytest.mark.parametrize("how", [dequantise.uniform, normal], ids=["uniform", "normal"])
-def test_the_mean_of_one_over_q_is_the_bins_width(how):
-    _, _, _, log_q_B = drawn(40_000, how)
+@pytest.mark.parametrize("options", [dequantise.uniform, normal], ids=["uniform", "normal"])
+def test_the_mean_of_one_over_q_is_the_bins_width(options):
+    _, _, _, log_q_B = drawn(40_000, options)
     over_B = (-log_q_B).exp()
     slack = 4 * over_B.std().item() / 200
     assert over_B.mean().item() == pytest.approx(2 / 256, abs=slack + 1e-12)

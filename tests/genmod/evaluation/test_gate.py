@@ -1,4 +1,4 @@
-"""The gate: laws of a verdict, on values made by hand."""
+"""The gate: laws of a decision, on values made by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from genmod.errors import ConfigError
 from genmod.evaluation.gate import PromoteConfig, Rule, judge
-from genmod.metrics.protocol import Interval, MetricValue, Protocol, Reading
+from genmod.metrics.protocol import Interval, MetricResult, MetricValue, Protocol
 
 BETTER = {"fd": "lower", "coverage": "higher"}
 
@@ -26,9 +26,9 @@ def _value(metric: str, value: float, half: float = 0.0, **protocol) -> MetricVa
     return MetricValue.of(Protocol(metric=metric, **(defaults | protocol)), value, interval)
 
 
-def _reading(metric: str, value: float, half: float = 0.0, **more) -> Reading:
+def _reading(metric: str, value: float, half: float = 0.0, **more) -> MetricResult:
     ends = {key: _value(metric, more.pop(key)) for key in ("floor", "ceiling") if key in more}
-    return Reading(
+    return MetricResult(
         value=_value(metric, value, half, **more),
         floor=ends.get("floor"),
         ceiling=ends.get("ceiling"),
@@ -41,8 +41,8 @@ def _both(fd: float, coverage: float, half: float = 0.0):
 
 
 RULES = {
-    "fd": Rule(improve_by=1, tolerate=2),
-    "coverage": Rule(improve_by=0.1, tolerate=0.05),
+    "fd": Rule(improve_by=1, max_regression=2),
+    "coverage": Rule(improve_by=0.1, max_regression=0.05),
 }
 
 
@@ -59,10 +59,10 @@ RULES = {
     ],
 )
 def test_margins_count_in_the_better_direction(fd, coverage, promoted):
-    verdict = judge(_both(fd, coverage), _both(10, 0.5), PromoteConfig(rules=RULES))
-    assert verdict.promote is promoted
-    assert verdict.reasons
-    assert len(verdict.checks) == 2
+    decision = judge(_both(fd, coverage), _both(10, 0.5), PromoteConfig(rules=RULES))
+    assert decision.promote is promoted
+    assert decision.reasons
+    assert len(decision.checks) == 2
 
 
 def test_an_improvement_within_noise_does_not_count():
@@ -76,7 +76,7 @@ def test_an_improvement_within_noise_does_not_count():
 
 
 def test_relative_margins_are_shares_of_the_champions_value():
-    config = PromoteConfig(rules={"fd": Rule(improve_by=0.1, tolerate=0.1, relative=True)})
+    config = PromoteConfig(rules={"fd": Rule(improve_by=0.1, max_regression=0.1, relative=True)})
     for scale in (1.0, 1000.0):
         champion = [_reading("fd", 10 * scale)]
         assert judge([_reading("fd", 8.9 * scale)], champion, config).promote
@@ -87,9 +87,9 @@ def test_without_a_champion_the_limits_decide():
     config = PromoteConfig(rules={"fd": Rule(limit=5), "coverage": Rule(limit=0.3)})
     assert judge(_both(4, 0.4), None, config).promote
     for fd, coverage in ((6, 0.4), (4, 0.2)):
-        verdict = judge(_both(fd, coverage), None, config)
-        assert not verdict.promote
-        assert "let through" in verdict.reasons[0]
+        decision = judge(_both(fd, coverage), None, config)
+        assert not decision.promote
+        assert "let through" in decision.reasons[0]
 
 
 def test_a_limit_holds_against_any_champion():
@@ -99,7 +99,7 @@ def test_a_limit_holds_against_any_champion():
 
 @pytest.mark.parametrize(("metric", "floor", "ceiling"), [("fd", 1, 11), ("coverage", 0.9, 0.1)])
 def test_a_position_between_real_and_noise_is_a_limit_in_both_directions(metric, floor, ceiling):
-    config = PromoteConfig(rules={metric: Rule(position=0.5)})
+    config = PromoteConfig(rules={metric: Rule(max_relative_position=0.5)})
     near, far = (floor + share * (ceiling - floor) for share in (0.4, 0.6))
     assert judge([_reading(metric, near, floor=floor, ceiling=ceiling)], None, config).promote
     assert not judge([_reading(metric, far, floor=floor, ceiling=ceiling)], None, config).promote
@@ -139,7 +139,7 @@ def test_a_rule_may_name_the_feature_space():
 )
 def test_two_models_never_beat_each_other(values, improve_by, tolerate, relative):
     config = PromoteConfig(
-        rules={"fd": Rule(improve_by=improve_by, tolerate=tolerate, relative=relative)}
+        rules={"fd": Rule(improve_by=improve_by, max_regression=tolerate, relative=relative)}
     )
     a, b = ([_reading("fd", value)] for value in values)
     assert not (judge(a, b, config).promote and judge(b, a, config).promote)
@@ -147,7 +147,7 @@ def test_two_models_never_beat_each_other(values, improve_by, tolerate, relative
 
 @given(st.floats(0.1, 100), st.floats(0.1, 100), st.floats(0, 50))
 def test_a_better_candidate_is_never_refused_where_a_worse_one_is_promoted(mine, theirs, gain):
-    config = PromoteConfig(rules={"fd": Rule(improve_by=1, tolerate=1)})
+    config = PromoteConfig(rules={"fd": Rule(improve_by=1, max_regression=1)})
     champion = [_reading("fd", theirs)]
     if judge([_reading("fd", mine)], champion, config).promote:
         assert judge([_reading("fd", mine - gain)], champion, config).promote

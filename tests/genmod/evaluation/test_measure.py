@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from genmod.config import canonical_json
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images, noise_like
-from genmod.evaluation.measure import BETTER, Truth, judge, readings_from
+from genmod.evaluation.measure import BETTER, Truth, judge, metrics_from
 from genmod.manifest import ImageSpec
 from genmod.metrics.features import FeaturesConfig, fit
 from genmod.metrics.protocol import EvaluateConfig, difference
@@ -30,20 +30,20 @@ def digits():
 @pytest.fixture(scope="module")
 def truth(digits):
     train, _, reference = digits
-    features = FeaturesConfig(shown_images=8_000)
+    features = FeaturesConfig(train_images=8_000)
     extractor = fit(features, SPEC, train.pixels_NCHW, train.labels_N, seed=0)
     return Truth(train, reference, "ab" * 32, extractor, EvaluateConfig(bootstrap=50), seed=0)
 
 
 def by_name(judgement):
-    return {reading.value.protocol.metric: reading for reading in judgement.readings}
+    return {reading.value.protocol.metric: reading for reading in judgement.metrics}
 
 
 def test_real_held_out_images_are_near_the_floor_in_every_metric(digits, truth):
     found = by_name(judge(digits[1], truth))
     assert list(found) == list(BETTER)
     for name in ("fd", "kid", "precision", "recall", "density", "coverage", "label_accuracy"):
-        assert abs(found[name].position) < 0.15, name
+        assert abs(found[name].relative_position) < 0.15, name
     assert found["memorisation"].value.value < 0.2
 
 
@@ -51,7 +51,7 @@ def test_noise_is_at_the_ceiling_in_every_metric(truth):
     for name, reading in by_name(judge(noise_like(400, SPEC, seed=0), truth)).items():
         if reading.ceiling is not None:
             assert difference(reading.value, reading.ceiling) == 0, name
-            assert reading.position == 1
+            assert reading.relative_position == 1
 
 
 def test_one_class_alone_is_caught_by_coverage_and_class_balance(digits, truth):
@@ -89,8 +89,8 @@ def test_both_ends_are_measured_by_the_samples_own_protocol(digits, truth):
 
 def test_it_says_the_same_twice_and_survives_json(digits, truth):
     a, b = judge(digits[1], truth), judge(digits[1], truth)
-    assert canonical_json(a.facts()) == canonical_json(b.facts())
-    assert readings_from(json.loads(canonical_json(a.facts()))) == a.readings
+    assert canonical_json(a.metadata()) == canonical_json(b.metadata())
+    assert metrics_from(json.loads(canonical_json(a.metadata()))) == a.metrics
 
 
 def test_too_few_samples_are_refused_in_words(digits, truth):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genmod.errors import ConfigError
-from genmod.evaluation.ood import require_alike, told_apart
+from genmod.evaluation.ood import ood_auroc, require_alike
 from genmod.manifest import ImageSpec, Manifest, write_file
 from genmod.rng import rng_for
 from genmod.scoring.calibrated import calibrated
@@ -33,7 +33,7 @@ def noisy(name, nats, size, rows=200):
 
 
 KNOWN = noisy("known", -50.0, 60.0)
-OWN = calibrated(noisy("own", -50.0, 60.0), KNOWN, SPEC, own=False)
+MAIN = calibrated(noisy("own", -50.0, 60.0), KNOWN, SPEC, own=False)
 OTHER = calibrated(noisy("other", -48.0, 20.0), KNOWN, SPEC, own=False)
 """Likelier than the model's own, and far simpler."""
 
@@ -45,24 +45,28 @@ def published(root, scores, **changes):
         )
         for part in (0, 100)
     ]
-    facts = {"split": "test", "rare": rare(scores.columns), **LABEL.model_dump()}
+    metadata = {"split": "test", "rare": rare(scores.columns), **LABEL.model_dump()}
     parents = {"model": "m", "dataset": root, "calibration": "c"} | changes.pop("parents", {})
     return Manifest(
-        kind="scores", fingerprint="f", files=tuple(entries), facts=facts | changes, parents=parents
+        kind="scores",
+        fingerprint="f",
+        files=tuple(entries),
+        metadata=metadata | changes,
+        parents=parents,
     )
 
 
 def test_likely_is_not_familiar_and_the_recommended_column_knows():
     roots = "memory://unfamiliar/own", "memory://unfamiliar/other"
-    own, other = published(roots[0], OWN), published(roots[1], OTHER)
+    own, other = published(roots[0], MAIN), published(roots[1], OTHER)
     require_alike(own, other, "there")
-    found = told_apart(roots, own, other)
+    found = ood_auroc(roots, own, other)
     by_name = {column["name"]: column for column in found["columns"]}
     assert by_name["nats"]["auroc"] < 0.15  # upside down
     assert by_name[RECOMMENDED]["auroc"] > 0.99
     assert [c["name"] for c in found["columns"] if c["recommended"]] == [RECOMMENDED]
     assert by_name["p_two_sided"]["auroc"] > 0.8
-    assert by_name["nats"]["own"] == pytest.approx(float(OWN.nats_B.mean()))
+    assert by_name["nats"]["own"] == pytest.approx(float(MAIN.nats_B.mean()))
     assert 0 < by_name["typicality_bits_per_dim"]["stderr"] < 0.05
     assert found["rows"] == {"own": 200, "other": 200}
     assert found["rare"]["other"]["p_corrected"] > 190
@@ -78,16 +82,16 @@ def test_likely_is_not_familiar_and_the_recommended_column_knows():
     ],
 )
 def test_unlike_scores_are_not_compared(changes, says):
-    own = published("memory://unfamiliar/a", OWN)
+    own = published("memory://unfamiliar/a", MAIN)
     parents = own.parents | changes.pop("parents", {})
     parents = {name: digest for name, digest in parents.items() if digest is not None}
-    other = own.model_copy(update={"facts": own.facts | changes, "parents": parents})
+    other = own.model_copy(update={"metadata": own.metadata | changes, "parents": parents})
     with pytest.raises(ConfigError, match=says):
         require_alike(own, other, "there")
 
 
 def test_tables_come_back_as_they_were_written():
-    data = OWN.to_parquet(16, {})
+    data = MAIN.to_parquet(16, {})
     again = Scores.from_parquet(data)
     assert again.to_parquet(16, {}) == data
     assert again.label == LABEL
@@ -95,7 +99,7 @@ def test_tables_come_back_as_they_were_written():
     whole = Scores.together(halves)
     assert whole.rows.keys == [*again.rows.keys[100:], *again.rows.keys[:100]]
     assert torch.equal(whole.columns[RECOMMENDED][:100], again.columns[RECOMMENDED][100:])
-    labelled = replace(OWN, rows=replace(OWN.rows, labels_B=torch.arange(200) % 3))
+    labelled = replace(MAIN, rows=replace(MAIN.rows, labels_B=torch.arange(200) % 3))
     assert Scores.from_parquet(labelled.to_parquet(16, {})).rows.labels_B.tolist() == [
         i % 3 for i in range(200)
     ]

@@ -10,7 +10,7 @@ from genmod.config import as_json
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images
 from genmod.evaluation.measure import Truth
-from genmod.evaluation.quality_vs_nfe import effort_curve
+from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
@@ -44,36 +44,36 @@ def published(root, name):
     )
     model = config.build()
     state = TrainState(0, model, model, [])
-    return publish_model(root, config, state, fingerprint="f", parents={}, facts={})
+    return publish_model(root, config, state, fingerprint="f", parents={}, metadata={})
 
 
 def test_more_calls_draw_better(truth, tmp_path):
     made = published(str(tmp_path), "diffusion")
-    points = effort_curve(str(tmp_path), made.digest, {"guidance": 1.0}, truth)
+    points = quality_curve(str(tmp_path), made.digest, {"guidance": 1.0}, truth)
     curves = {point["curve"] for point in points}
     assert curves == {"heun", "ddim", "dpm_solver", "unipc"}
     for curve in curves:
         mine = [point for point in points if point["curve"] == curve]
-        assert [point["calls"] for point in mine] == sorted(point["calls"] for point in mine)
-    by_call = {(point["curve"], point["calls"]): point["fd"] for point in points}
+        assert [point["nfe"] for point in mine] == sorted(point["nfe"] for point in mine)
+    by_call = {(point["curve"], point["nfe"]): point["fd"] for point in points}
     for curve, times in (("heun", 10), ("ddim", 1.5)):
         assert by_call[curve, 5] > times * by_call[curve, 35]
-    assert effort_curve(str(tmp_path), made.digest, {}, truth) == points
+    assert quality_curve(str(tmp_path), made.digest, {}, truth) == points
 
 
 def test_the_report_shows_it(truth, tmp_path):
     made = published(str(tmp_path), "diffusion")
     few = replace(truth, config=EvaluateConfig(curve_images=10))
-    points = effort_curve(str(tmp_path), made.digest, {}, few)
-    facts = {"effort": points}
-    curve = [(float(p["calls"]), p["fd"]) for p in points if p["curve"] == "heun"]
-    assert "<svg" in line_chart({"heun": curve}, "calls", "fd")
-    for model_facts, shown in ((facts, True), ({"effort": []}, False)):
+    points = quality_curve(str(tmp_path), made.digest, {}, few)
+    metadata = {"effort": points}
+    curve = [(float(p["nfe"]), p["fd"]) for p in points if p["curve"] == "heun"]
+    assert "<svg" in line_chart({"heun": curve}, "nfe", "fd")
+    for model_facts, shown in ((metadata, True), ({"effort": []}, False)):
         page = efforts_section(model_facts)
         assert ("Quality against effort" in page) is shown
 
 
-def efforts_section(facts):
+def efforts_section(metadata):
     """The page of one model of which nothing else is known."""
     return render(
         ReportContent(
@@ -82,7 +82,7 @@ def efforts_section(facts):
             levels=256,
             data=[],
             reference_png=b"",
-            models=[ModelPage("edm", "diffusion", (), FACTS | facts, PICTURES)],
+            models=[ModelPage("edm", "diffusion", (), FACTS | metadata, PICTURES)],
             provenance=[],
             tracking="nowhere",
         )
@@ -103,23 +103,23 @@ FACTS = {
 
 def test_a_model_without_a_choice_has_no_curve(truth, tmp_path):
     made = published(str(tmp_path), "vae")
-    assert effort_curve(str(tmp_path), made.digest, {}, truth) == []
+    assert quality_curve(str(tmp_path), made.digest, {}, truth) == []
     assert all(
-        how.Sample().ladder() == ()
-        for how in map(family, families())
-        if how.Sample().sampler == "ancestral"
+        options.Sample().nfe_sweep() == ()
+        for options in map(family, families())
+        if options.Sample().sampler == "ancestral"
     )
 
 
 def test_another_model_is_refused(truth, tmp_path):
     published(str(tmp_path), "vae")
     with pytest.raises(ConfigError, match="the samples are of 000000000000; make them again"):
-        effort_curve(str(tmp_path), "0" * 64, {}, truth)
+        quality_curve(str(tmp_path), "0" * 64, {}, truth)
 
 
 def test_a_tuned_model_has_its_own_ladder():
-    how = family("diffusion").Sample(solver="consistency", steps=2)
-    assert [(curve, calls) for curve, calls, _ in how.ladder()] == [
+    options = family("diffusion").Sample(solver="consistency", steps=2)
+    assert [(curve, nfe) for curve, nfe, _ in options.nfe_sweep()] == [
         ("consistency", n) for n in (1, 2, 4)
     ]
-    assert torch.equal(how.ladder()[1][2].sigmas(0.002, 80.0), how.sigmas(0.002, 80.0))
+    assert torch.equal(options.nfe_sweep()[1][2].sigmas(0.002, 80.0), options.sigmas(0.002, 80.0))

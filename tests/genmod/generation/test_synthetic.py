@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from genmod.data.format.shards import write_shard
 from genmod.errors import ConfigError, GenmodError
 from genmod.generation.synthetic import (
-    Asked,
-    Maker,
+    LabelRequest,
     SampleConfig,
-    asked,
+    SampleGenerator,
+    label_request,
     shard_count,
     shard_range,
     size_bytes_at_most,
@@ -33,7 +33,9 @@ def maker(name, spec=SPEC, want=None, micro_batch=4):
     stats = DataStats(mean=(0.0,) * spec.channels, std=(0.5,) * spec.channels)
     net = model_class.Config.tiny().model_dump()
     model = ModelConfig(family=name, net=net, spec=spec, stats=stats).build(1).eval()
-    return Maker(model, model_class.Sample(), want or Asked(spec.classes), 7, micro_batch)
+    return SampleGenerator(
+        model, model_class.Sample(), want or LabelRequest(spec.classes), 7, micro_batch
+    )
 
 
 @pytest.mark.parametrize("name", families())
@@ -73,17 +75,17 @@ class Diverging(GenerativeModel):
     def loss(self, phase, batch, rng, nimg):
         raise NotImplementedError
 
-    def log_prob(self, batch, rng, how):
+    def log_prob(self, batch, rng, options):
         raise NotImplementedError
 
-    def sample(self, labels_B, rng, how):
+    def sample(self, labels_B, rng, options):
         x_BCHW = self.scale * rng.uniform(*self.spec.shape)
         x_BCHW[rng.index_B == 6, 0, 2, 1] = torch.nan
         return x_BCHW
 
 
 def test_an_image_that_is_none_is_said_so_instead_of_written():
-    make = Maker(Diverging(SPEC), SampleOptions(), Asked(3), 7, 4)
+    make = SampleGenerator(Diverging(SPEC), SampleOptions(), LabelRequest(3), 7, 4)
     assert len(list(make.images(range(0, 4)))) == 4
     with pytest.raises(GenmodError, match="image 6 holds values that are not finite"):
         list(make.images(range(0, 5)))
@@ -91,16 +93,21 @@ def test_an_image_that_is_none_is_said_so_instead_of_written():
 
 def test_labels_are_a_function_of_the_index():
     index_B = torch.tensor([0, 4, 8, 2])
-    assert asked("auto", SPEC).labels_B(index_B).tolist() == [0, 1, 2, 2]
-    assert asked("balanced", SPEC) == asked("auto", SPEC)
-    assert [asked(labels, SPEC).rule for labels in ("auto", 0, "2")] == ["balanced", 0, 2]
+    assert label_request("auto", SPEC).labels_B(index_B).tolist() == [0, 1, 2, 2]
+    assert label_request("balanced", SPEC) == label_request("auto", SPEC)
+    assert [label_request(labels, SPEC).rule for labels in ("auto", 0, "2")] == ["balanced", 0, 2]
     for one in (1, "1", "cat"):
-        assert asked(one, SPEC, ["dog", "cat", "cow"]).labels_B(index_B).tolist() == [1, 1, 1, 1]
-    for want in (Asked(3), Asked(3, 0), Asked(3, 2)):
+        assert label_request(one, SPEC, ["dog", "cat", "cow"]).labels_B(index_B).tolist() == [
+            1,
+            1,
+            1,
+            1,
+        ]
+    for want in (LabelRequest(3), LabelRequest(3, 0), LabelRequest(3, 2)):
         assert [want.label(int(index)) for index in index_B] == want.labels_B(index_B).tolist()
     plain = SPEC.model_copy(update={"classes": 0})
     for none in ("auto", "none"):
-        assert asked(none, plain).labels_B(index_B) is None
+        assert label_request(none, plain).labels_B(index_B) is None
 
 
 @pytest.mark.parametrize(
@@ -117,7 +124,7 @@ def test_labels_are_a_function_of_the_index():
 def test_labels_that_the_model_does_not_know_are_refused(labels, classes, says):
     spec = SPEC.model_copy(update={"classes": classes})
     with pytest.raises(ConfigError, match=says):
-        asked(labels, spec, ["dog", "cat", "cow"])
+        label_request(labels, spec, ["dog", "cat", "cow"])
 
 
 @given(count=st.integers(1, 500), shard_rows=st.integers(1, 100))
@@ -130,10 +137,10 @@ def test_shards_hold_every_index_once(count, shard_rows):
 
 @pytest.mark.parametrize("name", families())
 def test_a_shard_says_how_each_image_was_made(name, tmp_path):
-    make = maker(name, want=Asked(3, only=2))
+    make = maker(name, want=LabelRequest(3, only=2))
     rows = [make.row(index, pixels, "digest") for index, pixels in make.images(range(2, 9))]
-    entry, facts = write_shard(str(tmp_path), "train-000000", "train", SPEC, rows)
-    assert facts.rows_K == (0, 0, 7)
+    entry, metadata = write_shard(str(tmp_path), "train-000000", "train", SPEC, rows)
+    assert metadata.rows_K == (0, 0, 7)
     assert entry.tar.size_bytes <= size_bytes_at_most(SampleConfig(count=7), SPEC)
     tars = glob.glob(str(tmp_path / "*.tar"))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False))
@@ -144,8 +151,8 @@ def test_a_shard_says_how_each_image_was_made(name, tmp_path):
             "index": index,
             "seed": 7,
             "model": "digest",
-            "sampler": make.how.sampler,
-            "draws_from_p": make.how.draws_from_p,
+            "sampler": make.options.sampler,
+            "draws_from_p": make.options.draws_from_p,
             "label_asked": 2,
         }
 

@@ -12,7 +12,7 @@ from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 
 FILE = '''
 """Independent binary pixels."""
@@ -87,7 +87,7 @@ def test_a_file_is_a_family(tmp_path, monkeypatch):
     before = score(model).mean().item()
     optim = OptimConfig(lr=0.1, warmup_nimg=0)
     config = TrainConfig(nimg=1600, batch=16, optim=optim, ema_halflife_nimg=100)
-    trained = train(model, stream, Alone(), Plan(config, 0)).ema
+    trained = train(model, stream, SingleProcess(), Plan(config, 0)).ema
     entropy = 4 * -(0.9 * torch.tensor(0.9).log() + 0.1 * torch.tensor(0.1).log()).item()
     assert before < -2.4 < -entropy - 0.4 < score(trained).mean().item() < -entropy + 0.4
     x = trained.sample(None, rng_for(0, "x", range(500)), trained.Sample())

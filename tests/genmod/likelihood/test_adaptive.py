@@ -64,7 +64,7 @@ def test_a_gaussian_of_the_priors_own_kind_needs_no_steps():
     std = torch.tensor(math.hypot(0.4, SIGMA_MIN), dtype=torch.float64)
     truth = torch.distributions.Normal(mean.flatten(), std)
     torch.testing.assert_close(found.nats_B, truth.log_prob(x_BCHW.flatten()), rtol=0, atol=1e-8)
-    assert found.calls_B.max() < 40
+    assert found.nfe_B.max() < 40
 
 
 def test_errors_follow_the_tolerance():
@@ -73,7 +73,7 @@ def test_errors_follow_the_tolerance():
     found = [solve(RING, x_BCHW, tolerance) for tolerance in (1e-3, 1e-5)]
     errors = [(f.nats_B - truth_B).abs().max().item() for f in found]
     assert errors[1] < errors[0] / 20
-    assert (found[1].calls_B > found[0].calls_B).all()
+    assert (found[1].nfe_B > found[0].nfe_B).all()
 
 
 def test_steps_are_each_rows_own():
@@ -83,9 +83,9 @@ def test_steps_are_each_rows_own():
     whole = solve(RING, x_BCHW, 1e-4)
     for row in (0, 7, 29):
         single = solve(RING, x_BCHW[row : row + 1], 1e-4)
-        assert single.calls_B.item() == whole.calls_B[row].item()
+        assert single.nfe_B.item() == whole.nfe_B[row].item()
         torch.testing.assert_close(single.nats_B, whole.nats_B[row : row + 1], rtol=0, atol=1e-10)
-    assert whole.calls_B.unique().numel() > 2
+    assert whole.nfe_B.unique().numel() > 2
 
 
 def test_calls_are_counted():
@@ -96,7 +96,7 @@ def test_calls_are_counted():
         return denoiser(RING)(x_BCHW, sigma_B)
 
     found = log_density(counting, draw(RING, 1), None, span(1e-4), prior(RING))
-    assert found.calls_B.item() == len(calls)
+    assert found.nfe_B.item() == len(calls)
     assert min(calls) == pytest.approx(SIGMA_MIN)
     assert max(calls) == pytest.approx(SIGMA_MAX)
 

@@ -44,8 +44,8 @@ def rng(batch):
 
 def test_the_density_is_the_one_in_closed_form():
     batch = images(30)
-    how = AugmentationScore(sigma=NOISE, measure="lebesgue", ais=OPTIONS)
-    found = MODEL.log_prob(batch, rng(batch), how)
+    options = AugmentationScore(sigma=NOISE, measure="lebesgue", ais=OPTIONS)
+    found = MODEL.log_prob(batch, rng(batch), options)
     error_B = found.nats_B - TRUTH.nats(batch.x_BCHW(torch.float64).flatten(1))
     stderr = float(error_B.std()) / math.sqrt(30)
     assert float(error_B.mean()) < 3 * stderr
@@ -59,8 +59,8 @@ def test_the_density_is_the_one_in_closed_form():
 
 def test_pixels_have_the_density_times_the_volume_of_a_bin():
     batch = images(20)
-    how = AugmentationScore(sigma=NOISE, ais=OPTIONS)
-    found = MODEL.log_prob(batch, rng(batch), how)
+    options = AugmentationScore(sigma=NOISE, ais=OPTIONS)
+    found = MODEL.log_prob(batch, rng(batch), options)
     assert found.measure == "counts"
     density_B = TRUTH.nats(batch.x_BCHW(torch.float64).flatten(1))
     error_B = found.nats_B - density_B - units.log_bin_volume(SPEC.dims)
@@ -91,26 +91,26 @@ def test_probabilities_of_all_images_add_up_to_one():
 def test_sigma_is_fitted_to_held_out_rows(measure):
     """Of R rows sigma has a standard error of about sigma / sqrt(2 R (D - Z))."""
     held_out = images(40, seed=5)
-    how = AugmentationScore(
+    options = AugmentationScore(
         sigma="fit", measure=measure, ais=OPTIONS, fit_rounds=80, simulated_rows=0
     )
-    ready = MODEL.prepare(held_out, rng(held_out), how)
+    ready = MODEL.prepare(held_out, rng(held_out), options)
     stderr = NOISE / math.sqrt(2 * 40 * (SPEC.dims - 3))
-    assert ready.how.sigma == pytest.approx(NOISE, abs=4 * stderr)
-    assert ready.facts["sigma"] == ready.how.sigma
-    assert abs(ready.facts["sigma_drift"]) < 0.05
-    assert ready.how.model_copy(update={"sigma": "fit"}) == how
+    assert ready.options.sigma == pytest.approx(NOISE, abs=4 * stderr)
+    assert ready.metadata["sigma"] == ready.options.sigma
+    assert abs(ready.metadata["sigma_drift"]) < 0.05
+    assert ready.options.model_copy(update={"sigma": "fit"}) == options
 
 
 def test_the_fit_maximises_the_estimate():
     batch = images(30, seed=6)
     few = OPTIONS.model_copy(update={"temperatures": 60, "chains": 4})
-    how = AugmentationScore(sigma="fit", ais=few, fit_rounds=80, simulated_rows=0)
-    sigma = MODEL.prepare(batch, rng(batch), how).how.sigma
+    options = AugmentationScore(sigma="fit", ais=few, fit_rounds=80, simulated_rows=0)
+    sigma = MODEL.prepare(batch, rng(batch), options).options.sigma
     means = {
         factor: float(
             MODEL.log_prob(
-                batch, rng(batch), how.model_copy(update={"sigma": factor * sigma})
+                batch, rng(batch), options.model_copy(update={"sigma": factor * sigma})
             ).nats_B.mean()
         )
         for factor in (0.8, 1.0, 1.25)
@@ -120,13 +120,13 @@ def test_the_fit_maximises_the_estimate():
 
 @pytest.mark.slow
 def test_the_gap_of_both_bounds_is_published():
-    how = AugmentationScore(sigma=NOISE, ais=OPTIONS, simulated_rows=20)
-    facts = MODEL.prepare(None, rng_for(0, "prepare", range(0)), how).facts
-    assert facts["gap_rows"] == 20
-    assert facts["gap_nats"] == pytest.approx(
-        facts["simulated_upper_nats"] - facts["simulated_lower_nats"]
+    options = AugmentationScore(sigma=NOISE, ais=OPTIONS, simulated_rows=20)
+    metadata = MODEL.prepare(None, rng_for(0, "prepare", range(0)), options).metadata
+    assert metadata["gap_rows"] == 20
+    assert metadata["gap_nats"] == pytest.approx(
+        metadata["simulated_upper_nats"] - metadata["simulated_lower_nats"]
     )
-    assert -3 * facts["gap_nats_stderr"] < facts["gap_nats"] < 2.0
+    assert -3 * metadata["gap_nats_stderr"] < metadata["gap_nats"] < 2.0
 
 
 def test_what_images_do_not_tell_is_not_made_up():
@@ -134,10 +134,10 @@ def test_what_images_do_not_tell_is_not_made_up():
                          SPEC.model_copy(update={"levels": 2}), torch.float64)  # fmt: skip
     checker = (255 * (torch.arange(36) % 2)).to(torch.uint8).view(1, 1, 6, 6).expand(4, -1, -1, -1)
     batch = Batch(checker, None, torch.arange(4))
-    how = AugmentationScore(sigma="fit", ais=AISOptions.tiny(), fit_rounds=40)
+    options = AugmentationScore(sigma="fit", ais=AISOptions.tiny(), fit_rounds=40)
     faint = Augmentation(lambda z, y: blank.decode(z, y) + 0.01, 3, blank.spec, torch.float64)
     with pytest.raises(GenmodError, match="the end of"):
-        faint.prepare(batch, rng(batch), how)
+        faint.prepare(batch, rng(batch), options)
 
 
 def test_without_noise_there_is_no_density():
@@ -147,8 +147,8 @@ def test_without_noise_there_is_no_density():
 
 
 def test_a_probe_says_how_much_longer_the_whole_takes():
-    how = AugmentationScore(sigma="fit", ais=OPTIONS)
-    little, times = how.probe()
+    options = AugmentationScore(sigma="fit", ais=OPTIONS)
+    little, times = options.probe()
     assert isinstance(little.sigma, float)
-    assert times == pytest.approx(how.ais.moves() / little.ais.moves())
+    assert times == pytest.approx(options.ais.moves() / little.ais.moves())
     assert times > 10

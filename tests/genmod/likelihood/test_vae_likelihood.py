@@ -32,8 +32,8 @@ def log_joint(z_NZ, row_N):
     return TRUTH.nats_given(X_BD[row_N], z_NZ)
 
 
-def bound(**how):
-    return encoded.bound(ENCODER, log_joint, RNG, EncodedScore(chunk=16384, **how))
+def bound(**options):
+    return encoded.bound(ENCODER, log_joint, RNG, EncodedScore(chunk=16384, **options))
 
 
 def test_k_is_chosen_so_that_the_standard_error_is_the_one_that_is_wanted():
@@ -54,9 +54,9 @@ def test_k_is_chosen_so_that_the_standard_error_is_the_one_that_is_wanted():
 
 def test_a_chosen_k_stays_a_bound():
     """Mean of exp(bound) over many evaluations is at most p(x): stopping on one's own samples breaks it."""
-    how = EncodedScore(k=8, target_stderr_nats=0.2, most_k=64, chunk=16384)
+    options = EncodedScore(k=8, target_stderr_nats=0.2, most_k=64, chunk=16384)
     errors = [
-        encoded.bound(ENCODER, log_joint, RNG.fold(f"{step}"), how).nats_B - TRUTH.nats(X_BD)
+        encoded.bound(ENCODER, log_joint, RNG.fold(f"{step}"), options).nats_B - TRUTH.nats(X_BD)
         for step in range(60)
     ]
     ratio_SB = torch.stack(errors).exp()

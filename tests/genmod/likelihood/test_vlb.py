@@ -31,13 +31,13 @@ def true_denoiser(x_BCHW, sigma_B):
 PROCESS = process_of(true_denoiser, SPEC, SIGMA_MIN)
 
 
-def bounds(repeats, terms=None, calls=32):
+def bounds(repeats, terms=None, nfe=32):
     """(repeats, atoms): evaluations of the bound for each atom."""
     x_BCHW = ATOMS.point_MD.view(-1, *SPEC.shape)
     rng = rng_for(1, "vlb", range(len(x_BCHW)))
     return torch.stack(
         [
-            vlb.bound(PROCESS, x_BCHW, rng.at(repeat), terms=terms, calls=calls)
+            vlb.bound(PROCESS, x_BCHW, rng.at(repeat), terms=terms, nfe=nfe)
             for repeat in range(repeats)
         ]
     )
@@ -52,7 +52,7 @@ def test_with_infinitely_many_levels_it_is_log_p():
 
 
 def test_the_number_of_calls_does_not_shift_it():
-    few, many = bounds(600, calls=4), bounds(100, calls=48)
+    few, many = bounds(600, nfe=4), bounds(100, nfe=48)
     gap_M = few.mean(0) - many.mean(0)
     stderr_M = (few.var(0) / 600 + many.var(0) / 100).sqrt()
     assert (gap_M.abs() < 4 * stderr_M).all()
@@ -60,15 +60,15 @@ def test_the_number_of_calls_does_not_shift_it():
 
 def test_more_terms_are_tighter_and_all_below_log_p():
     truth = ATOMS.weight_M.log().mean().item()
-    means = [bounds(100, terms=terms, calls=16).mean().item() for terms in (16, 64, 1000)]
+    means = [bounds(100, terms=terms, nfe=16).mean().item() for terms in (16, 64, 1000)]
     assert means[0] < means[1] < means[2] < truth + 0.2
     assert means[0] < truth - 0.5
 
 
 def test_all_terms_are_summed_where_calls_are_terms():
-    ladder = vlb.Ladder(0.1, 10.0, 7)
+    noise_levels = vlb.NoiseLevels(0.1, 10.0, 7)
     u_B = (torch.arange(7, dtype=torch.float64) + 0.5) / 7
-    sigma_B, weight_B = ladder.at(u_B)
+    sigma_B, weight_B = noise_levels.at(u_B)
     edges = [0.1 * 100 ** (i / 7) for i in range(8)]
     for i in range(7):
         assert sigma_B[i].item() == pytest.approx(edges[i + 1])
@@ -78,7 +78,7 @@ def test_all_terms_are_summed_where_calls_are_terms():
 
 def test_many_terms_are_the_integral():
     u_B = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    means = [vlb.Ladder(0.01, 5.0, t).at(u_B)[1].mean().item() for t in (None, 10_000)]
+    means = [vlb.NoiseLevels(0.01, 5.0, t).at(u_B)[1].mean().item() for t in (None, 10_000)]
     assert means[0] == pytest.approx(0.5 * (0.01**-2 - 5.0**-2), rel=1e-4)
     assert means[1] == pytest.approx(means[0], rel=1e-3)
 
@@ -118,7 +118,7 @@ def test_probabilities_of_all_images_are_bounded():
         return torch.tanh(x_BCHW / sigma_B[:, None, None, None] ** 2) * (1 - 1 / 256)
 
     process, rng = process_of(denoise, spec, 0.01, 1.0), rng_for(0, "b", range(4))
-    draws = [vlb.bound(process, x_BCHW, rng.at(r), terms=None, calls=64) for r in range(50)]
+    draws = [vlb.bound(process, x_BCHW, rng.at(r), terms=None, nfe=64) for r in range(50)]
     assert 0.95 < torch.stack(draws).mean(0).exp().sum().item() < 1.03
 
 

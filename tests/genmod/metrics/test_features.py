@@ -14,7 +14,7 @@ from genmod.metrics.features import FeaturesConfig, fit, load, save, shifted
 from genmod.rng import rng_for
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
-QUICK = FeaturesConfig(shown_images=8_000)
+QUICK = FeaturesConfig(train_images=8_000)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_classifier_knows_held_out_digits(digits, classifier):
 
 def test_the_same_data_and_seed_give_the_same_digest_and_another_seed_another(digits):
     pixels_NCHW, labels_N = digits
-    short = FeaturesConfig(shown_images=500)
+    short = FeaturesConfig(train_images=500)
 
     def digest(seed):
         torch.rand(seed + 1)  # torch's own generator is somewhere else each time
@@ -52,7 +52,7 @@ def test_the_same_data_and_seed_give_the_same_digest_and_another_seed_another(di
 def test_fitting_consumes_nothing_from_the_global_generator(digits):
     pixels_NCHW, labels_N = digits
     before = torch.get_rng_state()
-    fit(FeaturesConfig(shown_images=100), SPEC, pixels_NCHW[:100], labels_N[:100], seed=0)
+    fit(FeaturesConfig(train_images=100), SPEC, pixels_NCHW[:100], labels_N[:100], seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 

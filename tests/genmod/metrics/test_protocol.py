@@ -9,11 +9,11 @@ from genmod.errors import ConfigError
 from genmod.metrics.protocol import (
     EvaluateConfig,
     Interval,
+    MetricResult,
     MetricValue,
     Protocol,
-    Reading,
     difference,
-    unlike,
+    protocol_differences,
 )
 
 PROTOCOL = Protocol(
@@ -55,7 +55,7 @@ def test_unlike_protocols_are_refused_in_words(change, said):
         difference(value(5.0), value(5.0, **change))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-    assert unlike(PROTOCOL, PROTOCOL) == []
+    assert protocol_differences(PROTOCOL, PROTOCOL) == []
 
 
 def test_a_value_that_does_not_fit_its_protocol_is_no_value():
@@ -67,11 +67,14 @@ def test_a_value_that_does_not_fit_its_protocol_is_no_value():
 
 
 def test_position_runs_from_the_floor_to_the_ceiling():
-    reading = Reading(value=value(4.0), floor=value(2.0), ceiling=value(10.0), better="lower")
-    assert reading.position == 0.25
-    assert Reading(value=value(4.0), floor=None, ceiling=None, better="lower").position is None
-    flat = Reading(value=value(4.0), floor=value(2.0), ceiling=value(2.0), better="lower")
-    assert flat.position is None
+    reading = MetricResult(value=value(4.0), floor=value(2.0), ceiling=value(10.0), better="lower")
+    assert reading.relative_position == 0.25
+    assert (
+        MetricResult(value=value(4.0), floor=None, ceiling=None, better="lower").relative_position
+        is None
+    )
+    flat = MetricResult(value=value(4.0), floor=value(2.0), ceiling=value(2.0), better="lower")
+    assert flat.relative_position is None
 
 
 def test_waiting_longer_does_not_change_what_is_measured():

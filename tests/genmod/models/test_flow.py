@@ -141,12 +141,12 @@ def test_exact_is_said_of_the_density_alone():
     assert torch.equal(score.nats_B, expected)
 
 
-@pytest.mark.parametrize("how", [FlowScore(), FlowScore(dequantise="none")])
-def test_scores_are_float64_whatever_the_weights_are_stored_in(how):
+@pytest.mark.parametrize("options", [FlowScore(), FlowScore(dequantise="none")])
+def test_scores_are_float64_whatever_the_weights_are_stored_in(options):
     single = build(dtype=torch.float32)
     double = build(dtype=torch.float32).double()
     rng = rng_for(1, "s", range(4))
-    scores = [model.log_prob(batch(4), rng, how).nats_B for model in (single, double)]
+    scores = [model.log_prob(batch(4), rng, options).nats_B for model in (single, double)]
     assert torch.equal(*scores)
     assert next(single.parameters()).dtype == torch.float32
 

@@ -52,7 +52,7 @@ MIDDLES = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 
 
 def test_training_noise_has_its_mean_and_spread():
-    noise = TrainingNoise(mean=-0.4, std=1.5, uniform=0.0)
+    noise = TrainingNoise(P_mean=-0.4, P_std=1.5, uniform_share=0.0)
     t = noise.quantile(MIDDLES, SIGMA_MIN, SIGMA_MAX).log()
     assert t.mean().item() == pytest.approx(-0.4, abs=1e-6)
     assert t.std().item() == pytest.approx(1.5, rel=1e-3)
@@ -61,9 +61,11 @@ def test_training_noise_has_its_mean_and_spread():
 
 def test_training_noise_from_anywhere_in_the_range():
     low, high = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
-    t = TrainingNoise(uniform=1.0).quantile(MIDDLES, SIGMA_MIN, SIGMA_MAX).log()
+    t = TrainingNoise(uniform_share=1.0).quantile(MIDDLES, SIGMA_MIN, SIGMA_MAX).log()
     assert torch.allclose(t, low + (high - low) * MIDDLES)
-    some = TrainingNoise(std=0.01, uniform=0.25).quantile(MIDDLES, SIGMA_MIN, SIGMA_MAX).log()
+    some = (
+        TrainingNoise(P_std=0.01, uniform_share=0.25).quantile(MIDDLES, SIGMA_MIN, SIGMA_MAX).log()
+    )
     assert torch.allclose(some[:5000], low + (high - low) * 4 * MIDDLES[:5000])
     assert ((some[5000:] + 1.2).abs() < 0.1).all()
 
@@ -81,7 +83,7 @@ def test_training_noise_of_ddpm_is_each_of_its_levels_as_often(schedule):
 
 def test_settings_of_another_schedule_are_refused():
     with pytest.raises(ValidationError, match="is of schedule lognormal"):
-        TrainingNoise(schedule="linear", mean=-0.4)
+        TrainingNoise(schedule="linear", P_mean=-0.4)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -141,8 +143,8 @@ def test_multistep_calls_once_a_step(method):
     sigmas = edm_sigmas(9, SIGMA_MIN, SIGMA_MAX, 7.0)
     method(counting, starts(1), sigmas)
     assert calls == sigmas[:-1].tolist()
-    assert FlowSolver(solver="unipc", steps=9).calls == 9
-    assert FlowSolver(steps=9).calls == 17
+    assert FlowSolver(solver="unipc", steps=9).nfe == 9
+    assert FlowSolver(steps=9).nfe == 17
 
 
 @pytest.mark.parametrize("method", [ddim, dpm_solver, unipc])
@@ -160,12 +162,12 @@ def test_ancestral_draws_from_the_data():
 
 def test_consistency_of_the_exact_function_draws_from_the_data():
     """The exact function is the end of the flow, so any number of calls draws from the data."""
-    how = FlowSolver(solver="consistency", steps=3, last=0.5)
-    assert how.sigmas(SIGMA_MIN, SIGMA_MAX).tolist() == [80.0, pytest.approx(40.0**0.5), 0.5]
+    options = FlowSolver(solver="consistency", steps=3, last=0.5)
+    assert options.sigmas(SIGMA_MIN, SIGMA_MAX).tolist() == [80.0, pytest.approx(40.0**0.5), 0.5]
     x = consistency(
         lambda x, sigma: flow_to(x, sigma, 0.0),
         starts(1500),
-        how.sigmas(SIGMA_MIN, SIGMA_MAX),
+        options.sigmas(SIGMA_MIN, SIGMA_MAX),
         rng_for(0, "c", range(1500)),
     )
     assert x.mean().item() == pytest.approx(MU, abs=4 * S / math.sqrt(x.numel()))
@@ -223,7 +225,7 @@ def test_churn_is_limited_to_its_levels():
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         FlowSolver(steps=6, churn=10),
         FlowSolver(solver="dpm_solver", steps=6),
@@ -231,12 +233,12 @@ def test_churn_is_limited_to_its_levels():
         FlowSolver(solver="ancestral", steps=6),
         FlowSolver(solver="consistency", steps=3),
     ],
-    ids=lambda how: how.solver,
+    ids=lambda options: options.solver,
 )
-def test_rows_do_not_depend_on_each_other(how):
+def test_rows_do_not_depend_on_each_other(options):
     rng, x = rng_for(1, "rows", range(7)), starts(7)
-    whole = how.solve(gaussian, x, rng, SIGMA_MIN, SIGMA_MAX)
-    one = how.solve(gaussian, x[3:4], rng.rows(slice(3, 4)), SIGMA_MIN, SIGMA_MAX)
+    whole = options.solve(gaussian, x, rng, SIGMA_MIN, SIGMA_MAX)
+    one = options.solve(gaussian, x[3:4], rng.rows(slice(3, 4)), SIGMA_MIN, SIGMA_MAX)
     assert torch.equal(whole[3:4], one)
 
 

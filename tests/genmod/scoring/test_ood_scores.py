@@ -99,10 +99,10 @@ def test_compressed_bits_are_those_of_the_compressor():
 
 
 def test_facts_tell_the_typical_spread():
-    facts = Calibration.of(KNOWN.nats_B, KNOWN.columns[COMPRESSED], Bits(DIMS)).facts()
-    assert facts["rows"] == 5
-    assert facts["mean_bits_per_dim"] == pytest.approx(6.8 / DIMS / math.log(2))
-    assert 0 < facts["typicality_95_bits_per_dim"] <= 4.8 / DIMS / math.log(2)
+    metadata = Calibration.of(KNOWN.nats_B, KNOWN.columns[COMPRESSED], Bits(DIMS)).metadata()
+    assert metadata["rows"] == 5
+    assert metadata["mean_bits_per_dim"] == pytest.approx(6.8 / DIMS / math.log(2))
+    assert 0 < metadata["typicality_95_bits_per_dim"] <= 4.8 / DIMS / math.log(2)
 
 
 def test_auroc_is_the_share_of_pairs_in_order():

@@ -40,19 +40,19 @@ def scores():
 def test_a_table_holds_the_rows_and_says_what_they_are():
     data = scores().to_parquet(4, {"model": "m", "seed": 3})
     assert data == scores().to_parquet(4, {"model": "m", "seed": 3})
-    table, facts = read_parquet(data)
+    table, metadata = read_parquet(data)
     rows = table.to_pydict()
     assert rows["key"] == KEYS
     assert rows["index"] == [3, 1, 4, 10, 5]
     assert rows["label"] == [0, 1, 2, 0, 1]
     assert rows["nats"] == [-1.5, -2.0, -3.0, -4.0, 0.25]
     assert rows["bits_per_dim"] == pytest.approx([-n / 4 / math.log(2) for n in rows["nats"]])
-    assert facts["model"] == "m"
-    assert facts["label"] == "lower_bound"
-    assert facts["estimator"] == "iwae"
-    assert facts["measure"] == COUNTS
-    assert facts["budget"] == {"k": 8}
-    assert facts["units"].startswith("nats")
+    assert metadata["model"] == "m"
+    assert metadata["label"] == "lower_bound"
+    assert metadata["estimator"] == "iwae"
+    assert metadata["measure"] == COUNTS
+    assert metadata["budget"] == {"k": 8}
+    assert metadata["units"].startswith("nats")
 
 
 def test_rows_without_labels_have_none():
@@ -62,11 +62,11 @@ def test_rows_without_labels_have_none():
 
 def test_an_estimators_own_numbers_are_columns_too():
     parts = [
-        replace(log_prob([-1.0, -2.0]), columns={"calls": torch.tensor([12, 18])}),
-        replace(log_prob([-3.0] * 3), columns={"calls": torch.tensor([6, 24, 30])}),
+        replace(log_prob([-1.0, -2.0]), columns={"nfe": torch.tensor([12, 18])}),
+        replace(log_prob([-3.0] * 3), columns={"nfe": torch.tensor([6, 24, 30])}),
     ]
     table, _ = read_parquet(Scores.joined(ROWS, parts).to_parquet(4, {}))
-    assert table.column("calls").to_pylist() == [12, 18, 6, 24, 30]
+    assert table.column("nfe").to_pylist() == [12, 18, 6, 24, 30]
     assert table.column("nats").to_pylist() == [-1, -2, -3, -3, -3]
 
 
@@ -97,7 +97,7 @@ def test_numbers_of_other_shapes_or_types_are_our_mistake():
     for wrong in (
         {"stderr_B": torch.zeros(3, dtype=torch.float64)},
         {"nats_B": good.nats_B.float()},
-        {"columns": {"calls": torch.zeros(1)}},
+        {"columns": {"nfe": torch.zeros(1)}},
         {"label": "exact", "stderr_B": torch.ones(2, dtype=torch.float64)},
     ):
         with pytest.raises(AssertionError):

@@ -93,16 +93,16 @@ def reader():
 def test_scores_are_the_model_s_own_and_do_not_depend_on_the_cut(name, reader):
     model_class = family(name)
     stats = DataStats(mean=(0.0,), std=(0.5,))
-    net, how = model_class.Config.tiny(), model_class.Score.tiny()
+    net, options = model_class.Config.tiny(), model_class.Score.tiny()
     try:
-        model_class.check_scorable(net, how)
+        model_class.check_scorable(net, options)
     except Unscorable:
         pytest.skip("no density, and it says so when the plan is made")
     config = ModelConfig(family=name, net=net.model_dump(), spec=SPEC, stats=stats)
     model = config.build(1).double().eval().requires_grad_(False)
     batch = reader.read(np.arange(6))
-    direct = model.log_prob(batch, rng_for(4, PURPOSE, batch.index_B), how)
-    some = score_rows(model, how, reader, [5, 2, 3], 2, seed=4)
+    direct = model.log_prob(batch, rng_for(4, PURPOSE, batch.index_B), options)
+    some = score_rows(model, options, reader, [5, 2, 3], 2, seed=4)
     close = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(some.nats_B, direct.nats_B[[5, 2, 3]], **close)
     torch.testing.assert_close(some.stderr_B, direct.stderr_B[[5, 2, 3]], **close)

@@ -82,13 +82,13 @@ def test_a_wrong_volume_of_bins_is_caught(monkeypatch):
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_bound_with_a_lost_factor_is_caught(factor, monkeypatch):
-    right = vlb.Ladder.at
+    right = vlb.NoiseLevels.at
 
     def wrong(self, u_B):
         sigma_B, weight_B = right(self, u_B)
         return sigma_B, factor * weight_B
 
-    monkeypatch.setattr(vlb.Ladder, "at", wrong)
+    monkeypatch.setattr(vlb.NoiseLevels, "at", wrong)
     assert faults(atoms)
 
 
@@ -112,8 +112,8 @@ def test_a_flow_that_forgets_the_volume_of_its_box_is_caught(monkeypatch):
     assert flows._mass_of_pairs(model, 0).holds
     wrong = type(model).log_prob
 
-    def log_prob(self, batch, rng, how):
-        score = wrong(self, batch, rng, how)
+    def log_prob(self, batch, rng, options):
+        score = wrong(self, batch, rng, options)
         return flows.replace(score, nats_B=score.nats_B + 0.5 * math.log(2))
 
     monkeypatch.setattr(type(model), "log_prob", log_prob)

@@ -11,7 +11,7 @@ from genmod.data.format.shards import ShardReceipt, quarantine_file
 from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import make_manifest, make_plan
 from genmod.data.sources.source import DataConfig
-from genmod.errors import StorageError, StoreLost
+from genmod.errors import StorageError, StoreUnavailable
 from genmod.manifest import DatasetManifest, claim, load, publish
 from genmod.receipts import load_all
 from genmod.storage import s3
@@ -25,11 +25,11 @@ LARGE = np.random.default_rng(1).bytes(2 * PART_BYTES + 12_345)
 SMALL_PART = 5 << 20
 """Less is refused by S3."""
 
-PATIENCE = storage.StorageConfig(stall_s=2, attempt_s=20, patience_s=600)
-HURRY = storage.StorageConfig(stall_s=20, attempt_s=30, patience_s=2)
+PATIENCE = storage.StorageConfig(read_timeout_s=2, request_timeout_s=20, retry_timeout_s=600)
+HURRY = storage.StorageConfig(read_timeout_s=20, request_timeout_s=30, retry_timeout_s=2)
 """For faults that come at once: a busy machine may answer late."""
 
-IMPATIENCE = storage.StorageConfig(stall_s=0.5, attempt_s=1, patience_s=2)
+IMPATIENCE = storage.StorageConfig(read_timeout_s=0.5, request_timeout_s=1, retry_timeout_s=2)
 SMALL = LARGE[: 2 * SMALL_PART + 1000]
 """Three parts, six blocks of :func:`small_pieces`."""
 
@@ -219,7 +219,10 @@ def test_who_won_knows_it_although_the_answer_was_lost(proxied_root, proxy, monk
 
 @pytest.mark.slow
 def test_an_answer_that_trickles_is_asked_for_anew(proxied_root, proxy, monkeypatch):
-    configure(monkeypatch, storage.StorageConfig(stall_s=2, attempt_s=5, patience_s=600))
+    configure(
+        monkeypatch,
+        storage.StorageConfig(read_timeout_s=2, request_timeout_s=5, retry_timeout_s=600),
+    )
     url = f"{proxied_root}/slow"
     storage.write_bytes(url, SMALL[:5000])  # minutes at the pace of the proxy, and never silent
     proxy.faults.append(Fault("trickle", "GET", "/slow"))
@@ -235,7 +238,7 @@ def test_a_fault_that_stays_is_one_line(proxied_root, proxy, monkeypatch, kind):
     storage.write_bytes(url, SMALL[:1000])
     configure(monkeypatch, IMPATIENCE)
     proxy.faults.append(Fault(kind, times=10_000))
-    with pytest.raises(StoreLost, match="does not answer as it should") as told:
+    with pytest.raises(StoreUnavailable, match="does not answer as it should") as told:
         storage.read_bytes(url)
     assert isinstance(told.value, OSError)
     assert "\n" not in str(told.value)
@@ -253,7 +256,7 @@ def test_a_root_that_is_lost_cannot_be_written(proxied_root, proxy, monkeypatch)
 def test_an_upload_that_fails_leaves_nothing(proxied_root, proxy, small_pieces, monkeypatch, store):
     configure(monkeypatch, HURRY)
     proxy.faults.append(Fault("500", "PUT", "partNumber=3", times=10_000))
-    with pytest.raises(StoreLost):
+    with pytest.raises(StoreUnavailable):
         storage.write_bytes(f"{proxied_root}/half", SMALL)
     prefix = proxied_root.removeprefix(f"s3://{BUCKET}/")
     assert client(store).list_objects_v2(Bucket=BUCKET, Prefix=prefix)["KeyCount"] == 0
@@ -281,7 +284,7 @@ def test_a_dataset_is_made_whole_while_every_second_request_fails(proxied_root, 
 
 def test_settings_travel_in_the_environment(monkeypatch):
     cache = storage.CacheConfig(folder="/x", size_bytes=5)
-    config = storage.StorageConfig(patience_s=3, cache=cache)
+    config = storage.StorageConfig(retry_timeout_s=3, cache=cache)
     monkeypatch.delenv(VARIABLE, raising=False)
     assert storage.settings() == storage.StorageConfig()
     monkeypatch.setattr(os, "environ", os.environ | dict(storage.environment_of(config)))

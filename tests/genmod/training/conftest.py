@@ -41,10 +41,10 @@ class Gaussian(GenerativeModel):
             total = total * float("nan")
         return Losses(total, {"mean": mean.detach().squeeze()})
 
-    def sample(self, labels_B, rng, how):
+    def sample(self, labels_B, rng, options):
         raise NotImplementedError
 
-    def log_prob(self, batch, rng, how):
+    def log_prob(self, batch, rng, options):
         raise NotImplementedError
 
 

@@ -16,11 +16,11 @@ from genmod import storage
 from genmod.errors import ConfigError, StorageError
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from genmod.training.monitors.validation import Validation
 from genmod.training.plan import TrainConfig
 from genmod.training.state import Snapshot
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from tests.stores.proxy import Fault
 
 CONFIG = TrainConfig(nimg=40, batch=4, log_every_nimg=12, checkpoint_every_nimg=8)
@@ -37,9 +37,9 @@ def crashed(checkpoints, gaussian, gaussian_stream):
     """Checkpoints at 8, 16 and 24 of a run that stopped at 28; gives the state of the straight run."""
     plan = Plan(CONFIG, 0, None, checkpoints)
     with pytest.raises(ConnectionError):
-        train(copy.deepcopy(gaussian), gaussian_stream(stop=28), Alone(), plan)
+        train(copy.deepcopy(gaussian), gaussian_stream(stop=28), SingleProcess(), plan)
     assert checkpoints.nimgs() == [8, 16, 24]
-    return train(copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(CONFIG, 0))
+    return train(copy.deepcopy(gaussian), gaussian_stream(), SingleProcess(), Plan(CONFIG, 0))
 
 
 def resumed_at(checkpoints, gaussian, gaussian_stream) -> tuple[int, dict[str, bytes]]:
@@ -50,7 +50,9 @@ def resumed_at(checkpoints, gaussian, gaussian_stream) -> tuple[int, dict[str, b
         starts.append(start)
         return gaussian_stream()(start)
 
-    state = train(copy.deepcopy(gaussian), batches, Alone(), Plan(CONFIG, 0, None, checkpoints))
+    state = train(
+        copy.deepcopy(gaussian), batches, SingleProcess(), Plan(CONFIG, 0, None, checkpoints)
+    )
     return starts[0], state.files()
 
 
@@ -87,7 +89,7 @@ def test_changed_receipt_does_not_count(checkpoints, crashed, gaussian, gaussian
     newest, older = (storage.join(checkpoints.url, f"{nimg:012d}.json") for nimg in (24, 16))
     storage.write_bytes(newest, b"{")
     told = json.loads(storage.read_bytes(older))
-    told["facts"]["nimg"] = 20
+    told["metadata"]["nimg"] = 20
     storage.write_bytes(older, json.dumps(told).encode())
     assert resumed_at(checkpoints, gaussian, gaussian_stream) == (8, crashed.files())
 
@@ -156,8 +158,8 @@ def test_the_validation_loss_of_the_averaged_weights_says_which_is_best(
     checkpoints = Checkpoints(str(tmp_path), "mine", config, keep=1)
     rows = next(gaussian_stream()(1000))
     plan = Plan(config, 0, str(tmp_path), checkpoints, Validation(rows, 0, "fp32"))
-    train(gaussian, gaussian_stream(), Alone(), plan)
-    losses = {p.nimg: p.metrics.get("val/fit/loss") for p in read_spool(str(tmp_path))}
+    train(gaussian, gaussian_stream(), SingleProcess(), plan)
+    losses = {p.nimg: p.metrics.get("val/fit/loss") for p in read_metrics(str(tmp_path))}
     measured = {nimg: loss for nimg, loss in losses.items() if loss is not None}
     assert set(measured) == {16, 32, 40}
     assert checkpoints.kept() == sorted({40, min(measured, key=measured.__getitem__)})
@@ -184,7 +186,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(gaussian, gaussian_strea
     """The gate opens when training has come seven images short of the next checkpoint."""
     fsspec.register_implementation("slow", Slow, clobber=True)
     checkpoints = Checkpoints("slow://root", "mine", CONFIG)
-    straight = train(copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(CONFIG, 0))
+    straight = train(copy.deepcopy(gaussian), gaussian_stream(), SingleProcess(), Plan(CONFIG, 0))
     shut_at = []
 
     def batches(start):
@@ -194,7 +196,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(gaussian, gaussian_strea
                 Slow.gate.set()
             yield batch
 
-    state = train(gaussian, batches, Alone(), Plan(CONFIG, 0, None, checkpoints))
+    state = train(gaussian, batches, SingleProcess(), Plan(CONFIG, 0, None, checkpoints))
     assert shut_at == [[]]
     assert checkpoints.nimgs() == [32, 40], "the end waits for the last"
     assert Slow.most_at_once == 1
@@ -207,7 +209,7 @@ def test_a_write_that_fails_ends_training(gaussian, gaussian_stream, tmp_path):
     (tmp_path / "checkpoints").write_bytes(b"no folder")
     plan = Plan(CONFIG, 0, None, Checkpoints(str(tmp_path), "mine", CONFIG))
     with pytest.raises(StorageError, match="did not take the checkpoint at 8 images"):
-        train(gaussian, gaussian_stream(), Alone(), plan)
+        train(gaussian, gaussian_stream(), SingleProcess(), plan)
     assert "writer" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -215,25 +217,31 @@ def test_a_write_that_fails_ends_training(gaussian, gaussian_stream, tmp_path):
 def test_a_bucket_that_goes_away_is_told_and_the_last_checkpoint_stays(
     proxied_root, proxy, monkeypatch, gaussian, gaussian_stream
 ):
-    patience = storage.StorageConfig(stall_s=20, attempt_s=30, patience_s=2)
+    patience = storage.StorageConfig(read_timeout_s=20, request_timeout_s=30, retry_timeout_s=2)
     for name, value in storage.environment_of(patience).items():
         monkeypatch.setenv(name, value)
     config = CONFIG.model_copy(update={"nimg": 12})
     checkpoints = Checkpoints(proxied_root, "mine", config, keep=3)
-    straight = train(copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(config, 0))
+    straight = train(copy.deepcopy(gaussian), gaussian_stream(), SingleProcess(), Plan(config, 0))
     first = Plan(config.model_copy(update={"nimg": 8}), 0, None, checkpoints)
-    train(copy.deepcopy(gaussian), gaussian_stream(), Alone(), first)
+    train(copy.deepcopy(gaussian), gaussian_stream(), SingleProcess(), first)
     assert checkpoints.nimgs() == [8]
     proxy.faults.append(Fault("refuse", part="/checkpoints/000000000012", times=10**6))
     with pytest.raises(StorageError, match=r"did not take the checkpoint at 12 images .*again"):
         train(
-            copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(config, 0, None, checkpoints)
+            copy.deepcopy(gaussian),
+            gaussian_stream(),
+            SingleProcess(),
+            Plan(config, 0, None, checkpoints),
         )
     assert proxy.injected
     proxy.faults.clear()
     assert checkpoints.nimgs() == [8]
     ended = train(
-        copy.deepcopy(gaussian), gaussian_stream(), Alone(), Plan(config, 0, None, checkpoints)
+        copy.deepcopy(gaussian),
+        gaussian_stream(),
+        SingleProcess(),
+        Plan(config, 0, None, checkpoints),
     )
     assert ended.files() == straight.files()
     assert checkpoints.nimgs() == [8, 12]

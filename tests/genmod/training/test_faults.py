@@ -17,7 +17,7 @@ from genmod.interface.registry import families
 from genmod.manifest import DatasetManifest, Manifest, faults, load
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.job import TrainJob
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from tests.soak.ranks import TRAIN, Forge, make_dataset, make_job
 
 SHORT = TRAIN.model_copy(
@@ -134,7 +134,7 @@ def test_any_number_of_ranks_goes_on_with_the_same_rows(forge, dataset, tmp_path
         for at, rows in steps.items():
             assert rows.items() <= wanted[at].items()
     assert {at for steps in found for at, rows in steps.items() if len(rows) == 24} == set(wanted)
-    points = [read_spool(job.root) for job in jobs]
+    points = [read_metrics(job.root) for job in jobs]
     assert [p.nimg for p in points[1]] == [p.nimg for p in points[0]] == list(range(24, 145, 24))
     for one, other in zip(*points, strict=True):
         losses = [key for key in one.metrics if key.endswith(("/loss", "/grad_norm", "/lr"))]

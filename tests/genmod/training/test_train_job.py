@@ -6,7 +6,7 @@ import torch
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.data.order.training_order import OrderConfig
 from genmod.errors import ConfigError, DataError
 from genmod.interface.model import DataStats
@@ -15,7 +15,7 @@ from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, ImageSpec, faults, publish
 from genmod.training.job import Start, TrainJob, check_start, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 TRAIN = TrainConfig(
@@ -31,9 +31,13 @@ def data(tmp_path):
         rows = [Row(f"{split}-{i}", i, pixels[i], label=i % 3) for i in range(count)]
         shard, made[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
         shards.append(shard)
-    facts = dataset_facts(made)
+    metadata = dataset_metadata(made)
     manifest = DatasetManifest(
-        fingerprint="t", facts=facts, spec=SPEC, shards=tuple(shards), class_names=("a", "b", "c")
+        fingerprint="t",
+        metadata=metadata,
+        spec=SPEC,
+        shards=tuple(shards),
+        class_names=("a", "b", "c"),
     )
     return publish(root, manifest)
 
@@ -49,7 +53,7 @@ def job(data, tmp_path, **changes) -> TrainJob:
             family=kind,
             net=as_json(family(kind).Config.tiny()),
             spec=SPEC,
-            stats=DataStats.model_validate(data.facts["stats"]),
+            stats=DataStats.model_validate(data.metadata["stats"]),
         ),
         "train": TRAIN,
         "seed": 0,
@@ -60,7 +64,7 @@ def job(data, tmp_path, **changes) -> TrainJob:
 def test_from_data_to_model(data, tmp_path):
     mine = plan_job(job(data, tmp_path), data)
     assert TrainJob.model_validate(as_json(mine)) == mine
-    made = run_job(mine, Alone())
+    made = run_job(mine, SingleProcess())
     assert faults(mine.root, made.files) == []
     paths = [entry.path for entry in made.files]
     assert paths[:4] == ["config.json", "ema.safetensors", "raw.safetensors", "history.json"]
@@ -68,30 +72,32 @@ def test_from_data_to_model(data, tmp_path):
     of_latents = ["latents/reconstructions.png", "latents/traversals.png"]
     assert paths[6:] == (of_latents if load_model(mine.root).encodes else [])
     assert made.parents == {"data": data.digest}
-    assert made.facts["class_names"] == ["a", "b", "c"]
-    assert made.facts["final"].keys() >= {
+    assert made.metadata["class_names"] == ["a", "b", "c"]
+    assert made.metadata["final"].keys() >= {
         f"val/{p.name}/loss" for p in load_model(mine.root).phases()
     }
     assert model_config(mine.root) == mine.model
-    assert run_job(mine, Alone()) == made
+    assert run_job(mine, SingleProcess()) == made
     assert not storage.exists(storage.join(mine.root, "checkpoints"))
 
 
 def test_model_digest_is_of_weights_and_configuration(data, tmp_path):
-    made = run_job(plan_job(job(data, tmp_path), data), Alone())
+    made = run_job(plan_job(job(data, tmp_path), data), SingleProcess())
     others = {"grid_every_nimg": None, "accumulate": 1, "log_every_nimg": 8, "decoded_mib": 0}
     quiet = TRAIN.model_copy(update=others)
     other = job(data, tmp_path, root=str(tmp_path / "models" / "other"), train=quiet)
-    again = run_job(plan_job(other, data), Alone())
+    again = run_job(plan_job(other, data), SingleProcess())
     assert again.digest != made.digest
-    assert again.facts["model_digest"] == made.facts["model_digest"] == digest_of(made.files)
+    assert again.metadata["model_digest"] == made.metadata["model_digest"] == digest_of(made.files)
     seeded = job(data, tmp_path, root=str(tmp_path / "models" / "seeded"), seed=1)
-    assert run_job(plan_job(seeded, data), Alone()).facts["model_digest"] != digest_of(made.files)
+    assert run_job(plan_job(seeded, data), SingleProcess()).metadata["model_digest"] != digest_of(
+        made.files
+    )
 
 
 def test_changed_weights_are_not_loaded(data, tmp_path):
     mine = plan_job(job(data, tmp_path), data)
-    run_job(mine, Alone())
+    run_job(mine, SingleProcess())
     url = storage.join(mine.root, "ema.safetensors")
     weights = storage.read_bytes(url)
     storage.write_bytes(url, weights[:-1] + bytes([weights[-1] ^ 1]))
@@ -113,7 +119,7 @@ def test_faults_are_told_when_the_plan_is_made(data, tmp_path):
     with pytest.raises(ConfigError, match="no phase 'none'"):
         plan_job(job(data, tmp_path, train=phases), data)
     with pytest.raises(DataError, match="holds dataset"):
-        run_job(job(data, tmp_path, data_digest="0" * 64), Alone())
+        run_job(job(data, tmp_path, data_digest="0" * 64), SingleProcess())
     assert not storage.exists(str(tmp_path / "models"))
 
 
@@ -122,26 +128,29 @@ def test_a_model_of_a_mix_is_made_from_all_its_datasets(data, tmp_path, monkeypa
     other = str(tmp_path / "other")
     rows = [Row(f"o{i}", i, np.full((8, 8, 1), i, np.uint8), label=i % 3) for i in range(9)]
     shard, made = write_shard(other, "train-000000", "train", SPEC, rows)
-    facts = dataset_facts({"train": made})
+    metadata = dataset_metadata({"train": made})
     second = publish(
-        other, data.model_copy(update={"fingerprint": "o", "facts": facts, "shards": (shard,)})
+        other,
+        data.model_copy(update={"fingerprint": "o", "metadata": metadata, "shards": (shard,)}),
     )
     monkeypatch.chdir(tmp_path)
-    order = OrderConfig(mix={"data": 1, "other": 2}, balance="classes", window=None)
+    order = OrderConfig(
+        mixture={"data": 1, "other": 2}, balance="classes", shuffle_window_shards=None
+    )
     mixed = job(data, tmp_path, train=TRAIN.model_copy(update={"order": order}))
     planned = plan_job(mixed, data)
     assert planned.mixed == {other: second.digest}
-    assert planned.train.order.mix == {"data": 1, other: 2}
+    assert planned.train.order.mixture == {"data": 1, other: 2}
     assert planned.fingerprint != plan_job(job(data, tmp_path), data).fingerprint
-    doubled = OrderConfig(mix={other: 4, "data": 2}, balance="classes")
+    doubled = OrderConfig(mixture={other: 4, "data": 2}, balance="classes")
     again = mixed.model_copy(update={"train": TRAIN.model_copy(update={"order": doubled})})
     assert plan_job(again, data).fingerprint == planned.fingerprint
-    model = run_job(planned, Alone())
+    model = run_job(planned, SingleProcess())
     assert model.parents == {"data": data.digest, f"mixed-{second.digest[:12]}": second.digest}
 
     moved = planned.model_copy(update={"root": str(tmp_path / "n"), "mixed": {other: "0" * 64}})
     with pytest.raises(DataError, match=f"{other} holds dataset {second.digest[:12]}"):
-        run_job(moved, Alone())
+        run_job(moved, SingleProcess())
 
 
 def test_an_order_that_does_not_fit_the_data_is_told_when_the_plan_is_made(data, tmp_path):
@@ -149,25 +158,25 @@ def test_an_order_that_does_not_fit_the_data_is_told_when_the_plan_is_made(data,
         train = TRAIN.model_copy(update={"order": OrderConfig(**order), "batch": 32})
         plan_job(job(data, tmp_path, train=train), manifest)
 
-    plan(last="wrap")
+    plan(last_batch="wrap")
     with pytest.raises(ConfigError, match="20 rows do not fill one batch of 32"):
-        plan(last="drop")
+        plan(last_batch="drop")
     with pytest.raises(ConfigError, match="no dataset at"):
-        plan(mix={"data": 1, str(tmp_path / "nowhere"): 1})
+        plan(mixture={"data": 1, str(tmp_path / "nowhere"): 1})
     bare = data.model_copy(update={"spec": SPEC.model_copy(update={"classes": 0})})
     with pytest.raises(ConfigError, match="the dataset has no labels"):
         plan(bare, balance="classes")
 
 
 def test_a_model_that_starts_from_another(data, tmp_path):
-    first = run_job(plan_job(job(data, tmp_path), data), Alone())
+    first = run_job(plan_job(job(data, tmp_path), data), SingleProcess())
     start = Start(root=str(tmp_path / "models" / "m"), digest=first.digest)
     still = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-30)})
     values = {"root": str(tmp_path / "models" / "tuned"), "train": still, "start": start}
     mine = plan_job(job(data, tmp_path, **values), data)
     check_start(mine)
     assert mine.fingerprint != plan_job(job(data, tmp_path, train=still), data).fingerprint
-    made = run_job(mine, Alone())
+    made = run_job(mine, SingleProcess())
     assert made.parents == {"data": data.digest, "start": first.digest}
     theirs = load_model(start.root, "ema").state_dict()
     for weights in ("ema", "raw"):  # so small a rate moves nothing
@@ -176,7 +185,7 @@ def test_a_model_that_starts_from_another(data, tmp_path):
 
 
 def test_a_model_that_cannot_start_from_another(data, tmp_path):
-    first = run_job(plan_job(job(data, tmp_path), data), Alone())
+    first = run_job(plan_job(job(data, tmp_path), data), SingleProcess())
     start = Start(root=str(tmp_path / "models" / "m"), digest=first.digest)
     other = next(name for name in families() if name != families()[-1])
     model = job(data, tmp_path).model.model_copy(
@@ -187,4 +196,4 @@ def test_a_model_that_cannot_start_from_another(data, tmp_path):
         check_start(job(data, tmp_path, root=root, start=start, model=model))
     stale = start.model_copy(update={"digest": "0" * 64})
     with pytest.raises(DataError, match="but the job was planned for 000000000000"):
-        run_job(plan_job(job(data, tmp_path, root=root, start=stale), data), Alone())
+        run_job(plan_job(job(data, tmp_path, root=root, start=stale), data), SingleProcess())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 from pipelines.cli import main
 
@@ -16,12 +16,12 @@ def root(tmp_path):
     spec = ImageSpec(channels=1, height=4, width=4, classes=25)
     rows = [Row(f"k{i}", i, np.full((4, 4, 1), i, np.uint8), i % 25) for i in range(30)]
     root = str(tmp_path / "run" / "data")
-    shard, facts = write_shard(root, "train-000000", "train", spec, rows)
+    shard, metadata = write_shard(root, "train-000000", "train", spec, rows)
     manifest = DatasetManifest(
         fingerprint="f" * 64,
         spec=spec,
         shards=(shard,),
-        facts={"version": 3, "source": "folder:/x", **dataset_facts({"train": facts})},
+        metadata={"version": 3, "source": "folder:/x", **dataset_metadata({"train": metadata})},
         parents={"source": "5" * 64},
         class_names=("name0\x1b[2J", *(f"name{k}" for k in range(1, 25))),
     )
@@ -46,7 +46,7 @@ def test_a_dataset_is_told_and_shown(root, tmp_path, monkeypatch, capsys):
         "          class 4 (name4): 2, 6.7%",
         "          class 5 (name5): 1, 3.3%",
         "          5 more classes: 1 to 1 images each",
-        "refused   0",
+        "rejected  0",
         f"sheet     {tmp_path}/contact-sheet.png: 30 images of train, a row a class, 0 to 24",
     ):
         assert line in text

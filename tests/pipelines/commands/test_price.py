@@ -89,9 +89,9 @@ def test_a_model_that_tunes_another_has_its_net():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("model.two-steps.tunes=edn", "did you mean 'edm'"),
-        ("model.two-steps.tunes=two-steps", "tunes none itself"),
-        ("model.two-steps.family=vae", "which it tunes, is of 'diffusion'"),
+        ("model.two-steps.distills=edn", "did you mean 'edm'"),
+        ("model.two-steps.distills=two-steps", "distills none itself"),
+        ("model.two-steps.family=vae", "which it distills, is of 'diffusion'"),
     ],
 )
 def test_what_cannot_be_tuned(change, words):

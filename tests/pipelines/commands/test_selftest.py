@@ -43,12 +43,12 @@ def labels_of_all_families():
         config = family(name).Config.tiny()
         net = config.model_dump(mode="json")
         model = ModelConfig(family=name, net=net, spec=spec, stats=stats).build()
-        for how in (model.Score(), *model.Score.variants()):
+        for options in (model.Score(), *model.Score.variants()):
             try:
-                model.check_scorable(config, how)
+                model.check_scorable(config, options)
             except Unscorable:
                 continue
-            score = model.log_prob(rows, rng_for(0, "s", range(1)), how)
+            score = model.log_prob(rows, rng_for(0, "s", range(1)), options)
             found.add((score.estimator.split("-hmc")[0], score.label))
     assert len(found) > 4
     return found

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genmod.data.format.shards import Row, dataset_facts, quarantine_file, write_shard
+from genmod.data.format.shards import Row, dataset_metadata, quarantine_file, write_shard
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, claim, publish, write_file
 from pipelines.commands.verify import verify
 
@@ -19,7 +19,7 @@ def root(tmp_path):
     """A dataset of two shards below data/, and a model."""
     spec = ImageSpec(channels=1, height=4, width=4, classes=2)
     data = str(tmp_path / "data")
-    shards, facts = [], []
+    shards, metadata = [], []
     for number in range(2):
         rows = (
             Row(f"{number}-{i:03d}", 20 * number + i, np.full((4, 4, 1), 9 * i, np.uint8), i % 2)
@@ -27,13 +27,13 @@ def root(tmp_path):
         )
         entry, fact = write_shard(data, f"train-{number:06d}", "train", spec, rows)
         shards.append(entry)
-        facts.append(fact)
+        metadata.append(fact)
     manifest = DatasetManifest(
         fingerprint="f",
         spec=spec,
         shards=tuple(shards),
         files=(quarantine_file(data, []),),
-        facts=dataset_facts({"train": facts[0] + facts[1]}),
+        metadata=dataset_metadata({"train": metadata[0] + metadata[1]}),
     )
     publish(data, manifest)
     model = str(tmp_path / "models" / "m")
@@ -214,7 +214,7 @@ def test_any_flipped_bit_names_the_tar_and_the_sample_it_is_in(root, data):
 def test_an_edited_manifest_and_one_that_is_none(root):
     file = root / "data" / "dataset.json"
     content = json.loads(file.read_text())
-    content["facts"]["stats"]["mean"] = [0.5]
+    content["metadata"]["stats"]["mean"] = [0.5]
     file.write_text(json.dumps(content))
     assert verify(str(root / "data")) == [
         f"{file}: does not fit its own digest, it was changed after it was written"
@@ -237,7 +237,7 @@ def test_a_folder_without_its_manifest_is_unfinished(root):
 def test_what_an_evaluation_was_made_from_must_be_there(root):
     features = publish(str(root / "features"), Manifest(kind="features", fingerprint="f"))
     parents = {"features": features.digest, "scores": "ab" * 32}
-    made = Manifest(kind="evaluation", fingerprint="f", parents=parents, facts={"model": "m"})
+    made = Manifest(kind="evaluation", fingerprint="f", parents=parents, metadata={"model": "m"})
     publish(str(root / "evaluation" / "m"), made)
     (fault,) = verify(str(root))
     assert fault.startswith("m: the scores abababababab")

@@ -18,7 +18,7 @@ import webdataset
 
 from genmod.config import as_json
 from genmod.data.format.codecs import Codec
-from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.data.reading.reader import RowReader, read_rows, split_reader
 from genmod.errors import ConfigError, Unscorable
 from genmod.generation.synthetic import SampleConfig
@@ -70,7 +70,7 @@ def root(tmp_path_factory):
         config = ModelConfig(family=name, net=net, spec=SPEC, stats=stats)
         state = TrainState(0, config.build(1), config.build(2), ())
         publish_model(
-            str(root / "models" / name), config, state, fingerprint=name, parents={}, facts={}
+            str(root / "models" / name), config, state, fingerprint=name, parents={}, metadata={}
         )
     publish_dataset(str(root / "data"), SPEC, (7, 4))
     return root
@@ -84,12 +84,14 @@ def publish_dataset(where, spec, sizes):
             Row(f"k{i}", 2 * i, pixels[i].numpy(), label=i % spec.classes if spec.classes else None)
             for i in range(first, first + size)
         ]
-        shard, facts = write_shard(where, f"val-{number:06d}", "val", spec, rows)
+        shard, metadata = write_shard(where, f"val-{number:06d}", "val", spec, rows)
         shards.append(shard)
-        made["val"] = made["val"] + facts if made else facts
+        made["val"] = made["val"] + metadata if made else metadata
         first += size
-    facts = dataset_facts(made)
-    publish(where, DatasetManifest(fingerprint="d", spec=spec, shards=tuple(shards), facts=facts))
+    metadata = dataset_metadata(made)
+    publish(
+        where, DatasetManifest(fingerprint="d", spec=spec, shards=tuple(shards), metadata=metadata)
+    )
 
 
 def sample_jobs(root, out):
@@ -162,12 +164,15 @@ def test_a_synthetic_dataset_is_whole_and_says_what_it_is(root, sampled):
         assert faults(here, entries) == []
         digest = json.loads((root / "models" / name / "model.json").read_bytes())["digest"]
         assert manifest.parents == {"model": digest}
-        how = family(name).Sample()
-        facts = manifest.facts["sample"]
-        assert facts["seed"] == SEED
-        assert (facts["weights"], facts["labels"]) == ("ema", "balanced")
-        assert (facts["sampler"], facts["draws_from_p"]) == (how.sampler, how.draws_from_p)
-        assert manifest.facts["splits"]["train"]["rows_K"] == [8, 7, 7]
+        options = family(name).Sample()
+        metadata = manifest.metadata["sample"]
+        assert metadata["seed"] == SEED
+        assert (metadata["weights"], metadata["labels"]) == ("ema", "balanced")
+        assert (metadata["sampler"], metadata["draws_from_p"]) == (
+            options.sampler,
+            options.draws_from_p,
+        )
+        assert manifest.metadata["splits"]["train"]["rows_K"] == [8, 7, 7]
 
 
 @pytest.mark.ray
@@ -221,26 +226,26 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
 
     dataset = load(DatasetManifest, str(root / "data"), "dataset")
     model = load_model(str(root / "models" / name))
-    how, direct = family(name).Score.tiny(), []
+    options, direct = family(name).Score.tiny(), []
     for shard in dataset.of_split("val"):  # as the pieces cut them: 3 rows, in micro-batches of 2
         reader = RowReader(str(root / "data"), SPEC, [shard])
         for start in range(0, shard.rows, 3):
             for batch in reader.batches(2, start, start + 3):
-                told = model.log_prob(batch, rng_for(SEED, PURPOSE, batch.index_B), how)
+                told = model.log_prob(batch, rng_for(SEED, PURPOSE, batch.index_B), options)
                 direct += list(zip(told.nats_B.tolist(), told.stderr_B.tolist(), strict=True))
     assert [(row["nats"], row["stderr"]) for row in rows] == direct
 
     nats = np.array([row["nats"] for row in rows])
-    assert manifest.facts["n"] == 11
-    assert manifest.facts["mean_nats"] == pytest.approx(nats.mean())
-    assert manifest.facts["mean_nats_stderr"] == pytest.approx(nats.std(ddof=1) / math.sqrt(11))
-    assert manifest.facts["mean_bits_per_dim"] == pytest.approx(-nats.mean() / 64 / math.log(2))
-    for _, facts in tables:
+    assert manifest.metadata["n"] == 11
+    assert manifest.metadata["mean_nats"] == pytest.approx(nats.mean())
+    assert manifest.metadata["mean_nats_stderr"] == pytest.approx(nats.std(ddof=1) / math.sqrt(11))
+    assert manifest.metadata["mean_bits_per_dim"] == pytest.approx(-nats.mean() / 64 / math.log(2))
+    for _, metadata in tables:
         for key in ("label", "estimator", "of", "measure", "budget", "split", "model", "dataset"):
-            assert facts[key] == manifest.facts[key]
-        assert facts["label"] == told.label
+            assert metadata[key] == manifest.metadata[key]
+        assert metadata["label"] == told.label
         assert {
-            name: facts[name] for name in ("model", "dataset")
+            name: metadata[name] for name in ("model", "dataset")
         }.items() <= manifest.parents.items()
 
     order = np.argsort(np.argsort(nats))  # the calibration rows are these very rows
@@ -249,20 +254,20 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
     assert [row["p_two_sided"] for row in rows] == pytest.approx(
         np.minimum(1, 2 * (1 + least) / 11).tolist()
     )
-    assert manifest.facts["calibrated"]["rows"] == 11
-    assert manifest.facts["recommended"] in rows[0]
+    assert manifest.metadata["calibrated"]["rows"] == 11
+    assert manifest.metadata["recommended"] in rows[0]
     inner = load(Manifest, str(only(out / name / "calibration")), "scores")
     assert manifest.parents["calibration"] == inner.digest
-    assert inner.facts["mean_nats"] == manifest.facts["mean_nats"]
+    assert inner.metadata["mean_nats"] == manifest.metadata["mean_nats"]
 
 
 @pytest.mark.ray
 def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, tmp_path):
     """And what is fitted before rows are scored is fitted to the model's own data, once."""
     publish_dataset(str(tmp_path / "other"), SPEC, (5,))
-    how = tiny("gan") | {"sigma": "fit", "fit_rows": 4, "fit_rounds": 8, "max_rows": 5}
+    options = tiny("gan") | {"sigma": "fit", "fit_rows": 4, "fit_rounds": 8, "max_rows": 5}
     model, data = str(root / "models" / "gan"), str(root / "data")
-    job = ScoreJob("gan", model, str(tmp_path / "other"), str(tmp_path / "out"), how, data)
+    job = ScoreJob("gan", model, str(tmp_path / "other"), str(tmp_path / "out"), options, data)
     config = SCORE.model_copy(update={"calibration": CalibrationConfig(rows=20)})
     plan = plan_score(job, config, seed=SEED)
     assert (plan.rows, plan.calibration.rows) == (5, 5)  # max_rows holds for both
@@ -272,12 +277,12 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     calibration = load(Manifest, str(only(tmp_path / "out" / "calibration")), "scores")
     assert calibration.parents["dataset"] == load(DatasetManifest, data, "dataset").digest
     assert manifest.parents["dataset"] != calibration.parents["dataset"]
-    assert manifest.facts["prepared"] == calibration.facts["prepared"]
-    assert {"sigma", "gap_nats", "gap_rows"} <= manifest.facts["prepared"].keys()
-    assert f"sigma {manifest.facts['prepared']['sigma']:.6g}" in manifest.facts["of"]
+    assert manifest.metadata["prepared"] == calibration.metadata["prepared"]
+    assert {"sigma", "gap_nats", "gap_rows"} <= manifest.metadata["prepared"].keys()
+    assert f"sigma {manifest.metadata['prepared']['sigma']:.6g}" in manifest.metadata["of"]
     assert not (tmp_path / "out" / "receipts" / "prepared.json").exists()
     assert _job(plan.calibration).head is None  # nothing to wait for if it is begun anew
-    assert set(manifest.facts["rare"]) == {"p_two_sided", "p_corrected"}
+    assert set(manifest.metadata["rare"]) == {"p_two_sided", "p_corrected"}
 
 
 def test_calibration_that_cannot_be_is_said_in_the_plan(root, tmp_path):
@@ -371,20 +376,20 @@ def test_a_job_whose_driver_is_killed_is_gone_on_with(root, sampled, tmp_path):
 
 
 def test_a_way_to_sample_that_is_not_for_the_model_is_refused_with_the_plan(root, tmp_path):
-    refused = []
+    rejected = []
     for job in sample_jobs(root, tmp_path):
         model_class = family(job.name)
-        for how in model_class.Sample.variants():
-            asked = replace(job, how=as_json(how))
+        for options in model_class.Sample.variants():
+            label_request = replace(job, options=as_json(options))
             try:
-                model_class.check_sampling(model_class.Config.tiny(), how, SPEC)
+                model_class.check_sampling(model_class.Config.tiny(), options, SPEC)
             except ConfigError as reason:
                 with pytest.raises(ConfigError, match=re.escape(str(reason))):
-                    plan_sample(asked, SAMPLE, seed=0)
-                refused.append(how)
+                    plan_sample(label_request, SAMPLE, seed=0)
+                rejected.append(options)
             else:
-                assert plan_sample(asked, SAMPLE, seed=0).sampler == how.sampler
-    assert refused
+                assert plan_sample(label_request, SAMPLE, seed=0).sampler == options.sampler
+    assert rejected
 
 
 def test_what_cannot_be_is_said_when_the_plan_is_made(root, tmp_path):
@@ -393,7 +398,7 @@ def test_what_cannot_be_is_said_when_the_plan_is_made(root, tmp_path):
     with pytest.raises(ConfigError, match="classes 0 to 2"):
         plan_sample(job, SampleConfig(labels=3), seed=0)
     with pytest.raises(ConfigError, match=f"model.{name}.sample.nonsense"):
-        plan_sample(replace(job, how={"nonsense": 1}), SAMPLE, seed=0)
+        plan_sample(replace(job, options={"nonsense": 1}), SAMPLE, seed=0)
     with pytest.raises(ConfigError, match="no model at"):
         plan_sample(replace(job, model_root=str(tmp_path)), SAMPLE, seed=0)
     score = score_jobs(root, tmp_path)[0]

@@ -19,7 +19,7 @@ from genmod.data.format.image_grid import png
 from genmod.data.format.shards import Row, write_shard
 from genmod.errors import ConfigError, DataError
 from genmod.evaluation.jobs import EvaluationJob, FeaturesJob
-from genmod.evaluation.measure import readings_from
+from genmod.evaluation.measure import metrics_from
 from genmod.interface.log_prob import LogProb
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load, publish, write_file
 from genmod.metrics.features import FeaturesConfig
@@ -41,7 +41,7 @@ CONFIG = EvaluateConfig(
     images=300,
     bootstrap=30,
     memorisation_train_images=600,
-    features=FeaturesConfig(rows=600, shown_images=3_000),
+    features=FeaturesConfig(rows=600, train_images=3_000),
 )
 MODELS = ("vae", "gan")
 UNSCORED = "it has no density"
@@ -53,7 +53,7 @@ def digits(begin, end):
     return pixels_NHW[..., None], found.target[begin:end]
 
 
-def dataset(root, parts, facts=None, spec=SPEC, parents=None):
+def dataset(root, parts, metadata=None, spec=SPEC, parents=None):
     shards = []
     for split, (begin, end) in parts.items():
         images, labels = digits(begin, end)
@@ -68,7 +68,7 @@ def dataset(root, parts, facts=None, spec=SPEC, parents=None):
             fingerprint=f"{root}{parts}",
             spec=spec,
             shards=tuple(shards),
-            facts=facts or {"source": "builtin:digits"},
+            metadata=metadata or {"source": "builtin:digits"},
             parents=parents or {},
         ),
     )
@@ -87,14 +87,16 @@ def model(root, family, **more):
         used |= {"mutual_information_nats": 0.125, "mutual_information_limit_nats": 5.5}
         history[-1]["metrics"] |= {f"latents/{key}": value for key, value in used.items()}
     entry = write_file(root, "history.json", json.dumps(history).encode())
-    facts = {"family": family, **more}
+    metadata = {"family": family, **more}
     files = [entry]
     if family == "vae":
         names = "latents/reconstructions.png", "latents/traversals.png"
         files += [
             write_file(root, name, png(torch.zeros(1, 4, 4, dtype=torch.uint8))) for name in names
         ]
-    return publish(root, Manifest(kind="model", fingerprint=root, files=tuple(files), facts=facts))
+    return publish(
+        root, Manifest(kind="model", fingerprint=root, files=tuple(files), metadata=metadata)
+    )
 
 
 def scores(root, model="", data="", rows=97):
@@ -106,14 +108,16 @@ def scores(root, model="", data="", rows=97):
     made = Scores.joined(Rows(keys, torch.arange(rows), None), [log_prob])
     entry = write_file(root, "val-000000.parquet", made.to_parquet(SPEC.dims, {}))
     label = ScoreLabel.from_log_prob(log_prob)
-    facts = summary([Moments.of(nats_B)], SPEC.dims, label) | {
+    metadata = summary([Moments.of(nats_B)], SPEC.dims, label) | {
         "split": "val",
         "rows_of_files": [rows],
     }
     parents = {"model": model, "dataset": data}
     return publish(
         root,
-        Manifest(kind="scores", fingerprint=root, files=(entry,), facts=facts, parents=parents),
+        Manifest(
+            kind="scores", fingerprint=root, files=(entry,), metadata=metadata, parents=parents
+        ),
     )
 
 
@@ -127,19 +131,21 @@ def calibrated_scores(root, model, data, shift):
     sized = joined.with_columns({COMPRESSED: -1.5 * nats_B - 3 * shift})
     made = calibrated(sized, replace(known, nats_B=nats_B - shift), SPEC, own=False)
     entry = write_file(root, "t.parquet", made.to_parquet(SPEC.dims, {}))
-    facts = summary([Moments.of(nats_B)], SPEC.dims, made.label)
-    facts["prepared"] = {"gap_nats": 1.25, "gap_nats_stderr": 0.5, "gap_rows": 4}
-    facts |= {"split": "val", "rare": {k: v / 60 for k, v in rare(made.columns).items()}}
+    metadata = summary([Moments.of(nats_B)], SPEC.dims, made.label)
+    metadata["prepared"] = {"gap_nats": 1.25, "gap_nats_stderr": 0.5, "gap_rows": 4}
+    metadata |= {"split": "val", "rare": {k: v / 60 for k, v in rare(made.columns).items()}}
     parents = {"model": model, "dataset": data, "calibration": "c"}
     publish(
         root,
-        Manifest(kind="scores", fingerprint=root, files=(entry,), facts=facts, parents=parents),
+        Manifest(
+            kind="scores", fingerprint=root, files=(entry,), metadata=metadata, parents=parents
+        ),
     )
 
 
-def page_of(name, facts):
+def page_of(name, metadata):
     pictures = {"samples.png": b"", "nearest.png": b""}
-    return ModelPage(name, name, readings_from(facts), facts, pictures)
+    return ModelPage(name, name, metrics_from(metadata), metadata, pictures)
 
 
 def fill(root):
@@ -149,9 +155,9 @@ def fill(root):
     for name in ("vae", "gan"):
         told = {"watch_events": [f"at 9,000 images: coverage < {name}"]} if name == "gan" else {}
         made = model(f"{root}/models/{name}", name, **told)
-        facts = {"sample": {"sampler": "ancestral", "draws_from_p": True, "seed": 0}}
+        metadata = {"sample": {"sampler": "ancestral", "draws_from_p": True, "seed": 0}}
         parents = {"model": made.digest}
-        dataset(f"{root}/samples/{name}", {"train": (1500, 1790)}, facts, parents=parents)
+        dataset(f"{root}/samples/{name}", {"train": (1500, 1790)}, metadata, parents=parents)
     of = load(Manifest, f"{root}/models/vae", "model")
     scores(f"{root}/scores/vae", of.digest, data.digest)
     return root
@@ -200,37 +206,37 @@ def test_an_evaluation_says_what_was_measured_and_from_what(evaluated):
     manifest = job.done()
     inputs = job.inputs()
     assert manifest.parents == {name: made.digest for name, made in inputs.items()}
-    assert manifest.facts["model_digest"] == inputs["samples"].parents["model"]
-    assert manifest.facts["features"]["val_accuracy"] > 0.4
-    assert manifest.facts["reference"]["rows"] == 300
-    by_name = {r.value.protocol.metric: r for r in readings_from(manifest.facts)}
+    assert manifest.metadata["model_digest"] == inputs["samples"].parents["model"]
+    assert manifest.metadata["features"]["val_accuracy"] > 0.4
+    assert manifest.metadata["reference"]["rows"] == 300
+    by_name = {r.value.protocol.metric: r for r in metrics_from(manifest.metadata)}
     assert by_name["fd"].value.protocol.n_fake == 290
     assert by_name["precision"].value.protocol.n_real == 290
-    assert by_name["coverage"].position < 0.2  # real digits were given as samples
+    assert by_name["coverage"].relative_position < 0.2  # real digits were given as samples
 
 
 def test_scores_come_with_their_label_and_a_histogram_of_every_row(evaluated):
-    facts = evaluation_job(evaluated, "vae").done().facts["scores"]
-    assert facts["mean_nats"] == pytest.approx(-115)
-    assert (facts["label"], facts["estimator"]) == ("stochastic_lower_bound", "iwae")
-    histogram = facts["histogram"]
+    metadata = evaluation_job(evaluated, "vae").done().metadata["scores"]
+    assert metadata["mean_nats"] == pytest.approx(-115)
+    assert (metadata["label"], metadata["estimator"]) == ("stochastic_lower_bound", "iwae")
+    histogram = metadata["histogram"]
     assert sum(histogram["counts"]) + histogram["below"] + histogram["above"] == 97
-    without = evaluation_job(evaluated, "gan").done().facts
+    without = evaluation_job(evaluated, "gan").done().metadata
     assert without["scores"] is None
     assert without["unscored"] == UNSCORED
 
 
 def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_factory):
-    root = fill(str(tmp_path_factory.mktemp("unfamiliar")))
+    root = fill(str(tmp_path_factory.mktemp("ood")))
     of = load(Manifest, f"{root}/models/vae", "model").digest
     data = load(DatasetManifest, f"{root}/data", "dataset").digest
     for folder, dataset_digest, shift in (("own", data, 0.0), ("other", "digits", 30.0)):
         calibrated_scores(f"{root}/{folder}/vae", of, dataset_digest, shift)
     features_job(root).do()
-    roots = {"scores_root": f"{root}/own/vae", "unfamiliar_root": f"{root}/other/vae"}
+    roots = {"scores_root": f"{root}/own/vae", "ood_root": f"{root}/other/vae"}
     job = evaluation_job(root, "vae", **roots)
-    told = job.do().facts["unfamiliar"]
-    assert job.done().parents["unfamiliar"] == load(Manifest, f"{root}/other/vae", "scores").digest
+    told = job.do().metadata["ood"]
+    assert job.done().parents["ood"] == load(Manifest, f"{root}/other/vae", "scores").digest
     raw, recommended = (
         next(c for c in told["columns"] if c["name"] == name)
         for name in ("nats", "corrected_bits_per_dim")
@@ -243,7 +249,7 @@ def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_fa
         levels=SPEC.levels,
         data=[],
         reference_png=b"",
-        models=[page_of("vae", job.done().facts)],
+        models=[page_of("vae", job.done().metadata)],
         provenance=[],
         tracking="nowhere",
     )
@@ -255,7 +261,7 @@ def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_fa
         r"on 4 images of its own the upper bound lies\s+1\.25 ± 0\.500 nats above", page
     )
     with pytest.raises(ConfigError, match="cannot be compared"):
-        evaluation_job(root, "vae", unfamiliar_root=f"{root}/other/vae").given()
+        evaluation_job(root, "vae", ood_root=f"{root}/other/vae").given()
 
 
 def test_everything_that_was_written_verifies(evaluated):
@@ -276,7 +282,7 @@ def test_what_is_done_is_not_done_again(evaluated):
 def test_the_same_work_elsewhere_gives_the_same_facts(evaluated, tmp_path):
     again = evaluation_job(evaluated, "gan", out_root=str(tmp_path)).do()
     first = evaluation_job(evaluated, "gan").done()
-    assert again.facts == first.facts
+    assert again.metadata == first.metadata
     assert [f.sha256 for f in again.files] == [f.sha256 for f in first.files]
 
 
@@ -346,7 +352,7 @@ def test_the_report_stands_alone_and_shows_the_models_side_by_side(evaluated):
     assert sum(source.startswith("data:") for source in sources) == 7
     assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
     text = " ".join("".join(page.texts).split())
-    label = features_job(evaluated).done().facts["label"]
+    label = features_job(evaluated).done().metadata["label"]
     happened = "at 9,000 images: coverage < gan"
     no_density = "No log-likelihood: it has no density"
     for wanted in (

@@ -1,4 +1,4 @@
-"""The whole way on tiny settings, then new images: a new version, a verdict, and nothing when told again."""
+"""The whole way on tiny settings, then new images: a new version, a decision, and nothing when told again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from genmod.evaluation.measure import readings_from
+from genmod.evaluation.measure import metrics_from
 from genmod.manifest import DatasetManifest, Manifest, load
 from pipelines.commands import dry_run as plan
 from pipelines.recipe import recipe as config
@@ -54,7 +54,7 @@ evaluate:
 promote:
   improvements: 0
   rules:
-    fd: {{tolerate: 0.9, relative: true}}
+    fd: {{max_regression: 0.9, relative: true}}
 """
 
 
@@ -101,7 +101,7 @@ def _digests(root: Path) -> dict[str, str]:
     return {
         str(path.relative_to(root)): json.loads(path.read_text())["digest"]
         for path in root.rglob("*.json")
-        if path.name in ("dataset.json", "model.json", "evaluation.json", "verdict.json")
+        if path.name in ("dataset.json", "model.json", "evaluation.json", "decision.json")
     }
 
 
@@ -125,7 +125,7 @@ def test_retrain(ray_session, place):
     assert not made.exists()
     _kill_after_training(recipe, made)
     trained = _digests(made)
-    assert not (made / "verdict").exists()
+    assert not (made / "decision").exists()
 
     grown = _do(recipe, retrain.stage)
     assert (grown["status"], grown["version"]) == (DONE, 2)
@@ -134,8 +134,8 @@ def test_retrain(ray_session, place):
     assert {name: _digests(made)[name] for name in trained} == trained
     _check_version(root, made)
 
-    verdict = grown["verdicts"]["vae"]
-    assert (verdict["promote"], verdict["champion"]["digest"]) == (True, seated.digest)
+    decision = grown["decisions"]["vae"]
+    assert (decision["promote"], decision["champion"]["digest"]) == (True, seated.digest)
     champion = _champion(recipe)
     assert champion is not None
     assert champion.root == str(made / "models" / "vae")
@@ -186,8 +186,8 @@ def _check_version(root: Path, made: Path) -> None:
     for folder in (root, made):
         manifest = load(Manifest, str(folder / "evaluation" / "vae"), "evaluation")
         assert manifest is not None
-        readings = readings_from(manifest.facts)
-        protocols.append([reading.value.protocol_digest for reading in readings])
+        metrics = metrics_from(manifest.metadata)
+        protocols.append([reading.value.protocol_digest for reading in metrics])
     assert protocols[0] == protocols[1]
 
 
@@ -202,7 +202,7 @@ def test_a_champion_of_another_protocol_is_judged_again_and_may_stay(ray_session
     for folder in (made / "evaluation" / "vae", made / "champion" / "vae" / "evaluation"):
         manifest = load(Manifest, str(folder), "evaluation")
         assert manifest is not None
-        assert manifest.facts["samples"]["rows"] == 90
-    assert answer["verdicts"]["vae"]["promote"] is False
-    assert "not better" in " ".join(answer["verdicts"]["vae"]["reasons"])
+        assert manifest.metadata["samples"]["rows"] == 90
+    assert answer["decisions"]["vae"]["promote"] is False
+    assert "not better" in " ".join(answer["decisions"]["vae"]["reasons"])
     assert _champion(recipe) == before

@@ -22,18 +22,18 @@ import torch
 from cluster.session import ClusterConfig
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.errors import ConfigError, TrainingDiverged
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, publish, require
 from genmod.training.job import TrainJob, plan_job, run_job
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
-from genmod.world import Alone
+from genmod.world import SingleProcess
 from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.recipe import Recipe
 from pipelines.stages import distill
@@ -70,7 +70,7 @@ def dataset(tmp_path_factory) -> tuple[str, DatasetManifest]:
         shard, made[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
         shards.append(shard)
     manifest = DatasetManifest(
-        fingerprint="test", facts=dataset_facts(made), spec=SPEC, shards=tuple(shards)
+        fingerprint="test", metadata=dataset_metadata(made), spec=SPEC, shards=tuple(shards)
     )
     return root, publish(root, manifest)
 
@@ -82,7 +82,7 @@ def job(dataset, root: Path, name: str, config: TrainConfig = TRAIN, at: int = -
         family=kind,
         net=as_json(family(kind).Config.tiny()),
         spec=SPEC,
-        stats=DataStats.model_validate(data.facts["stats"]),
+        stats=DataStats.model_validate(data.metadata["stats"]),
     )
     planned = TrainJob(
         name=name,
@@ -131,7 +131,7 @@ def starts(monkeypatch, tmp_path):
 
 
 def tuning_recipe(root: Path) -> Recipe:
-    tuned = {"family": "diffusion", "tunes": "base",
+    tuned = {"family": "diffusion", "distills": "base",
              "net": {"objective": "consistency", "halve_nimg": 100},
              "sample": {"solver": "consistency", "steps": 2}}  # fmt: skip
     net = as_json(family("diffusion").Config.tiny())
@@ -153,7 +153,7 @@ def tuning_job(dataset, root: Path) -> TrainJob:
     config = model_config(recipe, "base", dataset[1])
     state = TrainState(0, config.build(1), config.build(2), ())
     where = recipe.at("models", "base")
-    publish_model(where, config, state, fingerprint="base", parents={}, facts={})
+    publish_model(where, config, state, fingerprint="base", parents={}, metadata={})
     return train_stage.job_of(Context(recipe, ("two-steps",)), "two-steps", dataset[1])
 
 
@@ -175,7 +175,7 @@ def test_models_are_trained_in_one_launch_and_progress_is_told(undisturbed, data
         assert told == [(nimg, 12_000) for nimg in range(400, 12_001, 400)]
         assert all(value == value for who, _, _, metrics in seen for value in metrics.values())
         assert load_model(str(root / "models" / name)).spec == SPEC
-        assert manifest.facts["nimg"] == 12_000
+        assert manifest.metadata["nimg"] == 12_000
         assert len([path for path in shas(manifest) if path.startswith("grids/")]) == 2
         assert not (root / "models" / name / "checkpoints").exists()
     jobs = [job(dataset, root, "one"), job(dataset, root, "two", at=0)]
@@ -194,7 +194,7 @@ def test_killed_worker_leaves_no_trace(undisturbed, dataset, tmp_path, starts):
     mine = job(dataset, tmp_path, "one")
 
     def kill_rank_1():
-        wait_for(lambda: [p.nimg for p in read_spool(mine.root) if p.nimg >= LATER], "progress")
+        wait_for(lambda: [p.nimg for p in read_metrics(mine.root) if p.nimg >= LATER], "progress")
         os.kill(int(newest(starts, "1-*").name.split("-")[1]), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_rank_1)
@@ -240,11 +240,13 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
         noted(world, values)
 
     monkeypatch.setattr(train_stage, "work", hanging)
-    mine = job(dataset, tmp_path, "one", TRAIN.model_copy(update={"hang_s": 10, "max_failures": 9}))
+    mine = job(
+        dataset, tmp_path, "one", TRAIN.model_copy(update={"hang_timeout_s": 10, "max_failures": 9})
+    )
     stopped = []
 
     def stop_rank_1():
-        wait_for(lambda: [p.nimg for p in read_spool(mine.root) if p.nimg >= LATER], "progress")
+        wait_for(lambda: [p.nimg for p in read_metrics(mine.root) if p.nimg >= LATER], "progress")
         stopped.append(int(newest(starts, "1-*").name.split("-")[1]))
         os.kill(stopped[0], signal.SIGSTOP)
 
@@ -284,7 +286,7 @@ def test_killed_driver_leaves_no_trace(undisturbed, dataset, tmp_path, starts):
     arguments = [json.dumps(as_json(mine)), address, str(tmp_path / ".scratch")]
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, *arguments])
     try:
-        wait_for(lambda: [p.nimg for p in read_spool(mine.root) if p.nimg >= LATER], "progress")
+        wait_for(lambda: [p.nimg for p in read_metrics(mine.root) if p.nimg >= LATER], "progress")
     finally:
         driver.kill()
         driver.wait()
@@ -323,7 +325,7 @@ def test_distill_tunes_what_is_published_on_two_workers_as_in_one_process(
     base = require(Manifest, recipe.at("models", "base"), "model", "train")
     assert made.parents == {"data": dataset[1].digest, "start": base.digest}
     mine = train_stage.job_of(Context(recipe, ("two-steps",)), "two-steps", dataset[1])
-    run_job(mine.model_copy(update={"root": str(tmp_path)}), Alone())
+    run_job(mine.model_copy(update={"root": str(tmp_path)}), SingleProcess())
     tuned, alone, before = (
         load_model(where, "ema").state_dict()
         for where in (recipe.at("models", "two-steps"), str(tmp_path), recipe.at("models", "base"))

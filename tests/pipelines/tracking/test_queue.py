@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from pipelines.tracking.queue import Outbox
+from pipelines.tracking.queue import BackgroundQueue
 
 
-class Service:
+class TrackingClient:
     """Fails the first ``times`` calls, then works."""
 
     def __init__(self, times: int, error: Exception) -> None:
@@ -27,13 +27,15 @@ class Service:
         return call
 
 
-def _outbox(heard: list[Exception], retry_s: float = 0.01) -> Outbox:
-    return Outbox("test", lambda error: isinstance(error, ValueError), heard.append, retry_s)
+def _outbox(heard: list[Exception], retry_s: float = 0.01) -> BackgroundQueue:
+    return BackgroundQueue(
+        "test", lambda error: isinstance(error, ValueError), heard.append, retry_s
+    )
 
 
 def test_calls_are_made_in_order_and_again_until_they_succeed():
     heard: list[Exception] = []
-    service, outbox = Service(3, OSError("away")), _outbox(heard)
+    service, outbox = TrackingClient(3, OSError("away")), _outbox(heard)
     for number in range(20):
         outbox.put(service.call(number))
     while not service.made:
@@ -45,7 +47,7 @@ def test_calls_are_made_in_order_and_again_until_they_succeed():
 
 def test_a_permanent_error_drops_that_call_alone():
     heard: list[Exception] = []
-    service, outbox = Service(1, ValueError("wrong")), _outbox(heard)
+    service, outbox = TrackingClient(1, ValueError("wrong")), _outbox(heard)
     for number in range(3):
         outbox.put(service.call(number))
     assert outbox.close(60)
@@ -55,7 +57,7 @@ def test_a_permanent_error_drops_that_call_alone():
 
 def test_close_tries_once_more_and_gives_up():
     heard: list[Exception] = []
-    service, outbox = Service(10**9, OSError("away")), _outbox(heard, retry_s=3600)
+    service, outbox = TrackingClient(10**9, OSError("away")), _outbox(heard, retry_s=3600)
     outbox.put(service.call(0))
     outbox.put(service.call(1))
     assert not outbox.close(60)
@@ -65,7 +67,7 @@ def test_close_tries_once_more_and_gives_up():
 
 def test_close_sends_what_a_service_that_is_back_takes():
     heard: list[Exception] = []
-    service, outbox = Service(1, OSError("away")), _outbox(heard, retry_s=3600)
+    service, outbox = TrackingClient(1, OSError("away")), _outbox(heard, retry_s=3600)
     outbox.put(service.call(0))
     while not heard:
         threading.Event().wait(0.01)
@@ -98,7 +100,7 @@ def test_questions_get_answers_errors_and_deadlines():
 
 
 def test_a_question_behind_a_failing_call_fails_with_it():
-    service = Service(10**9, OSError("away"))
+    service = TrackingClient(10**9, OSError("away"))
     outbox = _outbox([], retry_s=3600)
     outbox.put(service.call(0))
     with pytest.raises(OSError, match="away"):

@@ -110,10 +110,10 @@ def test_an_unfinished_run_goes_on_and_nothing_is_doubled(store, status):
 
 
 def test_points_are_replayed_only_for_an_open_run(store):
-    asked = []
+    label_request = []
 
     def points():
-        asked.append(1)
+        label_request.append(1)
         return [(6, {"loss": 6.0}), (2, {"loss": 2.0})]
 
     for _ in range(2):
@@ -125,7 +125,7 @@ def test_points_are_replayed_only_for_an_open_run(store):
         assert tracker.close(PATIENCE_S)
     (found,) = _runs(store, "replay")
     assert _history(store, found.info.run_id, "loss") == [(2, 4.0), (6, 6.0)]
-    assert asked == [1]
+    assert label_request == [1]
 
 
 def test_a_missing_artifact_is_one_warning_and_the_rest_is_logged(store, caplog):
@@ -150,15 +150,15 @@ def test_a_server_that_is_down_costs_no_time_and_one_warning(tmp_path, caplog):
         tracker = Tracker(TrackingConfig(uri=uri), "memory://nowhere")
         tracker.warm_up()
         with caplog.at_level(logging.WARNING, "genmod"):
-            begun_s = time.monotonic()
+            start_s = time.monotonic()
             run = tracker.run("train", "vae", "down", {"a": 1}, INPUTS)
             for nimg in range(100):
                 run.metrics({"loss": 1.0}, nimg)
             run.finish()
-            called_s = time.monotonic() - begun_s
+            called_s = time.monotonic() - start_s
             assert not tracker.close()
     assert called_s < 10
-    assert time.monotonic() - begun_s < 120
+    assert time.monotonic() - start_s < 120
     (record,) = told(caplog)
     assert uri in record.message
     assert "Connection refused" in record.message
@@ -171,9 +171,9 @@ def test_a_server_that_never_answers_is_given_up(caplog):
         with caplog.at_level(logging.WARNING, "genmod"):
             run = tracker.run("train", "vae", "silent", {}, {})
             run.finish()
-            begun_s = time.monotonic()
+            start_s = time.monotonic()
             assert not tracker.close(stall_s=0.5)
-            assert time.monotonic() - begun_s < 9
+            assert time.monotonic() - start_s < 9
     assert len(told(caplog)) == 1
 
 

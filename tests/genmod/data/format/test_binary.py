@@ -18,8 +18,12 @@ def drawn(tmp_path_factory, images, build):
     folder = tmp_path_factory.mktemp("drawn")
     pixels, labels = images(60)
     np.savez(folder / "set.npz", images=pixels, labels=labels)
-    how = {"levels": 2, "draw_seed": 4, "shard_rows": 7}
-    return folder / "out", build(folder / "out", source=f"npz:{folder / 'set.npz'}", **how), pixels
+    options = {"levels": 2, "draw_seed": 4, "shard_rows": 7}
+    return (
+        folder / "out",
+        build(folder / "out", source=f"npz:{folder / 'set.npz'}", **options),
+        pixels,
+    )
 
 
 def test_pixels_are_on_as_often_as_their_grey_says():
@@ -46,8 +50,8 @@ def test_training_draws_anew_by_position_and_seed_for_any_ranks(drawn):
     root, manifest, greys = drawn
     rows = manifest.rows("train")
 
-    def stream(count, **how):
-        with TrainingStream(str(root), manifest, "train", **how) as batches:
+    def stream(count, **options):
+        with TrainingStream(str(root), manifest, "train", **options) as batches:
             return torch.cat([batch.pixels_BCHW for batch in islice(batches, count)])
 
     passes = stream(4, global_batch=rows)
@@ -68,7 +72,7 @@ def test_the_manifest_says_it_and_its_statistics_are_those_of_draws(drawn):
     assert "drawn from greys with seed 4" in str(manifest.spec)
     train = torch.cat([b.pixels_BCHW for b in iter_split(str(root), manifest, "train", 64)])
     p = greys.mean() / 255
-    (std,) = manifest.facts["stats"]["std"]
+    (std,) = manifest.metadata["stats"]["std"]
     assert std == pytest.approx(2 * np.sqrt(p * (1 - p)), rel=0.02)
     assert std == pytest.approx(float(train.double().std() / 127.5), rel=0.02)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from genmod.data.format.codecs import Codec, Refused, conform, decode_foreign
+from genmod.data.format.codecs import Codec, Rejected, decode_foreign, to_spec
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec
 
@@ -18,9 +18,9 @@ def spec(height=5, width=7, channels=1, **more):
     return ImageSpec(channels=channels, height=height, width=width, **more)
 
 
-def encoded(image, kind="PNG", **how):
+def encoded(image, kind="PNG", **options):
     stream = io.BytesIO()
-    image.save(stream, kind, **how)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -108,7 +108,7 @@ def test_a_png_that_inflates_without_end_is_not_inflated():
     ],
 )  # fmt: skip
 def test_hostile_images_are_refused_with_a_reason(data, reason):
-    with pytest.raises(Refused, match=reason):
+    with pytest.raises(Rejected, match=reason):
         decode_foreign(data)
 
 
@@ -117,7 +117,7 @@ def test_a_huge_declared_size_is_refused_before_it_is_decoded():
     small = encoded(Image.new("L", (3, 3)))
     body = struct.pack(">II", 12_000, 12_000) + small[24:29]
     head = small[:12] + b"IHDR" + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(b"IHDR")))
-    with pytest.raises(Refused, match="12000x12000"):
+    with pytest.raises(Rejected, match="12000x12000"):
         decode_foreign(head + small[33:])
 
 
@@ -135,19 +135,19 @@ def test_palette_alpha_bilevel_and_exif_are_handled():
 
 def test_conform_channels_and_sizes():
     grey = np.full((4, 8), 100, np.uint8)
-    assert conform(grey, spec(4, 8, 3), "none").tolist() == [[[100] * 3] * 8] * 4
+    assert to_spec(grey, spec(4, 8, 3), "none").tolist() == [[[100] * 3] * 8] * 4
     red = np.zeros((4, 8, 3), np.uint8)
     red[..., 0] = 255
-    assert set(conform(red, spec(4, 8), "none").ravel().tolist()) == {76}  # 0.299 * 255
-    with pytest.raises(Refused, match=r"4x8, wanted 4x4"):
-        conform(grey, spec(4, 4), "none")
-    assert conform(grey, spec(2, 2), "fit").tolist() == [[[100]] * 2] * 2
+    assert set(to_spec(red, spec(4, 8), "none").ravel().tolist()) == {76}  # 0.299 * 255
+    with pytest.raises(Rejected, match=r"4x8, wanted 4x4"):
+        to_spec(grey, spec(4, 4), "none")
+    assert to_spec(grey, spec(2, 2), "fit").tolist() == [[[100]] * 2] * 2
     halves = np.repeat(np.array([[0, 0, 255, 255, 255, 255, 0, 0]], np.uint8), 4, axis=0)
-    assert conform(halves, spec(4, 4), "crop").min() == 255
-    padded = conform(grey, spec(8, 8), "pad")[..., 0]
+    assert to_spec(halves, spec(4, 4), "crop").min() == 255
+    padded = to_spec(grey, spec(8, 8), "pad")[..., 0]
     assert padded[:2].max() == padded[6:].max() == 0
     assert padded[2:6].min() == 100
-    assert conform(
+    assert to_spec(
         np.array([[127, 128]], np.uint8), spec(1, 2, levels=2), "none"
     ).ravel().tolist() == [0, 255]
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from genmod import units
-from genmod.data.format.shards import Row, RowFacts, dataset_facts, write_shard
+from genmod.data.format.shards import Row, RowStats, dataset_metadata, write_shard
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec, faults
 
@@ -76,17 +76,17 @@ def test_facts_are_the_moments_of_the_pixels(tmp_path):
         write_shard(str(tmp_path), f"s{n}", "train", SPEC, part)[1]
         for n, part in enumerate((everything[:70], everything[70:]))
     ]
-    total = sum(parts, RowFacts())
-    facts = dataset_facts({"train": total})
+    total = sum(parts, RowStats())
+    metadata = dataset_metadata({"train": total})
     pixels = np.stack([row.image_HWC for row in everything])
     import torch
 
     x = units.to_network(torch.from_numpy(pixels), torch.float64).numpy().reshape(-1, 3)
-    assert facts["stats"]["mean"] == pytest.approx(x.mean(0).tolist(), rel=1e-12)
-    assert facts["stats"]["std"] == pytest.approx(x.std(0).tolist(), rel=1e-12)
+    assert metadata["stats"]["mean"] == pytest.approx(x.mean(0).tolist(), rel=1e-12)
+    assert metadata["stats"]["std"] == pytest.approx(x.std(0).tolist(), rel=1e-12)
     assert total.rows_K == (50, 50, 50)
     assert (total.rows, total.next_index) == (150, 250)
-    assert json.loads(json.dumps(facts)) == facts
+    assert json.loads(json.dumps(metadata)) == metadata
 
 
 @pytest.mark.parametrize(

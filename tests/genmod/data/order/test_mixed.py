@@ -102,7 +102,7 @@ def labelled_shards(draw):
 def test_classes_come_equally_often_and_each_has_exact_epochs(shards, seed, held_rows):
     classes, labels = shards
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(balance, "HELD_ROWS", held_rows)
+        patch.setattr(balance, "CACHE_ROWS", held_rows)
         index = ClassIndex([len(own) for own in labels], classes, lambda number: labels[number])
         order = BalancedOrder(index, seed)
         row_N = order.rows_at(np.arange(60 * classes, dtype=np.int64))

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from genmod.config import parse
 from genmod.data.order.row_order import Deal
-from genmod.data.order.training_order import OWN, OrderConfig, Part, arrange, check_mix, mixed_parts
+from genmod.data.order.training_order import (
+    MAIN,
+    OrderConfig,
+    Part,
+    check_mix,
+    make_training_order,
+    mixed_parts,
+)
 from genmod.data.reading.reader import TrainingStream, split_reader
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry
@@ -62,7 +69,8 @@ def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, da
 
     def rows(size, start, count):
         orders = [
-            arrange(parts, "train", config, seed=seed, global_batch=batch).order for _ in range(2)
+            make_training_order(parts, "train", config, seed=seed, global_batch=batch).order
+            for _ in range(2)
         ]
         dealt = [Deal(batch, rank, size).positions(start * batch, count) for rank in range(size)]
         found = [
@@ -91,25 +99,27 @@ def test_the_streams_of_any_world_read_the_same_rows(dataset, second, data):
     config = data.draw(
         st.sampled_from(
             [
-                OrderConfig(window=2),
+                OrderConfig(shuffle_window_shards=2),
                 OrderConfig(balance="classes"),
-                OrderConfig(mix={OWN: 1, second[0]: 2}),
-                OrderConfig(mix={OWN: 1, second[0]: 2}, balance="classes"),
-                OrderConfig(mix={OWN: 3, second[0]: 1}, window=2),
-                OrderConfig(last="drop"),
+                OrderConfig(mixture={MAIN: 1, second[0]: 2}),
+                OrderConfig(mixture={MAIN: 1, second[0]: 2}, balance="classes"),
+                OrderConfig(mixture={MAIN: 3, second[0]: 1}, shuffle_window_shards=2),
+                OrderConfig(last_batch="drop"),
             ]
         )
     )
     cut = data.draw(st.integers(0, 4))
     before, after = data.draw(st.sampled_from([1, 3, 7])), data.draw(st.sampled_from([1, 2, 7]))
-    parts = [Part(*dataset, config.mix.get(OWN, 1)), *mixed_parts(config)]
+    parts = [Part(*dataset, config.mix.get(MAIN, 1)), *mixed_parts(config)]
 
     def ranks(size, start, count):
         found = []
         for rank in range(size):
-            arrangement = arrange(parts, "train", config, seed=5, global_batch=42)
-            how = {"global_batch": 42, "rank": rank, "size": size, "start_nimg": 42 * start}
-            with TrainingStream(*dataset, "train", arrangement=arrangement, **how) as stream:
+            training_order = make_training_order(parts, "train", config, seed=5, global_batch=42)
+            options = {"global_batch": 42, "rank": rank, "size": size, "start_nimg": 42 * start}
+            with TrainingStream(
+                *dataset, "train", training_order=training_order, **options
+            ) as stream:
                 found.append(list(islice(stream, count)))
         return [batch for together in zip(*found, strict=True) for batch in together]
 
@@ -122,8 +132,10 @@ def test_the_streams_of_any_world_read_the_same_rows(dataset, second, data):
 def test_a_mix_reads_each_datasets_rows_in_its_share(dataset, second):
     parts = [Part(*dataset, 1), Part(*second, 2)]
     config = OrderConfig()
-    arrangement = arrange(parts, "train", config, seed=1, global_batch=30)
-    with TrainingStream(*dataset, "train", global_batch=30, arrangement=arrangement) as stream:
+    training_order = make_training_order(parts, "train", config, seed=1, global_batch=30)
+    with TrainingStream(
+        *dataset, "train", global_batch=30, training_order=training_order
+    ) as stream:
         pixels = np.concatenate([batch.pixels_BCHW for batch in islice(stream, 20)])
     counts = []
     for root, manifest in (dataset, second):
@@ -137,8 +149,8 @@ def test_the_order_of_a_mix_is_that_of_its_content(dataset, second):
     """Named the other way round, with doubled weights: the same rows."""
 
     def images(parts):
-        made = arrange(parts, "train", OrderConfig(), seed=1, global_batch=30)
-        with TrainingStream(*dataset, "train", global_batch=30, arrangement=made) as stream:
+        made = make_training_order(parts, "train", OrderConfig(), seed=1, global_batch=30)
+        with TrainingStream(*dataset, "train", global_batch=30, training_order=made) as stream:
             return next(stream).pixels_BCHW.numpy()
 
     first = images([Part(*dataset, 1), Part(*second, 3)])
@@ -151,10 +163,10 @@ def test_the_order_of_a_mix_is_that_of_its_content(dataset, second):
 
 
 def test_balanced_classes_of_a_real_dataset(dataset, second):
-    made = arrange(
+    made = make_training_order(
         [Part(*second)], "train", OrderConfig(balance="classes"), seed=1, global_batch=30
     )
-    with TrainingStream(*second, "train", global_batch=30, arrangement=made) as stream:
+    with TrainingStream(*second, "train", global_batch=30, training_order=made) as stream:
         for batch in islice(stream, 4):
             assert np.bincount(batch.labels_B).tolist() == [10, 10, 10]
 
@@ -162,14 +174,14 @@ def test_balanced_classes_of_a_real_dataset(dataset, second):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"mix": {"elsewhere": 1}}, "no weight for 'data'"),
-        ({"mix": {"data": 0}}, "some above"),
-        ({"mix": {"data": -1}}, "greater than or equal to 0"),
-        ({"window": 2, "balance": "classes"}, "exclude each other"),
-        ({"last": "drop", "balance": "classes"}, "no epoch ends for all rows"),
-        ({"last": "drop", "mix": {"data": 1}}, "no epoch ends for all rows"),
-        ({"last": "keep"}, "wrap"),
-        ({"windows": 2}, "did you mean 'window'"),
+        ({"mixture": {"elsewhere": 1}}, "no weight for 'data'"),
+        ({"mixture": {"data": 0}}, "some above"),
+        ({"mixture": {"data": -1}}, "greater than or equal to 0"),
+        ({"shuffle_window_shards": 2, "balance": "classes"}, "exclude each other"),
+        ({"last_batch": "drop", "balance": "classes"}, "no epoch ends for all rows"),
+        ({"last_batch": "drop", "mixture": {"data": 1}}, "no epoch ends for all rows"),
+        ({"last_batch": "keep"}, "wrap"),
+        ({"shuffle_window": 2}, "did you mean 'shuffle_window_shards'"),
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused(values, words):
@@ -195,17 +207,19 @@ def test_datasets_that_cannot_be_mixed(dataset, second, tmp_path):
             check_mix(parts, "train", *wanted)
     check_mix([Part("/empty", manifest.model_copy(update={"shards": ()}), 0)], "train", *wanted)
     with pytest.raises(ConfigError, match="no dataset at"):
-        mixed_parts(OrderConfig(mix={OWN: 1, str(tmp_path): 1}))
+        mixed_parts(OrderConfig(mixture={MAIN: 1, str(tmp_path): 1}))
 
 
 def test_what_cannot_be_balanced(second, tmp_path):
     root, manifest = second
     config = OrderConfig(balance="classes")
     with pytest.raises(ConfigError, match="has no labels"):
-        arrange([Part("/x", manifest_of([3]))], "train", config, seed=1, global_batch=4)
+        make_training_order([Part("/x", manifest_of([3]))], "train", config, seed=1, global_batch=4)
     spec = manifest.spec.model_copy(update={"classes": 4})
     wider = manifest.model_copy(update={"spec": spec, "class_names": ("a", "b", "c", "rare")})
     with pytest.raises(ConfigError, match=r"class rare of .* has no rows"):
-        arrange([Part(root, wider)], "train", config, seed=1, global_batch=4)
+        make_training_order([Part(root, wider)], "train", config, seed=1, global_batch=4)
     with pytest.raises(DataError, match="is not there"):
-        arrange([Part(str(tmp_path), manifest)], "train", config, seed=1, global_batch=4)
+        make_training_order(
+            [Part(str(tmp_path), manifest)], "train", config, seed=1, global_batch=4
+        )

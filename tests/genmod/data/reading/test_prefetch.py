@@ -26,20 +26,20 @@ def test_items_come_in_order_and_end():
 
 
 def test_it_runs_at_most_so_far_ahead():
-    taken = []
+    numbers = []
 
     def items():
         for number in range(100):
-            taken.append(number)
+            numbers.append(number)
             yield number
 
     with Prefetch(items(), 3) as ahead:
         assert next(ahead) == 0
         deadline_s = time.monotonic() + 60
-        while len(taken) < 4 and time.monotonic() < deadline_s:
+        while len(numbers) < 4 and time.monotonic() < deadline_s:
             time.sleep(0.01)
         time.sleep(0.2)  # it could take more now
-        assert taken == [0, 1, 2, 3]
+        assert numbers == [0, 1, 2, 3]
     assert gone()
 
 

@@ -27,9 +27,9 @@ from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS, ImageSpec
 
 
-def stream(dataset, batches, **how):
+def stream(dataset, batches, **options):
     root, manifest = dataset
-    with TrainingStream(root, manifest, "train", **how) as source:
+    with TrainingStream(root, manifest, "train", **options) as source:
         return list(islice(source, batches))
 
 
@@ -169,7 +169,7 @@ def test_an_index_that_does_not_fit_in_memory_finds_the_same(dataset, data):
     wanted = whole.find(np.arange(len(whole)))
     rows = st.lists(st.integers(0, len(whole) - 1), max_size=40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rowindex, "HELD_ROWS", data.draw(st.integers(1, len(whole))))
+        patch.setattr(rowindex, "CACHE_ROWS", data.draw(st.integers(1, len(whole))))
         small = RowReader(root, manifest.spec, shards)
     for _ in range(4):
         row_N = np.array(data.draw(rows), dtype=np.int64)
@@ -179,12 +179,12 @@ def test_an_index_that_does_not_fit_in_memory_finds_the_same(dataset, data):
 
 def test_an_order_that_reads_indexes_in_vain_is_told(dataset, monkeypatch, caplog):
     root, manifest = dataset
-    monkeypatch.setattr(rowindex, "HELD_ROWS", 1)
+    monkeypatch.setattr(rowindex, "CACHE_ROWS", 1)
     reader = RowReader(root, manifest.spec, manifest.of_split("train"))
     assert len(manifest.of_split("train")) > 1
     for _ in range(300):
         reader.find(np.array([0, len(reader) - 1]))
-    assert [r.message for r in caplog.records if "train.order.window" in r.message]
+    assert [r.message for r in caplog.records if "train.order.shuffle_window_shards" in r.message]
 
 
 def test_jpegs_packed_as_they_are_are_read(tmp_path, images):

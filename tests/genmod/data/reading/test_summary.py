@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from genmod import storage
-from genmod.data.format.shards import Row, dataset_facts, write_shard
+from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.data.reading.reader import split_reader
 from genmod.data.reading.summary import COLUMNS, PAPER, ROWS, contact_sheet, overview
 from genmod.errors import ConfigError
@@ -48,7 +48,7 @@ def test_numbers_are_those_of_the_images(dataset):
         assert said["pixel_mean_C"] == pytest.approx([pixels.mean()])
         assert said["pixel_std_C"] == pytest.approx([pixels.std()])
         assert said["rows_per_shard"][1] <= 16
-    assert told["refused"] == 0
+    assert told["rejected"] == 0
     assert told["reasons"] == {}
 
 
@@ -61,7 +61,7 @@ def test_refusals_are_told_with_their_reasons(tmp_path, images, build):
     root = str(tmp_path / "out")
     manifest = build(root, source=f"folder:{tmp_path}", max_quarantined=0.5)
     told = overview(root, manifest)
-    assert told["refused"] == 3
+    assert told["rejected"] == 3
     assert told["reasons"] == {"an empty file": 3}
 
 
@@ -85,7 +85,7 @@ def made(root, count, side, labels=None, rows_per_shard=10):
     """A dataset whose image i is all of grey i."""
     classes = 0 if labels is None else max(labels) + 1
     spec = ImageSpec(channels=3, height=side, width=2 * side, classes=classes)
-    shards, facts = [], []
+    shards, metadata = [], []
     for number, first in enumerate(range(0, count, rows_per_shard)):
         rows = (
             Row(f"k{i}", i, np.full((side, 2 * side, 3), i, np.uint8), labels and labels[i])
@@ -93,10 +93,10 @@ def made(root, count, side, labels=None, rows_per_shard=10):
         )
         shard, fact = write_shard(root, f"train-{number:06d}", "train", spec, rows)
         shards.append(shard)
-        facts.append(fact)
-    total = dataset_facts({"train": sum(facts[1:], facts[0])})
+        metadata.append(fact)
+    total = dataset_metadata({"train": sum(metadata[1:], metadata[0])})
     return publish(
-        root, DatasetManifest(fingerprint="f", spec=spec, shards=tuple(shards), facts=total)
+        root, DatasetManifest(fingerprint="f", spec=spec, shards=tuple(shards), metadata=total)
     )
 
 

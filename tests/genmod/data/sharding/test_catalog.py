@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from genmod import storage
 from genmod.data.format.keys import key_of
-from genmod.data.sharding.catalog import Catalogue, split_of
+from genmod.data.sharding.catalog import Catalog, split_of
 from genmod.data.sources.listing import File, files_below, ordered
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Source, Splits
 from genmod.errors import DataError
@@ -41,7 +41,7 @@ class Names(Source):
 def in_memory(entries, known, classes):
     """(rows by split, refused): what the catalogue must find, by lists and sets."""
     rows, used = {split: [] for split in SPLITS}, set()
-    refused = [
+    rejected = [
         (key_of(e.name), e.name, e.fault)
         for e in entries
         if e.fault and key_of(e.name) not in known
@@ -51,15 +51,15 @@ def in_memory(entries, known, classes):
         if entry.fault or key in known:
             continue
         if key in used:
-            refused.append((key, entry.name, "its key is in use already"))
+            rejected.append((key, entry.name, "its key is in use already"))
         elif classes and not 0 <= entry.label < classes:
             wrong = {NO_LABEL: "has no label", BAD_LABEL: "its label is not a number of a class"}
             reason = f"label {entry.label}, there are {classes} classes"
-            refused.append((key, entry.name, wrong.get(entry.label, reason)))
+            rejected.append((key, entry.name, wrong.get(entry.label, reason)))
         else:
             used.add(key)
             rows[split_of(key, HALVES)].append((entry.name, entry.ref, entry.label))
-    return rows, refused
+    return rows, rejected
 
 
 names = st.text("ab/.", min_size=1, max_size=3)
@@ -75,25 +75,23 @@ names = st.text("ab/.", min_size=1, max_size=3)
 def test_it_finds_what_a_plan_in_memory_finds(found, known, classes, chunk_rows):
     entries = [Entry(name, [at], label, fault) for at, (name, label, fault) in enumerate(found)]
     known = {key_of(name) for name in known}
-    rows, refused = in_memory(entries, known, classes)
-    catalogue = Catalogue(
-        Names(entries), HALVES, [sorted(known)[:1], sorted(known)[1:]], chunk_rows
-    )
-    catalogue.sift(classes)
-    assert list(catalogue.refused(classes)) == refused
-    assert catalogue.inputs == len(entries) - len(
+    rows, rejected = in_memory(entries, known, classes)
+    catalog = Catalog(Names(entries), HALVES, [sorted(known)[:1], sorted(known)[1:]], chunk_rows)
+    catalog.classify(classes)
+    assert list(catalog.rejected(classes)) == rejected
+    assert catalog.inputs == len(entries) - len(
         [e for e in entries if e.fault and key_of(e.name) in known]
     )
     largest = max([entry.label for entry in entries if not entry.fault], default=-1)
-    assert catalogue.classes == max(0, largest + 1)
+    assert catalog.classes == max(0, largest + 1)
 
     def reversed_in_threes(split, first, count):
         slot_M = len(rows[split]) - 1 - np.arange(first, first + count)
         return slot_M, slot_M // 3 + 1000 * SPLITS.index(split)
 
-    groups = catalogue.place(reversed_in_threes)
+    groups = catalog.place(reversed_in_threes)
     for number, split in enumerate(SPLITS):
-        assert catalogue.rows_of(split) == len(rows[split])
+        assert catalog.rows_of(split) == len(rows[split])
         lines = [
             line
             for group in range(-(-len(rows[split]) // 3))
@@ -106,13 +104,13 @@ def test_it_finds_what_a_plan_in_memory_finds(found, known, classes, chunk_rows)
 @given(st.lists(st.sampled_from(["dog", "cat", "ant", NO_LABEL])))
 def test_classes_with_names_are_numbered_in_order(labels):
     entries = [Entry(f"{at}", at, label) for at, label in enumerate(labels)]
-    catalogue = Catalogue(Names(entries), HALVES)
+    catalog = Catalog(Names(entries), HALVES)
     named = sorted({label for label in labels if label != NO_LABEL})
-    assert catalogue.class_names == tuple(named)
-    assert catalogue.classes == len(named)
+    assert catalog.class_names == tuple(named)
+    assert catalog.classes == len(named)
     everything = (*named, "zebra")
     first = list(dict.fromkeys(label for label in labels if label != NO_LABEL))
-    assert catalogue.class_numbers(everything) == [everything.index(name) for name in first]
+    assert catalog.class_numbers(everything) == [everything.index(name) for name in first]
 
 
 @settings(deadline=None)

@@ -14,7 +14,7 @@ from genmod.data.reading.reader import open_dataset, split_reader
 from genmod.data.sharding.catalog import split_of
 from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import check_budget, make_plan
-from genmod.data.sharding.previous_version import load_parent
+from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.source import DataConfig, Splits
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS
@@ -109,7 +109,7 @@ def test_wishes_that_the_source_cannot_grant(npz, tmp_path, data, labelled, word
         config = DataConfig(source=source, **data)
         plan = make_plan(config, 0)
         made = make_shard(plan.job(plan.shards[0], str(tmp_path / "d")))
-        check_budget(config, made.refused, len(made.refused), 60)
+        check_budget(config, made.rejected, len(made.rejected), 60)
 
     with pytest.raises((ConfigError, DataError), match=words) as error:
         shard_one()
@@ -235,8 +235,8 @@ def test_growth_keeps_every_row_on_its_side_and_shares_shards(npz, build, tmp_pa
     written = {name for name in storage.list_names(str(tmp_path / "v2")) if name.endswith(".tar")}
     assert written == {s.tar.path for s in new.shards[len(old.shards) :]}
     whole = open_dataset(str(tmp_path / "f"))
-    assert new.facts["splits"] == whole.facts["splits"]
-    assert new.facts["stats"] == whole.facts["stats"]
+    assert new.metadata["splits"] == whole.metadata["splits"]
+    assert new.metadata["stats"] == whole.metadata["stats"]
 
 
 def test_growth_of_a_growth_and_nothing_new(npz, build, tmp_path):
@@ -246,11 +246,11 @@ def test_growth_of_a_growth_and_nothing_new(npz, build, tmp_path):
     v2 = build(tmp_path / "v2", source=source, parent=v1, parent_root=tmp_path / "v1")
     npz(90)
     v3 = build(tmp_path / "v3", source=source, parent=v2, parent_root=tmp_path / "v2")
-    assert [v.facts["version"] for v in (v1, v2, v3)] == [1, 2, 3]
+    assert [v.metadata["version"] for v in (v1, v2, v3)] == [1, 2, 3]
     assert sum(v3.rows(split) for split in SPLITS) == 90
     keys = keys_by_split(str(tmp_path / "v3"), v3)
     assert len({key for split in SPLITS for key in keys[split]}) == 90
-    same = make_plan(DataConfig(source=source), 0, load_parent(str(tmp_path / "v3"), v3))
+    same = make_plan(DataConfig(source=source), 0, load_previous_version(str(tmp_path / "v3"), v3))
     assert same.shards == ()
 
 

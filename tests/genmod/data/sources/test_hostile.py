@@ -33,9 +33,9 @@ COLOUR = Image.fromarray(RAMP)
 GREY = COLOUR.convert("L")
 
 
-def encoded(image, kind="PNG", **how):
+def encoded(image, kind="PNG", **options):
     stream = io.BytesIO()
-    image.save(stream, kind, **how)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -163,8 +163,8 @@ def images_below(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcome(images_below, build, tmp_path_factory):
     root = tmp_path_factory.mktemp("hostile") / "data"
-    how = {"image_size": 16, "channels": 3, "shard_rows": 16}
-    return root, sharded(build, root, f"folder:{images_below}", **how)
+    options = {"image_size": 16, "channels": 3, "shard_rows": 16}
+    return root, sharded(build, root, f"folder:{images_below}", **options)
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -208,7 +208,7 @@ def test_bombs_are_refused_in_little_memory(images_below):
     """The limit on the address space is 64 MiB above what the imports take; a bomb needs 200 MiB and more."""
     code = """
         import pathlib, resource, sys
-        from genmod.data.format.codecs import Refused, decode_foreign
+        from genmod.data.format.codecs import Rejected, decode_foreign
         decode_foreign(pathlib.Path(sys.argv[1], "good0.png").read_bytes())
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + (64 << 20)
@@ -216,7 +216,7 @@ def test_bombs_are_refused_in_little_memory(images_below):
         for path in sorted(pathlib.Path(sys.argv[1]).glob("*bomb*")):
             try:
                 decode_foreign(path.read_bytes())
-            except Refused as reason:
+            except Rejected as reason:
                 assert "declares" in str(reason), (path, reason)
             else:
                 raise AssertionError(path)
@@ -414,7 +414,7 @@ def test_beyond_the_budget_the_counts_are_told(tmp_path):
     assert "6 of 27 inputs are refused, more than data.max_quarantined=0.1 allows" in text
     assert "4 its label is not a number of a class, 1 has no label, 1 label N" in text
     lenient = DataConfig(source=f"webdataset:{tmp_path}/t.tar", classes=3, max_quarantined=0.25)
-    assert make_plan(lenient, 0).summary().refused == 6
+    assert make_plan(lenient, 0).summary().rejected == 6
 
 
 def test_a_name_cannot_act_on_the_terminal(tmp_path):

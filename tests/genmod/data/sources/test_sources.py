@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from genmod.data.format.codecs import Refused
+from genmod.data.format.codecs import Rejected
 from genmod.data.sources.registry import open_source
 from genmod.data.sources.source import BAD_LABEL, pixels_of
 from genmod.data.sources.webdataset import expand_braces
@@ -147,8 +147,8 @@ def test_folder_without_classes_and_with_a_file_that_vanishes(tmp_path, images):
     (tmp_path / "2.png").write_bytes(b"short")
     first, gone, short = source.fetch(listing.refs, listing.fingerprint)
     assert np.array_equal(pixels_of(first), pixels[0])
-    assert isinstance(gone, Refused)
-    assert isinstance(short, Refused)
+    assert isinstance(gone, Rejected)
+    assert isinstance(short, Rejected)
 
 
 def test_webdataset_as_others_write_it(tmp_path, images):
@@ -186,7 +186,7 @@ def test_webdataset_samples_that_are_not_whole(tmp_path, images):
     listing = open_source(f"webdataset:{tmp_path}/t.tar").listing()
     assert listing.names == ["t/a", "t/c"]
     assert listing.labels_N.tolist() == [1, BAD_LABEL]
-    assert listing.refused == (("t/b", "has no image member"),)
+    assert listing.rejected == (("t/b", "has no image member"),)
 
 
 @pytest.mark.parametrize("nested", [True, False])

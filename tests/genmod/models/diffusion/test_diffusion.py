@@ -116,7 +116,7 @@ def test_labels_are_dropped_as_often_as_asked():
         assert bool(gradient[: GREY.classes].any()) is not learns
 
 
-# Samples
+# CollapseMonitor
 
 
 @pytest.mark.slow
@@ -135,8 +135,8 @@ def test_samples_of_a_new_model_are_its_gaussian():
     [("heun", 24), ("ddim", 60), ("dpm_solver", 24), ("unipc", 18), ("ancestral", 100)],
 )
 def test_every_sampler_draws_from_the_gaussian_of_a_new_model(solver, steps):
-    how = DiffusionSample(solver=solver, steps=steps)
-    x = build().sample(torch.arange(500) % 3, rng_for(0, "s", range(500)), how)
+    options = DiffusionSample(solver=solver, steps=steps)
+    x = build().sample(torch.arange(500) % 3, rng_for(0, "s", range(500)), options)
     assert x.std().item() == pytest.approx(SIGMA_DATA, rel=0.08)
     assert x.mean().item() == pytest.approx(0, abs=4 * SIGMA_DATA / math.sqrt(x.numel()))
 
@@ -152,8 +152,8 @@ def test_samples_are_in_range_and_finite():
 def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional():
     model, rng = trained(), rng_for(4, "s", range(3))
 
-    def draw(labels, **how):
-        return model.sample(torch.tensor(labels), rng, DiffusionSample(steps=4, **how))
+    def draw(labels, **options):
+        return model.sample(torch.tensor(labels), rng, DiffusionSample(steps=4, **options))
 
     plain = draw([0, 1, 2])
     none, more = draw([0, 1, 2], guidance=0.0), draw([0, 1, 2], guidance=3.0)
@@ -165,20 +165,20 @@ def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional():
 
 
 def test_guidance_needs_labels_and_dropped_ones():
-    how, rng = DiffusionSample(steps=2, guidance=2), rng_for(0, "s", range(1))
+    options, rng = DiffusionSample(steps=2, guidance=2), rng_for(0, "s", range(1))
     with pytest.raises(ConfigError, match="the data has no labels"):
-        build(RGB).sample(None, rng, how)
+        build(RGB).sample(None, rng, options)
     with pytest.raises(ConfigError, match="the data has no labels"):
-        Model.check_sampling(DiffusionConfig(), how, RGB)
+        Model.check_sampling(DiffusionConfig(), options, RGB)
     with pytest.raises(ConfigError, match="label_drop is 0"):
-        build(label_drop=0.0).sample(torch.tensor([0]), rng, how)
+        build(label_drop=0.0).sample(torch.tensor([0]), rng, options)
     with pytest.raises(ConfigError, match="label_drop is 0"):
-        Model.check_sampling(DiffusionConfig(label_drop=0.0), how, GREY)
-    Model.check_sampling(DiffusionConfig(), how, GREY)
+        Model.check_sampling(DiffusionConfig(label_drop=0.0), options, GREY)
+    Model.check_sampling(DiffusionConfig(), options, GREY)
 
 
 @pytest.mark.parametrize(
-    ("net", "how", "reason"),
+    ("net", "options", "reason"),
     [
         ({}, DiffusionSample(spacing="linear"), "sample.spacing=linear"),
         (
@@ -188,9 +188,9 @@ def test_guidance_needs_labels_and_dropped_ones():
         ),
     ],
 )
-def test_noise_levels_that_the_net_does_not_know_are_refused_before(net, how, reason):
+def test_noise_levels_that_the_net_does_not_know_are_refused_before(net, options, reason):
     with pytest.raises(ConfigError, match=reason):
-        Model.check_sampling(DiffusionConfig(**net), how, GREY)
+        Model.check_sampling(DiffusionConfig(**net), options, GREY)
 
 
 def test_what_draws_from_p():
@@ -210,7 +210,7 @@ def test_what_draws_from_p():
 
 
 @pytest.mark.parametrize(
-    "options", [{"terms": 8, "calls": 8}, {"estimator": "bound", "dequantise": "none"}]
+    "options", [{"terms": 8, "nfe": 8}, {"estimator": "bound", "dequantise": "none"}]
 )
 def test_options_of_the_other_estimator_are_refused(options):
     with pytest.raises(ValidationError, match="is of estimator"):
@@ -228,8 +228,8 @@ def test_binary_data_gives_binary_samples():
 
 def test_density_of_a_new_model_is_its_gaussian():
     model, rows = build(mean=0.1), batch(6)
-    how = DiffusionScore(dequantise="none", steps=48, order=4)
-    log_prob = model.log_prob(rows, rng_for(0, "score", range(6)), how)
+    options = DiffusionScore(dequantise="none", steps=48, order=4)
+    log_prob = model.log_prob(rows, rng_for(0, "score", range(6)), options)
     std = math.hypot(SIGMA_DATA, model.net.sigma_min)
     truth = Normal(0.1, std).log_prob(rows.x_BCHW(torch.float64)).flatten(1).sum(1)
     assert torch.allclose(log_prob.nats_B, truth, atol=1e-3)
@@ -246,8 +246,8 @@ def test_bounds_the_probability_of_the_pixels(levels):
         pixels = (pixels // 128) * 255
     model = build(spec)
     rows = Batch(pixels, None, torch.arange(8))
-    how = DiffusionScore(steps=32, order=4, draws=8)
-    log_prob = model.log_prob(rows, rng_for(0, "score", range(8)), how)
+    options = DiffusionScore(steps=32, order=4, draws=8)
+    log_prob = model.log_prob(rows, rng_for(0, "score", range(8)), options)
     normal = Normal(0, torch.tensor(math.hypot(SIGMA_DATA, model.net.sigma_min)).double())
     index = (pixels.double() * (levels - 1) / 255).round()
     low, high = index * 2 / levels - 1, (index + 1) * 2 / levels - 1
@@ -264,20 +264,20 @@ def test_bounds_the_probability_of_the_pixels(levels):
 @pytest.mark.parametrize("spec", [GREY, RGB], ids=["grey", "rgb"])
 def test_scores_do_not_depend_on_the_split(spec):
     model, rows, rng = trained(spec), batch(5, spec), rng_for(3, "score", range(5))
-    how = DiffusionScore(steps=3)
-    whole = model.log_prob(rows, rng, how)
+    options = DiffusionScore(steps=3)
+    whole = model.log_prob(rows, rng, options)
     for i in range(5):
         one = slice(i, i + 1)
-        single = model.log_prob(rows.rows(one), rng.rows(one), how)
+        single = model.log_prob(rows.rows(one), rng.rows(one), options)
         assert torch.allclose(whole.nats_B[one], single.nats_B, rtol=0, atol=1e-10)
         assert torch.allclose(whole.stderr_B[one], single.stderr_B, rtol=0, atol=1e-10)
 
 
 def test_exact_trace_agrees_with_the_probes():
     model, rows, rng = trained(), batch(1), rng_for(3, "score", range(1))
-    how = {"steps": 3, "dequantise": "none"}
-    exact = model.log_prob(rows, rng, DiffusionScore(trace="exact", **how))
-    probed = model.log_prob(rows, rng, DiffusionScore(draws=40, trace="hutchinson", **how))
+    options = {"steps": 3, "dequantise": "none"}
+    exact = model.log_prob(rows, rng, DiffusionScore(trace="exact", **options))
+    probed = model.log_prob(rows, rng, DiffusionScore(draws=40, trace="hutchinson", **options))
     assert exact.stderr_B.item() == pytest.approx(0, abs=1e-12)
     assert probed.stderr_B.item() > 0
     assert abs(exact.nats_B - probed.nats_B).item() < 4 * probed.stderr_B.item()
@@ -295,9 +295,9 @@ def test_the_label_counts_and_can_be_dropped():
     model, rng = trained(), rng_for(3, "score", range(3))
     pixels = batch(3).pixels_BCHW
 
-    def score(labels, **how):
+    def score(labels, **options):
         rows = Batch(pixels, torch.tensor(labels), torch.arange(3))
-        return model.log_prob(rows, rng, DiffusionScore(steps=3, **how))
+        return model.log_prob(rows, rng, DiffusionScore(steps=3, **options))
 
     assert not torch.allclose(score([0, 1, 2]).nats_B, score([1, 2, 0]).nats_B)
     first, second = score([0, 1, 2], unconditional=True), score([1, 2, 0], unconditional=True)
@@ -310,9 +310,9 @@ def test_samples_are_likelier_under_their_own_model():
     """Images of a model have more log p under it than images of twice the spread."""
     model = build()
     rng = rng_for(0, "score", range(40))
-    how = DiffusionScore(steps=12)
-    own = model.log_prob(batch(40), rng, how).nats_B.mean()
-    other = model.log_prob(batch(40, std=2 * SIGMA_DATA), rng, how).nats_B.mean()
+    options = DiffusionScore(steps=12)
+    own = model.log_prob(batch(40), rng, options).nats_B.mean()
+    other = model.log_prob(batch(40, std=2 * SIGMA_DATA), rng, options).nats_B.mean()
     assert own - other > 5
 
 
@@ -370,9 +370,9 @@ def test_a_tuned_net_is_sampled_by_its_sampler_and_has_no_density():
     few = DiffusionSample(solver="consistency", steps=2)
     Model.check_sampling(tuned, few, GREY)
     Model.check_sampling(DiffusionConfig(), DiffusionSample(), GREY)
-    for config, how in ((tuned, DiffusionSample()), (DiffusionConfig(), few)):
+    for config, options in ((tuned, DiffusionSample()), (DiffusionConfig(), few)):
         with pytest.raises(ConfigError, match="consistency goes with consistency"):
-            Model.check_sampling(config, how, GREY)
+            Model.check_sampling(config, options, GREY)
     with pytest.raises(Unscorable, match="no density"):
         Model.check_scorable(tuned, DiffusionScore())
     assert not few.draws_from_p
@@ -405,8 +405,8 @@ def test_options_have_a_fingerprint():
 def test_the_bound_is_the_loss_of_likelihood():
     """Of a new model, whose D is mean + c_skip (x - mean), on the same rows many times over."""
     model, rows = build(mean=0.1, objective="likelihood", sigma_max=12.0), batch(4)
-    how = DiffusionScore(estimator="bound", draws=20, calls=32)
-    log_prob = model.log_prob(rows, rng_for(0, "score", range(4)), how)
+    options = DiffusionScore(estimator="bound", draws=20, nfe=32)
+    log_prob = model.log_prob(rows, rng_for(0, "score", range(4)), options)
     assert (log_prob.label, log_prob.measure) == ("lower_bound", "counts")
     many = Batch(
         rows.pixels_BCHW.repeat(400, 1, 1, 1), rows.labels_B.repeat(400), torch.arange(1600)
@@ -438,22 +438,22 @@ def test_calls_and_solver_error_are_told_for_each_row():
     rng = rng_for(0, "score", range(6))
     tight = model.log_prob(rows, rng, DiffusionScore(tolerance=1e-5))
     told_B = tight.columns["solver_error_nats"]
-    for how in (DiffusionScore(tolerance=1e-4), DiffusionScore(steps=48)):
-        found = model.log_prob(rows, rng, how)
+    for options in (DiffusionScore(tolerance=1e-4), DiffusionScore(steps=48)):
+        found = model.log_prob(rows, rng, options)
         error_B = (found.nats_B - tight.nats_B).abs()
         assert error_B.mean() < found.columns["solver_error_nats"].mean()
         assert told_B.mean() < found.columns["solver_error_nats"].mean() / 2
-    assert (tight.columns["calls"] > found.columns["calls"]).all()
+    assert (tight.columns["nfe"] > found.columns["nfe"]).all()
 
 
 def test_exact_to_tolerance_is_said_of_what_has_no_chance_in_it():
     model, rows = trained(), batch(1)
     rng = rng_for(0, "score", range(1))
-    how = {"dequantise": "none", "trace": "exact", "tolerance": 1e-3}
-    sure = model.log_prob(rows, rng, DiffusionScore(**how))
+    options = {"dequantise": "none", "trace": "exact", "tolerance": 1e-3}
+    sure = model.log_prob(rows, rng, DiffusionScore(**options))
     assert sure.label == "exact_to_tolerance"
     assert sure.stderr_B.max() == 0
-    assert model.log_prob(rows, rng, DiffusionScore(**how, steps=6)).label == "estimate"
+    assert model.log_prob(rows, rng, DiffusionScore(**options, steps=6)).label == "estimate"
     probed = DiffusionScore(dequantise="none", trace="hutchinson", tolerance=1e-3)
     assert model.log_prob(rows, rng, probed).label == "estimate"
 

@@ -21,11 +21,11 @@ from genmod.models.gan.config import GanConfig, Penalty
 from genmod.rng import rng_for
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from genmod.training.monitors.validation import Validation
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.training.state import TrainState
-from genmod.world import Alone
+from genmod.world import SingleProcess
 
 GREY = ImageSpec(channels=1, height=8, width=8, classes=3)
 PLAIN = ImageSpec(channels=1, height=8, width=12)
@@ -108,7 +108,7 @@ def test_linear_discriminator_in_closed_form():
     assert losses.terms["r1_sq_norm"].item() == pytest.approx(float(w @ w), rel=1e-12)
     assert losses.terms["r2_sq_norm"].item() == pytest.approx(float(w @ w), rel=1e-12)
     assert losses.terms["logit_gap"].item() == pytest.approx(sum(gaps) / ROWS, rel=1e-12)
-    assert losses.terms["pairing_nats"].item() == pytest.approx(pairing, rel=1e-12)
+    assert losses.terms["adversarial_loss"].item() == pytest.approx(pairing, rel=1e-12)
     assert losses.total.item() == pytest.approx(pairing + gamma * float(w @ w), rel=1e-12)
     # d/dw: the pairing pulls along -(x - G) sigmoid(-gap), both penalties together give 2 gamma w.
     losses.total.backward()
@@ -258,13 +258,13 @@ def test_without_declared_noise_it_is_unscorable_and_says_why():
 
 def test_under_noise_it_has_a_density_with_the_right_label():
     model, batch = make(GREY), rows(GREY)
-    how = GanScore.tiny().model_copy(update={"sigma": "fit", "fit_rounds": 10, "fit_rows": 4})
-    ready = model.prepare_scores(batch, rng_of(batch), how)
-    assert ready.facts["gap_rows"] == how.simulated_rows
-    found = model.log_prob(batch, rng_of(batch), ready.how)
+    options = GanScore.tiny().model_copy(update={"sigma": "fit", "fit_rounds": 10, "fit_rows": 4})
+    ready = model.prepare_scores(batch, rng_of(batch), options)
+    assert ready.metadata["gap_rows"] == options.simulated_rows
+    found = model.log_prob(batch, rng_of(batch), ready.options)
     assert found.label == "stochastic_lower_bound"
     assert found.measure == "counts"
-    assert found.budget["temperatures"] == how.ais.temperatures
+    assert found.budget["temperatures"] == options.ais.temperatures
     assert (found.nats_B < 0).all()
 
 
@@ -290,7 +290,7 @@ def test_the_critic_moves_n_times_for_once_of_the_generator(tmp_path):
         spec = ModelConfig(family="gan", net={}, spec=PLAIN, stats=mine.stats)
         validation = Validation(rows(PLAIN), 0, "fp32")
         plan = Plan(config, 0, root, Checkpoints(root, "n", spec), validation)
-        return train(mine, batches, Alone(), plan), seen
+        return train(mine, batches, SingleProcess(), plan), seen
 
     straight, seen = run(str(tmp_path / "straight"), 72)
     seen.append({name: p.detach() for name, p in straight.model.named_parameters()})
@@ -298,14 +298,14 @@ def test_the_critic_moves_n_times_for_once_of_the_generator(tmp_path):
         for name, value in before.items():
             turn = name.startswith("discriminator") or step in (5, 10)
             assert torch.equal(value, after[name]) != turn, (step, name)
-    taken = {
+    timings = {
         o.phase.name: int(next(iter(o.adamw.state.values()))["step"]) for o in straight.optimisers
     }
-    assert taken == {"discriminator": 12, "generator": 2}
+    assert timings == {"discriminator": 12, "generator": 2}
     with pytest.raises(ConnectionError):
         run(str(tmp_path / "cut"), 18)
     assert run(str(tmp_path / "cut"), 72)[0].files() == straight.files()
-    first = read_spool(str(tmp_path / "cut"))[0].metrics
+    first = read_metrics(str(tmp_path / "cut"))[0].metrics
     assert "val/discriminator/loss" in first
     assert "val/generator/loss" not in first
 

@@ -16,7 +16,7 @@ from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
 from genmod.models.gan.config import GanConfig
 from genmod.rng import rng_for
-from genmod.world import Alone, Group, World
+from genmod.world import Group, SingleProcess, World
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 GLOBAL_BATCH = 8
@@ -87,7 +87,7 @@ def test_two_ranks_equal_one(tmp_path):
     finally:
         for process in ranks:
             process.kill()
-    weights = train(Alone())
+    weights = train(SingleProcess())
     alone = torch.cat([weight.flatten() for weight in weights.values()])
     start = ModelConfig(
         family="gan",

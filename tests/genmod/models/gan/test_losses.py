@@ -51,7 +51,7 @@ def judged(penalty: str, every: int, rows: slice, weight: float = 1.5) -> Judged
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("penalty", "field"), [("r1", "r1"), ("r1r2", "r2"), ("slope", "slope")])
+@pytest.mark.parametrize(("penalty", "field"), [("r1", "r1"), ("r1r2", "r2"), ("gp", "gp")])
 @pytest.mark.parametrize("every", [1, 4])
 def test_a_penalty_of_the_whole_is_the_mean_over_its_parts(penalty, field, every):
     whole = getattr(judged(penalty, every, slice(None)), field)
@@ -73,8 +73,8 @@ def test_penalties_in_closed_form():
     assert both.penalty(gamma).item() == pytest.approx(0.2 * (both.r1 + both.r2).item())
     between = mix * real + (1 - mix) * fake
     slope = (1.5 * between.norm(dim=1) - 1).square().mean().item()
-    found = judged("slope", 1, slice(None))
-    assert found.slope.item() == pytest.approx(slope, rel=1e-9)
+    found = judged("gp", 1, slice(None))
+    assert found.gp.item() == pytest.approx(slope, rel=1e-9)
     assert found.penalty(gamma).item() == pytest.approx(10 * slope, rel=1e-9)
     assert judged("none", 1, slice(None)).penalty(gamma).item() == 0
 

@@ -80,8 +80,8 @@ def test_terms_fit_together_and_every_parameter_gets_a_gradient(spec, net):
 def test_samples_are_images_of_the_spec_whatever_the_batch(spec, net, output):
     model = build(spec, **net).double()
     labels_B = torch.arange(7) % spec.classes if spec.classes else None
-    rng, how = rng_for(1, "sample", range(20, 27)), VAESample(output=output)
-    whole = model.sample(labels_B, rng, how)
+    rng, options = rng_for(1, "sample", range(20, 27)), VAESample(output=output)
+    whole = model.sample(labels_B, rng, options)
     assert whole.shape == (7, *spec.shape)
     assert float(whole.abs().max()) <= 1
     if spec.levels == 2:
@@ -90,7 +90,7 @@ def test_samples_are_images_of_the_spec_whatever_the_batch(spec, net, output):
         one = slice(row, row + 1)
         label = None if labels_B is None else labels_B[one]
         torch.testing.assert_close(
-            model.sample(label, rng.rows(one), how), whole[one], rtol=0, atol=1e-10
+            model.sample(label, rng.rows(one), options), whole[one], rtol=0, atol=1e-10
         )
 
 
@@ -106,8 +106,8 @@ def test_loss_and_scores_do_not_depend_on_how_the_batch_is_split(spec, net):
     hows.append(VAEScore(k=8, target_stderr_nats=0.1, most_k=64, chunk=5))
     if net.get("likelihood") != "gaussian_sigma":
         hows.append(VAEScore.model_validate({"estimator": "ais", "ais": AISOptions.tiny()}))
-    for how in hows:
-        scores = [model.log_prob(rows, rng_of(rows), how) for rows in (batch, *halves)]
+    for options in hows:
+        scores = [model.log_prob(rows, rng_of(rows), options) for rows in (batch, *halves)]
         torch.testing.assert_close(
             torch.cat([score.nats_B for score in scores[1:]]), scores[0].nats_B, rtol=0, atol=1e-9
         )
@@ -303,8 +303,8 @@ def test_labels_matter_to_samples_and_scores():
     model, batch = build(GREY).double(), batch_of(GREY, 3)
     assert batch.labels_B is not None
     other = Batch(batch.pixels_BCHW, (batch.labels_B + 1) % 3, batch.index_B)
-    how = VAEScore(k=4)
-    one, two = (model.log_prob(rows, rng_of(batch), how).nats_B for rows in (batch, other))
+    options = VAEScore(k=4)
+    one, two = (model.log_prob(rows, rng_of(batch), options).nats_B for rows in (batch, other))
     assert ((one - two).abs() > 1e-6).all()
     rng, mean = rng_of(batch), VAESample(output="mean")
     assert not torch.allclose(
@@ -317,15 +317,16 @@ def test_a_group_depends_on_those_above_it_and_its_density_is_that_of_its_draws(
     x_BCHW, e_BE = batch.x_BCHW(torch.float64), model._embed(batch.labels_B)
     plain_BZ = model._posterior(x_BCHW, e_BE).draw(rng_of(batch))
     q = model._posterior(x_BCHW, e_BE).given(plain_BZ)
-    raw_B8 = model.ladder.features(model.encoder(x_BCHW, e_BE))
+    raw_B8 = model.top_down_net.features(model.encoder(x_BCHW, e_BE))
     torch.testing.assert_close(q.mean_BZ[:, :2], raw_B8[:, :2])
     torch.testing.assert_close(q.mean_BZ[:, 2:], raw_B8[:, 4:6])  # it begins as a plain VAE
-    ladder, zeros_BZ = model.ladder, torch.zeros_like(plain_BZ)
+    top_down_net, zeros_BZ = model.top_down_net, torch.zeros_like(plain_BZ)
     torch.testing.assert_close(
-        ladder(2 * plain_BZ) - ladder(zeros_BZ), 2 * (ladder(plain_BZ) - ladder(zeros_BZ))
+        top_down_net(2 * plain_BZ) - top_down_net(zeros_BZ),
+        2 * (top_down_net(plain_BZ) - top_down_net(zeros_BZ)),
     )
     with torch.no_grad():
-        for number, weight in enumerate(ladder.parameters()):
+        for number, weight in enumerate(top_down_net.parameters()):
             noise = rng_for(0, "test/ladder", [number]).normal(*weight.shape, dtype=weight.dtype)
             weight.add_(0.3 * noise.view_as(weight))
     codes = model.codes(batch, rng_of(batch))

@@ -25,19 +25,19 @@ from genmod.storage import sha256
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.job import check_rows
 from genmod.training.loop import Plan, train
-from genmod.training.metric_log import read_spool
+from genmod.training.metric_log import read_metrics
 from genmod.training.monitors.collapse import (
-    Samples,
-    Watch,
-    WatchConfig,
+    CollapseConfig,
+    CollapseMonitor,
+    MonitorState,
     compare,
     faults,
-    note_look,
-    way_back,
+    note_check,
+    note_rollback,
 )
-from genmod.training.monitors.rollback import look_at_samples
+from genmod.training.monitors.rollback import run_collapse_monitor
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone, Group, World
+from genmod.world import Group, SingleProcess, World
 
 SPEC = ImageSpec(channels=1, height=8, width=8)
 BATCH = 16
@@ -75,23 +75,23 @@ def test_good_samples_cover_and_collapsed_ones_do_not():
 
 
 def test_patience_grace_and_the_end_of_it():
-    config = WatchConfig(grace_nimg=100, patience=2, retries=1)
-    watch = Watch(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})
+    config = CollapseConfig(start_nimg=100, patience=2, retries=1)
+    watch = MonitorState(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})
     bad, good = {"coverage": 0.3, "duplicates": 0.0}, {"coverage": 0.7, "duplicates": 0.0}
 
     def collapsed(found: dict[str, float], nimg: int) -> bool:
         told = faults(config, watch.best_coverage, found, nimg)
-        return note_look(watch, config, told, nimg)
+        return note_check(watch, config, told, nimg)
 
     assert not collapsed(bad, 60)
     assert not collapsed(bad, 100)
     assert not collapsed(good, 120)
     assert not collapsed(bad, 140)
     assert collapsed(bad, 160)
-    way_back(watch, config, 160)
-    assert (watch.lr_scale, watch.retried, watch.bad_looks) == (0.5, 1, 0)
+    note_rollback(watch, config, 160)
+    assert (watch.lr_scale, watch.retried, watch.bad_checks) == (0.5, 1, 0)
     with pytest.raises(TrainingCollapsed) as caught:
-        way_back(watch, config, 200)
+        note_rollback(watch, config, 200)
     told = str(caught.value)
     assert "\n" not in told
     for part in (
@@ -117,14 +117,14 @@ def go(
     least: float = 0.1,
 ):
     """Train; ``broken`` is where a weight of G becomes not a number, on the last rank alone."""
-    world = world or Alone()
+    world = world or SingleProcess()
     net = GanConfig.tiny().model_copy(update={"loss": "hinge", "penalty": penalty})
     stats = DataStats(mean=(0.0,), std=(0.5,))
     model = ModelConfig(family="gan", net=as_json(net), spec=SPEC, stats=stats)
-    watch = WatchConfig(
+    watch = CollapseConfig(
         every_nimg=640,
         rows=128,
-        grace_nimg=grace or 0,
+        start_nimg=grace or 0,
         patience=2,
         retries=retries,
         most_duplicates=1.0,
@@ -132,7 +132,7 @@ def go(
         least_of_best=0.3,
     )
     config = TrainConfig(
-        nimg=nimg, batch=BATCH, log_every_nimg=640, checkpoint_every_nimg=640, watch=watch,
+        nimg=nimg, batch=BATCH, log_every_nimg=640, checkpoint_every_nimg=640, collapse_monitor=watch,
         validate_every_nimg=None, ema_halflife_nimg=100,
         optim=OptimConfig(lr=lr, betas=(0.0, 0.99), warmup_nimg=0, decay="none", clip_norm=None),
     )  # fmt: skip
@@ -147,7 +147,7 @@ def go(
             yield rows(range(first + world.rank, first + BATCH, world.size))
 
     held = rows(range(10**6, 10**6 + 128))
-    samples = None if grace is None else Samples(watch, held, 5, family("gan").Sample())
+    samples = None if grace is None else CollapseMonitor(watch, held, 5, family("gan").Sample())
     checkpoints = Checkpoints(root, "collapse", model)
     plan = Plan(config, 5, root, checkpoints, samples=samples)
     made = model.build(1)
@@ -169,7 +169,7 @@ def test_a_real_collapse_is_caught_and_told(tmp_path):
 def test_the_way_back_resumes_bitwise(tmp_path):
     """Stopped after the collapse and its way back, and gone on: the same bytes as the straight run."""
     straight = go(str(tmp_path / "a"), lr=0.05, penalty="none", nimg=5_120, retries=9)
-    assert straight.watch.retried >= 1
+    assert straight.monitor_state.retried >= 1
     with pytest.raises(ConnectionError):
         go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, retries=9, stop=4_800)
     assert (
@@ -183,8 +183,8 @@ def test_a_number_that_is_not_finite_goes_the_same_way_back(tmp_path):
     state = go(str(tmp_path / "a"), retries=1, broken=1_600, **calm)
     assert state.nimg == 2_560
     assert all(bool(weight.isfinite().all()) for weight in state.model.state_dict().values())
-    assert (state.watch.retried, state.watch.lr_scale) == (1, 0.5)
-    seen, done = state.watch.events
+    assert (state.monitor_state.retried, state.monitor_state.lr_scale) == (1, 0.5)
+    seen, done = state.monitor_state.events
     assert "loss is not finite in the step that ended at 1,616 images" in seen
     assert done.startswith("at 1,920 images: back to the averaged weights of ")
     assert float(state.model.gamma_scale) == 4.0
@@ -218,12 +218,12 @@ def one_of_two(folder: str, rank: int) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     try:
         world = Group(torch.device("cpu"))
-        how = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560, "retries": 2, "broken": 2_000}
-        state = go(folder, world=world, least=1.0, **how)
+        options = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560, "retries": 2, "broken": 2_000}
+        state = go(folder, world=world, least=1.0, **options)
     finally:
         dist.destroy_process_group()
-    facts = state.watch.as_json() | {"digest": sha256(b"".join(state.files().values()))}
-    Path(f"{folder}/rank-{rank}.json").write_text(json.dumps(facts))
+    metadata = state.monitor_state.as_json() | {"digest": sha256(b"".join(state.files().values()))}
+    Path(f"{folder}/rank-{rank}.json").write_text(json.dumps(metadata))
 
 
 def test_watching_alone_changes_no_weights(tmp_path):
@@ -232,27 +232,31 @@ def test_watching_alone_changes_no_weights(tmp_path):
     blind = go(str(tmp_path / "b"), lr=2e-3, penalty="r1r2", nimg=1_280, retries=0, grace=None)
     assert weights_bytes(watched.model) == weights_bytes(blind.model)
     assert weights_bytes(watched.ema) == weights_bytes(blind.ema)
-    assert watched.watch.best_nimg > 0
-    assert blind.watch == Watch()
-    seen = [point.metrics for point in read_spool(str(tmp_path / "a"))]
+    assert watched.monitor_state.best_nimg > 0
+    assert blind.monitor_state == MonitorState()
+    seen = [point.metrics for point in read_metrics(str(tmp_path / "a"))]
     assert all(0 <= metrics["samples/coverage"] <= 1 for metrics in seen)
 
 
 def test_with_penalties_it_is_not_called_a_collapse(tmp_path):
     """By the very rule that catches the run without penalties."""
-    assert go(str(tmp_path), lr=2e-3, penalty="r1r2", nimg=4_480, retries=0).watch.events == []
+    assert (
+        go(str(tmp_path), lr=2e-3, penalty="r1r2", nimg=4_480, retries=0).monitor_state.events == []
+    )
 
 
 def test_a_store_that_does_not_take_what_was_seen_is_one_line(tmp_path):
     state = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=640, retries=0)
-    samples = Samples(WatchConfig(rows=16), rows(range(32)), 5, family("gan").Sample())
+    samples = CollapseMonitor(CollapseConfig(rows=16), rows(range(32)), 5, family("gan").Sample())
     (tmp_path / "b").write_text("not a folder")
     with pytest.raises(StorageError, match=r"did not take what samples at 640 images were like \("):
-        look_at_samples(samples, state, Alone(), str(tmp_path / "b"))
+        run_collapse_monitor(samples, state, SingleProcess(), str(tmp_path / "b"))
 
 
 def test_too_few_validation_rows_are_told_before_training():
-    config = TrainConfig(nimg=640, batch=BATCH, validate_every_nimg=None, watch=WatchConfig())
+    config = TrainConfig(
+        nimg=640, batch=BATCH, validate_every_nimg=None, collapse_monitor=CollapseConfig()
+    )
     check_rows(config, "here", {"train": 100, "val": 6, "test": 0})
     with pytest.raises(ConfigError, match=r"more than 5 rows of the val split, which has 5"):
         check_rows(config, "here", {"train": 100, "val": 5, "test": 0})

@@ -15,16 +15,16 @@ from genmod.config import as_json
 from genmod.data.format.image_grid import GAP
 from genmod.distributions.gaussian import Gaussian
 from genmod.interface.batch import Batch
-from genmod.interface.latents import Codes, usage
+from genmod.interface.latents import Latents, usage
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
-from genmod.training.metric_log import read_spool
-from genmod.training.monitors.latents import LatentsConfig, LatentsLook
+from genmod.training.metric_log import read_metrics
+from genmod.training.monitors.latents import LatentMonitor, LatentMonitorConfig
 from genmod.training.plan import OptimConfig, TrainConfig
-from genmod.world import Alone
+from genmod.world import SingleProcess
 
 SPEC = ImageSpec(channels=1, height=6, width=6, levels=2)
 BATCH = 16
@@ -39,7 +39,7 @@ def test_usage_of_posteriors_that_are_known():
     log_std_BZ[:, 0] = math.log(0.01)
     q = Gaussian(mean_BZ, log_std_BZ)
     rng = rng_for(1, "usage", range(rows))
-    found = usage(Codes(q, q.draw(rng), (3,)))
+    found = usage(Latents(q, q.draw(rng), (3,)))
     assert found["active_units"] == 1
     assert found["kl_nats_of_unit/000"] == pytest.approx(
         0.5 * (1e-4 + 5 - 1) - math.log(0.01), rel=1e-5
@@ -49,7 +49,7 @@ def test_usage_of_posteriors_that_are_known():
     assert found["kl_nats"] == pytest.approx(sum(found[f"kl_nats_of_unit/00{z}"] for z in range(3)))
     assert found["mutual_information_nats"] == pytest.approx(math.log(4), abs=1e-6)
     assert found["mutual_information_limit_nats"] == pytest.approx(math.log(rows))
-    told = usage(Codes(q, q.draw(rng), (1, 2)))
+    told = usage(Latents(q, q.draw(rng), (1, 2)))
     assert told["kl_nats_of_group/01"] == pytest.approx(0.5)
 
 
@@ -74,19 +74,21 @@ def test_a_real_collapse_is_told_and_a_healthy_run_is_not(tmp_path, caplog, coll
         nimg=1600, batch=BATCH, log_every_nimg=800, validate_every_nimg=None, ema_halflife_nimg=50,
         optim=OptimConfig(lr=5e-3, warmup_nimg=0, decay="none"),
     )  # fmt: skip
-    look = LatentsLook(LatentsConfig(every_nimg=400, grace_nimg=800), patterns(range(64)), 5)
+    look = LatentMonitor(
+        LatentMonitorConfig(every_nimg=400, start_nimg=800), patterns(range(64)), 5
+    )
 
     def batches(start: int):
         for first in itertools.count(start, BATCH):
             yield patterns(range(first, first + BATCH))
 
     with caplog.at_level(logging.WARNING):
-        state = train(model, batches, Alone(), Plan(config, 5, str(tmp_path), latents=look))
-    final = read_spool(str(tmp_path))[-1].metrics
+        state = train(model, batches, SingleProcess(), Plan(config, 5, str(tmp_path), latents=look))
+    final = read_metrics(str(tmp_path))[-1].metrics
     assert final["latents/collapsed"] == float(collapses)
-    assert state.watch.latents_idle == collapses
+    assert state.monitor_state.latents_idle == collapses
     assert ("posterior collapse" in caplog.text) == collapses
-    told = [event for event in state.watch.events if "posterior collapse" in event]
+    told = [event for event in state.monitor_state.events if "posterior collapse" in event]
     assert len(told) == collapses  # once, not at every look
     if collapses:
         assert final["latents/active_units"] == 0
