@@ -110,7 +110,7 @@ def test_the_streams_of_any_world_read_the_same_rows(dataset, second, data):
     )
     cut = data.draw(st.integers(0, 4))
     before, after = data.draw(st.sampled_from([1, 3, 7])), data.draw(st.sampled_from([1, 2, 7]))
-    parts = [Part(*dataset, config.mix.get(MAIN, 1)), *mixed_parts(config)]
+    parts = [Part(*dataset, config.mixture.get(MAIN, 1)), *mixed_parts(config)]
 
     def ranks(size, start, count):
         found = []
