@@ -43,8 +43,8 @@ def second(tmp_path_factory, images, build):
 
 
 CONFIGS = st.one_of(
-    st.builds(OrderConfig, window=st.none() | st.integers(1, 4)),
-    st.builds(OrderConfig, window=st.none() | st.integers(1, 4), last=st.just("drop")),
+    st.builds(OrderConfig, shuffle_window_shards=st.none() | st.integers(1, 4)),
+    st.builds(OrderConfig, shuffle_window_shards=st.none() | st.integers(1, 4), last_batch=st.just("drop")),
 )
 
 
@@ -59,7 +59,7 @@ def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, da
     """Worlds of 1 to 7 ranks, changed at random positions: each part is planned anew, as a restart does."""
     batch, steps = 420, 4
     several = len(datasets) > 1
-    config = data.draw(st.builds(OrderConfig, window=st.none() | st.integers(1, 4)))
+    config = data.draw(st.builds(OrderConfig, shuffle_window_shards=st.none() | st.integers(1, 4)))
     if not several and sum(datasets[0]) >= batch:
         config = data.draw(CONFIGS)
     parts = [
