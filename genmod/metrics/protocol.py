@@ -152,9 +152,9 @@ def require_comparable(a: MetricValue, b: MetricValue) -> None:
         ConfigError: and says in what their protocols differ.
     """
     if a.protocol_digest != b.protocol_digest:
+        differences = "; ".join(protocol_differences(a.protocol, b.protocol))
         raise ConfigError(
-            f"{a.name} and {b.name} are not comparable: {'; '.join(protocol_differences(a.protocol, b.protocol))}; "
-            "evaluate both by one recipe"
+            f"{a.name} and {b.name} are not comparable: {differences}; evaluate both with one recipe"
         )
 
 

@@ -50,8 +50,8 @@ class TrainingNoise(Config):
     def quantile(self, u_B: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
         """(B,) noise levels that uniform numbers in (0, 1) stand for, one number a level.
 
-        Numbers below ``uniform_share`` give the log-uniform share, the others the log-normal one. DDPM's levels
-        are all of its schedule's, also those outside of the model's range.
+        Numbers below ``uniform_share`` map to log-uniform levels, the others to log-normal ones. A DDPM
+        schedule uses all of its levels, also those outside the model's range.
         """
         if self.schedule != "lognormal":
             return ddpm.levels(self.schedule).draw(u_B)

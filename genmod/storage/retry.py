@@ -70,9 +70,9 @@ async def persistently(url: str, request: Callable[[], Awaitable[T]]) -> T:
                 raise _explained(url, error) from error
             if time.monotonic() + pause_s > end_s:
                 raise StoreUnavailable(
-                    f"{url}: the store does not answer as it should: {_told(error, config.request_timeout_s)} "
-                    f"({attempts} attempts in {config.retry_timeout_s:g} s); see that it is up, then give the "
-                    "same command again"
+                    f"{url}: storage stayed unavailable: {_told(error, config.request_timeout_s)} "
+                    f"({attempts} attempts in {config.retry_timeout_s:g} s); check the storage, "
+                    "then run the same command again"
                 ) from error
         await asyncio.sleep(pause_s * (0.5 + uuid.uuid4().int % 1024 / 1024))
         pause_s = min(2 * pause_s, LAST_PAUSE_S)

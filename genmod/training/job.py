@@ -106,8 +106,9 @@ def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> 
         )
     if config.collapse_monitor is not None and rows["val"] <= config.collapse_monitor.neighbours:
         raise ConfigError(
-            f"{data_root}: train.collapse_monitor compares samples with more than {config.collapse_monitor.neighbours} rows of "
-            f"the val split, which has {rows['val']}; raise data.splits.val, or set train.collapse_monitor=null"
+            f"{data_root}: train.collapse_monitor needs more than {config.collapse_monitor.neighbours} "
+            f"rows in the val split, got {rows['val']}; raise data.splits.val, "
+            "or set train.collapse_monitor=null"
         )
     epoch_rows(rows["train"], config.batch, config.order.last_batch)
 

@@ -46,8 +46,8 @@ def publish_model(
         state: of the finished training.
         fingerprint: of the training run.
         parents: name of an input -> its digest.
-        metadata: JSON values for the manifest. Timings have no place in it: a run that was interrupted has the
-            same manifest as one that was not.
+        metadata: JSON values for the manifest. It must not contain timings: an interrupted run has the same
+            manifest as an uninterrupted one.
     """
     files = [
         write_file(root, CONFIG, canonical_json(as_json(config))),

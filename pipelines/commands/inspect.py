@@ -63,7 +63,8 @@ def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> lis
         told = ", ".join(f"{key} {value}" for key, value in metadata["sample"].items())
         lines.append(f"sampled   {told}")
     lines.append(
-        f"size      {metadata['rows']:,} images, {metadata['shards']:,} shards, {metadata['size_bytes']:,} bytes"
+        f"size      {metadata['rows']:,} images, {metadata['shards']:,} shards, "
+        f"{metadata['size_bytes']:,} bytes"
     )
     for split, told in metadata["splits"].items():
         lines += _split_lines(split, told, manifest.class_names)

@@ -91,7 +91,7 @@ class Recipe(Config):
         others = [other for other, its in self.model.items() if its.distills is None]
         if entry.distills not in others:
             raise ConfigError(
-                f"model.{name}.distills is {entry.distills!r}, wanted a model here that distills none itself; "
+                f"model.{name}.distills is {entry.distills!r}, expected a model that distills no other; "
                 f"{did_you_mean(entry.distills, others)}"
             )
         if (family_there := self.model[entry.distills].family) != entry.family:

@@ -1,4 +1,4 @@
-"""The distill stage: models that start from others of the recipe, ``model.NAME.distills``, and are trained on.
+"""The distill stage: trains models that start from another model of the recipe (``model.NAME.distills``).
 
 What makes of a diffusion model one that needs two calls of its net an image is in the tuned model's own
 ``net`` (``objective: consistency``) and ``train``. So this is the train stage, later.

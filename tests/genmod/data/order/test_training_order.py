@@ -44,7 +44,9 @@ def second(tmp_path_factory, images, build):
 
 CONFIGS = st.one_of(
     st.builds(OrderConfig, shuffle_window_shards=st.none() | st.integers(1, 4)),
-    st.builds(OrderConfig, shuffle_window_shards=st.none() | st.integers(1, 4), last_batch=st.just("drop")),
+    st.builds(
+        OrderConfig, shuffle_window_shards=st.none() | st.integers(1, 4), last_batch=st.just("drop")
+    ),
 )
 
 
