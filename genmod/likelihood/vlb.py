@@ -66,7 +66,7 @@ def bound(process: Process, x_BCHW: Tensor, rng: Rng, *, terms: int | None, nfe:
         x_BCHW: float64, the middles of the pixels' bins.
         rng: B rows.
         terms: T, None for infinitely many.
-        calls: of the denoiser, one noise level of each of so many strata.
+        nfe: network evaluations, one noise level of each of so many strata.
     """
     noise_levels = NoiseLevels(process.sigma_min, process.sigma_max, terms)
     jitter_BN = rng.fold("level").uniform(nfe, dtype=torch.float64)

@@ -1,8 +1,8 @@
 """Tells MLflow what a stage did. The driver alone talks to it, and no stage fails or waits because of it.
 
 All calls go through a :class:`~pipelines.tracking.queue.BackgroundQueue`. What could not be logged is logged
-when the same stage runs again: a run is found by its stage, name and fingerprint, a finished one is left alone, an
-unfinished one is gone on with, and a metric is logged only beyond the last ``nimg`` it holds.
+when the same stage runs again: a run is found by its stage, name and fingerprint, a finished one is left
+alone, an unfinished one is gone on with, and a metric is logged only beyond the last ``nimg`` it holds.
 
 This is the only file that imports mlflow.
 """

@@ -90,7 +90,7 @@ def test_a_model_that_tunes_another_has_its_net():
     ("change", "words"),
     [
         ("model.two-steps.distills=edn", "did you mean 'edm'"),
-        ("model.two-steps.distills=two-steps", "distills none itself"),
+        ("model.two-steps.distills=two-steps", "distills no other"),
         ("model.two-steps.family=vae", "which it distills, is of 'diffusion'"),
     ],
 )
