@@ -59,7 +59,7 @@ class Context:
     def connect(self) -> None:
         """Connect to Ray, when there is work for it. Says so, since it takes seconds."""
         if "ray" not in sys.modules or not self._connected():
-            self.progress.say("  starting Ray" if self._local() else "  connecting to Ray")
+            self.progress.log("  starting Ray" if self._local() else "  connecting to Ray")
         session.connect(self.recipe.cluster)
 
     def _connected(self) -> bool:
@@ -101,7 +101,7 @@ class Context:
         """Say on stderr that a stage is done, and make its answer."""
         status = DONE if made else ALREADY
         took = f" in {duration(time.monotonic() - start_s)}" if made else ""
-        self.progress.say(f"{stage}: {status}{took}: {output}")
+        self.progress.log(f"{stage}: {status}{took}: {output}")
         return {
             "stage": stage,
             "status": status,

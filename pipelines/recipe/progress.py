@@ -29,7 +29,7 @@ class Progress:
     _printed_s: float = 0.0
     _open_line: bool = False
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line of its own."""
         self._end_line()
         print(text, file=self.stream, flush=True)

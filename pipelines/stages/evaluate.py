@@ -47,7 +47,7 @@ def evaluate(context: Context, fit: FeaturesJob, jobs: Sequence[EvaluationJob]) 
     count = context.counter("evaluate", "models")
     made = bool(missing([fit]))
     if made:
-        context.progress.say("  fitting the feature space")
+        context.progress.log("  fitting the feature space")
         do_all([fit], context.connect, context.recipe.cluster.cpus_per_worker)
     todo = missing(jobs)
     if todo:

@@ -147,11 +147,11 @@ def result(
     """Say the decisions, and make the stage's answer of them."""
     for name, (decision, _) in judged.items():
         word = "champion" if decision.metadata["promote"] else "not promoted"
-        context.progress.say(f"  {name}: {word}: {'; '.join(decision.metadata['reasons'])}")
+        context.progress.log(f"  {name}: {word}: {'; '.join(decision.metadata['reasons'])}")
     made = any(fresh for _, fresh in judged.values())
     digests = {name: decision.fingerprint for name, (decision, _) in judged.items()}
     took = f" in {time.monotonic() - start_s:.0f} s" if made else ""
-    context.progress.say(f"{stage}: {DONE if made else ALREADY}{took}: {output}")
+    context.progress.log(f"{stage}: {DONE if made else ALREADY}{took}: {output}")
     return {
         "stage": stage,
         "status": DONE if made else ALREADY,
@@ -200,7 +200,7 @@ def _move(
     if not decision.metadata["promote"] or now == version.digest:
         return False
     if now != decision.parents.get("champion"):
-        context.progress.say(
+        context.progress.log(
             f"  {version.name}: the champion changed since this decision was made, "
             f"so version {version.version} does not take its place"
         )

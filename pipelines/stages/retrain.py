@@ -47,7 +47,7 @@ def stage(context: Context) -> Result:
     if version is None:
         return _nothing_new(context, start_s)
     cycle = at(context, version.root)
-    context.progress.say(f"retrain: version {version.number}, {version.rows:,} images")
+    context.progress.log(f"retrain: version {version.number}, {version.rows:,} images")
     for step in ("train", "distill", "sample", "score"):
         models = scorable_models(cycle) if step == "score" else cycle.models
         models = of_stage(cycle.recipe, models, step)
@@ -84,7 +84,7 @@ def _seat_first(context: Context, name: str) -> None:
     decision, _ = promote(context, first)
     word = "champion" if decision.metadata["promote"] else "not promoted"
     reasons = "; ".join(decision.metadata["reasons"])
-    context.progress.say(f"  {name}: version 1: {word}: {reasons}")
+    context.progress.log(f"  {name}: version 1: {word}: {reasons}")
 
 
 def _open_cycle(context: Context, known: Sequence[Version]) -> Version | None:
@@ -129,7 +129,7 @@ def _standing(
     theirs = champion_readings(champion)
     if is_comparable(metrics_from(evaluation.metadata), theirs):
         return theirs
-    context.progress.say(f"  {job.name}: the champion is judged again, by this recipe's protocol")
+    context.progress.log(f"  {job.name}: the champion is judged again, by this recipe's protocol")
     samples_root = cycle.at("champion", job.name, "samples")
     options = as_json(context.recipe.sample_options(job.name))
     again = sample.SampleJob(job.name, champion.root, samples_root, options)
@@ -162,7 +162,7 @@ def _nothing_new(context: Context, start_s: float) -> Result:
     if any(moved for _, moved in judged.values()):
         answer = result(context, "retrain", judged, newest.root, start_s)
     else:
-        context.progress.say(
+        context.progress.log(
             f"retrain: {NOTHING_NEW} in {context.recipe.data.source} since version {newest.number}"
         )
         answer = {

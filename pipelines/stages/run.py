@@ -45,14 +45,14 @@ def stage(context: Context) -> Result:
     for name in steps:
         models = scorable if name == "score" else of_stage(context.recipe, context.models, name)
         if models:
-            context.progress.say(f"{name} ({steps.index(name) + 1} of {len(steps)})")
+            context.progress.log(f"{name} ({steps.index(name) + 1} of {len(steps)})")
             results[name] = STEPS[name](narrowed(context, models))
     evaluated = results["evaluate"]
     made = any(result["status"] != ALREADY for result in results.values())
     took = duration(time.monotonic() - start_s)
-    context.progress.say(f"run: {DONE if made else ALREADY} in {took}")
-    context.progress.say(f"report: {evaluated['report']}")
-    context.progress.say(f"MLflow: {context.tracker.how_to_open()}")
+    context.progress.log(f"run: {DONE if made else ALREADY} in {took}")
+    context.progress.log(f"report: {evaluated['report']}")
+    context.progress.log(f"MLflow: {context.tracker.how_to_open()}")
     return {
         "stage": "run",
         "status": DONE if made else ALREADY,

@@ -46,7 +46,7 @@ def _append(context: Context, start_s: float) -> Result:
     if version is not None:
         _tell_refused(context, version.data, root)
         return context.result("shard", start_s, True, root, version.data, **metadata)
-    context.progress.say(
+    context.progress.log(
         f"shard: {NOTHING_NEW} in {context.recipe.data.source} since version {newest.number}"
     )
     answer = {"stage": "shard", "status": NOTHING_NEW, "output": root}
@@ -55,6 +55,6 @@ def _append(context: Context, start_s: float) -> Result:
 
 def _tell_refused(context: Context, made: DatasetManifest, root: str) -> None:
     if made.quarantined:
-        context.progress.say(
+        context.progress.log(
             f"shard: {made.quarantined} inputs were refused; {root}/quarantine.parquet says why"
         )

@@ -84,7 +84,7 @@ def make(context: Context, stage: str) -> Result:
         worked = True
         storage.probe(context.recipe.root)
         context.connect()
-        context.progress.say("  starting the training workers")
+        context.progress.log("  starting the training workers")
 
     def on_progress(name: str, nimg: int, total_nimg: int, metrics: Mapping[str, float]) -> None:
         losses = [f"{k.split('/')[1]} loss {v:.4g}" for k, v in metrics.items() if _is_loss(k)]
