@@ -18,10 +18,12 @@ from genmod.evaluation.measure import metrics_from
 from genmod.manifest import Manifest, load, require
 from genmod.metrics.protocol import MetricResult
 from pipelines.jobs.bulk import Options
+from pipelines.jobs.evaluating import do_all, missing
+from pipelines.jobs.sampling import SampleJob, sample_models
 from pipelines.recipe.checks import Data, check
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import narrowed, need_models, of_stage, scorable_models
-from pipelines.stages import evaluate, sample
+from pipelines.stages import evaluate
 from pipelines.stages.dataset_versions import NOTHING_NEW, Version, at, grow, next_version, versions
 from pipelines.stages.promote import (
     champion_readings,
@@ -132,9 +134,9 @@ def _standing(
     context.progress.log(f"  {job.name}: the champion is judged again, by this recipe's protocol")
     samples_root = cycle.at("champion", job.name, "samples")
     options = as_json(context.recipe.sample_options(job.name))
-    again = sample.SampleJob(job.name, champion.root, samples_root, options)
+    again = SampleJob(job.name, champion.root, samples_root, options)
     options = Options(context.recipe.cluster, context.counter("sample", "images"), context.connect)
-    sample.sample_models([again], context.recipe.sample, seed=cycle.recipe.seed, options=options)
+    sample_models([again], context.recipe.sample, seed=cycle.recipe.seed, options=options)
     rejudged = job.model_copy(
         update={
             "samples_root": samples_root,
@@ -144,8 +146,8 @@ def _standing(
             "out_root": cycle.at("champion", job.name, "evaluation"),
         }
     )
-    evaluate.do_all(
-        evaluate.missing([rejudged]), context.connect, context.recipe.cluster.cpus_per_worker
+    do_all(
+        missing([rejudged]), context.connect, context.recipe.cluster.cpus_per_worker
     )
     metadata = require(Manifest, rejudged.out_root, "evaluation", "evaluate").metadata
     return metrics_from(metadata)

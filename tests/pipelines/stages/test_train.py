@@ -37,6 +37,7 @@ from genmod.world import SingleProcess
 from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.recipe import Recipe
 from pipelines.stages import distill
+from pipelines.jobs import training
 from pipelines.stages import train as train_stage
 from tests.processes import PATIENCE_S
 
@@ -96,8 +97,8 @@ def job(dataset, root: Path, name: str, config: TrainConfig = TRAIN, at: int = -
     return plan_job(planned, data)
 
 
-def options(root: Path, **more) -> train_stage.TrainOptions:
-    return train_stage.TrainOptions(ClusterConfig(), str(root / ".scratch"), **more)
+def options(root: Path, **more) -> training.TrainOptions:
+    return training.TrainOptions(ClusterConfig(), str(root / ".scratch"), **more)
 
 
 def shas(manifest: Manifest) -> dict[str, str]:
@@ -119,14 +120,14 @@ def wait_for(condition, what: str, deadline_s: float = PATIENCE_S):
 @pytest.fixture
 def starts(monkeypatch, tmp_path):
     """A folder where each worker that starts leaves a file named by its rank and process."""
-    folder, real = tmp_path / "starts", train_stage.work
+    folder, real = tmp_path / "starts", training.work
     folder.mkdir()
 
     def noted(world, values):
         (folder / f"{world.rank}-{os.getpid()}").touch()
         real(world, values)
 
-    monkeypatch.setattr(train_stage, "work", noted)
+    monkeypatch.setattr(training, "work", noted)
     return folder
 
 
@@ -165,7 +166,7 @@ def undisturbed(ray_session, dataset, tmp_path_factory) -> tuple[list[Manifest],
     def on_progress(*told):
         seen.append(told)
 
-    return train_stage.train_models(jobs, options(root, on_progress=on_progress)), seen, root
+    return training.train_models(jobs, options(root, on_progress=on_progress)), seen, root
 
 
 def test_models_are_trained_in_one_launch_and_progress_is_told(undisturbed, dataset):
@@ -183,11 +184,11 @@ def test_models_are_trained_in_one_launch_and_progress_is_told(undisturbed, data
     def never():
         raise AssertionError("there is no work to connect for")
 
-    again = train_stage.train_models(jobs, options(root, connect=never))
+    again = training.train_models(jobs, options(root, connect=never))
     assert [m.digest for m in again] == [m.digest for m in manifests[:2]]
     other = job(dataset, root, "one", TRAIN.model_copy(update={"nimg": 500}))
     with pytest.raises(ConfigError, match="made from something else"):
-        train_stage.train_models([other], options(root))
+        training.train_models([other], options(root))
 
 
 def test_killed_worker_leaves_no_trace(undisturbed, dataset, tmp_path, starts):
@@ -199,7 +200,7 @@ def test_killed_worker_leaves_no_trace(undisturbed, dataset, tmp_path, starts):
 
     killer = threading.Thread(target=kill_rank_1)
     killer.start()
-    (made,) = train_stage.train_models([mine], options(tmp_path))
+    (made,) = training.train_models([mine], options(tmp_path))
     killer.join()
     assert len(list(starts.iterdir())) == 4, "the group was started twice"
     assert shas(made) == shas(undisturbed[0][0])
@@ -213,7 +214,7 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
 
     Ray itself notices a stopped process too, but not within 10 s.
     """
-    flag, noted = tmp_path / "hang-once", train_stage.work
+    flag, noted = tmp_path / "hang-once", training.work
     flag.touch()
 
     def hanging(world, values):
@@ -239,7 +240,7 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
         jobs._stream = stream
         noted(world, values)
 
-    monkeypatch.setattr(train_stage, "work", hanging)
+    monkeypatch.setattr(training, "work", hanging)
     mine = job(
         dataset, tmp_path, "one", TRAIN.model_copy(update={"hang_timeout_s": 10, "max_failures": 9})
     )
@@ -252,7 +253,7 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
 
     stopper = threading.Thread(target=stop_rank_1)
     stopper.start()
-    (made,) = train_stage.train_models([mine], options(tmp_path))
+    (made,) = training.train_models([mine], options(tmp_path))
     stopper.join()
     assert shas(made) == shas(undisturbed[0][0])
     assert made.digest == undisturbed[0][0].digest
@@ -290,7 +291,7 @@ def test_killed_driver_leaves_no_trace(undisturbed, dataset, tmp_path, starts):
     finally:
         driver.kill()
         driver.wait()
-    (made,) = train_stage.train_models([mine], options(tmp_path))
+    (made,) = training.train_models([mine], options(tmp_path))
     assert len(list(starts.iterdir())) == 2
     assert shas(made) == shas(undisturbed[0][0])
     assert made.digest == undisturbed[0][0].digest
@@ -301,7 +302,7 @@ def test_divergence_is_told_as_it_is_and_not_retried(ray_session, dataset, tmp_p
         update={"optim": OptimConfig(lr=1e25, warmup_nimg=0, clip_norm=None), "max_failures": 3}
     )
     with pytest.raises(TrainingDiverged, match="not finite in the step that ended at"):
-        train_stage.train_models([job(dataset, tmp_path, "wild", wild)], options(tmp_path))
+        training.train_models([job(dataset, tmp_path, "wild", wild)], options(tmp_path))
     assert len(list(starts.iterdir())) == 2, "the group was started once"
     assert not storage.exists(str(tmp_path / "models" / "wild" / "model.json"))
 
@@ -309,7 +310,7 @@ def test_divergence_is_told_as_it_is_and_not_retried(ray_session, dataset, tmp_p
 def test_more_workers_than_room_is_refused(ray_session, dataset, tmp_path):
     many = TRAIN.model_copy(update={"workers": 16})
     with pytest.raises(ConfigError, match="room for 2"):
-        train_stage.train_models([job(dataset, tmp_path, "many", many)], options(tmp_path))
+        training.train_models([job(dataset, tmp_path, "many", many)], options(tmp_path))
 
 
 def test_distill_tunes_what_is_published_on_two_workers_as_in_one_process(
