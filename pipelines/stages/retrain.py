@@ -146,9 +146,7 @@ def _standing(
             "out_root": cycle.at("champion", job.name, "evaluation"),
         }
     )
-    do_all(
-        missing([rejudged]), context.connect, context.recipe.cluster.cpus_per_worker
-    )
+    do_all(missing([rejudged]), context.connect, context.recipe.cluster.cpus_per_worker)
     metadata = require(Manifest, rejudged.out_root, "evaluation", "evaluate").metadata
     return metrics_from(metadata)
 

@@ -34,10 +34,10 @@ from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
 from genmod.world import SingleProcess
+from pipelines.jobs import training
 from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.recipe import Recipe
 from pipelines.stages import distill
-from pipelines.jobs import training
 from pipelines.stages import train as train_stage
 from tests.processes import PATIENCE_S
 
