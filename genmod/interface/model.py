@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -21,6 +21,19 @@ from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
 from genmod.manifest import ImageSpec
 from genmod.rng import Rng
+
+Problem = Literal["diverged", "collapsed", "posterior_collapse"]
+"""What can go wrong in training.
+
+``diverged``: a number is not finite. ``collapsed``: samples lost their diversity (mode collapse).
+``posterior_collapse``: q(z | x) is nearly the prior.
+"""
+
+_HINTS: dict[Problem, str] = {
+    "diverged": "lower train.optim.lr, lengthen train.optim.warmup_nimg, or set train.optim.clip_norm",
+    "collapsed": "lower train.optim.lr, lengthen train.optim.warmup_nimg, or train on more data",
+    "posterior_collapse": "lower train.optim.lr or lengthen train.optim.warmup_nimg",
+}
 
 
 class DataStats(Config):
@@ -83,6 +96,14 @@ class GenerativeModel(Adaptive, LatentModel, ABC):
     @classmethod
     def check_scorable(cls, config: Any, options: Any) -> None:
         """Raise Unscorable if log p cannot be had. LabelRequest when the plan is made."""
+
+    @classmethod
+    def hint(cls, problem: Problem) -> str:
+        """Advice that ends the message about a problem: which settings to change.
+
+        A family overrides this to name its own settings (``net.*``); the default names those of training.
+        """
+        return _HINTS[problem]
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:

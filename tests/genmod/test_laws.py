@@ -8,8 +8,10 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
+from typing import get_args
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from genmod.config import as_json, parse
 from genmod.errors import ConfigError, Unscorable
 from genmod.interface.batch import Batch
 from genmod.interface.log_prob import COUNTS
-from genmod.interface.model import DataStats, GenerativeModel
+from genmod.interface.model import DataStats, GenerativeModel, Problem
 from genmod.interface.model_store import load_model, tensors_of, weights_bytes
 from genmod.interface.options import FamilyConfig, SampleOptions
 from genmod.interface.registry import ModelConfig, families, family
@@ -433,3 +435,16 @@ def test_weights_are_a_function_of_configuration_and_seed(case):
     first, again = case.config.build(3), case.config.build(3)
     assert weights_bytes(first) == weights_bytes(again)
     assert weights_bytes(first) != weights_bytes(case.config.build(4))
+
+
+@every_family
+@pytest.mark.parametrize("problem", get_args(Problem))
+def test_hints_name_settings_of_training_and_of_the_family(name, problem):
+    hint = family(name).hint(problem)
+    settings = re.findall(r"\b(train|net)\.([a-z_]+)(?:\.([a-z_]+))?", hint)
+    assert settings, hint
+    for section, key, below in settings:
+        fields = (TrainConfig if section == "train" else family(name).Config).model_fields
+        assert key in fields, (key, hint)
+        if below and section == "train":
+            assert below in OptimConfig.model_fields, (below, hint)

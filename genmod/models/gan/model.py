@@ -28,7 +28,7 @@ from genmod import units
 from genmod.errors import ConfigError
 from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb, Prepared
-from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
+from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, Problem
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
 from genmod.likelihood.augmentation import Augmentation, AugmentationScore
 from genmod.manifest import ImageSpec
@@ -125,6 +125,16 @@ class Model(GenerativeModel):
     def check_scorable(cls, config: Any, options: GanScore) -> None:
         """Raise Unscorable unless observation noise is declared."""
         options.require_sigma(NO_DENSITY)
+
+    @classmethod
+    def hint(cls, problem: Problem) -> str:
+        """For mode collapse: a stronger gradient penalty, or augmented images."""
+        if problem == "collapsed":
+            return (
+                "raise the gradient penalty (net.gamma), lower train.optim.lr, "
+                "or use more data or augmentation (net.augment)"
+            )
+        return super().hint(problem)
 
     def phases(self) -> tuple[Phase, ...]:
         """D first, so that G follows the gradient of a D that knows its newest images."""

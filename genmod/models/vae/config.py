@@ -1,0 +1,105 @@
+"""Options of the variational autoencoder: net and objective, sampling, scoring."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from genmod.distributions.pixels import LikelihoodName
+from genmod.interface.options import FamilyConfig, SampleOptions
+from genmod.likelihood.vae_likelihood import EncodedScore
+from genmod.nets import dense
+
+
+class VAEConfig(FamilyConfig):
+    """The nets and the objective."""
+
+    latents: int = Field(default=32, ge=1)
+    """Z, length of the latent vector."""
+    groups: int = Field(default=1, ge=1, le=12)
+    """Of latents, one given the other, top down; divides ``latents``. 1 is a plain VAE. In two short runs
+    4, with ``ladder_width`` 64, gained 1.8 nats at equal CPU time (tests/benchmarks/vae-options.md)."""
+    ladder_width: int = Field(default=128, ge=1)
+    """Length of the states between groups, if there are several."""
+    prior_components: int = Field(default=0, ge=0)
+    """Gaussians of a trained mixture as the prior of all latents; 0 for N(0, 1)."""
+    unshuffle: int = Field(default=2, ge=1)
+    """Side of the pixel squares that the nets fold into channels; 1 for none."""
+    widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
+    """Channels of each level, finest first; each level after the first halves height and width."""
+    blocks: int = Field(default=1, ge=0)
+    """Residual blocks in each level of the encoder and of the decoder."""
+    hidden: tuple[int, ...] = ()
+    """Lengths of plain layers instead of all that, from pixels to latents; the decoder mirrors them."""
+    activation: dense.Activation = "silu"
+    """After each plain layer."""
+    embedding: int = Field(default=16, ge=1)
+    """Length of a class's embedding, for data with labels."""
+    likelihood: LikelihoodName = "auto"
+    """Of a pixel, see :mod:`genmod.distributions.pixels`."""
+    components: int = Field(default=3, ge=1)
+    """Logistics that are mixed in each pixel of 8-bit data; 1 is the plain discretised logistic."""
+    beta: float = Field(default=1.0, gt=0)
+    """Weight of the KL term in training, after its warm-up. Above 1 latents are used less and draws from
+    the prior look cleaner, at the price of likelihood; scores always use 1."""
+    kl_warmup_nimg: int = Field(default=0, ge=0)
+    """Images over which the weight of the KL term grows linearly from 0 to ``beta``."""
+    free_bits_nats: float = Field(default=0.0, ge=0)
+    """KL below which a group of latents costs no less, for each image."""
+    free_bits_group: int = Field(default=1, ge=1)
+    """Adjacent latents that share one allowance of free bits; divides ``latents``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("free_bits_group", "groups"):
+            if self.latents % getattr(self, name):
+                raise ValueError(f"{name} must divide latents ({self.latents})")
+        if min(self.widths + self.hidden) < 1:
+            raise ValueError("widths and hidden must be positive")
+        if self.free_bits_nats and self.prior_components:
+            raise ValueError("free bits are of single latents, so they need prior_components 0")
+        return self
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """4 latents, one level of 8 channels."""
+        return cls(latents=4, widths=(8,), embedding=4, kl_warmup_nimg=16)
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """Other likelihoods of grey pixels, groups of latents, a trained prior, plain layers, free bits."""
+        likelihoods = {"likelihood": "gaussian_sigma"}, {"likelihood": "categorical_256"}
+        others = {"groups": 2, "ladder_width": 8}, {"prior_components": 3, "hidden": (12, 8)}
+        one: dict[str, Any] = {"components": 1, "beta": 2.0, "free_bits_nats": 0.1}
+        changes = *likelihoods, *others, one | {"free_bits_group": 2}
+        return tuple(cls.tiny().model_copy(update=change) for change in changes)
+
+
+class VAESample(SampleOptions):
+    """How to sample: z from the prior, then pixels."""
+
+    output: Literal["draw", "mean"] = "draw"
+    """``draw``: pixels from p(x | z). ``mean``: the expected image given z, smoother than any draw."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Factor on the standard deviation of the prior's Gaussians; 1 is the prior itself."""
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """The decoder's mean, and a narrower prior."""
+        return cls(output="mean"), cls(temperature=0.7)
+
+    @property
+    def draws_from_p(self) -> bool:
+        """Only pixels drawn from p(x | z) with z from the unchanged prior."""
+        return self.output == "draw" and self.temperature == 1.0
+
+    @property
+    def sampler(self) -> str:
+        """What was done to draw."""
+        name = "ancestral" if self.output == "draw" else "decoder-mean"
+        return name if self.temperature == 1.0 else f"{name}, temperature {self.temperature:g}"
+
+
+class VAEScore(EncodedScore):
+    """How to bound log p, always with beta = 1."""
