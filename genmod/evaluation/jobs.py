@@ -35,7 +35,6 @@ from genmod.scoring.calibrated import read_scores
 
 GALLERY = 10
 """Rows and columns of a picture of samples."""
-
 NEAREST = 10
 """Samples shown beside their nearest training image."""
 

@@ -27,13 +27,10 @@ from genmod.interface.batch import Batch
 from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, Split, require
 
 Numbers = NDArray[np.int64]
-
 CHUNK_ROWS = 256
 """Rows that are read and decoded together, where batches are smaller."""
-
 ORDER_ROWS = 8192
 """Positions of the stream whose rows are computed together."""
-
 DECODED_BYTES = 256 << 20
 """Decoded pixels that a training stream keeps at most, unless told otherwise."""
 
@@ -257,9 +254,8 @@ class TrainingStream:
                 parts, split, OrderConfig(), seed=seed, global_batch=global_batch
             )
         self._reader = RowReader(root, manifest.spec, training_order.shards, decoded_bytes, seed)
-        self._batches = Prefetch(
-            _stream(self._reader, training_order.order, deal, start_nimg), depth
-        )
+        chunks = _stream(self._reader, training_order.order, deal, start_nimg)
+        self._batches = Prefetch(chunks, depth)
         self._ready: list[Batch] = []
 
     @property
