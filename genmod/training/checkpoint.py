@@ -25,10 +25,10 @@ from genmod.training.state import Snapshot, TrainState
 from genmod.training.writer import storage_errors
 from genmod.world import World, broadcast_int
 
-FOLDER = "checkpoints"
+CHECKPOINTS_FOLDER = "checkpoints"
 """Below a model's root, while it is trained."""
 
-CONFIG = "config.json"
+_CONFIG_FILE = "config.json"
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Checkpoints:
     @property
     def url(self) -> str:
         """The folder."""
-        return storage.join(self.root, FOLDER)
+        return storage.join(self.root, CHECKPOINTS_FOLDER)
 
     def save(self, snapshot: Snapshot, val_loss: float | None = None) -> None:
         """Write a checkpoint, then its receipt, then delete the oldest. For one rank.
@@ -69,7 +69,7 @@ class Checkpoints:
         attempt = f"{_name(snapshot.nimg)}-{uuid.uuid4().hex[:12]}"
         folder = storage.join(self.url, attempt)
         try:
-            contents = {CONFIG: canonical_json(as_json(self.config))} | snapshot.files()
+            contents = {_CONFIG_FILE: canonical_json(as_json(self.config))} | snapshot.files()
             files = [
                 write_file(self.url, f"{attempt}/{file}", data) for file, data in contents.items()
             ]

@@ -15,11 +15,11 @@ from torch import nn
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel, Phase
 
-COMMUTING = 2
+MAX_COMMUTATIVE_RANKS = 2
 """Ranks whose sum is the same in any order."""
 
 
-def only(model: GenerativeModel, phase: Phase) -> None:
+def require_grad_only(model: GenerativeModel, phase: Phase) -> None:
     """Let only a phase's parameters ask for gradients."""
     mine = {id(parameter) for parameter in model.parameters_of(phase).values()}
     for parameter in model.parameters():
@@ -36,7 +36,7 @@ def ddp_warmup(model: GenerativeModel, wrapped: Sequence[nn.Module], batch: Batc
     """
     kept = [buffer.clone() for buffer in model.buffers()]
     for phase, module in zip(model.phases(), wrapped, strict=True):
-        only(model, phase)
+        require_grad_only(model, phase)
         loss, _ = module(batch, 0)
         loss.backward()
         model.zero_grad(set_to_none=True)

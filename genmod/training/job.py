@@ -27,16 +27,16 @@ from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
 from genmod.training.monitors.collapse import CollapseMonitor
 from genmod.training.monitors.latents import LatentMonitor
-from genmod.training.monitors.validation import Grid, Validation
+from genmod.training.monitors.validation import SampleGrid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
 from genmod.training.publish import publish_model
 from genmod.world import World, broadcast_int
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a local store says when trying again would not help."""
 
 
-class Start(Config):
+class InitialModel(Config):
     """A trained model whose averaged weights another one starts from."""
 
     root: str
@@ -61,7 +61,7 @@ class TrainJob(Config):
     sample: dict[str, Any] = {}
     """The family's sampling options for pictures during training."""
     seed: int
-    start: Start | None = None
+    start: InitialModel | None = None
     """None for new weights."""
 
     @property
@@ -126,7 +126,7 @@ def run_job(job: TrainJob, world: World) -> Manifest:
         try:
             _train_and_publish(job, world)
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            if error.errno not in _DISK_FULL_ERRNOS:
                 raise
             raise StorageError(
                 f"{job.root} takes no more ({error.strerror}); make room there and give the same command "
@@ -232,7 +232,7 @@ def _plan(
         validation = Validation(rows, job.seed, config.precision)
     if config.grid_every_nimg is not None:
         options = parse(model.Sample, job.sample, f"model.{job.name}.sample")
-        grid = Grid(config.grid_images, job.seed, options)
+        grid = SampleGrid(config.grid_images, job.seed, options)
     samples = None
     if config.collapse_monitor is not None:
         shown = range(min(config.collapse_monitor.rows, data.rows("val")))

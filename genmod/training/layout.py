@@ -14,14 +14,14 @@ from genmod.interface.model import GenerativeModel
 from genmod.training.plan import TrainConfig
 
 
-def place(model: GenerativeModel, device: torch.device, config: TrainConfig) -> None:
+def place_model(model: GenerativeModel, device: torch.device, config: TrainConfig) -> None:
     """A model, where and how it is trained."""
     model.to(device).train()
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def ready(batch: Batch, device: torch.device, config: TrainConfig) -> Batch:
+def prepare_batch(batch: Batch, device: torch.device, config: TrainConfig) -> Batch:
     """A batch, likewise."""
     if device.type == "cuda":
         batch = batch.pinned()
@@ -39,7 +39,7 @@ def compile_nets(model: GenerativeModel) -> None:
             model.get_submodule(name).compile()
 
 
-def backward(loss: Tensor, config: TrainConfig) -> None:
+def compute_gradients(loss: Tensor, config: TrainConfig) -> None:
     """Fill in gradients. ConfigError for what compiled nets cannot do."""
     try:
         loss.backward()

@@ -25,18 +25,18 @@ from genmod.memory import keep_freed
 from genmod.rng import Rng
 from genmod.training import ema
 from genmod.training.checkpoint import Checkpoints, resume
-from genmod.training.ddp_warmup import COMMUTING, ddp_warmup, only
-from genmod.training.layout import backward, compile_nets, place, ready
-from genmod.training.metric_log import Point, write_point
+from genmod.training.ddp_warmup import MAX_COMMUTATIVE_RANKS, ddp_warmup, require_grad_only
+from genmod.training.layout import compile_nets, compute_gradients, place_model, prepare_batch
+from genmod.training.metric_log import MetricPoint, write_metrics
 from genmod.training.monitors.collapse import CollapseMonitor
 from genmod.training.monitors.latents import LatentMonitor
 from genmod.training.monitors.rollback import handle_divergence, run_collapse_monitor
-from genmod.training.monitors.validation import Grid, Validation
+from genmod.training.monitors.validation import SampleGrid, Validation
 from genmod.training.optim import PhaseOptimiser
 from genmod.training.plan import TrainConfig, due
 from genmod.training.precision import autocast
-from genmod.training.state import TrainState, flat
-from genmod.training.writer import Writer, storage_errors
+from genmod.training.state import TrainState, stack_scalars
+from genmod.training.writer import BackgroundWriter, storage_errors
 from genmod.world import World
 
 _OF_THE_STEP = ("grad_norm", "lr")  # noted of a phase beside its loss and terms
@@ -68,7 +68,7 @@ class Plan:
     """URL of the folder that metrics and pictures go to; None for nowhere."""
     checkpoints: Checkpoints | None = None
     validation: Validation | None = None
-    grid: Grid | None = None
+    grid: SampleGrid | None = None
     samples: CollapseMonitor | None = None
     latents: LatentMonitor | None = None
 
@@ -137,7 +137,7 @@ class _Run:
     wrapped: Sequence[nn.Module]
     """For each phase."""
     average: ema.Average
-    writer: Writer = field(default_factory=Writer)
+    writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     """Of checkpoints, on rank 0."""
     warmed_up: bool = False
     start_s: float = 0.0
@@ -149,7 +149,7 @@ class _Run:
         """Put everything in its place: device, layout, average, optimisers, the newest checkpoint."""
         config, phases = plan.config, model.phases()
         config.check_phases(phases)
-        place(model, world.device, config)
+        place_model(model, world.device, config)
         optimisers = [PhaseOptimiser(model, p, config.optim_of(p.name)) for p in phases]
         state = TrainState(0, model, ema.averaged(model), optimisers)
         if plan.checkpoints is not None:
@@ -158,7 +158,7 @@ class _Run:
             compile_nets(model)
         wrapped: list[nn.Module] = []
         for phase in phases:
-            only(model, phase)
+            require_grad_only(model, phase)
             module = _PhaseModule(model, phase, plan.seed, config.precision)
             wrapped.append(world.wrap(module))
         run = cls(state, world, plan, wrapped, ema.Average(state.ema, model))
@@ -169,8 +169,8 @@ class _Run:
         """Every phase whose turn it is once, on this rank's rows of one global batch."""
         state, config = self.state, self.plan.config
         after_nimg = state.nimg + config.batch
-        batch = ready(batch, self.world.device, config)
-        if not self.warmed_up and self.world.size > COMMUTING:
+        batch = prepare_batch(batch, self.world.device, config)
+        if not self.warmed_up and self.world.size > MAX_COMMUTATIVE_RANKS:
             ddp_warmup(
                 state.model, self.wrapped, batch.rows(slice(len(batch) // config.accumulate))
             )
@@ -187,11 +187,11 @@ class _Run:
             keys += [f"{optimiser.phase.name}/{name}" for name in (*terms, *_OF_THE_STEP)]
             values += [*terms.values(), norm, torch.full_like(norm, lr, dtype=torch.float64)]
         if wanted := state.model.adapts():
-            means_K = self.world.mean(flat([values[keys.index(key)] for key in wanted]))
+            means_K = self.world.mean(stack_scalars([values[keys.index(key)] for key in wanted]))
             state.model.adapt(means_K, config.batch)
         state.nimg = after_nimg
         self.average.update(ema.decay_at(config, state.nimg))
-        state.step_metrics.add(state.nimg, keys, flat(values))
+        state.step_metrics.add(state.nimg, keys, stack_scalars(values))
 
     def _gradients(
         self, optimiser: PhaseOptimiser, module: nn.Module, batch: Batch
@@ -207,7 +207,7 @@ class _Run:
                 self.world.heartbeat.mark(f"{optimiser.phase.name} forward")
                 loss, terms = module(some, self.state.nimg)
                 self.world.heartbeat.mark(f"{optimiser.phase.name} backward")
-                backward(loss if parts == 1 else loss / parts, self.plan.config)
+                compute_gradients(loss if parts == 1 else loss / parts, self.plan.config)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
         return sums if parts == 1 else {name: value / parts for name, value in sums.items()}
@@ -252,7 +252,9 @@ class _Run:
         if plan.grid is not None and now(config.grid_every_nimg):
             self._write_grid(plan.grid.draw(state.ema, self.world))
         if metrics and plan.root is not None and self.world.rank == 0:
-            write_point(plan.root, Point(state.nimg, metrics, self._timing() if log else {}))
+            write_metrics(
+                plan.root, MetricPoint(state.nimg, metrics, self._timing() if log else {})
+            )
         if log:
             self.restart_clock()
         if plan.checkpoints is not None and saves and self.world.rank == 0:

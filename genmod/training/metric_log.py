@@ -15,7 +15,7 @@ FOLDER = "metrics"
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """What was measured after ``nimg`` images."""
 
     nimg: int
@@ -25,7 +25,7 @@ class Point:
     """Speeds and waits, which are not."""
 
 
-def write_point(root: str, point: Point) -> None:
+def write_metrics(root: str, point: MetricPoint) -> None:
     """Put a point into the spool. After a restart it is written again, with the same metrics."""
     values = {"nimg": point.nimg, "metrics": point.metrics, "timing": point.timing}
     folder = storage.join(root, FOLDER)
@@ -33,13 +33,13 @@ def write_point(root: str, point: Point) -> None:
         storage.write_bytes(storage.join(folder, f"{point.nimg:012d}.json"), canonical_json(values))
 
 
-def read_metrics(root: str, after_nimg: int = -1) -> list[Point]:
+def read_metrics(root: str, after_nimg: int = -1) -> list[MetricPoint]:
     """The points of a model's folder that come after ``after_nimg``, in order."""
     folder = storage.join(root, FOLDER)
-    points: list[Point] = []
+    points: list[MetricPoint] = []
     for name in storage.list_names(folder):
         stem = name.removesuffix(".json")
         if stem.isdecimal() and int(stem) > after_nimg:
             values = json.loads(storage.read_bytes(storage.join(folder, name)))
-            points.append(Point(int(values["nimg"]), values["metrics"], values["timing"]))
+            points.append(MetricPoint(int(values["nimg"]), values["metrics"], values["timing"]))
     return points

@@ -13,7 +13,7 @@ from genmod.interface.model import GenerativeModel, Phase
 from genmod.training.plan import OptimConfig
 from genmod.training.schedule import lr_at
 
-FUSED_DEVICES = ("cpu", "cuda")
+_FUSED_DEVICES = ("cpu", "cuda")
 """Where torch computes a whole AdamW step in one kernel."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -32,7 +32,7 @@ class PhaseOptimiser:
         self._values = values = list(self.parameters.values())
         mine = {id(value) for value in values}
         self._others = [value for value in model.parameters() if id(value) not in mine]
-        self._fused = values[0].device.type in FUSED_DEVICES
+        self._fused = values[0].device.type in _FUSED_DEVICES
         self.adamw = torch.optim.AdamW(
             values,
             lr=config.lr,

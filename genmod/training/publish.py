@@ -18,14 +18,14 @@ from genmod.interface.model_store import (
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import FileEntry, Manifest, publish, write_file
 from genmod.training.metric_log import read_metrics
-from genmod.training.monitors.latents import PICTURES
+from genmod.training.monitors.latents import LATENT_IMAGES
 from genmod.training.state import TrainState
 
-FOLDERS = GRIDS, PICTURES
+_IMAGE_FOLDERS = GRIDS, LATENT_IMAGES
 """Where training puts pictures."""
 
 
-EVENTS = "watch_events"
+MONITOR_EVENTS = "monitor_events"
 """The fact that tells what happened when samples were watched, if anything did."""
 
 
@@ -68,7 +68,7 @@ def publish_model(
         "final": points[-1].metrics if points else {},
     }
     if state.monitor_state.events:
-        found[EVENTS] = state.monitor_state.events
+        found[MONITOR_EVENTS] = state.monitor_state.events
     files.append(write_file(root, HISTORY, canonical_json(history)))
     files += _pictures(root)
     return publish(
@@ -86,7 +86,7 @@ def publish_model(
 def _pictures(root: str) -> list[FileEntry]:
     """The pictures that training has made."""
     entries: list[FileEntry] = []
-    found = [(folder, storage.list_names(storage.join(root, folder))) for folder in FOLDERS]
+    found = [(folder, storage.list_names(storage.join(root, folder))) for folder in _IMAGE_FOLDERS]
     for path in (f"{folder}/{name}" for folder, names in found for name in names):
         data = storage.read_bytes(storage.join(root, path))
         entries.append(FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data)))

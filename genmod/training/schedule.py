@@ -6,7 +6,7 @@ import math
 
 from genmod.training.plan import OptimConfig
 
-STAGES = 8
+_STAGES = 8
 """Of the decay by stages."""
 
 
@@ -23,7 +23,7 @@ def lr_at(config: OptimConfig, nimg: float, total_nimg: int) -> float:
     elif config.decay == "linear":
         left = 1.0 - done
     elif config.decay == "stages":
-        left = 10.0 ** (-_stage(done) / (STAGES - 1))
+        left = 10.0 ** (-_stage(done) / (_STAGES - 1))
     else:
         left = 1.0
     return config.lr * warmup * (config.floor + (1.0 - config.floor) * left)
@@ -31,5 +31,5 @@ def lr_at(config: OptimConfig, nimg: float, total_nimg: int) -> float:
 
 def _stage(done: float) -> int:
     """0 .. 7: stage i ends after 1 + 3 + ... + 3**i parts of all of them."""
-    parts = done * sum(3**stage for stage in range(STAGES))
-    return sum(parts >= (3**stage - 1) / 2 for stage in range(1, STAGES))
+    parts = done * sum(3**stage for stage in range(_STAGES))
+    return sum(parts >= (3**stage - 1) / 2 for stage in range(1, _STAGES))

@@ -13,18 +13,18 @@ from torch import Tensor
 from genmod.config import canonical_json
 from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import load_weights, tensors_of
-from genmod.training.monitors.collapse import CollapseConfig, MonitorState, note_rollback
+from genmod.training.monitors.collapse import CollapseConfig, MonitorState, record_rollback
 from genmod.training.optim import PhaseOptimiser
 from genmod.training.step_metrics import StepMetrics
 
-MODEL, EMA, OPTIMISER, BEST, STATE = (
+_MODEL_FILE, _EMA_FILE, _OPTIMISER_FILE, _BEST_FILE, _STATE_FILE = (
     "model.safetensors",
     "ema.safetensors",
     "optimiser.safetensors",
     "best.safetensors",
     "state.json",
 )
-"""The files of a checkpoint; ``BEST`` only where samples are watched."""
+"""The files of a checkpoint; ``_BEST_FILE`` only where samples are watched."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Snapshot:
     def files(self) -> dict[str, bytes]:
         """Name -> bytes. The same state gives the same bytes."""
         named = {name: safetensors.save(dict(held)) for name, held in self.tensors.items()}
-        return {**named, STATE: self.metadata}
+        return {**named, _STATE_FILE: self.metadata}
 
 
 @dataclass
@@ -64,12 +64,14 @@ class TrainState:
             name: t for optimiser in self.optimisers for name, t in optimiser.tensors().items()
         }
         tensors = {
-            MODEL: _copied(self.model.state_dict()),
-            EMA: _copied(self.ema.state_dict()),
-            OPTIMISER: _copied(moments),
+            _MODEL_FILE: _copied(self.model.state_dict()),
+            _EMA_FILE: _copied(self.ema.state_dict()),
+            _OPTIMISER_FILE: _copied(moments),
         }
         if self.monitor_state.best:
-            tensors[BEST] = dict(self.monitor_state.best)  # replaced as a whole, never changed
+            tensors[_BEST_FILE] = dict(
+                self.monitor_state.best
+            )  # replaced as a whole, never changed
         parts = {
             "step_metrics": self.step_metrics.as_json(),
             "monitors": self.monitor_state.as_json(),
@@ -83,18 +85,18 @@ class TrainState:
 
     def load(self, files: Mapping[str, bytes]) -> None:
         """Take over what :meth:`files` gave. DataError if it does not fit this model."""
-        load_weights(self.model, files[MODEL], MODEL)
-        load_weights(self.ema, files[EMA], EMA)
-        moments = tensors_of(files[OPTIMISER], OPTIMISER)
+        load_weights(self.model, files[_MODEL_FILE], _MODEL_FILE)
+        load_weights(self.ema, files[_EMA_FILE], _EMA_FILE)
+        moments = tensors_of(files[_OPTIMISER_FILE], _OPTIMISER_FILE)
         for optimiser in self.optimisers:
             optimiser.load(moments)
-        metadata = json.loads(files[STATE])
+        metadata = json.loads(files[_STATE_FILE])
         self.nimg = int(metadata["nimg"])
         self.step_metrics = StepMetrics.from_json(metadata["step_metrics"])
-        best = tensors_of(files[BEST], BEST) if BEST in files else {}
+        best = tensors_of(files[_BEST_FILE], _BEST_FILE) if _BEST_FILE in files else {}
         self.monitor_state = MonitorState.from_json(metadata["monitors"], best)
 
-    def note_best(self, found: Mapping[str, float]) -> None:
+    def record_best(self, found: Mapping[str, float]) -> None:
         """Keep these averaged weights if their samples cover more than ever."""
         if found["coverage"] > self.monitor_state.best_coverage:
             self.monitor_state.best_coverage, self.monitor_state.best_nimg = (
@@ -109,7 +111,7 @@ class TrainState:
         Raises:
             TrainingCollapsed: there is no way back, or no further one.
         """
-        note_rollback(self.monitor_state, config, self.nimg)
+        record_rollback(self.monitor_state, config, self.nimg)
         for model in (self.model, self.ema):
             model.load_state_dict(self.monitor_state.best)
             model.strengthen(config.penalty_factor)
@@ -126,6 +128,6 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def flat(tensors: Sequence[Tensor]) -> Tensor:
+def stack_scalars(tensors: Sequence[Tensor]) -> Tensor:
     """Scalars as one float64 vector."""
     return torch.stack([tensor.detach().double() for tensor in tensors])

@@ -31,7 +31,7 @@ def storage_errors(url: str, what: str) -> Generator[None]:
         ) from error
 
 
-class Writer:
+class BackgroundWriter:
     """At most one write is under way; its error is raised where the next thing is asked of the writer."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Writer:
             self._thread = None
         self.check()
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(

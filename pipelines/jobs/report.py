@@ -23,8 +23,8 @@ from genmod.manifest import (
 )
 from genmod.report.curves import curves
 from genmod.report.page import ModelPage, ReportContent, render
-from genmod.training.monitors.latents import PICTURES
-from genmod.training.publish import EVENTS
+from genmod.training.monitors.latents import LATENT_IMAGES
+from genmod.training.publish import MONITOR_EVENTS
 
 PAGE = "report.html"
 
@@ -125,11 +125,11 @@ class ReportJob(Config):
             | {
                 entry.path: _file(model_root, model, entry.path)
                 for entry in model.files
-                if entry.path.startswith(f"{PICTURES}/")
+                if entry.path.startswith(f"{LATENT_IMAGES}/")
             },
             losses=losses,
             quantities=quantities,
-            events=tuple(model.metadata.get(EVENTS, ())),
+            events=tuple(model.metadata.get(MONITOR_EVENTS, ())),
             latents={
                 key.removeprefix("latents/"): value
                 for key, value in (history[-1]["metrics"] if history else {}).items()

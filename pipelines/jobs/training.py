@@ -25,7 +25,7 @@ OnProgress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with a model's name, images seen, images in all, and what was measured there."""
 
 
-STACKS = "stacks"
+_STACKS_FOLDER = "stacks"
 """Below a model's root: where workers that hung were. For people, so no manifest names them."""
 
 
@@ -78,13 +78,13 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         where=shape("auto", options.cluster),
         scratch=storage.join(scratch, "ray"),
         hang_timeout_s=max(job.train.hang_timeout_s for job in jobs),
-        stacks=storage.join(jobs[0].root, STACKS),
+        stacks=storage.join(jobs[0].root, _STACKS_FOLDER),
         max_failures=max(job.train.max_failures for job in jobs),
     )
     watch = _Watch(jobs, options.on_progress)
     try:
         with watch:
-            run_group(work, values, group)
+            run_group(run_worker, values, group)
     except GenmodError as lost:
         raise left(notes) or lost from lost
     else:
@@ -98,7 +98,7 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
                 storage.remove(options.scratch)
 
 
-def work(world: World, values: dict[str, Any]) -> None:
+def run_worker(world: World, values: dict[str, Any]) -> None:
     """What each worker does: all jobs in order, until one has an error that would come again."""
     if left(values["notes"]) is not None:
         return

@@ -49,8 +49,8 @@ def run_stage(
         raise
     for job, run_of_job, manifest in zip(jobs, runs, manifests, strict=True):
         values = {k: v for k, v in manifest.metadata.items() if isinstance(v, float)}
-        run_of_job.metrics(values, 0)
-        run_of_job.artifact(storage.join(job.out_root, NAMES[job.kind]))
+        run_of_job.log_metrics(values, 0)
+        run_of_job.log_artifact(storage.join(job.out_root, NAMES[job.kind]))
         run_of_job.finish("FINISHED", {"digest": manifest.digest, "root": job.out_root})
     made = {
         job.name: {

@@ -105,7 +105,7 @@ def grow(context: Context) -> Version | None:
         plan=plan,
     )
     assert data is not None, "the plan had shards"
-    run.artifact(storage.join(data_root, NAMES["dataset"]))
+    run.log_artifact(storage.join(data_root, NAMES["dataset"]))
     run.finish("FINISHED", {"digest": data.digest, "root": data_root})
     version = Version(number, root, data)
     return version if version.rows > newest.rows else None

@@ -29,7 +29,7 @@ def stage(context: Context) -> Result:
     made = made or report.done() is None
     manifest = report.do()
     run = context.tracker.run("report", ", ".join(context.models), manifest.fingerprint, {}, {})
-    run.artifact(report.page_url)
+    run.log_artifact(report.page_url)
     run.finish()
     return context.result(
         "evaluate",
@@ -107,7 +107,7 @@ def report_job(context: Context, jobs: Sequence[EvaluationJob]) -> ReportJob:
         root=context.recipe.root,
         models=tuple(names),
         out_root=context.at("report" if everything else f"report-{'-'.join(sorted(names))}"),
-        tracking=context.tracker.how_to_open(),
+        tracking=context.tracker.ui_command(),
     )
 
 
@@ -139,9 +139,9 @@ def _track(context: Context, jobs: Sequence[EvaluationJob]) -> None:
             values[f"{metric}.high"] = reading.value.interval.high
         scores = manifest.metadata["scores"] or {}
         values |= {key: scores[key] for key in ("mean_nats", "mean_bits_per_dim") if key in scores}
-        run.metrics(values, 0)
+        run.log_metrics(values, 0)
         for entry in manifest.files:
-            run.artifact(f"{job.out_root}/{entry.path}")
+            run.log_artifact(f"{job.out_root}/{entry.path}")
         run.finish(
             metadata={
                 "features": manifest.metadata["features"]["digest"],

@@ -20,7 +20,7 @@ from genmod.metrics.protocol import MetricResult, protocol_differences
 from pipelines.recipe.context import ALREADY, DONE, Context, Result
 from pipelines.recipe.selection import need_models
 from pipelines.tracking import registry
-from pipelines.tracking.registry import Candidate, ModelVersion
+from pipelines.tracking.registry import ModelEntry, ModelVersion
 from pipelines.tracking.run import TrackedRun
 
 
@@ -116,7 +116,7 @@ def champion_readings(champion: ModelVersion) -> tuple[MetricResult, ...]:
     who = f"the champion, {champion.name} version {champion.version},"
     if not champion.digest or not champion.evaluation:
         raise ConfigError(
-            f"{who} was not evaluated by genmod; take the alias {registry.ALIAS!r} off it, "
+            f"{who} was not evaluated by genmod; take the alias {registry.CHAMPION_ALIAS!r} off it, "
             "then promote again"
         )
     return metrics_from(require(Manifest, champion.evaluation, "evaluation", "evaluate").metadata)
@@ -168,9 +168,9 @@ def _told(decision: Manifest) -> dict[str, Any]:
 def _version(context: Context, run: TrackedRun, candidate: Contender, digest: str) -> ModelVersion:
     """The candidate's version in the registry; it is made if training could not make it."""
     recipe_yaml = context.recipe.to_yaml()
-    entry = Candidate(candidate.name, digest, candidate.model_root, recipe_yaml)
+    entry = ModelEntry(candidate.name, digest, candidate.model_root, recipe_yaml)
     version = registry.register(context.tracker, run, entry)
-    return registry.note_evaluation(context.tracker, version, candidate.evaluation_root)
+    return registry.tag_evaluation(context.tracker, version, candidate.evaluation_root)
 
 
 def _judged(

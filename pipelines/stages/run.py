@@ -52,7 +52,7 @@ def stage(context: Context) -> Result:
     took = duration(time.monotonic() - start_s)
     context.progress.log(f"run: {DONE if made else ALREADY} in {took}")
     context.progress.log(f"report: {evaluated['report']}")
-    context.progress.log(f"MLflow: {context.tracker.how_to_open()}")
+    context.progress.log(f"MLflow: {context.tracker.ui_command()}")
     return {
         "stage": "run",
         "status": DONE if made else ALREADY,

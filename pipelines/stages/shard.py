@@ -28,8 +28,8 @@ def stage(context: Context) -> Result:
         watch = context.counter("shard", "images")
         made = shard(recipe.data, root, seed=recipe.seed, progress=watch, plan=plan)
         assert made is not None, "only growing a dataset can come to nothing"
-    run.metrics({f"rows/{split}": float(rows) for split, rows in plan.rows_by_split.items()}, 0)
-    run.artifact(storage.join(root, NAMES["dataset"]))
+    run.log_metrics({f"rows/{split}": float(rows) for split, rows in plan.rows_by_split.items()}, 0)
+    run.log_artifact(storage.join(root, NAMES["dataset"]))
     run.finish("FINISHED", {"digest": made.digest, "root": root})
     _tell_refused(context, made, root)
     return context.result("shard", start_s, new, root, made, digest=made.digest)

@@ -16,12 +16,12 @@ from genmod.config import as_json, fingerprint
 from genmod.errors import ConfigError
 from genmod.interface.model_store import GRIDS, HISTORY
 from genmod.manifest import NAMES, DatasetManifest, Manifest, require
-from genmod.training.job import Start, TrainJob, check_start, plan_job
+from genmod.training.job import InitialModel, TrainJob, check_start, plan_job
 from genmod.training.metric_log import read_metrics
 from pipelines.jobs.training import TrainOptions, train_models
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import narrowed, need_models, of_stage
-from pipelines.tracking.registry import Candidate, register_later
+from pipelines.tracking.registry import ModelEntry, register_in_background
 
 
 def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
@@ -42,7 +42,7 @@ def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
         return plan_job(job, data)
     start = context.at("models", distills)
     found = require(Manifest, start, "model", f"train --model {distills}")
-    job = job.model_copy(update={"start": Start(root=start, digest=found.digest)})
+    job = job.model_copy(update={"start": InitialModel(root=start, digest=found.digest)})
     check_start(job)
     return plan_job(job, data)
 
@@ -89,7 +89,7 @@ def make(context: Context, stage: str) -> Result:
     def on_progress(name: str, nimg: int, total_nimg: int, metrics: Mapping[str, float]) -> None:
         losses = [f"{k.split('/')[1]} loss {v:.4g}" for k, v in metrics.items() if _is_loss(k)]
         context.progress.update(name, nimg, total_nimg, "images", ", ".join(losses))
-        runs[name].metrics(metrics, nimg)
+        runs[name].log_metrics(metrics, nimg)
 
     options = TrainOptions(context.recipe.cluster, context.at(".scratch"), on_progress, connect)
     try:
@@ -102,13 +102,13 @@ def make(context: Context, stage: str) -> Result:
         run = runs[job.name]
         run.replay(lambda root=job.root: [(p.nimg, p.metrics) for p in read_metrics(root)])
         for path in (NAMES["model"], HISTORY):
-            run.artifact(storage.join(job.root, path))
+            run.log_artifact(storage.join(job.root, path))
         for entry in manifest.files:
             if entry.path.startswith(f"{GRIDS}/"):
-                run.artifact(storage.join(job.root, entry.path), GRIDS)
+                run.log_artifact(storage.join(job.root, entry.path), GRIDS)
         recipe_yaml = context.recipe.to_yaml()
-        candidate = Candidate(job.name, manifest.digest, job.root, recipe_yaml)
-        register_later(context.tracker, run, candidate)
+        candidate = ModelEntry(job.name, manifest.digest, job.root, recipe_yaml)
+        register_in_background(context.tracker, run, candidate)
         metadata = {"digest": manifest.digest, "model_digest": manifest.metadata["model_digest"]}
         run.finish("FINISHED", {**metadata, "root": job.root})
     answer = _result(jobs, manifests)

@@ -83,7 +83,7 @@ class BackgroundQueue:
                 attempts = self._attempts
                 self._changed.wait_for(lambda seen=attempts: self._attempts != seen, stall_s)
                 if self._attempts == attempts:
-                    self._complain(TimeoutError(f"no answer in {stall_s:g} s"))
+                    self._warn_once(TimeoutError(f"no answer in {stall_s:g} s"))
                     break
             return not self._items
 
@@ -124,7 +124,7 @@ class BackgroundQueue:
     def _settle(self, item: _Item, error: Exception | None) -> bool:
         """Whether an item is done with. The lock is held."""
         if error is not None and item.answer is None:
-            self._complain(error)
+            self._warn_once(error)
             if not self._is_permanent(error):
                 self._refuse_waiting(error)
                 return False
@@ -137,7 +137,7 @@ class BackgroundQueue:
             assert item.answer is not None
             item.answer.set_exception(error)
 
-    def _complain(self, error: Exception) -> None:
+    def _warn_once(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
             self._warn(error)

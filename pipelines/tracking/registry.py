@@ -10,15 +10,15 @@ from typing import Any
 
 from genmod import storage
 from genmod.config import Config
-from pipelines.tracking.run import FACT, TrackedRun
+from pipelines.tracking.run import TAG_PREFIX, TrackedRun
 from pipelines.tracking.tracker import Tracker
 
-ALIAS = "champion"
+CHAMPION_ALIAS = "champion"
 
-FILES = ("config.json", "ema.safetensors", "model.json")
+REGISTERED_FILES = ("config.json", "ema.safetensors", "model.json")
 """What of a model's folder goes into the registry, beside the recipe."""
 
-FOLDER = "model"
+_ARTIFACT_FOLDER = "model"
 """Of a run's artifacts."""
 
 
@@ -37,7 +37,7 @@ class ModelVersion(Config):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ModelEntry:
     """A trained model to register."""
 
     name: str
@@ -52,12 +52,12 @@ def registered_name(tracker: Tracker, name: str) -> str:
     return f"{tracker.config.prefix or tracker.config.experiment}-{name}"
 
 
-def register_later(tracker: Tracker, run: TrackedRun, candidate: Candidate) -> None:
+def register_in_background(tracker: Tracker, run: TrackedRun, candidate: ModelEntry) -> None:
     """Register a model as a version, in the background; nothing happens if it is one already."""
-    run.later(lambda run_id: _ensure(tracker, run_id, candidate))
+    run.submit(lambda run_id: _ensure(tracker, run_id, candidate))
 
 
-def register(tracker: Tracker, run: TrackedRun, candidate: Candidate) -> ModelVersion:
+def register(tracker: Tracker, run: TrackedRun, candidate: ModelEntry) -> ModelVersion:
     """The version that holds a model; it is made if there is none, with ``run`` as its source.
 
     Raises:
@@ -91,17 +91,19 @@ def set_champion(tracker: Tracker, version: ModelVersion) -> None:
         TrackingError: MLflow does not answer.
     """
     tracker.ask(
-        lambda client: client.set_registered_model_alias(version.name, ALIAS, version.version)
+        lambda client: client.set_registered_model_alias(
+            version.name, CHAMPION_ALIAS, version.version
+        )
     )
 
 
-def note_evaluation(tracker: Tracker, version: ModelVersion, url: str) -> ModelVersion:
+def tag_evaluation(tracker: Tracker, version: ModelVersion, url: str) -> ModelVersion:
     """Note on a version where its evaluation is.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
-    key = f"{FACT}evaluation"
+    key = f"{TAG_PREFIX}evaluation"
     if version.evaluation != url:
         tracker.ask(
             lambda client: client.set_model_version_tag(version.name, version.version, key, url)
@@ -112,16 +114,18 @@ def note_evaluation(tracker: Tracker, version: ModelVersion, url: str) -> ModelV
 def _champion(client: Any, name: str) -> ModelVersion | None:
     if not client.search_registered_models(f"name = '{name}'"):
         return None
-    number = client.get_registered_model(name).aliases.get(ALIAS)
+    number = client.get_registered_model(name).aliases.get(CHAMPION_ALIAS)
     return None if number is None else _version(client.get_model_version(name, str(number)))
 
 
 def _find(client: Any, name: str, digest: str) -> ModelVersion | None:
-    found = client.search_model_versions(f"name = '{name}' and tags.`{FACT}digest` = '{digest}'")
+    found = client.search_model_versions(
+        f"name = '{name}' and tags.`{TAG_PREFIX}digest` = '{digest}'"
+    )
     return _version(found[0]) if found else None
 
 
-def _ensure(tracker: Tracker, run_id: str, candidate: Candidate) -> ModelVersion:
+def _ensure(tracker: Tracker, run_id: str, candidate: ModelEntry) -> ModelVersion:
     client = tracker.client()
     name = registered_name(tracker, candidate.name)
     if not client.search_registered_models(f"name = '{name}'"):
@@ -129,11 +133,11 @@ def _ensure(tracker: Tracker, run_id: str, candidate: Candidate) -> ModelVersion
     if (found := _find(client, name, candidate.digest)) is not None:
         return found
     assert run_id, "a model is registered from a run that was opened"
-    for file in FILES:
-        tracker.upload(run_id, storage.join(candidate.root, file), FOLDER)
-    client.log_text(run_id, candidate.recipe_yaml, f"{FOLDER}/recipe.yaml")
-    tags = {f"{FACT}digest": candidate.digest, f"{FACT}root": candidate.root}
-    source = f"runs:/{run_id}/{FOLDER}"
+    for file in REGISTERED_FILES:
+        tracker.upload(run_id, storage.join(candidate.root, file), _ARTIFACT_FOLDER)
+    client.log_text(run_id, candidate.recipe_yaml, f"{_ARTIFACT_FOLDER}/recipe.yaml")
+    tags = {f"{TAG_PREFIX}digest": candidate.digest, f"{TAG_PREFIX}root": candidate.root}
+    source = f"runs:/{run_id}/{_ARTIFACT_FOLDER}"
     return _version(client.create_model_version(name, source=source, run_id=run_id, tags=tags))
 
 
@@ -141,7 +145,7 @@ def _version(found: Any) -> ModelVersion:
     return ModelVersion(
         name=str(found.name),
         version=str(found.version),
-        digest=found.tags.get(f"{FACT}digest", ""),
-        root=found.tags.get(f"{FACT}root", ""),
-        evaluation=found.tags.get(f"{FACT}evaluation", ""),
+        digest=found.tags.get(f"{TAG_PREFIX}digest", ""),
+        root=found.tags.get(f"{TAG_PREFIX}root", ""),
+        evaluation=found.tags.get(f"{TAG_PREFIX}evaluation", ""),
     )

@@ -8,22 +8,22 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-FACT = "genmod."
+TAG_PREFIX = "genmod."
 """What our tags begin with."""
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 Point = tuple[int, Mapping[str, float]]
 """nimg and the values of metrics there."""
 
-Sample = tuple[str, float, int, int]
+MetricValue = tuple[str, float, int, int]
 """Name, value, time in ms, nimg."""
 
 
 class TrackingClient(Protocol):
     """What a run needs of MLflow; called in the background only."""
 
-    def later(self, call: Callable[[], Any]) -> None:
+    def submit(self, call: Callable[[], Any]) -> None:
         """Make a call in the background, after those before it."""
         ...
 
@@ -31,7 +31,7 @@ class TrackingClient(Protocol):
         """The last nimg that a run holds of a metric, -1 if none."""
         ...
 
-    def log(self, run_id: str, samples: Sequence[Sample]) -> None:
+    def log(self, run_id: str, samples: Sequence[MetricValue]) -> None:
         """Log values of metrics."""
         ...
 
@@ -39,7 +39,7 @@ class TrackingClient(Protocol):
         """Put a file among a run's artifacts."""
         ...
 
-    def terminate(self, run_id: str, status: Status, tags: Mapping[str, str]) -> None:
+    def terminate(self, run_id: str, status: RunStatus, tags: Mapping[str, str]) -> None:
         """End a run."""
         ...
 
@@ -65,17 +65,17 @@ class TrackedRun:
         self._last_nimg: dict[str, int] = {}
         self._points: list[tuple[int, Point]] = []
         if start is not None:
-            service.later(self._begin)
+            service.submit(self._begin)
 
-    def later(self, call: Callable[[str], Any]) -> None:
+    def submit(self, call: Callable[[str], Any]) -> None:
         """Call with the run's id when it is its turn; not at all if the run was logged before."""
         if self._start is not None:
-            self._service.later(lambda: call(self.run_id or "") if self._open else None)
+            self._service.submit(lambda: call(self.run_id or "") if self._open else None)
 
-    def metrics(self, values: Mapping[str, float], nimg: int) -> None:
+    def log_metrics(self, values: Mapping[str, float], nimg: int) -> None:
         """Values at ``nimg`` images seen, which grows from call to call."""
         self._points.append((_now_ms(), (nimg, dict(values))))
-        self.later(self._flush)
+        self.submit(self._flush)
 
     def replay(self, points: Callable[[], Iterable[Point]]) -> None:
         """Log those of the points that are not logged yet; asked for only if the run is still open."""
@@ -85,18 +85,18 @@ class TrackedRun:
             ordered = sorted(points(), key=lambda point: point[0])
             self._log(run_id, [(now_ms, point) for point in ordered])
 
-        self.later(log)
+        self.submit(log)
 
-    def artifact(self, url: str, folder: str = "") -> None:
+    def log_artifact(self, url: str, folder: str = "") -> None:
         """Copy a file to the run's artifacts; a large one is named there by its URL."""
-        self.later(lambda run_id: self._service.upload(run_id, url, folder))
+        self.submit(lambda run_id: self._service.upload(run_id, url, folder))
 
     def finish(
-        self, status: Status = "FINISHED", metadata: Mapping[str, Any] | None = None
+        self, status: RunStatus = "FINISHED", metadata: Mapping[str, Any] | None = None
     ) -> None:
         """End the run. ``metadata`` become its tags."""
-        tags = {f"{FACT}{key}": text(value) for key, value in (metadata or {}).items()}
-        self.later(lambda run_id: self._service.terminate(run_id, status, tags))
+        tags = {f"{TAG_PREFIX}{key}": text(value) for key, value in (metadata or {}).items()}
+        self.submit(lambda run_id: self._service.terminate(run_id, status, tags))
 
     def _begin(self) -> None:
         assert self._start is not None
@@ -110,7 +110,7 @@ class TrackedRun:
         del self._points[: len(storage_errors)]
 
     def _log(self, run_id: str, points: Sequence[tuple[int, Point]]) -> None:
-        fresh: list[Sample] = []
+        fresh: list[MetricValue] = []
         try:
             for time_ms, (nimg, values) in points:
                 for name, value in values.items():
@@ -135,12 +135,12 @@ def metric_key(name: str) -> str:
     return re.sub(r"[^\w\-. :/]+", "_", name).strip("_")[:250]
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested sections as ``section.key`` -> text."""
     found: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flatten_params(value, f"{prefix}{key}.")
         else:
             found[metric_key(f"{prefix}{key}")] = text(value)
     return found
@@ -151,7 +151,7 @@ def text(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value, default=str))[:6000]
 
 
-def reason(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The first line of what an error began with, e.g. ``Connection refused``."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier

@@ -23,7 +23,14 @@ from genmod import storage
 from genmod.config import Config
 from genmod.errors import ConfigError, GenmodError
 from pipelines.tracking.queue import BackgroundQueue
-from pipelines.tracking.run import FACT, Sample, Status, TrackedRun, flat, reason
+from pipelines.tracking.run import (
+    TAG_PREFIX,
+    MetricValue,
+    RunStatus,
+    TrackedRun,
+    flatten_params,
+    root_cause,
+)
 
 logger = logging.getLogger("genmod")
 T = TypeVar("T")
@@ -42,10 +49,10 @@ _ENVIRONMENT = {
 ARTIFACTS = "mlartifacts"
 """Folder beside an embedded MLflow's database: copies that MLflow looks after, not results of ours."""
 
-STALL_S = 20.0
+_CLOSE_TIMEOUT_S = 20.0
 """How long the end of a command waits for an MLflow that gives no sign of life."""
 
-ANSWER_S = 60.0
+_REQUEST_TIMEOUT_S = 60.0
 """How long a question to the registry may take."""
 
 
@@ -89,7 +96,7 @@ class Tracker:
         """Import MLflow now (seconds) and open its store in the background."""
         if self.config.enabled:
             _import_client()
-            self.later(self.client)
+            self.submit(self.client)
 
     def run(
         self,
@@ -111,11 +118,15 @@ class Tracker:
         if not self.config.enabled:
             return TrackedRun(self, None)
         _import_client()
-        tags = {f"{FACT}stage": stage, f"{FACT}name": name, f"{FACT}fingerprint": fingerprint}
-        values = flat(params)
+        tags = {
+            f"{TAG_PREFIX}stage": stage,
+            f"{TAG_PREFIX}name": name,
+            f"{TAG_PREFIX}fingerprint": fingerprint,
+        }
+        values = flatten_params(params)
         return TrackedRun(self, lambda: self._start(tags, values, dict(inputs)))
 
-    def how_to_open(self) -> str:
+    def ui_command(self) -> str:
         """The command, or the address, that shows the runs."""
         if not self.config.enabled:
             return "tracking is off"
@@ -125,11 +136,11 @@ class Tracker:
         program = str(beside) if beside.exists() else "mlflow"
         return shlex.join([program, "ui", "--backend-store-uri", self.uri])
 
-    def close(self, stall_s: float = STALL_S) -> bool:
+    def close(self, stall_s: float = _CLOSE_TIMEOUT_S) -> bool:
         """Wait for what is still to be logged; gives up on an MLflow that fails or stalls."""
         return self._outbox.close(stall_s)
 
-    def later(self, call: Callable[[], Any]) -> None:
+    def submit(self, call: Callable[[], Any]) -> None:
         """Make a call in the background."""
         self._outbox.put(call)
 
@@ -144,10 +155,10 @@ class Tracker:
             raise ConfigError("the model registry is in MLflow: --set tracking.enabled=true")
         _import_client()
         try:
-            return self._outbox.ask(lambda: question(self.client()), ANSWER_S)
+            return self._outbox.ask(lambda: question(self.client()), _REQUEST_TIMEOUT_S)
         except Exception as error:
             raise TrackingError(
-                f"MLflow at {self.uri} does not answer ({reason(error)}); see that it runs, "
+                f"MLflow at {self.uri} does not answer ({root_cause(error)}); see that it runs, "
                 "then give the same command again"
             ) from error
 
@@ -166,7 +177,7 @@ class Tracker:
         history = self.client().get_metric_history(run_id, key)
         return max((metric.step for metric in history), default=-1)
 
-    def log(self, run_id: str, samples: Sequence[Sample]) -> None:
+    def log(self, run_id: str, samples: Sequence[MetricValue]) -> None:
         """Log values of metrics."""
         from mlflow.entities import Metric
 
@@ -186,7 +197,7 @@ class Tracker:
             fs.get_file(path, copy)
             self.client().log_artifact(run_id, copy, folder or None)
 
-    def terminate(self, run_id: str, status: Status, tags: Mapping[str, str]) -> None:
+    def terminate(self, run_id: str, status: RunStatus, tags: Mapping[str, str]) -> None:
         """End a run."""
         from mlflow.entities import RunTag
 
@@ -206,7 +217,7 @@ class Tracker:
             run = found[0]
             client.update_run(run.info.run_id, status="RUNNING")
         else:
-            title = f"{tags[f'{FACT}stage']} {tags[f'{FACT}name']}"
+            title = f"{tags[f'{TAG_PREFIX}stage']} {tags[f'{TAG_PREFIX}name']}"
             run = client.create_run(self._experiment_id, tags=tags, run_name=title)
         _log_params(client, run, params)
         if inputs:
@@ -218,7 +229,7 @@ class Tracker:
             "MLflow at %s does not take what is logged (%s); the work goes on, "
             "and the same command given again logs what is missing",
             self.uri,
-            reason(error),
+            root_cause(error),
         )
 
 

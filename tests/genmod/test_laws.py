@@ -32,7 +32,7 @@ from genmod.rng import rng_for
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
 from genmod.training.metric_log import read_metrics
-from genmod.training.monitors.validation import Grid, Validation
+from genmod.training.monitors.validation import SampleGrid, Validation
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
@@ -147,7 +147,7 @@ def run(case: Case, world: World, config: TrainConfig = CONFIG, root=None, stop=
     if root is not None:
         checkpoints = Checkpoints(root, "laws", case.config)
         validation = Validation(case.rows(range(1000, 1080)), 5, "fp32")
-        plan = Plan(config, 5, root, checkpoints, validation, Grid(4, 5, model.Sample()))
+        plan = Plan(config, 5, root, checkpoints, validation, SampleGrid(4, 5, model.Sample()))
     return train(model, lambda start: stream_of(case, world, start, stop), world, plan)
 
 

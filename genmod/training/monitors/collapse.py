@@ -24,9 +24,9 @@ from genmod.metrics.neighbours import neighbour_radii, squared_distances
 from genmod.rng import rng_for
 from genmod.world import World
 
-SIDE = 8
+_FEATURE_SIDE = 8
 """Images are averaged down to at most this height and width."""
-PIECE_ROWS = 64
+_BATCH_ROWS = 64
 """Samples that are made together."""
 
 
@@ -109,19 +109,21 @@ class CollapseMonitor:
         real = self.real.rows(slice(0, rows)).to(world.device)
         rng = rng_for(self.seed, "train/watch", range(rows), world.device)
         pixels_NCHW = torch.zeros(rows, *model.spec.shape, device=world.device)
-        for number, first in enumerate(range(0, rows, PIECE_ROWS)):
+        for number, first in enumerate(range(0, rows, _BATCH_ROWS)):
             if number % world.size == world.rank:
-                piece = slice(first, min(first + PIECE_ROWS, rows))
+                piece = slice(first, min(first + _BATCH_ROWS, rows))
                 labels_B = None if real.labels_B is None else real.labels_B[piece]
                 x_BCHW = model.sample(labels_B, rng.rows(piece), self.options)
                 pixels_NCHW[piece] = units.to_pixels(x_BCHW).float()
         pixels_NCHW = (world.mean(pixels_NCHW) * world.size).round()
         fake_ND, real_MD = _features(pixels_NCHW), _features(real.pixels_BCHW)
         labels_M = None if real.labels_B is None else real.labels_B.cpu()
-        return compare(fake_ND, real_MD, labels_M, model.spec.classes, self.config.neighbours)
+        return sample_statistics(
+            fake_ND, real_MD, labels_M, model.spec.classes, self.config.neighbours
+        )
 
 
-def compare(
+def sample_statistics(
     fake_ND: Tensor, real_MD: Tensor, labels_M: Tensor | None, classes: int, k: int
 ) -> dict[str, float]:
     """Coverage and recall (Naeem et al. 2020, Kynkäänniemi et al. 2019), duplicates, classes.
@@ -151,11 +153,11 @@ def compare(
 def _features(pixels_NCHW: Tensor) -> Tensor:
     """(N, D) float64 on the CPU."""
     height, width = pixels_NCHW.shape[2:]
-    size = (min(SIDE, height), min(SIDE, width))
+    size = (min(_FEATURE_SIDE, height), min(_FEATURE_SIDE, width))
     return F.adaptive_avg_pool2d(pixels_NCHW.cpu().double(), size).flatten(1)
 
 
-def faults(
+def collapse_problems(
     config: CollapseConfig, best_coverage: float, found: dict[str, float], nimg: int
 ) -> list[str]:
     """What a look speaks against samples, in words; nothing within the grace."""
@@ -171,15 +173,15 @@ def faults(
     return told
 
 
-def note_check(watch: MonitorState, config: CollapseConfig, told: list[str], nimg: int) -> bool:
-    """Note what :func:`faults` gave. Whether that is now a collapse that something must be done about."""
+def record_check(watch: MonitorState, config: CollapseConfig, told: list[str], nimg: int) -> bool:
+    """Record the problems of one check. Returns whether they now count as a collapse."""
     watch.bad_checks = watch.bad_checks + 1 if told else 0
     if told:
         watch.events.append(f"at {nimg:,} images: {' and '.join(told)}")
     return watch.bad_checks >= config.patience
 
 
-def note_rollback(watch: MonitorState, config: CollapseConfig, nimg: int) -> None:
+def record_rollback(watch: MonitorState, config: CollapseConfig, nimg: int) -> None:
     """Note that training goes on from the best weights, if it may.
 
     Raises:

@@ -48,10 +48,10 @@ class LatentMonitorConfig(Config):
     """Less KL from the prior than this, all units together, too."""
 
 
-PICTURES = "latents"
+LATENT_IMAGES = "latents"
 """Below a model's root: what the latents hold of images, and what their units do."""
 
-SHOWN, UNITS, STEPS = 10, 4, 9
+_SHOWN, _UNITS, _STEPS = 10, 4, 9
 """Images that are reconstructed; units that are traversed, and in how many images."""
 
 
@@ -81,7 +81,7 @@ class LatentMonitor:
                 f"latents of the averaged weights have no finite {bad[0]} on the validation rows at "
                 f"{nimg:,} images; {HINT}"
             )
-        told = faults(self.config, found, nimg)
+        told = latent_problems(self.config, found, nimg)
         if told and not watch.latents_idle:
             watch.events.append(
                 f"at {nimg:,} images: posterior collapse: {' and '.join(told)}; {MEND}"
@@ -107,30 +107,30 @@ class LatentMonitor:
         real = self.real.to(device)
         rng = rng_for(self.seed, "train/latents", range(len(real)), device)
         codes = model.codes(real, rng)
-        few = real.rows(slice(0, SHOWN))
-        again_NCHW = model.decoded(codes.z_BZ[:SHOWN], few.labels_B)
+        few = real.rows(slice(0, _SHOWN))
+        again_NCHW = model.decoded(codes.z_BZ[:_SHOWN], few.labels_B)
         both_NCHW = torch.cat((few.pixels_BCHW, units.to_pixels(again_NCHW)))
-        order = kl_per_unit(codes).argsort(descending=True)[:UNITS].tolist()
-        z_NZ = codes.z_BZ[:1].repeat(len(order) * STEPS, 1)
+        order = kl_per_unit(codes).argsort(descending=True)[:_UNITS].tolist()
+        z_NZ = codes.z_BZ[:1].repeat(len(order) * _STEPS, 1)
         wide = codes.prior.moments(z_NZ)
         for row, unit in enumerate(order):
             mean, std = wide.mean_BZ[0, unit], wide.log_std_BZ[0, unit].exp()
-            away_S = torch.linspace(-3, 3, STEPS, device=device)
-            z_NZ[row * STEPS : (row + 1) * STEPS, unit] = mean + std * away_S
+            away_S = torch.linspace(-3, 3, _STEPS, device=device)
+            z_NZ[row * _STEPS : (row + 1) * _STEPS, unit] = mean + std * away_S
         labels_N = None if real.labels_B is None else real.labels_B[:1].repeat(len(z_NZ))
         moved_NCHW = units.to_pixels(model.decoded(z_NZ, labels_N))
         scale = max(1, 56 // max(moved_NCHW.shape[2:]))
-        folder = storage.join(root, PICTURES)
+        folder = storage.join(root, LATENT_IMAGES)
         for name, pixels_NCHW, columns in (
             ("reconstructions.png", both_NCHW, len(few)),
-            ("traversals.png", moved_NCHW, STEPS),
+            ("traversals.png", moved_NCHW, _STEPS),
         ):
             with storage_errors(folder, f"the picture {name}"):
                 data = png(grid(pixels_NCHW.cpu(), columns, scale))
                 storage.write_bytes(storage.join(folder, name), data)
 
 
-def faults(config: LatentMonitorConfig, found: dict[str, float], nimg: int) -> list[str]:
+def latent_problems(config: LatentMonitorConfig, found: dict[str, float], nimg: int) -> list[str]:
     """What a look speaks against the latents, in words; nothing within the grace."""
     if nimg < config.start_nimg:
         return []

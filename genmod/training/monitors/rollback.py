@@ -5,13 +5,13 @@ from __future__ import annotations
 from genmod import storage
 from genmod.config import canonical_json
 from genmod.errors import TrainingDiverged
-from genmod.training.monitors.collapse import CollapseMonitor, faults, note_check
+from genmod.training.monitors.collapse import CollapseMonitor, collapse_problems, record_check
 from genmod.training.state import TrainState
 from genmod.training.step_metrics import HINT
 from genmod.training.writer import storage_errors
 from genmod.world import World
 
-EVENTS = "watch.json"
+COLLAPSE_FILE = "collapse.json"
 """Below a model's root: what looks at samples found and what was done, newest state."""
 
 
@@ -26,10 +26,10 @@ def run_collapse_monitor(
     """
     found = samples.measure(state.ema, world)
     watch, config, nimg = state.monitor_state, samples.config, state.nimg
-    told = faults(config, watch.best_coverage, found, nimg)
-    collapsed = note_check(watch, config, told, nimg)
+    told = collapse_problems(config, watch.best_coverage, found, nimg)
+    collapsed = record_check(watch, config, told, nimg)
     if not watch.bad_checks:
-        state.note_best(found)
+        state.record_best(found)
     try:
         if collapsed:
             state.rollback(config)
@@ -66,4 +66,4 @@ def _write_events(state: TrainState, world: World, root: str | None) -> None:
     if root is not None and world.rank == 0:
         told = canonical_json(state.monitor_state.as_json())
         with storage_errors(root, f"what samples at {state.nimg:,} images were like"):
-            storage.write_bytes(storage.join(root, EVENTS), told)
+            storage.write_bytes(storage.join(root, COLLAPSE_FILE), told)

@@ -21,11 +21,11 @@ from genmod.interface.model import GenerativeModel
 from genmod.interface.options import SampleOptions
 from genmod.rng import Rng, rng_for
 from genmod.training.precision import autocast
-from genmod.training.state import flat
+from genmod.training.state import stack_scalars
 from genmod.training.step_metrics import HINT
 from genmod.world import World
 
-PIECE_ROWS = 64
+_BATCH_ROWS = 64
 """Rows that are computed together."""
 
 
@@ -79,11 +79,11 @@ class Validation:
             with autocast(self.precision, batch.index_B.device):
                 losses = model.loss(phase, batch, rng, nimg)
             found += [losses.total if name == "loss" else losses.terms[name] for name in names]
-        return flat(found)
+        return stack_scalars(found)
 
 
 @dataclass(frozen=True)
-class Grid:
+class SampleGrid:
     """A picture of samples, each from the same noise every time; a class a column where there are labels."""
 
     images: int
@@ -107,5 +107,5 @@ class Grid:
         return png(grid(pixels_NCHW, columns, self.scale))
 
 
-def _pieces(rows: int, size: int = PIECE_ROWS) -> list[slice]:
+def _pieces(rows: int, size: int = _BATCH_ROWS) -> list[slice]:
     return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]

@@ -13,7 +13,7 @@ from genmod.interface.model import DataStats
 from genmod.interface.model_store import digest_of, load_model, model_config
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, ImageSpec, faults, publish
-from genmod.training.job import Start, TrainJob, check_start, plan_job, run_job
+from genmod.training.job import InitialModel, TrainJob, check_start, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
 
@@ -170,7 +170,7 @@ def test_an_order_that_does_not_fit_the_data_is_told_when_the_plan_is_made(data,
 
 def test_a_model_that_starts_from_another(data, tmp_path):
     first = run_job(plan_job(job(data, tmp_path), data), SingleProcess())
-    start = Start(root=str(tmp_path / "models" / "m"), digest=first.digest)
+    start = InitialModel(root=str(tmp_path / "models" / "m"), digest=first.digest)
     still = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-30)})
     values = {"root": str(tmp_path / "models" / "tuned"), "train": still, "start": start}
     mine = plan_job(job(data, tmp_path, **values), data)
@@ -186,7 +186,7 @@ def test_a_model_that_starts_from_another(data, tmp_path):
 
 def test_a_model_that_cannot_start_from_another(data, tmp_path):
     first = run_job(plan_job(job(data, tmp_path), data), SingleProcess())
-    start = Start(root=str(tmp_path / "models" / "m"), digest=first.digest)
+    start = InitialModel(root=str(tmp_path / "models" / "m"), digest=first.digest)
     other = next(name for name in families() if name != families()[-1])
     model = job(data, tmp_path).model.model_copy(
         update={"family": other, "net": as_json(family(other).Config.tiny())}

@@ -29,8 +29,8 @@ def test_learning_rate():
     for stage in range(8):
         rate = pytest.approx(2 * 10 ** (-stage / 7))
         assert lr_at(stages, ends[stage], 3280) == lr_at(stages, ends[stage + 1] - 1, 3280) == rate
-    flat = OptimConfig(lr=2.0, warmup_nimg=0, decay="none")
-    assert lr_at(flat, 10**9, 1000) == 2
+    constant = OptimConfig(lr=2.0, warmup_nimg=0, decay="none")
+    assert lr_at(constant, 10**9, 1000) == 2
 
 
 @given(st.integers(1, 50), st.integers(1, 200), st.integers(1, 100))

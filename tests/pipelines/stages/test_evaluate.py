@@ -153,7 +153,7 @@ def fill(root):
     parts = {"train": (0, 1000), "val": (1000, 1200), "test": (1200, 1500)}
     data = dataset(f"{root}/data", parts)
     for name in ("vae", "gan"):
-        told = {"watch_events": [f"at 9,000 images: coverage < {name}"]} if name == "gan" else {}
+        told = {"monitor_events": [f"at 9,000 images: coverage < {name}"]} if name == "gan" else {}
         made = model(f"{root}/models/{name}", name, **told)
         metadata = {"sample": {"sampler": "ancestral", "draws_from_p": True, "seed": 0}}
         parents = {"model": made.digest}

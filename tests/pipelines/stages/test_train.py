@@ -120,14 +120,14 @@ def wait_for(condition, what: str, deadline_s: float = PATIENCE_S):
 @pytest.fixture
 def starts(monkeypatch, tmp_path):
     """A folder where each worker that starts leaves a file named by its rank and process."""
-    folder, real = tmp_path / "starts", training.work
+    folder, real = tmp_path / "starts", training.run_worker
     folder.mkdir()
 
     def noted(world, values):
         (folder / f"{world.rank}-{os.getpid()}").touch()
         real(world, values)
 
-    monkeypatch.setattr(training, "work", noted)
+    monkeypatch.setattr(training, "run_worker", noted)
     return folder
 
 
@@ -214,7 +214,7 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
 
     Ray itself notices a stopped process too, but not within 10 s.
     """
-    flag, noted = tmp_path / "hang-once", training.work
+    flag, noted = tmp_path / "hang-once", training.run_worker
     flag.touch()
 
     def hanging(world, values):
@@ -240,7 +240,7 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
         jobs._stream = stream
         noted(world, values)
 
-    monkeypatch.setattr(training, "work", hanging)
+    monkeypatch.setattr(training, "run_worker", hanging)
     mine = job(
         dataset, tmp_path, "one", TRAIN.model_copy(update={"hang_timeout_s": 10, "max_failures": 9})
     )

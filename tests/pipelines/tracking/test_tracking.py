@@ -59,7 +59,7 @@ def _log(root: Path, fingerprint: str, nimgs, status=None):
     tracker = Tracker(TrackingConfig(), str(root))
     run = tracker.run("train", "vae", fingerprint, {"train": {"lr": 0.1}, "seed": 3}, INPUTS)
     for nimg in nimgs:
-        run.metrics({"loss": 1 / (1 + nimg), "fd[cls@1a]": float(nimg)}, nimg)
+        run.log_metrics({"loss": 1 / (1 + nimg), "fd[cls@1a]": float(nimg)}, nimg)
     if status:
         run.finish(status, {"digest": "d" * 64})
     assert tracker.close(PATIENCE_S)
@@ -72,9 +72,9 @@ def test_a_stage_is_logged_whole(store, tmp_path):
     tracker = Tracker(TrackingConfig(upload_bytes=1000), str(store))
     run = tracker.run("train", "vae", "whole", {"train": {"lr": 0.1, "betas": [0, 1]}}, INPUTS)
     for nimg in range(0, 3000, 2):
-        run.metrics({"loss": float(nimg)}, nimg)
-    run.artifact(str(grid), "grids")
-    run.artifact(str(weights), "model")
+        run.log_metrics({"loss": float(nimg)}, nimg)
+    run.log_artifact(str(grid), "grids")
+    run.log_artifact(str(weights), "model")
     run.finish("FINISHED", {"digest": "d" * 64})
     assert tracker.close(PATIENCE_S)
     (found,) = _runs(store, "whole")
@@ -119,7 +119,7 @@ def test_points_are_replayed_only_for_an_open_run(store):
     for _ in range(2):
         tracker = Tracker(TrackingConfig(), str(store))
         run = tracker.run("train", "vae", "replay", {}, {})
-        run.metrics({"loss": 4.0}, 2)
+        run.log_metrics({"loss": 4.0}, 2)
         run.replay(points)
         run.finish()
         assert tracker.close(PATIENCE_S)
@@ -132,9 +132,9 @@ def test_a_missing_artifact_is_one_warning_and_the_rest_is_logged(store, caplog)
     with caplog.at_level(logging.WARNING, "genmod"):
         tracker = Tracker(TrackingConfig(), str(store))
         run = tracker.run("sample", "vae", "missing", {}, {})
-        run.artifact(str(store / "nothing.png"))
-        run.artifact(str(store / "nothing either.png"))
-        run.metrics({"rows": 5.0}, 0)
+        run.log_artifact(str(store / "nothing.png"))
+        run.log_artifact(str(store / "nothing either.png"))
+        run.log_metrics({"rows": 5.0}, 0)
         run.finish()
         tracker.close(PATIENCE_S)
     assert len(told(caplog)) == 1
@@ -153,7 +153,7 @@ def test_a_server_that_is_down_costs_no_time_and_one_warning(tmp_path, caplog):
             start_s = time.monotonic()
             run = tracker.run("train", "vae", "down", {"a": 1}, INPUTS)
             for nimg in range(100):
-                run.metrics({"loss": 1.0}, nimg)
+                run.log_metrics({"loss": 1.0}, nimg)
             run.finish()
             called_s = time.monotonic() - start_s
             assert not tracker.close()
@@ -191,7 +191,7 @@ def test_off_means_that_nothing_happens(tmp_path):
     tracker = Tracker(TrackingConfig(enabled=False), str(tmp_path))
     tracker.warm_up()
     run = tracker.run("train", "vae", "off", {}, {})
-    run.metrics({"loss": 1.0}, 1)
+    run.log_metrics({"loss": 1.0}, 1)
     run.replay(lambda: pytest.fail("asked"))
     run.finish()
     assert tracker.close()
@@ -205,11 +205,11 @@ def test_a_remote_root_needs_a_server():
         Tracker(TrackingConfig(), "s3://bucket/root")
 
 
-def _candidate(folder: Path, digest: str) -> registry.Candidate:
+def _candidate(folder: Path, digest: str) -> registry.ModelEntry:
     folder.mkdir(exist_ok=True)
-    for name in registry.FILES:
+    for name in registry.REGISTERED_FILES:
         (folder / name).write_text(name)
-    return registry.Candidate("gan", digest, str(folder), "root: r\n")
+    return registry.ModelEntry("gan", digest, str(folder), "root: r\n")
 
 
 def test_versions_and_the_champion(store, tracker, tmp_path):
@@ -218,7 +218,7 @@ def test_versions_and_the_champion(store, tracker, tmp_path):
     first = registry.register(tracker, run, _candidate(tmp_path / "m1", "1" * 64))
     assert first.name == "genmod-gan"
     assert registry.champion(tracker, "gan") is None
-    registry.register_later(tracker, run, _candidate(tmp_path / "m1", "1" * 64))
+    registry.register_in_background(tracker, run, _candidate(tmp_path / "m1", "1" * 64))
     assert registry.register(tracker, run, _candidate(tmp_path / "m1", "1" * 64)) == first
     run.finish()
     second = registry.register(
@@ -227,11 +227,13 @@ def test_versions_and_the_champion(store, tracker, tmp_path):
     assert second.version != first.version
     for _ in range(2):
         registry.set_champion(tracker, second)
-        registry.note_evaluation(tracker, second, "memory://evaluation")
+        registry.tag_evaluation(tracker, second, "memory://evaluation")
         found = registry.champion(tracker, "gan")
         assert found is not None
         assert (found.version, found.digest) == (second.version, "2" * 64)
         assert (found.root, found.evaluation) == (str(tmp_path / "m2"), "memory://evaluation")
     (logged,) = _runs(store, "reg2")
     folder = Path(logged.info.artifact_uri.removeprefix("file://")) / "model"
-    assert sorted(p.name for p in folder.iterdir()) == sorted([*registry.FILES, "recipe.yaml"])
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        [*registry.REGISTERED_FILES, "recipe.yaml"]
+    )

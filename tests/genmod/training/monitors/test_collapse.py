@@ -30,10 +30,10 @@ from genmod.training.monitors.collapse import (
     CollapseConfig,
     CollapseMonitor,
     MonitorState,
-    compare,
-    faults,
-    note_check,
-    note_rollback,
+    collapse_problems,
+    record_check,
+    record_rollback,
+    sample_statistics,
 )
 from genmod.training.monitors.rollback import run_collapse_monitor
 from genmod.training.plan import OptimConfig, TrainConfig
@@ -61,16 +61,16 @@ def test_good_samples_cover_and_collapsed_ones_do_not():
     real[:, 0] += 10 * labels
     good = points(400, 1)
     good[:, 0] += 10 * labels
-    fine = compare(good, real, labels, 4, k=5)
+    fine = sample_statistics(good, real, labels, 4, k=5)
     assert fine["coverage"] > 0.9
     assert fine["recall"] > 0.9
     assert fine["duplicates"] < 0.05
     assert fine["class_distance"] < 0.02
-    one_mode = compare(points(400, 2), real, labels, 4, k=5)
+    one_mode = sample_statistics(points(400, 2), real, labels, 4, k=5)
     assert one_mode["coverage"] == pytest.approx(0.25, abs=0.05)
     assert one_mode["class_distance"] == pytest.approx(0.75, abs=0.01)
     assert one_mode["classes_made"] == 1
-    copies = compare(good[:20].repeat(20, 1), real, labels, 4, k=5)
+    copies = sample_statistics(good[:20].repeat(20, 1), real, labels, 4, k=5)
     assert copies["duplicates"] == 1.0
 
 
@@ -80,18 +80,18 @@ def test_patience_grace_and_the_end_of_it():
     bad, good = {"coverage": 0.3, "duplicates": 0.0}, {"coverage": 0.7, "duplicates": 0.0}
 
     def collapsed(found: dict[str, float], nimg: int) -> bool:
-        told = faults(config, watch.best_coverage, found, nimg)
-        return note_check(watch, config, told, nimg)
+        told = collapse_problems(config, watch.best_coverage, found, nimg)
+        return record_check(watch, config, told, nimg)
 
     assert not collapsed(bad, 60)
     assert not collapsed(bad, 100)
     assert not collapsed(good, 120)
     assert not collapsed(bad, 140)
     assert collapsed(bad, 160)
-    note_rollback(watch, config, 160)
+    record_rollback(watch, config, 160)
     assert (watch.lr_scale, watch.retried, watch.bad_checks) == (0.5, 1, 0)
     with pytest.raises(TrainingCollapsed) as caught:
-        note_rollback(watch, config, 200)
+        record_rollback(watch, config, 200)
     told = str(caught.value)
     assert "\n" not in told
     for part in (
@@ -160,7 +160,7 @@ def test_a_real_collapse_is_caught_and_told(tmp_path):
         go(str(tmp_path), lr=0.05, penalty="none", nimg=12_800, retries=1)
     told = str(caught.value)
     assert "back to the averaged weights" in told
-    events = json.loads((tmp_path / "watch.json").read_bytes())
+    events = json.loads((tmp_path / "collapse.json").read_bytes())
     assert events["retried"] == 1
     assert events["lr_scale"] == 0.5
     assert len(events["events"]) >= 5
@@ -190,7 +190,7 @@ def test_a_number_that_is_not_finite_goes_the_same_way_back(tmp_path):
     assert float(state.model.gamma_scale) == 4.0
     with pytest.raises(TrainingCollapsed, match="no retry is left"):
         go(str(tmp_path / "b"), retries=0, broken=1_600, **calm)
-    told = json.loads((tmp_path / "b" / "watch.json").read_bytes())
+    told = json.loads((tmp_path / "b" / "collapse.json").read_bytes())
     assert told["events"][-1] == "at 1,920 images: training ended, no retry is left"
     with pytest.raises(TrainingCollapsed, match="no look had found weights"):
         go(str(tmp_path / "c"), retries=1, broken=16, **calm)
