@@ -25,6 +25,7 @@ from genmod.scoring.table import ScoreConfig
 from genmod.storage import StorageConfig
 from genmod.training.plan import TrainConfig
 from pipelines.recipe.about import AboutConfig
+from pipelines.recipe.renamed import refuse_renamed
 from pipelines.tracking.tracker import TrackingConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -146,6 +147,7 @@ def load(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
     for text in assignments:
         _assign(tree, text)
     _refuse_not_finite(tree, "")
+    refuse_renamed(tree)
     recipe = parse(Recipe, tree, "")
     recipe = recipe.model_copy(update={"root": storage.resolve(recipe.root)})
     if recipe.root.startswith("memory:"):

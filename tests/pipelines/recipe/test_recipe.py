@@ -1,10 +1,15 @@
 """Recipes are validated whole, and a fault is one line that says how to mend it."""
 
+from typing import get_args
+
 import pytest
 import yaml
 
 from genmod.errors import ConfigError
+from genmod.interface.registry import family
 from pipelines.recipe import recipe as config
+from pipelines.recipe.recipe import ModelEntry, Recipe
+from pipelines.recipe.renamed import RENAMED_KEYS, RENAMED_VALUES
 
 MINIMAL = """
 root: out
@@ -110,3 +115,47 @@ def test_merge_leaves_its_inputs_alone():
 
 def test_to_yaml_is_safe_yaml(recipe_file):
     assert yaml.safe_load(config.load(recipe_file).to_yaml())["seed"] == 0
+
+
+def example(pattern):
+    """A key that a pattern of the tables matches."""
+    return pattern.replace("rules.*", "rules.fd").replace("*", "small")
+
+
+@pytest.mark.parametrize(("pattern", "new_name"), RENAMED_KEYS.items())
+def test_an_old_key_is_refused_with_its_new_name(recipe_file, pattern, new_name):
+    keys = [example(pattern)]
+    if pattern.startswith("train."):
+        keys.append(f"model.small.{pattern}")
+    for key in keys:
+        new_key = f"{key.rpartition('.')[0]}.{new_name}"
+        says = f"recipe: {key} was renamed; use {new_key}"
+        assert refusal(recipe_file, f"{key}=1") == says
+
+
+def test_an_old_value_is_refused_with_its_new_name(recipe_file):
+    ((pattern, values),) = RENAMED_VALUES.items()
+    for old, new in values.items():
+        key = example(pattern)
+        says = f"recipe: {key}={old} was renamed; use {key}={new}"
+        assert refusal(recipe_file, f"{key}={old}") == says
+
+
+@pytest.mark.parametrize("pattern", RENAMED_KEYS)
+def test_every_new_name_exists(pattern):
+    """The new name is a key of the configuration, so the advice of the error works."""
+    path = pattern.split(".")
+    path[-1] = RENAMED_KEYS[pattern]
+    if path[0] != "model":
+        model, path = Recipe, path
+    elif path[2] in ("net", "score"):
+        model = getattr(family("diffusion"), {"net": "Config", "score": "Score"}[path[2]])
+        path = path[3:]
+    else:
+        model, path = ModelEntry, path[2:]
+    for name in path:
+        if name == "*":
+            continue
+        field = model.model_fields[name].annotation
+        parts = [field, *get_args(field), *(p for a in get_args(field) for p in get_args(a))]
+        model = next((p for p in parts if hasattr(p, "model_fields")), None)
