@@ -147,7 +147,7 @@ def test_every_new_name_exists(pattern):
     path = pattern.split(".")
     path[-1] = RENAMED_KEYS[pattern]
     if path[0] != "model":
-        model, path = Recipe, path
+        model = Recipe
     elif path[2] in ("net", "score"):
         model = getattr(family("diffusion"), {"net": "Config", "score": "Score"}[path[2]])
         path = path[3:]
