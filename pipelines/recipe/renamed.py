@@ -30,7 +30,7 @@ RENAMED_KEYS: Mapping[str, str] = {
     "promote.rules.*.tolerate": "max_regression",
     "promote.rules.*.position": "max_relative_position",
 }
-"""Old key -> last part of the new key; ``*`` is any name. Keys of ``train`` hold for ``model.*.train`` too."""
+"""Old key -> last part of the new key. ``*`` is any name; ``train`` stands for ``model.*.train`` too."""
 
 RENAMED_VALUES: Mapping[str, Mapping[Any, str]] = {"model.*.net.penalty": {"slope": "gp"}}
 """Key -> old value -> new value."""
