@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.environment import set_environment
-from genmod.errors import ConfigError, DataError, GenmodError, sanitize
+from genmod.errors import ConfigError, GenmodError, sanitize
 from genmod.manifest import SPLITS
 
 STAGES = {
@@ -146,6 +146,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_stage(options: argparse.Namespace) -> dict[str, Any]:
+    from pipelines.commands.dry_run import dry_run
     from pipelines.recipe import recipe as config
     from pipelines.recipe.context import Context
     from pipelines.stages.table import STAGES as STAGES_TABLE
@@ -156,42 +157,16 @@ def _run_stage(options: argparse.Namespace) -> dict[str, Any]:
     recipe = config.load(options.recipe, assignments)
     context = Context(recipe, models=tuple(dict.fromkeys(options.model or recipe.model)))
     if options.dry_run:
-        return _dry_run(options.stage, context)
+        return dry_run(options.stage, context, show_recipe=True)
     try:
         return STAGES_TABLE[options.stage](context)
     finally:
         context.close()
 
 
-def _dry_run(stage: str, context: Any) -> dict[str, Any]:
-    from pipelines.commands import dry_run as plan
-    from pipelines.commands import price
-
-    print(context.recipe.to_yaml(), end="")
-    priced = price.prices(context.recipe)
-    for line in price.text(context.recipe, priced):
-        print(f"# {line}")
-    try:
-        steps = plan.plan(stage, context)
-    except (ConfigError, DataError) as missing:
-        if not priced:
-            raise
-        steps = []
-        print(f"# not planned further: {missing}")
-    for step in steps:
-        print(f"# {step.text()}")
-    return {
-        "stage": stage,
-        "status": "planned",
-        "output": context.recipe.root,
-        "fingerprint": steps[-1].fingerprint if steps else None,
-        "plan": [step.model_dump(mode="json") for step in steps],
-        "price": priced,
-    }
-
-
 def _submit(options: argparse.Namespace) -> dict[str, Any]:
     from pipelines.commands import submit
+    from pipelines.commands.dry_run import dry_run
     from pipelines.recipe import recipe as config
     from pipelines.recipe.context import Context
 
@@ -204,7 +179,8 @@ def _submit(options: argparse.Namespace) -> dict[str, Any]:
         )
     if options.dry_run:
         recipe = config.load(options.recipe, options.set)
-        return _dry_run(options.job_stage, Context(recipe, tuple(options.model or recipe.model)))
+        context = Context(recipe, tuple(options.model or recipe.model))
+        return dry_run(options.job_stage, context, show_recipe=True)
     return submit.submit(
         options.job_stage,
         recipe=options.recipe,

@@ -11,10 +11,11 @@ from genmod import storage
 from genmod.config import Config
 from genmod.costs.measured import sample_s_per_image, score_s_per_image, step_s_per_image
 from genmod.data.sharding.plan import ShardPlan
-from genmod.errors import Unscorable
+from genmod.errors import ConfigError, DataError, Unscorable
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, require
+from pipelines.commands import price
 from pipelines.recipe.checks import Data, check
 from pipelines.recipe.context import Context
 from pipelines.recipe.progress import duration
@@ -41,6 +42,36 @@ class Step(Config):
 
 def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def dry_run(stage: str, context: Context, *, show_recipe: bool) -> dict[str, Any]:
+    """Print the plan of a stage for the command's models; start nothing. Returns the command's JSON result.
+
+    Raises:
+        ConfigError, DataError: the stage would refuse its work, and there are no prices to print instead.
+    """
+    if show_recipe:
+        print(context.recipe.to_yaml(), end="")
+    priced = price.prices(context.recipe)
+    for line in price.text(context.recipe, priced):
+        print(f"# {line}")
+    try:
+        steps = plan(stage, context)
+    except (ConfigError, DataError) as missing:
+        if not priced:
+            raise
+        steps = []
+        print(f"# not planned further: {missing}")
+    for step in steps:
+        print(f"# {step.text()}")
+    return {
+        "stage": stage,
+        "status": "planned",
+        "output": context.recipe.root,
+        "fingerprint": steps[-1].fingerprint if steps else None,
+        "plan": [step.model_dump(mode="json") for step in steps],
+        "price": priced,
+    }
 
 
 def plan(stage: str, context: Context) -> list[Step]:
