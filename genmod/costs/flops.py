@@ -28,7 +28,7 @@ and 32 A100 and 13 days for ImageNet-64."""
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingCost:
     """What one image costs. A multiplication and an addition are two operations."""
 
     parameters: int
@@ -43,7 +43,7 @@ class Work:
         return PEAK_FLOPS[gpu] * UTILISATION / self.step_flops
 
 
-def work_of(config: ModelConfig) -> Work:
+def training_cost(config: ModelConfig) -> TrainingCost:
     """Count a training step of one image."""
     model = shapes_of(config)
     forward = backward = 0
@@ -58,7 +58,7 @@ def work_of(config: ModelConfig) -> Work:
         with _Counter() as counter:
             loss.backward()
         backward += counter.flops // phase.every
-    return Work(parameters_of(model), forward, forward + backward)
+    return TrainingCost(parameters_of(model), forward, forward + backward)
 
 
 def shapes_of(config: ModelConfig) -> GenerativeModel:

@@ -53,7 +53,7 @@ class PromoteConfig(Config):
 Outcome = Literal["better", "equal", "worse", "beyond limit", "within limit"]
 
 
-class Check(Config):
+class RuleResult(Config):
     """One metric at the gate."""
 
     metric: str
@@ -69,10 +69,10 @@ class Decision(Config):
 
     promote: bool
     reasons: tuple[str, ...]
-    checks: tuple[Check, ...] = ()
+    checks: tuple[RuleResult, ...] = ()
 
 
-def judge(
+def decide(
     candidate: Sequence[MetricResult],
     champion: Sequence[MetricResult] | None,
     config: PromoteConfig,
@@ -102,7 +102,7 @@ def judge(
     return _sum_up(checks, config.improvements)
 
 
-def _sum_up(checks: Sequence[Check], wanted: int) -> Decision:
+def _sum_up(checks: Sequence[RuleResult], wanted: int) -> Decision:
     rejected = tuple(c.reason for c in checks if c.outcome in ("worse", "beyond limit"))
     if rejected:
         return Decision(promote=False, reasons=rejected, checks=tuple(checks))
@@ -116,7 +116,7 @@ def _sum_up(checks: Sequence[Check], wanted: int) -> Decision:
     return Decision(promote=True, reasons=reasons, checks=tuple(checks))
 
 
-def _compare(mine: MetricResult, theirs: MetricValue, rule: Rule, beyond_noise: bool) -> Check:
+def _compare(mine: MetricResult, theirs: MetricValue, rule: Rule, beyond_noise: bool) -> RuleResult:
     """One metric of the candidate against the champion's."""
     require_comparable(mine.value, theirs)
     limits = _limits(mine, rule)
@@ -135,7 +135,7 @@ def _compare(mine: MetricResult, theirs: MetricValue, rule: Rule, beyond_noise: 
         outcome, margin = "equal", f"better by no more than noise explains ({noise:.3g})"
     else:
         outcome, margin = "better", f"better by {gain:.3g}"
-    return Check(
+    return RuleResult(
         metric=mine.value.name,
         candidate=mine.value.value,
         champion=theirs.value,
@@ -144,7 +144,7 @@ def _compare(mine: MetricResult, theirs: MetricValue, rule: Rule, beyond_noise: 
     )
 
 
-def _limits(mine: MetricResult, rule: Rule) -> Check:
+def _limits(mine: MetricResult, rule: Rule) -> RuleResult:
     """One metric against what is asked of it whoever the champion is."""
     value, name = mine.value.value, mine.value.name
     faults: list[str] = []
@@ -162,7 +162,7 @@ def _limits(mine: MetricResult, rule: Rule) -> Check:
             f"{name} is {value:.4g}, at {mine.relative_position:.2f} of the way from real images to noise; "
             f"at most {rule.max_relative_position:.2f} is let through"
         )
-    return Check(
+    return RuleResult(
         metric=name,
         candidate=value,
         champion=None,

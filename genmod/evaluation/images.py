@@ -47,7 +47,7 @@ def read_first(root: str, manifest: DatasetManifest, split: Split, at_most: int)
     return _read(root, manifest, split, torch.arange(min(at_most, manifest.rows(split))))
 
 
-def read_mixed(root: str, manifest: DatasetManifest, split: Split, at_most: int) -> Images:
+def read_shuffled(root: str, manifest: DatasetManifest, split: Split, at_most: int) -> Images:
     """Rows of a split in a mixed order, the same for every run, so that a part of them is a fair part."""
     rows = manifest.rows(split)
     positions_N = torch.arange(min(at_most, rows))
@@ -74,7 +74,7 @@ def split_digest(manifest: DatasetManifest, split: Split) -> str:
     return fingerprint([shard.tar.sha256 for shard in manifest.of_split(split)])
 
 
-def noise_like(rows: int, spec: ImageSpec, seed: int) -> Images:
+def uniform_noise(rows: int, spec: ImageSpec, seed: int) -> Images:
     """Uniform noise as uint8 pixels, its labels dealt out in turn."""
     levels_NCHW = rng_for(seed, "evaluate/noise", range(rows)).integers(spec.levels, *spec.shape)
     pixels_NCHW = (levels_NCHW * (255 // (spec.levels - 1))).to(torch.uint8)

@@ -12,9 +12,9 @@ from genmod.config import Config, fingerprint
 from genmod.data.format.image_grid import gallery_rows, grid, png
 from genmod.data.reading.reader import open_dataset
 from genmod.errors import ConfigError
-from genmod.evaluation.images import Images, read_first, read_mixed, split_digest
-from genmod.evaluation.measure import Evaluation, Truth, judge
-from genmod.evaluation.ood import ood_auroc, require_alike
+from genmod.evaluation.images import Images, read_first, read_shuffled, split_digest
+from genmod.evaluation.measure import Evaluation, Truth, evaluate_samples
+from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.generation.synthetic import SPLIT
 from genmod.manifest import (
@@ -28,7 +28,7 @@ from genmod.manifest import (
     require,
     write_file,
 )
-from genmod.metrics import features
+from genmod.metrics.features import fit_extractor, load_extractor, save_extractor
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.report.charts import Histogram
 from genmod.scoring.calibrated import read_scores
@@ -70,15 +70,15 @@ class FeaturesJob(Config):
         claim(self.out_root, wanted)
         data = open_dataset(self.data_root)
         config = self.config.features
-        train = read_mixed(self.data_root, data, "train", config.rows)
-        extractor = features.fit(config, data.spec, train.pixels_NCHW, train.labels_N, self.seed)
+        train = read_shuffled(self.data_root, data, "train", config.rows)
+        extractor = fit_extractor(config, data.spec, train.pixels_NCHW, train.labels_N, self.seed)
         metadata: dict[str, Any] = {
             "label": extractor.label,
             "digest": extractor.digest,
             "rows": len(train),
         }
         if train.labels_N is not None and data.rows("val"):
-            held = read_mixed(self.data_root, data, "val", config.rows)
+            held = read_shuffled(self.data_root, data, "val", config.rows)
             seen_N = extractor.extract(held.pixels_NCHW).classes_N
             if seen_N is not None and held.labels_N is not None:
                 metadata["val_accuracy"] = float((seen_N == held.labels_N).double().mean())
@@ -87,7 +87,7 @@ class FeaturesJob(Config):
             kind="features",
             fingerprint=wanted,
             parents={"data": data.digest},
-            files=features.save(extractor, self.out_root),
+            files=save_extractor(extractor, self.out_root),
             metadata=metadata,
         )
         return publish(self.out_root, manifest)
@@ -163,7 +163,7 @@ class EvaluationJob(Config):
             if self.ood_root is not None:
                 of_other = f"{made_by}, with score.data and score.output"
                 other = require(Manifest, self.ood_root, "scores", of_other)
-                require_alike(scores, other, self.ood_root)
+                require_comparable_scores(scores, other, self.ood_root)
                 found["ood"] = other
         return found
 
@@ -193,18 +193,18 @@ class EvaluationJob(Config):
         assert isinstance(samples, DatasetManifest)
         images = read_first(self.samples_root, samples, SPLIT, self.config.images)
         truth = self._truth(data)
-        judgement = judge(images, truth)
+        evaluation = evaluate_samples(images, truth)
         manifest = Manifest(
             kind="evaluation",
             fingerprint=wanted,
             parents={name: manifest.digest for name, manifest in inputs.items()},
-            files=self._pictures(images, truth, judgement),
+            files=self._pictures(images, truth, evaluation),
             metadata={
                 "model": self.name,
                 "model_digest": samples.parents.get("model"),
-                **judgement.metadata(),
+                **evaluation.metadata(),
                 "class_names": list(data.class_names),
-                "nearest": _nearest(judgement),
+                "nearest": _nearest(evaluation),
                 "features": inputs["features"].metadata,
                 "reference": {
                     "split": self.config.reference,
@@ -224,16 +224,16 @@ class EvaluationJob(Config):
         config = self.config
         train_rows = max(config.images, config.memorisation_train_images)
         return Truth(
-            train=read_mixed(self.data_root, data, "train", train_rows),
-            reference=read_mixed(self.data_root, data, config.reference, config.images),
+            train=read_shuffled(self.data_root, data, "train", train_rows),
+            reference=read_shuffled(self.data_root, data, config.reference, config.images),
             reference_digest=split_digest(data, config.reference),
-            extractor=features.load(self.features_root),
+            extractor=load_extractor(self.features_root),
             config=config,
             seed=self.seed,
         )
 
     def _pictures(
-        self, images: Images, truth: Truth, judgement: Evaluation
+        self, images: Images, truth: Truth, evaluation: Evaluation
     ) -> tuple[FileEntry, ...]:
         """samples.png and reference.png alike; nearest.png: samples above their nearest training images."""
         spec = truth.extractor.config.spec
@@ -243,8 +243,8 @@ class EvaluationJob(Config):
             rows = gallery_rows(side.labels_N, GALLERY, GALLERY, spec.classes)
             rows = rows[rows < len(side)]
             pictures[f"{name}.png"] = grid(side.pixels_NCHW[rows], GALLERY, scale)
-        order = _order(judgement)
-        trains = truth.train.pixels_NCHW[judgement.memorisation.nearest_N[order]]
+        order = _order(evaluation)
+        trains = truth.train.pixels_NCHW[evaluation.memorisation.nearest_N[order]]
         both = torch.cat((images.pixels_NCHW[order], trains))
         pictures["nearest.png"] = grid(both, len(order), scale)
         return tuple(write_file(self.out_root, name, png(p)) for name, p in pictures.items())
@@ -284,14 +284,14 @@ def histogram(values_N: Tensor) -> Histogram:
     return Histogram(low=low, high=high, counts=tuple(counts), below=below, above=above)
 
 
-def _order(judgement: Evaluation) -> Tensor:
+def _order(evaluation: Evaluation) -> Tensor:
     """The samples nearest to training images, most suspicious first."""
-    return judgement.memorisation.ratio_N.sort(stable=True).indices[:NEAREST]
+    return evaluation.memorisation.ratio_N.sort(stable=True).indices[:NEAREST]
 
 
-def _nearest(judgement: Evaluation) -> list[dict[str, int | float]]:
-    ratio_N = judgement.memorisation.ratio_N
-    return [{"sample": row, "ratio": float(ratio_N[row])} for row in _order(judgement).tolist()]
+def _nearest(evaluation: Evaluation) -> list[dict[str, int | float]]:
+    ratio_N = evaluation.memorisation.ratio_N
+    return [{"sample": row, "ratio": float(ratio_N[row])} for row in _order(evaluation).tolist()]
 
 
 def _about(samples: DatasetManifest) -> dict[str, Any]:

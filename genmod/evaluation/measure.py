@@ -13,7 +13,7 @@ import torch
 
 from genmod.config import fingerprint
 from genmod.errors import ConfigError
-from genmod.evaluation.images import Images, noise_like
+from genmod.evaluation.images import Images, uniform_noise
 from genmod.metrics.features import Extractor, Features
 from genmod.metrics.frechet import frechet_distance
 from genmod.metrics.kernel import kernel_distance
@@ -90,7 +90,7 @@ class Truth:
     seed: int
 
 
-def judge(samples: Images, truth: Truth) -> Evaluation:
+def evaluate_samples(samples: Images, truth: Truth) -> Evaluation:
     """All metrics of some samples.
 
     The floor puts real training images in the samples' place, as many as there are samples; the ceiling
@@ -113,7 +113,7 @@ def judge(samples: Images, truth: Truth) -> Evaluation:
     meter = _Meter(truth, reference)
     values = meter.measure(samples.first(rows))
     floors = meter.measure(truth.train.first(rows))
-    ceilings = meter.measure(noise_like(rows, spec, truth.seed))
+    ceilings = meter.measure(uniform_noise(rows, spec, truth.seed))
     if "label_accuracy" in floors:
         floors["label_accuracy"] = meter.label_accuracy(reference, meter.real)
     found = _memorised(samples.first(rows), truth, reference)

@@ -12,7 +12,7 @@ from genmod.scoring.calibrated import read_scores
 from genmod.scoring.ood_scores import RARE, RECOMMENDED, auroc
 from genmod.scoring.table import ScoreLabel, Scores
 
-COLUMNS: dict[str, tuple[int, str]] = {
+_COLUMNS: dict[str, tuple[int, str]] = {
     "nats": (-1, "log p alone: lower is stranger"),
     "p_two_sided": (-1, "how rare so low or so high a log p is"),
     "typicality_bits_per_dim": (1, "distance from the usual bits per dimension"),
@@ -21,7 +21,7 @@ COLUMNS: dict[str, tuple[int, str]] = {
 """Column -> the direction in which rows are stranger, and what it is."""
 
 
-def require_alike(inside: Manifest, outside: Manifest, where: str) -> None:
+def require_comparable_scores(inside: Manifest, outside: Manifest, where: str) -> None:
     """Refuse scores that cannot be compared.
 
     Raises:
@@ -58,7 +58,7 @@ def ood_auroc(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> di
         read_scores(root, manifest) for root, manifest in zip(roots, (inside, outside), strict=True)
     )
     columns: list[dict[str, Any]] = []
-    for name, (sign, meaning) in COLUMNS.items():
+    for name, (sign, meaning) in _COLUMNS.items():
         value, stderr = auroc(sign * _column(own, name), sign * _column(other, name))
         columns.append(
             {

@@ -15,7 +15,7 @@ from genmod.errors import ConfigError
 from genmod.evaluation.measure import Truth
 from genmod.interface.model_store import load_model
 from genmod.manifest import Manifest, require
-from genmod.metrics.frechet import frechet, moments, root
+from genmod.metrics.frechet import covariance_root, feature_moments, frechet
 from genmod.rng import rng_for
 
 BATCH = 100
@@ -46,8 +46,8 @@ def quality_curve(
         )
     model = load_model(model_root)
     nfe_sweep = parse(model.Sample, sample, "sample").nfe_sweep()
-    real = moments(truth.extractor.extract(truth.reference.pixels_NCHW).features_ND)
-    root_DD = root(real.cov_DD)
+    real = feature_moments(truth.extractor.extract(truth.reference.pixels_NCHW).features_ND)
+    root_DD = covariance_root(real.cov_DD)
     points: list[dict[str, Any]] = []
     images = truth.config.curve_images
     assert images is not None
@@ -60,6 +60,6 @@ def quality_curve(
             made.append(units.to_pixels(model.sample(labels_B, rng, options)))
         features_ND = truth.extractor.extract(torch.cat(made)).features_ND
         points.append(
-            {"curve": curve, "nfe": nfe, "fd": frechet(real, moments(features_ND), root_DD)}
+            {"curve": curve, "nfe": nfe, "fd": frechet(real, feature_moments(features_ND), root_DD)}
         )
     return points

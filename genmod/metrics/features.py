@@ -97,7 +97,7 @@ class Extractor:
         return Features(torch.cat(features), torch.cat(classes) if classes else None)
 
 
-def fit(
+def fit_extractor(
     config: FeaturesConfig, spec: ImageSpec, pixels_NCHW: Tensor, labels_N: Tensor | None, seed: int
 ) -> Extractor:
     """Fit the feature space to real training images; a pure function of its arguments.
@@ -193,7 +193,7 @@ def _digest(config: ExtractorConfig, weights: bytes) -> str:
     return fingerprint(config, storage.sha256(weights))
 
 
-def save(extractor: Extractor, root: str) -> tuple[FileEntry, ...]:
+def save_extractor(extractor: Extractor, root: str) -> tuple[FileEntry, ...]:
     """Write configuration and weights below a root; the weights' name says what is in them."""
     weights = _weights(extractor.network)
     config = canonical_json(extractor.config.model_dump(mode="json")) + b"\n"
@@ -201,7 +201,7 @@ def save(extractor: Extractor, root: str) -> tuple[FileEntry, ...]:
     return write_file(root, CONFIG_FILE, config), write_file(root, name, weights)
 
 
-def load(root: str) -> Extractor:
+def load_extractor(root: str) -> Extractor:
     """The feature space in a folder. ConfigError if there is none, DataError if it is not whole."""
     manifest = require(Manifest, root, "features", "evaluate")
     config_entry, weights_entry = manifest.files

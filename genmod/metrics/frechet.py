@@ -20,7 +20,7 @@ from genmod.metrics.resample import bootstrap_counts, spread_interval
 
 
 @dataclass(frozen=True)
-class Moments:
+class FeatureMoments:
     """Mean and covariance of features."""
 
     mean_D: Tensor
@@ -28,7 +28,7 @@ class Moments:
     """Unbiased: divided by N - 1."""
 
 
-def moments(features_ND: Tensor, counts_N: Tensor | None = None) -> Moments:
+def feature_moments(features_ND: Tensor, counts_N: Tensor | None = None) -> FeatureMoments:
     """Mean and unbiased covariance in float64.
 
     Args:
@@ -40,21 +40,21 @@ def moments(features_ND: Tensor, counts_N: Tensor | None = None) -> Moments:
         total = float(len(rows_ND))
         mean_D = rows_ND.mean(0)
         centred_ND = rows_ND - mean_D
-        return Moments(mean_D, centred_ND.T @ centred_ND / (total - 1))
+        return FeatureMoments(mean_D, centred_ND.T @ centred_ND / (total - 1))
     total = float(counts_N.sum())
     mean_D = counts_N @ rows_ND / total
     centred_ND = rows_ND - mean_D
-    return Moments(mean_D, (centred_ND * counts_N[:, None]).T @ centred_ND / (total - 1))
+    return FeatureMoments(mean_D, (centred_ND * counts_N[:, None]).T @ centred_ND / (total - 1))
 
 
-def root(cov_DD: Tensor) -> Tensor:
+def covariance_root(cov_DD: Tensor) -> Tensor:
     """The symmetric square root of a covariance, which may be singular."""
     values_D, vectors_DD = torch.linalg.eigh(cov_DD)
     # Rounding makes the eigenvalues of a singular covariance slightly negative.
     return (vectors_DD * values_D.clamp(min=0).sqrt()) @ vectors_DD.T
 
 
-def frechet(a: Moments, b: Moments, root_a_DD: Tensor | None = None) -> float:
+def frechet(a: FeatureMoments, b: FeatureMoments, root_a_DD: Tensor | None = None) -> float:
     """Squared Fréchet distance of two Gaussians, at least 0.
 
     The trace of the square root is the sum of the roots of the eigenvalues of the symmetric product
@@ -63,9 +63,9 @@ def frechet(a: Moments, b: Moments, root_a_DD: Tensor | None = None) -> float:
     Args:
         a: one Gaussian.
         b: the other.
-        root_a_DD: :func:`root` of a's covariance, if it is at hand.
+        root_a_DD: :func:`covariance_root` of a's covariance, if it is at hand.
     """
-    root_DD = root(a.cov_DD) if root_a_DD is None else root_a_DD
+    root_DD = covariance_root(a.cov_DD) if root_a_DD is None else root_a_DD
     product_DD = root_DD @ b.cov_DD @ root_DD
     values_D = torch.linalg.eigvalsh((product_DD + product_DD.T) / 2).clamp(min=0)
     mean_part = (a.mean_D - b.mean_D).square().sum()
@@ -77,9 +77,9 @@ def frechet_distance(
     fake_ND: Tensor, real_ND: Tensor, replicates: int, seed: int
 ) -> tuple[float, Interval]:
     """Squared Fréchet distance of two sets of features, with its interval over the fake rows."""
-    real = moments(real_ND)
-    root_DD = root(real.cov_DD)
-    value = frechet(real, moments(fake_ND), root_DD)
+    real = feature_moments(real_ND)
+    root_DD = covariance_root(real.cov_DD)
+    value = frechet(real, feature_moments(fake_ND), root_DD)
     counts_RN = bootstrap_counts(len(fake_ND), replicates, seed)
-    again = [frechet(real, moments(fake_ND, counts_N), root_DD) for counts_N in counts_RN]
+    again = [frechet(real, feature_moments(fake_ND, counts_N), root_DD) for counts_N in counts_RN]
     return value, spread_interval(value, torch.tensor(again, dtype=torch.float64), low=0.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genmod.metrics.protocol import LEVEL, Interval, Z
 
-BLOCK_ROWS = 1024
+KERNEL_BLOCK_ROWS = 1024
 """Rows of a kernel matrix held in memory at once."""
 
 
@@ -35,9 +35,9 @@ def kernel_distance(fake_ND: Tensor, real_MD: Tensor) -> tuple[float, Interval]:
     n, m = len(fake_ND), len(real_MD)
     within_N, within_M = _row_sums(fake_ND), _row_sums(real_MD)
     across_N, across_M = torch.zeros(n, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
-    for begin in range(0, n, BLOCK_ROWS):
-        block_BM = cubic_kernel(fake_ND[begin : begin + BLOCK_ROWS], real_MD)
-        across_N[begin : begin + BLOCK_ROWS] = block_BM.sum(1)
+    for begin in range(0, n, KERNEL_BLOCK_ROWS):
+        block_BM = cubic_kernel(fake_ND[begin : begin + KERNEL_BLOCK_ROWS], real_MD)
+        across_N[begin : begin + KERNEL_BLOCK_ROWS] = block_BM.sum(1)
         across_M += block_BM.sum(0)
     fakes, reals, cross = within_N.sum(), within_M.sum(), across_N.sum()
     mean_fakes, mean_reals = fakes / (n * (n - 1)), reals / (m * (m - 1))
@@ -59,7 +59,9 @@ def kernel_distance(fake_ND: Tensor, real_MD: Tensor) -> tuple[float, Interval]:
 
 def _row_sums(rows_ND: Tensor) -> Tensor:
     """Sum over j != i of k(x_i, x_j), for every i."""
-    sums_N = torch.cat([cubic_kernel(b_BD, rows_ND).sum(1) for b_BD in rows_ND.split(BLOCK_ROWS)])
+    sums_N = torch.cat(
+        [cubic_kernel(b_BD, rows_ND).sum(1) for b_BD in rows_ND.split(KERNEL_BLOCK_ROWS)]
+    )
     return sums_N - (rows_ND.square().mean(1) + 1) ** 3
 
 

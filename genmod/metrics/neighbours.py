@@ -16,7 +16,7 @@ from torch import Tensor
 from genmod.metrics.protocol import Interval
 from genmod.metrics.resample import bootstrap_counts, spread_interval
 
-BLOCK_ROWS = 1024
+DISTANCE_BLOCK_ROWS = 1024
 """Rows of a distance matrix held in memory at once."""
 
 CONTROL_SHARE = 0.05
@@ -32,8 +32,8 @@ def squared_distances(a_BD: Tensor, b_MD: Tensor) -> Tensor:
 def neighbour_radii(rows_ND: Tensor, k: int) -> Tensor:
     """Squared distance of each row to its k-th nearest other row. Needs more than k rows."""
     radii: list[Tensor] = []
-    for begin in range(0, len(rows_ND), BLOCK_ROWS):
-        squares_BN = squared_distances(rows_ND[begin : begin + BLOCK_ROWS], rows_ND)
+    for begin in range(0, len(rows_ND), DISTANCE_BLOCK_ROWS):
+        squares_BN = squared_distances(rows_ND[begin : begin + DISTANCE_BLOCK_ROWS], rows_ND)
         block = torch.arange(len(squares_BN))
         squares_BN[block, begin + block] = torch.inf
         radii.append(squares_BN.kthvalue(k, dim=1).values)
@@ -68,9 +68,9 @@ def neighbourhoods(
     covered: list[Tensor] = []
     recalled_R = torch.zeros(replicates, dtype=torch.float64)
     covered_R = torch.zeros(replicates, dtype=torch.float64)
-    for begin in range(0, len(real_MD), BLOCK_ROWS):
-        squares_BN = squared_distances(real_MD[begin : begin + BLOCK_ROWS], fake_ND)
-        in_real_BN = squares_BN < radius_M[begin : begin + BLOCK_ROWS, None]
+    for begin in range(0, len(real_MD), DISTANCE_BLOCK_ROWS):
+        squares_BN = squared_distances(real_MD[begin : begin + DISTANCE_BLOCK_ROWS], fake_ND)
+        in_real_BN = squares_BN < radius_M[begin : begin + DISTANCE_BLOCK_ROWS, None]
         in_fake_BN = squares_BN < radius_N
         balls_N += in_real_BN.sum(0)
         covered.append(in_real_BN.any(1))
@@ -139,7 +139,9 @@ def memorisation(
 
 def _nearest(a_ND: Tensor, b_MD: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance of each row of a to its nearest row of b, and which that is."""
-    best = [squared_distances(block_BD, b_MD).min(dim=1) for block_BD in a_ND.split(BLOCK_ROWS)]
+    best = [
+        squared_distances(block_BD, b_MD).min(dim=1) for block_BD in a_ND.split(DISTANCE_BLOCK_ROWS)
+    ]
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 

@@ -21,7 +21,7 @@ LOG_RATIO = 30.0
 MAX_POINTS = 400
 """Points of a curve; longer ones are averaged in groups."""
 
-Point = tuple[float, float]
+CurvePoint = tuple[float, float]
 
 
 class Histogram(Config):
@@ -89,7 +89,7 @@ class _Scale:
         return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, wanted)
 
 
-def line_chart(curves: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> Markup:
+def line_chart(curves: Mapping[str, Sequence[CurvePoint]], x_label: str, y_label: str) -> Markup:
     """Curves over a common x. At least one point in all."""
     thin = {name: thinned(points) for name, points in curves.items() if points}
     xs = [x for points in thin.values() for x, _ in points]
@@ -185,7 +185,7 @@ def legend(names: Sequence[str]) -> Markup:
     return Markup('<ul class="legend">{}</ul>').format(items)
 
 
-def thinned(points: Sequence[Point]) -> list[Point]:
+def thinned(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     """At most :data:`MAX_POINTS` finite points, each the mean of its neighbours where there were more."""
     finite = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
     size = -(-len(finite) // MAX_POINTS) or 1

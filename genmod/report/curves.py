@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genmod.report.charts import Point
+from genmod.report.charts import CurvePoint
 
-SIDES = {"train": "training", "val": "validation"}
+_SIDES = {"train": "training", "val": "validation"}
 """First part of a metric's name -> name of its curve. Then come the phase and the quantity."""
 
-LOSS = "loss"
+_LOSS = "loss"
 
-Charts = dict[str, dict[str, list[Point]]]
+Charts = dict[str, dict[str, list[CurvePoint]]]
 """Title -> name of a curve -> (nimg, value)."""
 
 
@@ -32,9 +32,9 @@ def curves(history: Sequence[Mapping[str, Any]]) -> tuple[Charts, Charts]:
         for name, value in metrics.items():
             side, _, rest = name.partition("/")
             phase, _, quantity = rest.partition("/")
-            if side not in SIDES or not quantity:
+            if side not in _SIDES or not quantity:
                 continue
-            charts = losses if quantity == LOSS else others
+            charts = losses if quantity == _LOSS else others
             chart = charts.setdefault(f"{phase} {quantity}", {})
-            chart.setdefault(SIDES[side], []).append((float(entry["nimg"]), float(value)))
+            chart.setdefault(_SIDES[side], []).append((float(entry["nimg"]), float(value)))
     return losses, others

@@ -26,7 +26,7 @@ class MetricText:
     percent: bool = False
 
 
-TEXTS: dict[str, MetricText] = {
+_METRIC_TEXTS: dict[str, MetricText] = {
     "fd": MetricText(
         "Fréchet distance",
         "How far the cloud of samples lies from the cloud of real images: their centres and their "
@@ -78,7 +78,7 @@ TEXTS: dict[str, MetricText] = {
     ),
 }
 
-RELATIONS: dict[str, str] = {
+_RELATIONS: dict[str, str] = {
     "exact": "exact",
     "exact_to_tolerance": "exact up to the solver's tolerance",
     "lower_bound": "lower bound: the truth is at least this",
@@ -138,7 +138,7 @@ def render(content: ReportContent) -> str:
         content=content,
         picture=_picture,
         number=number,
-        relations=RELATIONS,
+        relations=_RELATIONS,
         place=_place,
         budget=_budget,
         metrics=_metric_rows(content.models),
@@ -191,7 +191,7 @@ def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
         rows.append(
             _MetricRow(
                 metric=metric,
-                text=TEXTS.get(metric, MetricText(metric, "")),
+                text=_METRIC_TEXTS.get(metric, MetricText(metric, "")),
                 name=first.value.name,
                 rows=f"{protocol.n_fake:,} samples, {protocol.n_real:,} real",
                 floor=first.floor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from genmod.costs.flops import work_of
+from genmod.costs.flops import training_cost
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
@@ -36,7 +36,7 @@ def prices(recipe: Recipe) -> dict[str, dict[str, Any]]:
         entry, train = recipe.entry(name), recipe.train_config(name)
         stats = DataStats(mean=(0.0,) * spec.channels, std=(0.5,) * spec.channels)
         model = ModelConfig(family=entry.family, net=entry.net, spec=spec, stats=stats)
-        work = work_of(model)
+        work = training_cost(model)
         images_per_s = work.images_per_s(about.gpu)
         gpu_hours = train.total_nimg / images_per_s / 3600
         found[name] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from genmod.config import fingerprint
 from genmod.errors import ConfigError
-from genmod.evaluation.gate import Decision, PromoteConfig, judge
+from genmod.evaluation.gate import Decision, PromoteConfig, decide
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import Manifest, find_done, load, publish, require
 from genmod.metrics.protocol import MetricResult, protocol_differences
@@ -184,7 +184,7 @@ def _judged(
     if champion is not None and champion.digest == version.digest:
         decision = Decision(promote=True, reasons=("it is the champion already",))
     else:
-        decision = judge(mine, theirs if champion else None, rules)
+        decision = decide(mine, theirs if champion else None, rules)
     return {
         **decision.model_dump(mode="json"),
         "candidate": version.model_dump(mode="json"),

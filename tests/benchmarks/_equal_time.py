@@ -19,8 +19,8 @@ from genmod import units
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import FeaturesConfig, fit
-from genmod.metrics.frechet import frechet, moments
+from genmod.metrics.features import FeaturesConfig, fit_extractor
+from genmod.metrics.frechet import feature_moments, frechet
 from genmod.metrics.neighbours import neighbourhoods
 from genmod.rng import rng_for
 from tests.benchmarks._data_sets import FASHION
@@ -71,23 +71,23 @@ class Judge:
 
     def __init__(self, train_NCHW: Tensor, real_NCHW: Tensor) -> None:
         spec = GREY.model_copy(update={"classes": 10})
-        self.extractor = fit(FeaturesConfig(), spec, train_NCHW, labels("train"), 0)
+        self.extractor = fit_extractor(FeaturesConfig(), spec, train_NCHW, labels("train"), 0)
         self.real_ND = self._features(real_NCHW)
-        self.moments = moments(self.real_ND)
+        self.feature_moments = feature_moments(self.real_ND)
 
     def _features(self, pixels_NCHW: Tensor) -> Tensor:
         return self.extractor.extract(pixels_NCHW).features_ND
 
     def distance(self, pixels_NCHW: Tensor) -> float:
         """Frechet's, to all the real rows."""
-        return frechet(self.moments, moments(self._features(pixels_NCHW)))
+        return frechet(self.feature_moments, feature_moments(self._features(pixels_NCHW)))
 
     def __call__(self, pixels_NCHW: Tensor) -> dict[str, float]:
         """``fd``, and each of ``SHARES`` against as many real rows as there are samples."""
         fake_ND = self._features(pixels_NCHW)
         near = neighbourhoods(fake_ND, self.real_ND[: len(fake_ND)], NEIGHBOURS, 2, 0)
         shares = {name: getattr(near, name)[0] for name in SHARES}
-        return {"fd": frechet(self.moments, moments(fake_ND)), **shares}
+        return {"fd": frechet(self.feature_moments, feature_moments(fake_ND)), **shares}
 
 
 def interval(values: list[float]) -> list[float]:

@@ -38,8 +38,8 @@ from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import Extractor, FeaturesConfig, fit
-from genmod.metrics.frechet import frechet, moments
+from genmod.metrics.features import Extractor, FeaturesConfig, fit_extractor
+from genmod.metrics.frechet import feature_moments, frechet
 from genmod.metrics.neighbours import neighbourhoods
 from genmod.models.vae import Model, VAEScore
 from genmod.rng import rng_for
@@ -183,13 +183,13 @@ class _Judge:
     def __init__(self, extractor: Extractor, real_NCHW: Tensor) -> None:
         self.extractor = extractor
         self.real_ND = extractor.extract(real_NCHW).features_ND
-        self.real = moments(self.real_ND)
+        self.real = feature_moments(self.real_ND)
 
     def __call__(self, side: str, seed: int, made: dict[str, Any]) -> dict[str, Any]:
         fake_ND = self.extractor.extract(torch.as_tensor(made["draws"])).features_ND
         nats = -float(torch.as_tensor(made["nats"]).double().mean())
         cpu_min, nimg = round(float(made["cpu_s"]) / 60, 2), int(made["nimg"])
-        fd = frechet(self.real, moments(fake_ND))
+        fd = frechet(self.real, feature_moments(fake_ND))
         row = {"side": side, "seed": seed, "cpu_min": cpu_min, "nimg": nimg, "fd": fd, "nats": nats}
         near = neighbourhoods(fake_ND, self.real_ND[: len(fake_ND)], NEIGHBOURS, 2, 0)
         row |= {name: getattr(near, name)[0] for name in ("coverage", "recall", "precision")}
@@ -208,13 +208,13 @@ def main() -> None:
     torch.set_num_threads(1)
     pin()
     train_NCHW, test_NCHW = _images("train"), _images("t10k")
-    extractor = fit(FeaturesConfig(), GREY, train_NCHW, _labels("train"), 0)
+    extractor = fit_extractor(FeaturesConfig(), GREY, train_NCHW, _labels("train"), 0)
     if wanted.search:
         train_NCHW, test_NCHW = train_NCHW[:-HELD_OUT], train_NCHW[-HELD_OUT:]
     test_binary = _binary(test_NCHW[:SCORED], 0, "bench/test", torch.arange(SCORED)) // 255
     data = {"train": train_NCHW, "test_binary": test_binary}
     judge, halves = _Judge(extractor, test_NCHW), test_NCHW.split(len(test_NCHW) // 2)
-    floor = frechet(*(moments(extractor.extract(half).features_ND) for half in halves))
+    floor = frechet(*(feature_moments(extractor.extract(half).features_ND) for half in halves))
     print(f"features {extractor.label}, floor {floor:.3f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "data.npz", **{name: t.numpy() for name, t in data.items()})

@@ -35,8 +35,8 @@ from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import Extractor, FeaturesConfig, fit
-from genmod.metrics.frechet import frechet, moments
+from genmod.metrics.features import Extractor, FeaturesConfig, fit_extractor
+from genmod.metrics.frechet import feature_moments, frechet
 from genmod.metrics.neighbours import neighbourhoods
 from genmod.models.gan import GanSample, Model
 from genmod.rng import rng_for
@@ -162,13 +162,13 @@ class Judge:
         fake_ND = self.extractor.extract(pixels_NCHW).features_ND
         near = neighbourhoods(fake_ND, self.test_ND[: len(fake_ND)], NEIGHBOURS, 2, 0)
         shares = {name: getattr(near, name)[0] for name in MEASURES[1:]}
-        return {"fd": frechet(moments(self.test_ND), moments(fake_ND)), **shares}
+        return {"fd": frechet(feature_moments(self.test_ND), feature_moments(fake_ND)), **shares}
 
 
 def judge(held_out: bool = False) -> tuple[Judge, Tensor]:
     """The judge and the images to train on; ``held_out``: it compares with the last training images."""
     pixels_NCHW, spec = _images("train"), SPEC.model_copy(update={"classes": 10})
-    extractor = fit(FeaturesConfig(), spec, pixels_NCHW, _labels("train"), 0)
+    extractor = fit_extractor(FeaturesConfig(), spec, pixels_NCHW, _labels("train"), 0)
     other_NCHW = pixels_NCHW[-HELD_OUT:] if held_out else _images("t10k")
     mine_NCHW = pixels_NCHW[:-HELD_OUT] if held_out else pixels_NCHW
     return Judge(extractor, extractor.extract(other_NCHW).features_ND), mine_NCHW

@@ -27,7 +27,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import Extractor, FeaturesConfig, fit
+from genmod.metrics.features import Extractor, FeaturesConfig, fit_extractor
 from genmod.models.gan import GanSample, Model
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
@@ -113,7 +113,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pin()
     pixels_NCHW, labels_N = digits()
-    extractor = fit(FeaturesConfig(), SPEC.model_copy(update={"channels": 1, "classes": 10}),
+    extractor = fit_extractor(FeaturesConfig(), SPEC.model_copy(update={"channels": 1, "classes": 10}),
                     pixels_NCHW, labels_N, 0)  # fmt: skip
     right = (extractor.extract(pixels_NCHW).classes_N == labels_N).double().mean()
     real = stacked(pixels_NCHW, 1, "bench/real", torch.arange(DRAWS))

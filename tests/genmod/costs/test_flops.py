@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from genmod.config import as_json
-from genmod.costs.flops import META, flops_of, parameters_of, shapes_of, work_of
+from genmod.costs.flops import META, flops_of, parameters_of, shapes_of, training_cost
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
@@ -40,7 +40,7 @@ def test_a_linear_layer_by_hand_wherever_it_is_computed():
 
 @pytest.mark.parametrize("name", families())
 def test_every_family_is_counted(name):
-    work = work_of(config(name))
+    work = training_cost(config(name))
     assert work.parameters == parameters_of(config(name).build())
     assert work.step_flops > 1.5 * work.forward_flops > 0
 
@@ -54,7 +54,8 @@ def test_big_nets_need_no_memory():
 def test_blocks_add_what_they_cost():
     """Four levels' worth of equal convolutions: twice the blocks is nearly twice the work."""
     few, many = (
-        work_of(config("diffusion", blocks=blocks, attention=[], widths=[32])) for blocks in (4, 8)
+        training_cost(config("diffusion", blocks=blocks, attention=[], widths=[32]))
+        for blocks in (4, 8)
     )
     assert 1.8 < many.forward_flops / few.forward_flops < 2.0
     assert 1.8 < many.parameters / few.parameters < 2.0

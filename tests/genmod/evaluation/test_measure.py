@@ -10,10 +10,10 @@ from sklearn.datasets import load_digits
 
 from genmod.config import canonical_json
 from genmod.errors import ConfigError
-from genmod.evaluation.images import Images, noise_like
-from genmod.evaluation.measure import BETTER, Truth, judge, metrics_from
+from genmod.evaluation.images import Images, uniform_noise
+from genmod.evaluation.measure import BETTER, Truth, evaluate_samples, metrics_from
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import FeaturesConfig, fit
+from genmod.metrics.features import FeaturesConfig, fit_extractor
 from genmod.metrics.protocol import EvaluateConfig, difference
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
@@ -31,16 +31,16 @@ def digits():
 def truth(digits):
     train, _, reference = digits
     features = FeaturesConfig(train_images=8_000)
-    extractor = fit(features, SPEC, train.pixels_NCHW, train.labels_N, seed=0)
+    extractor = fit_extractor(features, SPEC, train.pixels_NCHW, train.labels_N, seed=0)
     return Truth(train, reference, "ab" * 32, extractor, EvaluateConfig(bootstrap=50), seed=0)
 
 
-def by_name(judgement):
-    return {reading.value.protocol.metric: reading for reading in judgement.metrics}
+def by_name(evaluation):
+    return {reading.value.protocol.metric: reading for reading in evaluation.metrics}
 
 
 def test_real_held_out_images_are_near_the_floor_in_every_metric(digits, truth):
-    found = by_name(judge(digits[1], truth))
+    found = by_name(evaluate_samples(digits[1], truth))
     assert list(found) == list(BETTER)
     for name in ("fd", "kid", "precision", "recall", "density", "coverage", "label_accuracy"):
         assert abs(found[name].relative_position) < 0.15, name
@@ -48,7 +48,7 @@ def test_real_held_out_images_are_near_the_floor_in_every_metric(digits, truth):
 
 
 def test_noise_is_at_the_ceiling_in_every_metric(truth):
-    for name, reading in by_name(judge(noise_like(400, SPEC, seed=0), truth)).items():
+    for name, reading in by_name(evaluate_samples(uniform_noise(400, SPEC, seed=0), truth)).items():
         if reading.ceiling is not None:
             assert difference(reading.value, reading.ceiling) == 0, name
             assert reading.relative_position == 1
@@ -57,7 +57,7 @@ def test_noise_is_at_the_ceiling_in_every_metric(truth):
 def test_one_class_alone_is_caught_by_coverage_and_class_balance(digits, truth):
     train = digits[0]
     only = train.labels_N == 3
-    found = judge(Images(train.pixels_NCHW[only], train.labels_N[only]), truth)
+    found = evaluate_samples(Images(train.pixels_NCHW[only], train.labels_N[only]), truth)
     metrics = by_name(found)
     assert metrics["coverage"].value.interval.high < 0.4
     assert metrics["class_balance"].value.value > 0.8
@@ -68,18 +68,20 @@ def test_one_class_alone_is_caught_by_coverage_and_class_balance(digits, truth):
 
 def test_wrong_labels_are_caught_by_label_accuracy_alone(digits, truth):
     fresh = digits[1]
-    right = by_name(judge(fresh, truth))
-    wrong = by_name(judge(Images(fresh.pixels_NCHW, (fresh.labels_N + 1) % 10), truth))
+    right = by_name(evaluate_samples(fresh, truth))
+    wrong = by_name(evaluate_samples(Images(fresh.pixels_NCHW, (fresh.labels_N + 1) % 10), truth))
     assert right["label_accuracy"].value.value > 0.8 > 0.2 > wrong["label_accuracy"].value.value
     assert right["fd"].value == wrong["fd"].value
 
 
 def test_samples_without_labels_have_no_label_accuracy(digits, truth):
-    assert "label_accuracy" not in by_name(judge(Images(digits[1].pixels_NCHW, None), truth))
+    assert "label_accuracy" not in by_name(
+        evaluate_samples(Images(digits[1].pixels_NCHW, None), truth)
+    )
 
 
 def test_both_ends_are_measured_by_the_samples_own_protocol(digits, truth):
-    for name, reading in by_name(judge(digits[1], truth)).items():
+    for name, reading in by_name(evaluate_samples(digits[1], truth)).items():
         assert reading.value.name.startswith(name + "[")
         if reading.ceiling is not None:
             assert reading.value.protocol_digest == reading.ceiling.protocol_digest
@@ -88,16 +90,16 @@ def test_both_ends_are_measured_by_the_samples_own_protocol(digits, truth):
 
 
 def test_it_says_the_same_twice_and_survives_json(digits, truth):
-    a, b = judge(digits[1], truth), judge(digits[1], truth)
+    a, b = evaluate_samples(digits[1], truth), evaluate_samples(digits[1], truth)
     assert canonical_json(a.metadata()) == canonical_json(b.metadata())
     assert metrics_from(json.loads(canonical_json(a.metadata()))) == a.metrics
 
 
 def test_too_few_samples_are_refused_in_words(digits, truth):
     with pytest.raises(ConfigError, match=r"evaluate\.neighbours=5"):
-        judge(digits[1].part(0, 4), truth)
+        evaluate_samples(digits[1].part(0, 4), truth)
 
 
 def test_noise_of_binary_data_is_binary():
     spec = ImageSpec(channels=1, height=4, width=4, levels=2)
-    assert set(noise_like(20, spec, 0).pixels_NCHW.unique().tolist()) == {0, 255}
+    assert set(uniform_noise(20, spec, 0).pixels_NCHW.unique().tolist()) == {0, 255}

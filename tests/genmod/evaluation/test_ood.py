@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genmod.errors import ConfigError
-from genmod.evaluation.ood import ood_auroc, require_alike
+from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.manifest import ImageSpec, Manifest, write_file
 from genmod.rng import rng_for
 from genmod.scoring.calibrated import calibrated
@@ -59,7 +59,7 @@ def published(root, scores, **changes):
 def test_likely_is_not_familiar_and_the_recommended_column_knows():
     roots = "memory://unfamiliar/own", "memory://unfamiliar/other"
     own, other = published(roots[0], MAIN), published(roots[1], OTHER)
-    require_alike(own, other, "there")
+    require_comparable_scores(own, other, "there")
     found = ood_auroc(roots, own, other)
     by_name = {column["name"]: column for column in found["columns"]}
     assert by_name["nats"]["auroc"] < 0.15  # upside down
@@ -87,7 +87,7 @@ def test_unlike_scores_are_not_compared(changes, says):
     parents = {name: digest for name, digest in parents.items() if digest is not None}
     other = own.model_copy(update={"metadata": own.metadata | changes, "parents": parents})
     with pytest.raises(ConfigError, match=says):
-        require_alike(own, other, "there")
+        require_comparable_scores(own, other, "there")
 
 
 def test_tables_come_back_as_they_were_written():

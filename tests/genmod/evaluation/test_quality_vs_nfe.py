@@ -14,7 +14,7 @@ from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import FeaturesConfig, fit
+from genmod.metrics.features import FeaturesConfig, fit_extractor
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.report.charts import line_chart
 from genmod.report.page import ModelPage, ReportContent, render
@@ -30,7 +30,7 @@ STD = 0.25
 def truth():
     noise = STD * rng_for(0, "real", range(600)).normal(*SPEC.shape)
     real = Images(units.to_pixels(noise), None)
-    extractor = fit(FeaturesConfig(), SPEC, real.pixels_NCHW, None, seed=0)
+    extractor = fit_extractor(FeaturesConfig(), SPEC, real.pixels_NCHW, None, seed=0)
     config = EvaluateConfig(curve_images=150)
     return Truth(real, real, "ab" * 32, extractor, config, seed=0)
 

@@ -10,7 +10,13 @@ from genmod import storage
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import ImageSpec, Manifest, publish
 from genmod.metrics.extractors import POOLED
-from genmod.metrics.features import FeaturesConfig, fit, load, save, shifted
+from genmod.metrics.features import (
+    FeaturesConfig,
+    fit_extractor,
+    load_extractor,
+    save_extractor,
+    shifted,
+)
 from genmod.rng import rng_for
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
@@ -27,7 +33,7 @@ def digits():
 @pytest.fixture(scope="module")
 def classifier(digits):
     pixels_NCHW, labels_N = digits
-    return fit(QUICK, SPEC, pixels_NCHW[:1400], labels_N[:1400], seed=3)
+    return fit_extractor(QUICK, SPEC, pixels_NCHW[:1400], labels_N[:1400], seed=3)
 
 
 def test_the_classifier_knows_held_out_digits(digits, classifier):
@@ -44,7 +50,7 @@ def test_the_same_data_and_seed_give_the_same_digest_and_another_seed_another(di
 
     def digest(seed):
         torch.rand(seed + 1)  # torch's own generator is somewhere else each time
-        return fit(short, SPEC, pixels_NCHW[:300], labels_N[:300], seed).digest
+        return fit_extractor(short, SPEC, pixels_NCHW[:300], labels_N[:300], seed).digest
 
     assert digest(0) == digest(0) != digest(1)
 
@@ -52,7 +58,7 @@ def test_the_same_data_and_seed_give_the_same_digest_and_another_seed_another(di
 def test_fitting_consumes_nothing_from_the_global_generator(digits):
     pixels_NCHW, labels_N = digits
     before = torch.get_rng_state()
-    fit(FeaturesConfig(train_images=100), SPEC, pixels_NCHW[:100], labels_N[:100], seed=0)
+    fit_extractor(FeaturesConfig(train_images=100), SPEC, pixels_NCHW[:100], labels_N[:100], seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -63,13 +69,13 @@ def test_features_are_on_a_common_scale(digits, classifier):
 
 
 def publish_at(root, extractor):
-    publish(root, Manifest(kind="features", fingerprint="f", files=save(extractor, root)))
+    publish(root, Manifest(kind="features", fingerprint="f", files=save_extractor(extractor, root)))
 
 
 def test_saved_and_loaded_it_is_the_same_space(tmp_path, digits, classifier):
     pixels_NCHW, _ = digits
     publish_at(str(tmp_path), classifier)
-    again = load(str(tmp_path))
+    again = load_extractor(str(tmp_path))
     assert again.label == classifier.label
     assert again.label.startswith("classifier-v1@")
     assert again.digest == classifier.digest
@@ -86,13 +92,13 @@ def test_changed_weights_are_refused(tmp_path, classifier):
     data[-1] ^= 1
     storage.write_bytes(str(weights), bytes(data))
     with pytest.raises(DataError, match="digest"):
-        load(root)
+        load_extractor(root)
 
 
 def test_without_labels_features_are_principal_components():
     spec = ImageSpec(channels=3, height=4, width=6)
     pixels_NCHW = rng_for(0, "pixels", range(200)).integers(256, *spec.shape).to(torch.uint8)
-    extractor = fit(FeaturesConfig(), spec, pixels_NCHW, None, seed=0)
+    extractor = fit_extractor(FeaturesConfig(), spec, pixels_NCHW, None, seed=0)
     found = extractor.extract(pixels_NCHW)
     assert extractor.label.startswith("pca-v1@")
     assert found.classes_N is None
@@ -108,7 +114,7 @@ def test_without_labels_features_are_principal_components():
 def test_few_pixels_keep_all_distances_under_pca():
     spec = ImageSpec(channels=1, height=5, width=5)
     pixels_NCHW = rng_for(1, "pixels", range(50)).integers(256, *spec.shape).to(torch.uint8)
-    extractor = fit(FeaturesConfig(), spec, pixels_NCHW, None, seed=0)
+    extractor = fit_extractor(FeaturesConfig(), spec, pixels_NCHW, None, seed=0)
     features_ND = extractor.extract(pixels_NCHW).features_ND
     wanted = torch.pdist(pixels_NCHW.double().flatten(1) / 128) * float(extractor.network.scale)
     torch.testing.assert_close(torch.pdist(features_ND), wanted, rtol=1e-4, atol=1e-4)
@@ -117,7 +123,7 @@ def test_few_pixels_keep_all_distances_under_pca():
 def test_large_images_are_pooled_for_pca():
     spec = ImageSpec(channels=1, height=2 * POOLED, width=2 * POOLED)
     pixels_NCHW = rng_for(2, "pixels", range(20)).integers(256, *spec.shape).to(torch.uint8)
-    extractor = fit(FeaturesConfig(), spec, pixels_NCHW, None, seed=0)
+    extractor = fit_extractor(FeaturesConfig(), spec, pixels_NCHW, None, seed=0)
     assert extractor.network.components_PD.shape == (POOLED * POOLED, 64)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from genmod.metrics.frechet import Moments, frechet, frechet_distance, moments
+from genmod.metrics.frechet import FeatureMoments, feature_moments, frechet, frechet_distance
 from genmod.rng import rng_for
 
 
@@ -22,7 +22,10 @@ def spd(purpose, dims):
 def test_means_alone_count_by_their_squared_distance():
     cov_DD = spd("cov", 5)
     shift_D = torch.tensor([1.0, -2.0, 0.0, 0.5, 3.0], dtype=torch.float64)
-    a, b = Moments(torch.zeros(5, dtype=torch.float64), cov_DD), Moments(shift_D, cov_DD)
+    a, b = (
+        FeatureMoments(torch.zeros(5, dtype=torch.float64), cov_DD),
+        FeatureMoments(shift_D, cov_DD),
+    )
     assert frechet(a, b) == pytest.approx(float(shift_D.square().sum()), rel=1e-12)
 
 
@@ -30,13 +33,13 @@ def test_commuting_covariances_count_by_the_distance_of_their_roots():
     a_D = torch.tensor([4.0, 9.0, 0.25], dtype=torch.float64)
     b_D = torch.tensor([1.0, 16.0, 0.0], dtype=torch.float64)  # singular
     zero_D = torch.zeros(3, dtype=torch.float64)
-    value = frechet(Moments(zero_D, a_D.diag()), Moments(zero_D, b_D.diag()))
+    value = frechet(FeatureMoments(zero_D, a_D.diag()), FeatureMoments(zero_D, b_D.diag()))
     assert value == pytest.approx((2 - 1) ** 2 + (3 - 4) ** 2 + 0.5**2, rel=1e-12)
 
 
 def test_general_covariances_agree_with_scipy_in_both_directions():
-    a = Moments(normal("a", 1, 8)[0], spd("ca", 8))
-    b = Moments(normal("b", 1, 8)[0], spd("cb", 8))
+    a = FeatureMoments(normal("a", 1, 8)[0], spd("ca", 8))
+    b = FeatureMoments(normal("b", 1, 8)[0], spd("cb", 8))
     cross = sqrtm(a.cov_DD.numpy() @ b.cov_DD.numpy()).real
     wanted = (a.mean_D - b.mean_D).square().sum() + (a.cov_DD + b.cov_DD).trace()
     wanted = float(wanted) - 2 * cross.trace()
@@ -47,8 +50,8 @@ def test_general_covariances_agree_with_scipy_in_both_directions():
 def test_moments_with_counts_are_moments_of_repeated_rows():
     rows_ND = normal("rows", 6, 3)
     counts_N = torch.tensor([2.0, 0, 1, 3, 0, 1], dtype=torch.float64)
-    repeated = moments(rows_ND.repeat_interleave(counts_N.to(torch.int64), dim=0))
-    counted = moments(rows_ND, counts_N)
+    repeated = feature_moments(rows_ND.repeat_interleave(counts_N.to(torch.int64), dim=0))
+    counted = feature_moments(rows_ND, counts_N)
     torch.testing.assert_close(counted.mean_D, repeated.mean_D, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(counted.cov_DD, repeated.cov_DD, rtol=1e-12, atol=1e-12)
 

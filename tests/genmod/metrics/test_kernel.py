@@ -36,7 +36,7 @@ def test_it_is_its_definition(monkeypatch):
     fake_ND, real_MD = normal("f", 9) + 0.3, normal("r", 7)
     wanted = by_definition(fake_ND, real_MD)
     assert kernel_distance(fake_ND, real_MD)[0] == pytest.approx(wanted, rel=1e-10)
-    monkeypatch.setattr(kernel, "BLOCK_ROWS", 4)  # several blocks, the last one short
+    monkeypatch.setattr(kernel, "KERNEL_BLOCK_ROWS", 4)  # several blocks, the last one short
     assert kernel_distance(fake_ND, real_MD)[0] == pytest.approx(wanted, rel=1e-10)
 
 

@@ -37,7 +37,7 @@ def by_definition(fake, real, k):
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("block_rows", [5, 1024])
 def test_they_are_their_definitions(monkeypatch, k, block_rows):
-    monkeypatch.setattr(neighbours, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(neighbours, "DISTANCE_BLOCK_ROWS", block_rows)
     fake_ND, real_MD = 0.7 * normal("fake", 17) + 0.4, normal("real", 17)
     found = neighbourhoods(fake_ND, real_MD, k, replicates=20, seed=0)
     for name, wanted in by_definition(fake_ND, real_MD, k).items():
