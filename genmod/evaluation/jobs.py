@@ -16,7 +16,7 @@ from genmod.evaluation.images import Images, read_first, read_shuffled, split_di
 from genmod.evaluation.measure import Evaluation, Truth, evaluate_samples
 from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.evaluation.quality_vs_nfe import quality_curve
-from genmod.generation.synthetic import SPLIT
+from genmod.generation.synthetic import SAMPLE_SPLIT
 from genmod.manifest import (
     NAMES,
     DatasetManifest,
@@ -191,7 +191,7 @@ class EvaluationJob(Config):
         data, samples = inputs["data"], inputs["samples"]
         assert isinstance(data, DatasetManifest)
         assert isinstance(samples, DatasetManifest)
-        images = read_first(self.samples_root, samples, SPLIT, self.config.images)
+        images = read_first(self.samples_root, samples, SAMPLE_SPLIT, self.config.images)
         truth = self._truth(data)
         evaluation = evaluate_samples(images, truth)
         manifest = Manifest(
@@ -211,7 +211,7 @@ class EvaluationJob(Config):
                     "digest": truth.reference_digest,
                     "rows": len(truth.reference),
                 },
-                "samples": {"rows": samples.rows(SPLIT), **_about(samples)},
+                "samples": {"rows": samples.rows(SAMPLE_SPLIT), **_about(samples)},
                 "scores": self._scores(inputs.get("scores")),
                 "unscored": self.unscored,
                 "ood": self._ood(inputs),

@@ -25,10 +25,10 @@ from genmod.interface.options import SampleOptions
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 
-PURPOSE = "sample"
+SAMPLE_PURPOSE = "sample"
 """Of the randomness of samples. The same for all models: one index is the same noise for each of them."""
 
-SPLIT: Literal["train"] = "train"
+SAMPLE_SPLIT: Literal["train"] = "train"
 """The split of a synthetic dataset."""
 
 
@@ -150,7 +150,7 @@ class SampleGenerator:
         device = next(self.model.parameters()).device
         size = self.micro_batch
         index_B = torch.arange(number * size, (number + 1) * size, device=device)
-        rng = rng_for(self.seed, PURPOSE, index_B)
+        rng = rng_for(self.seed, SAMPLE_PURPOSE, index_B)
         x_BCHW = self.model.sample(self.want.labels_B(index_B), rng, self.options)
         assert x_BCHW.shape == (size, *self.model.spec.shape), x_BCHW.shape
         bad = (~x_BCHW.isfinite().flatten(1).all(1)).nonzero()

@@ -12,10 +12,10 @@ from genmod.costs.flops import shapes_of
 from genmod.data.order.row_order import epoch_rows
 from genmod.data.order.training_order import (
     MAIN,
-    Part,
+    MixturePart,
     check_order,
     make_training_order,
-    mixed_parts,
+    mixture_parts,
 )
 from genmod.data.reading.reader import TrainingStream, open_dataset, read_rows
 from genmod.errors import ConfigError, DataError, StorageError
@@ -188,11 +188,11 @@ def check_start(job: TrainJob) -> None:
         )
 
 
-def _parts(job: TrainJob) -> list[Part]:
+def _parts(job: TrainJob) -> list[MixturePart]:
     """The recipe's dataset and those mixed with it. DataError if one is not what was planned."""
     order = job.train.order
-    own = Part(job.data_root, open_dataset(job.data_root), order.mixture.get(MAIN, 1.0))
-    parts = [own, *mixed_parts(order)]
+    own = MixturePart(job.data_root, open_dataset(job.data_root), order.mixture.get(MAIN, 1.0))
+    parts = [own, *mixture_parts(order)]
     for part in parts:
         planned = job.data_digest if part is own else job.mixed[part.root]
         if part.manifest.digest != planned:
@@ -203,7 +203,9 @@ def _parts(job: TrainJob) -> list[Part]:
     return parts
 
 
-def _stream(job: TrainJob, parts: list[Part], world: World, start_nimg: int) -> TrainingStream:
+def _stream(
+    job: TrainJob, parts: list[MixturePart], world: World, start_nimg: int
+) -> TrainingStream:
     config = job.train
     return TrainingStream(
         job.data_root,

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from genmod.config import Config, as_json, fingerprint, parse
-from genmod.data.order.mixed import whole_weights
+from genmod.data.order.mixed import integer_weights
 from genmod.data.order.training_order import MAIN, OrderConfig
 from genmod.errors import ConfigError, did_you_mean
 from genmod.interface.model import Phase
@@ -184,7 +184,7 @@ def training_fingerprint(
     """
     digests = {**(mixed or {}), MAIN: data_digest}
     mix = config.order.mixture
-    whole = whole_weights(list(mix.values())) if mix else ()
+    whole = integer_weights(list(mix.values())) if mix else ()
     shares = sorted((digests[url], weight) for url, weight in zip(mix, whole, strict=True))
     distills = [] if start is None else [["start", start]]
     return fingerprint("train", model, config.result(), data_digest, seed, *shares, *distills)

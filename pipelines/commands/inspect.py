@@ -6,7 +6,7 @@ from typing import Any
 
 from genmod import storage
 from genmod.data.reading.reader import open_dataset
-from genmod.data.reading.summary import contact_sheet, overview
+from genmod.data.reading.summary import contact_sheet, dataset_summary
 from genmod.errors import ConfigError, sanitize
 from genmod.manifest import DatasetManifest, Split, load
 
@@ -30,7 +30,7 @@ def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dic
         DataError: it is broken.
     """
     manifest = _open(url)
-    metadata = overview(url, manifest)
+    metadata = dataset_summary(url, manifest)
     sheet = contact_sheet(url, manifest, split)
     out = storage.resolve(out)
     storage.write_bytes(out, sheet.png)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from genmod import storage
 from genmod.config import fingerprint
-from genmod.data.format.verify import shard_faults
+from genmod.data.format.verify import shard_problems
 from genmod.errors import DataError
 from genmod.manifest import NAMES, DatasetManifest, FileEntry, faults, is_claimed, load
 from pipelines.tracking.tracker import ARTIFACTS
@@ -111,6 +111,8 @@ def _dataset_faults(root: str) -> list[str]:
     try:
         manifest = load(DatasetManifest, root, "dataset")
         assert manifest is not None
-        return [fault for shard in manifest.shards for fault in shard_faults(root, manifest, shard)]
+        return [
+            fault for shard in manifest.shards for fault in shard_problems(root, manifest, shard)
+        ]
     except DataError as error:
         return [str(error)]

@@ -11,8 +11,8 @@ from genmod.config import Config, as_json, fingerprint, parse
 from genmod.data.format.shards import Row, RowStats, ShardReceipt, dataset_metadata, write_shard
 from genmod.errors import ConfigError
 from genmod.generation.synthetic import (
-    PURPOSE,
-    SPLIT,
+    SAMPLE_PURPOSE,
+    SAMPLE_SPLIT,
     LabelRequest,
     SampleConfig,
     SampleGenerator,
@@ -106,7 +106,7 @@ def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePla
         draws_from_p=options.draws_from_p,
         only_label=want.only,
         seed=seed,
-        fingerprint=fingerprint("sample", PURPOSE, manifest.digest, result, options, seed),
+        fingerprint=fingerprint("sample", SAMPLE_PURPOSE, manifest.digest, result, options, seed),
         shards=shard_count(config),
         rows=config.count,
         size_bytes_at_most=size_bytes_at_most(config, model.spec),
@@ -126,20 +126,24 @@ class SampleActor(WorkUnitActor):
         rows = (maker.row(index, pixels, plan.model_digest) for index, pixels in images)
         # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
         name = piece if self.device == "cpu" else f"{piece}-{uuid.uuid4().hex[:8]}"
-        shard, metadata = write_shard(plan.out_root, name, SPLIT, plan.spec, rows)
+        shard, metadata = write_shard(plan.out_root, name, SAMPLE_SPLIT, plan.spec, rows)
         return ShardReceipt(fingerprint=plan.fingerprint, shard=shard, metadata=metadata)
 
 
 def _job(plan: SamplePlan) -> Job[DatasetManifest, ShardReceipt]:
     pieces = [
-        WorkUnit(f"{SPLIT}-{number:06d}", len(shard_range(number, plan.config)), {"number": number})
+        WorkUnit(
+            f"{SAMPLE_SPLIT}-{number:06d}",
+            len(shard_range(number, plan.config)),
+            {"number": number},
+        )
         for number in range(plan.shards)
     ]
 
     def finish(receipts: Sequence[ShardReceipt]) -> DatasetManifest:
         shards = [receipt.shard for receipt in receipts if receipt.shard is not None]
         parts = [receipt.metadata for receipt in receipts if receipt.metadata is not None]
-        metadata = dataset_metadata({SPLIT: sum(parts, RowStats())})
+        metadata = dataset_metadata({SAMPLE_SPLIT: sum(parts, RowStats())})
         keys = {"name", "family", "options", "sampler", "draws_from_p", "only_label", "seed"}
         made = {key: value for key, value in as_json(plan).items() if key in keys}
         metadata["sample"] = made | plan.config.result() | {"labels": plan.want.rule}

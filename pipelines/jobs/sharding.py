@@ -14,10 +14,10 @@ from genmod.data.sharding.plan import (
     DatasetPlan,
     PlannedShard,
     ShardPlan,
-    check_budget,
+    check_quarantine,
+    exceeds_quarantine,
     make_manifest,
     make_plan,
-    over_budget,
 )
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.source import DataConfig
@@ -99,9 +99,9 @@ def shard(
     made = _make_all(plan, root, workers or data.workers or _cpus(), task_bytes, progress)
     rejected = [row for receipt in made for row in receipt.rejected]
     quarantine = quarantine_file(root, [*plan.rejected, *rejected])
-    own = [*plan.own_rejected, *rejected]
+    own = [*plan.new_rejected, *rejected]
     try:
-        check_budget(data, own, len(own), plan.rows + len(plan.own_rejected))
+        check_quarantine(data, own, len(own), plan.rows + len(plan.new_rejected))
     except DataError:
         unclaim(root)  # another recipe may have the folder; quarantine.parquet stays, to be read
         raise
@@ -149,8 +149,8 @@ def _make_all(
         made[name] = receipt
         progress(sum(rows[name] for name in made), plan.rows)
         rejected = sum(len(receipt.rejected) for receipt in made.values())
-        own = len(plan.own_rejected)
-        if over_budget(plan.data, rejected + own, plan.rows + own):
+        own = len(plan.new_rejected)
+        if exceeds_quarantine(plan.data, rejected + own, plan.rows + own):
             break
     return [made[name] for name in names if name in made]
 

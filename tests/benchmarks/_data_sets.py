@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from genmod.data.format.codecs import PNG_LEVEL, Codec
-from genmod.data.format.shards import Encoded, dataset_metadata, pack_shard
+from genmod.data.format.shards import EncodedRows, dataset_metadata, pack_shard
 from genmod.data.sources.registry import open_source
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 
@@ -56,10 +56,10 @@ class Set:
     pixels_NHWC: np.ndarray | None = None
     """Where they were encoded without loss."""
 
-    def samples(self, rows: range) -> Encoded:
+    def samples(self, rows: range) -> EncodedRows:
         some = slice(rows.start, rows.stop)
         keys = [f"{i:08d}" for i in rows]
-        return Encoded(keys, rows, self.blobs[some], self.labels[some])
+        return EncodedRows(keys, rows, self.blobs[some], self.labels[some])
 
 
 def pin() -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from genmod.data.format.codecs import Codec
-from genmod.data.format.shards import Encoded, dataset_metadata, pack_shard
-from genmod.data.order.row_order import Deal, Order
+from genmod.data.format.shards import EncodedRows, dataset_metadata, pack_shard
+from genmod.data.order.row_order import RankSlice, UniformOrder
 from genmod.data.reading.reader import RowReader, _stream
 from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, publish
 from tests.benchmarks._data_sets import pin
@@ -62,7 +62,7 @@ def _shard(root: str) -> ShardEntry:
     blobs = [codec.encode(image) for image in made.astype(np.uint8)]
     rows = range(SHARD_ROWS)
     keys, images = [f"{i:08d}" for i in rows], [blobs[i % 64] for i in rows]
-    samples = Encoded(keys, rows, images, [i % 10 for i in rows])
+    samples = EncodedRows(keys, rows, images, [i % 10 for i in rows])
     return pack_shard(root, "train-000000", "train", samples)
 
 
@@ -81,7 +81,7 @@ def _growth(root: str, shard: ShardEntry) -> list[dict[str, Any]]:
         start_s = time.process_time()
         reader.find(np.arange(0, total, SHARD_ROWS))
         loading_us = (time.process_time() - start_s) / total * 1e6
-        stream = _stream(reader, Order(total, 0), Deal(BATCH, 0, 1), 0)
+        stream = _stream(reader, UniformOrder(total, 0), RankSlice(BATCH, 0, 1), 0)
         for _ in range(63):  # until order is computed in full pieces
             next(stream)
         start_s = time.process_time()

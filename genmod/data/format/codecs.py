@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from genmod.data.format.corruption import damage, declared_bits
+from genmod.data.format.corruption import declared_bits, find_corruption
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec
 
@@ -82,7 +82,7 @@ def _decode(data: bytes) -> NDArray[np.uint8]:
         bits = max((declared_bits(data), *bits_C))
         if bits > 8:
             raise Rejected(f"{bits} bits a channel; convert it to 8")
-        if fault := damage(data):
+        if fault := find_corruption(data):
             raise Rejected(f"broken image: {fault}")
         image.load()
         return np.asarray(_grey_or_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)

@@ -13,7 +13,7 @@ _COLOURS = ("Gray", "YCbCr", "RGB")
 _NETPBM = re.compile(rb"P[2356]\s")
 
 
-def damage(data: bytes) -> str | None:
+def find_corruption(data: bytes) -> str | None:
     """What is wrong with the bytes of an image, None if nothing can be told.
 
     PNG: every chunk has its CRC-32, up to IEND, so any flipped bit is found. JPEG has no checksum: what

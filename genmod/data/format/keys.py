@@ -7,8 +7,8 @@ import re
 
 from genmod.data.format.codecs import EXTENSIONS
 
-MAX_KEY = 80
-KEY = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
+MAX_KEY_LENGTH = 80
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _NOT_KEY = re.compile(r"[^A-Za-z0-9_-]+")
 _KEPT, _DIGEST_HEX = 48, 16
 
@@ -19,7 +19,7 @@ def key_of(name: str) -> str:
     A name of letters, digits, ``-`` and ``_`` is its own key. Anything else (dots and slashes mean something
     in a tar) is rewritten, and a digest of the whole name keeps keys apart.
     """
-    if KEY.match(name):
+    if KEY_PATTERN.match(name):
         return name
     stem, dot, extension = name.rpartition(".")
     readable = stem if dot and extension.lower() in EXTENSIONS else name

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from genmod.config import Config
 from genmod.data.format.codecs import Codec
-from genmod.data.format.keys import KEY, MAX_KEY
+from genmod.data.format.keys import KEY_PATTERN, MAX_KEY_LENGTH
 from genmod.data.format.tar import Members, tar_of
 from genmod.errors import DataError
 from genmod.manifest import FileEntry, ImageSpec, ShardEntry, Split, write_file
@@ -156,13 +156,13 @@ def write_shard(
         if row.label is not None:
             labels.append(row.label)
         histogram.add(row.image_HWC)
-    samples = Encoded(keys, numbers, images, labels if spec.classes else None, names, sidecars)
+    samples = EncodedRows(keys, numbers, images, labels if spec.classes else None, names, sidecars)
     entry = pack_shard(root, name, split, samples)
     rows_K = np.bincount(labels, minlength=spec.classes).tolist() if spec.classes else ()
     return entry, histogram.metadata(len(keys), max(numbers) + 1, rows_K)
 
 
-class Encoded(NamedTuple):
+class EncodedRows(NamedTuple):
     """Samples whose images are files already, by column."""
 
     keys: Sequence[str]
@@ -176,7 +176,7 @@ class Encoded(NamedTuple):
 
 
 def pack_shard(
-    root: str, name: str, split: Split, samples: Encoded, suffix: str = ".png"
+    root: str, name: str, split: Split, samples: EncodedRows, suffix: str = ".png"
 ) -> ShardEntry:
     """Write NAME.tar and NAME.idx.parquet of images as they are, ``suffix`` says what they are.
 
@@ -212,8 +212,8 @@ def pack_shard(
 
 
 def _check_row(row: Row, spec: ImageSpec) -> None:
-    if not KEY.match(row.key):
-        raise DataError(f"key {row.key!r}: wanted 1 to {MAX_KEY} of A-Z a-z 0-9 _ -")
+    if not KEY_PATTERN.match(row.key):
+        raise DataError(f"key {row.key!r}: wanted 1 to {MAX_KEY_LENGTH} of A-Z a-z 0-9 _ -")
     wanted = (spec.height, spec.width, spec.channels)
     if row.image_HWC.shape != wanted or row.image_HWC.dtype != np.uint8:
         got = f"{row.image_HWC.dtype} {row.image_HWC.shape}"

@@ -21,7 +21,7 @@ MAX_FAULTS = 20
 """Lines about one shard; the others are counted."""
 
 
-def shard_faults(root: str, manifest: DatasetManifest, shard: ShardEntry) -> list[str]:
+def shard_problems(root: str, manifest: DatasetManifest, shard: ShardEntry) -> list[str]:
     """Each sample of which the tar and the index tell different things, or whose image is none.
 
     Every line names the file, the key of the sample and the member. What is missing altogether is not told
@@ -37,8 +37,8 @@ def shard_faults(root: str, manifest: DatasetManifest, shard: ShardEntry) -> lis
         rows = _index_rows(index, index_url)
     except DataError as error:
         return [str(error)]
-    members, damage = _members(data, rows)
-    found = [f"{url}: {fault}" for fault in damage]
+    members, broken = _members(data, rows)
+    found = [f"{url}: {fault}" for fault in broken]
     codec = Codec(manifest.spec)
     for row in rows:
         found += [f"{url}: key {row['key']}: {f}" for f in _row_faults(row, data, members, codec)]

@@ -24,7 +24,7 @@ MAX_TOTAL = 2**31
 """Of whole-numbered weights without a common divisor, so that products stay below 2**62."""
 
 
-def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
+def integer_weights(weights: Sequence[float]) -> tuple[int, ...]:
     """The same proportions in the smallest whole numbers; 0.1 is taken for one tenth, as it is written.
 
     Raises:

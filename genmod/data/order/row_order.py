@@ -1,12 +1,12 @@
-"""Which sample comes when: a pure function of (manifest, split, seed, position). Nothing is stored.
+"""Row order of the training stream: a pure function of (manifest, split, seed, position).
 
-The training stream is endless and has no state: global position p tells its row, so three integers (seed,
-position, global batch) resume it anywhere at the same cost. Within an epoch every row comes once, in an order
-of that epoch's own. Ranks are dealt rows by global position, so their number may change at any position.
+The stream is endless and stateless: global position p determines its row, so three integers (seed, position,
+global batch) resume it anywhere at constant cost. An epoch contains every row once, in a new order. Ranks
+receive rows by global position, so the number of ranks may change at any position.
 
-:class:`Order` is uniform: a keyed permutation of 16 rounds, in which tests find neither a position that
-prefers a row nor a pair of positions that prefers a pair of rows. :class:`WindowOrder` is uniform over
-windows of some shards, so that few are read at a time. Letters: N numbers, S shards.
+:class:`UniformOrder` is a keyed permutation of 16 rounds; statistical tests find no position that prefers a
+row and no pair of positions that prefers a pair of rows. :class:`WindowOrder` is uniform within windows of a
+few shards, so that only a few shards are read at a time. Letters: N numbers, S shards, W windows.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def epoch_rows(rows: int, global_batch: int, last: LastBatch) -> int:
 
 
 @dataclass(frozen=True)
-class Order:
+class UniformOrder:
     """Uniform: any row may be next to any other."""
 
     rows: int
@@ -65,7 +65,7 @@ class Order:
     """Positions of an epoch; as many as rows if not given. What is left out is other rows each time."""
 
     @classmethod
-    def of(cls, manifest: DatasetManifest, split: Split, seed: int) -> Order:
+    def of(cls, manifest: DatasetManifest, split: Split, seed: int) -> UniformOrder:
         """The order of a dataset's split. ConfigError if the split is empty."""
         rows = manifest.rows(split)
         if rows == 0:
@@ -170,7 +170,7 @@ class WindowOrder:
 
 
 @dataclass(frozen=True)
-class Deal:
+class RankSlice:
     """Which positions of the stream a rank takes: of global batch [p, p + B), its r-th part."""
 
     global_batch: int

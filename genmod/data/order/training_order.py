@@ -12,8 +12,8 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from genmod import storage
 from genmod.config import Config
 from genmod.data.order.balanced import BalancedOrder, ClassIndex, shard_labels
-from genmod.data.order.mixed import MixedOrder, whole_weights
-from genmod.data.order.row_order import LastBatch, Order, RowOrder, WindowOrder, epoch_rows
+from genmod.data.order.mixed import MixedOrder, integer_weights
+from genmod.data.order.row_order import LastBatch, RowOrder, UniformOrder, WindowOrder, epoch_rows
 from genmod.errors import ConfigError
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, Split, require
 
@@ -51,7 +51,7 @@ class OrderConfig(Config):
                 "last_batch is drop, but with mixture or balance no epoch ends for all rows at once"
             )
         if self.mixture:
-            whole_weights(list(self.mixture.values()))
+            integer_weights(list(self.mixture.values()))
         return self
 
     def result(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class OrderConfig(Config):
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """One dataset of a mix."""
 
     root: str
@@ -82,17 +82,17 @@ class TrainingOrder:
     order: RowOrder
 
 
-def mixed_parts(config: OrderConfig) -> list[Part]:
+def mixture_parts(config: OrderConfig) -> list[MixturePart]:
     """The other datasets of a mix. ConfigError if one is not there."""
     return [
-        Part(url, require(DatasetManifest, url, "dataset", "shard, or sample"), weight)
+        MixturePart(url, require(DatasetManifest, url, "dataset", "shard, or sample"), weight)
         for url, weight in config.mixture.items()
         if url != MAIN
     ]
 
 
-def check_mix(
-    parts: Sequence[Part], split: Split, spec: ImageSpec, class_names: tuple[str, ...]
+def check_mixture(
+    parts: Sequence[MixturePart], split: Split, spec: ImageSpec, class_names: tuple[str, ...]
 ) -> None:
     """Whether datasets can be mixed.
 
@@ -128,7 +128,7 @@ def check_mix(
 
 def check_order(
     config: OrderConfig, split: Split, spec: ImageSpec, class_names: tuple[str, ...]
-) -> list[Part]:
+) -> list[MixturePart]:
     """Whether a dataset can be read so, whether it is there already or only planned.
 
     Returns:
@@ -141,13 +141,13 @@ def check_order(
         raise ConfigError(
             "train.order.balance is classes, but the dataset has no labels; set train.order.balance=none"
         )
-    others = mixed_parts(config)
-    check_mix(others, split, spec, class_names)
+    others = mixture_parts(config)
+    check_mixture(others, split, spec, class_names)
     return others
 
 
 def make_training_order(
-    parts: Sequence[Part], split: Split, config: OrderConfig, *, seed: int, global_batch: int
+    parts: Sequence[MixturePart], split: Split, config: OrderConfig, *, seed: int, global_batch: int
 ) -> TrainingOrder:
     """The shards of a training stream and its order.
 
@@ -171,8 +171,8 @@ def make_training_order(
         (part,) = parts
         order = _Arranger(split, config, seed, global_batch).order(part, "order")
         return TrainingOrder(part.manifest.of_split(split), order)
-    check_mix(parts, split, first.spec, first.class_names)
-    whole = whole_weights([part.weight for part in parts])
+    check_mixture(parts, split, first.spec, first.class_names)
+    whole = integer_weights([part.weight for part in parts])
     weighted = [(part, weight) for part, weight in zip(parts, whole, strict=True) if weight]
     weighted.sort(key=lambda pair: pair[0].manifest.digest)
     arranger = _Arranger(split, config, seed, global_batch)
@@ -191,20 +191,20 @@ class _Arranger:
     seed: int
     global_batch: int
 
-    def order(self, part: Part, purpose: str) -> RowOrder:
+    def order(self, part: MixturePart, purpose: str) -> RowOrder:
         """Of its split's rows."""
         rows_S = [shard.rows for shard in part.manifest.of_split(self.split)]
         rows = sum(rows_S)
         if rows == 0:
-            return Order.of(part.manifest, self.split, self.seed)  # refuses
+            return UniformOrder.of(part.manifest, self.split, self.seed)  # refuses
         if self.config.balance == "classes":
             return BalancedOrder(self._class_index(part), self.seed, purpose)
         epoch = epoch_rows(rows, self.global_batch, self.config.last_batch)
         if self.config.shuffle_window_shards:
             return WindowOrder(rows_S, self.config.shuffle_window_shards, self.seed, purpose, epoch)
-        return Order(rows, self.seed, purpose, epoch)
+        return UniformOrder(rows, self.seed, purpose, epoch)
 
-    def _class_index(self, part: Part) -> ClassIndex:
+    def _class_index(self, part: MixturePart) -> ClassIndex:
         shards, spec = part.manifest.of_split(self.split), part.manifest.spec
         labels = shard_labels(partial(storage.join, part.root), shards)
         index = ClassIndex([shard.rows for shard in shards], spec.classes, labels)
@@ -218,7 +218,7 @@ class _Arranger:
         return index
 
 
-def _absolute_shards(part: Part, split: Split) -> list[ShardEntry]:
+def _absolute_shards(part: MixturePart, split: Split) -> list[ShardEntry]:
     def absolute(entry: FileEntry) -> FileEntry:
         path = storage.join(storage.resolve(part.root), entry.path)
         return entry.model_copy(update={"path": path})

@@ -17,8 +17,13 @@ from numpy.typing import NDArray
 from genmod import storage
 from genmod.data.format import binary
 from genmod.data.format.codecs import Codec
-from genmod.data.order.row_order import Deal, RowOrder
-from genmod.data.order.training_order import OrderConfig, Part, TrainingOrder, make_training_order
+from genmod.data.order.row_order import RankSlice, RowOrder
+from genmod.data.order.training_order import (
+    MixturePart,
+    OrderConfig,
+    TrainingOrder,
+    make_training_order,
+)
 from genmod.data.reading.prefetch import Prefetch
 from genmod.data.reading.row_index import Places, RowIndex
 from genmod.data.reading.tar_files import TarFiles
@@ -247,9 +252,9 @@ class TrainingStream:
             training_order: which rows in which order; a uniform one of the split if not given.
             decoded_bytes: memory of this process for pixels, which later epochs take from there.
         """
-        deal = Deal(global_batch, rank, size)
+        deal = RankSlice(global_batch, rank, size)
         if training_order is None:
-            parts = [Part(root, manifest)]
+            parts = [MixturePart(root, manifest)]
             training_order = make_training_order(
                 parts, split, OrderConfig(), seed=seed, global_batch=global_batch
             )
@@ -284,7 +289,9 @@ class TrainingStream:
         self.close()
 
 
-def _stream(reader: RowReader, order: RowOrder, deal: Deal, start: int) -> Iterator[list[Batch]]:
+def _stream(
+    reader: RowReader, order: RowOrder, deal: RankSlice, start: int
+) -> Iterator[list[Batch]]:
     """Chunks of batches, for ever."""
     local = deal.local_batch
     per_chunk = max(1, CHUNK_ROWS // local)

@@ -45,7 +45,7 @@ REASONS = 5
 """Reasons of refusals that are told, the most frequent ones."""
 
 
-def overview(root: str, manifest: DatasetManifest) -> dict[str, Any]:
+def dataset_summary(root: str, manifest: DatasetManifest) -> dict[str, Any]:
     """JSON values: what a dataset is, by its manifest, and why inputs were refused."""
     metadata = manifest.metadata
     return {
@@ -103,7 +103,7 @@ def _reasons(root: str, manifest: DatasetManifest) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ContactSheet:
     """A picture of some images of a split."""
 
     png: bytes
@@ -113,7 +113,7 @@ class Sheet:
     """Rows from the top, a class a row; 0 where images have no labels."""
 
 
-def contact_sheet(root: str, manifest: DatasetManifest, split: Split | None = None) -> Sheet:
+def contact_sheet(root: str, manifest: DatasetManifest, split: Split | None = None) -> ContactSheet:
     """Images of a split in a mixed order that is always the same, a class a row where there are labels.
 
     Args:
@@ -155,7 +155,7 @@ def contact_sheet(root: str, manifest: DatasetManifest, split: Split | None = No
             images_NCHW[cell] = thumb_HWC.transpose(2, 0, 1)
     scale = max(1, THUMB_PIXELS // max(thumb.height, thumb.width))
     picture_CHW = grid(torch.from_numpy(images_NCHW), columns, scale, PAPER)
-    return Sheet(png(picture_CHW), split, sum(map(len, picks_K)), classes)
+    return ContactSheet(png(picture_CHW), split, sum(map(len, picks_K)), classes)
 
 
 _Pick = tuple[int, int, int]

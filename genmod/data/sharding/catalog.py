@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmod.data.format.keys import key_of
-from genmod.data.sharding.disk_buckets import DiskBuckets, Groups, by_bucket, parse
+from genmod.data.sharding.disk_buckets import DiskBuckets, Groups, group_by_bucket, parse_line
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Ref, Scan, Source, Splits
 from genmod.manifest import SPLITS, Split
 
@@ -152,7 +152,7 @@ class Catalog:
         record_N["high"], record_N["low"] = digest_N2[:, 0], digest_N2[:, 1]
         record_N["row"] = -1 if row < 0 else np.arange(row, row + len(keys))
         record_N["label"] = labels
-        for bucket, part_N in by_bucket((record_N["high"] & 255).astype(np.int64)):
+        for bucket, part_N in group_by_bucket((record_N["high"] & 255).astype(np.int64)):
             self._records.add(bucket, record_N[part_N].tobytes())
 
     def classify(self, classes: int) -> None:
@@ -208,7 +208,7 @@ class Catalog:
                 continue
             lines = self._lines.read(chunk)[0].split(b"\n")
             for number in np.flatnonzero(code_N >= DUPLICATE).tolist():
-                row = parse(lines[number])
+                row = parse_line(lines[number])
                 twin = code_N[number] == DUPLICATE
                 reason = "its key is in use already" if twin else _label_fault(row.label, classes)
                 yield key_of(row.name), row.name, reason
@@ -229,7 +229,7 @@ class Catalog:
                 mine_M = np.flatnonzero(code_N == SPLITS.index(split))
                 slot_M, group_M = group_of(split, storage_errors[split], len(mine_M))
                 storage_errors[split] += len(mine_M)
-                for group, part_N in by_bucket(group_M):
+                for group, part_N in group_by_bucket(group_M):
                     groups.add(group, slot_M[part_N], lines[mine_M[part_N]].tolist())
         return groups
 

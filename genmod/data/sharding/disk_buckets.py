@@ -77,15 +77,15 @@ class Groups:
                 lines += piece[end:].split(b"\n")
             order = np.argsort(np.concatenate(slots), kind="stable").tolist()
             self._kept = group, [lines[at] for at in order]
-        return [parse(line) for line in self._kept[1][first : first + count]]
+        return [parse_line(line) for line in self._kept[1][first : first + count]]
 
 
-def parse(line: bytes) -> RowLine:
+def parse_line(line: bytes) -> RowLine:
     """A line of a spill."""
     return RowLine(*json.loads(line))
 
 
-def by_bucket(bucket_N: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def group_by_bucket(bucket_N: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Each bucket that occurs, and where; in order."""
     if not len(bucket_N):
         return

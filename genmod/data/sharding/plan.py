@@ -103,7 +103,7 @@ class DatasetPlan:
         return {split: sum(s.rows for s in self.shards if s.split == split) for split in SPLITS}
 
     @property
-    def own_rejected(self) -> tuple[RejectedRow, ...]:
+    def new_rejected(self) -> tuple[RejectedRow, ...]:
         """What the plan refuses, without what the parent did."""
         return self.rejected[len(self.parent.rejected) if self.parent else 0 :]
 
@@ -137,7 +137,7 @@ class DatasetPlan:
         """Memory that the maker of a shard needs: pixels and tar of the largest, what it reads at once."""
         rows = max((shard.rows for shard in self.shards), default=0)
         shard_bytes = rows * (self.spec.dims + TAR_ROW_BYTES)
-        return TASK_BYTES + 3 * shard_bytes + 2 * self.scan.piece_bytes
+        return TASK_BYTES + 3 * shard_bytes + 2 * self.scan.max_fetch_bytes
 
     def summary(self) -> ShardPlan:
         """For people and for ``--dry-run``; encodes some rows to learn how large they become."""
@@ -185,13 +185,13 @@ def make_plan(data: DataConfig, seed: int, parent: PreviousVersion | None = None
     spec, class_names = resolve_spec(data, source, catalog, parent)
     catalog.classify(spec.classes)
     count = catalog.count_rejected
-    check_budget(data, catalog.rejected(spec.classes), count, catalog.inputs)
+    check_quarantine(data, catalog.rejected(spec.classes), count, catalog.inputs)
     if parent is None and catalog.rows_of("train") == 0:
         raise DataError(
             f"{source.text}: {catalog.inputs} inputs leave nothing to train on; add data"
         )
     row_limit = data.shard_rows or max(1, min(SHARD_ROWS, SHARD_BYTES // spec.dims))
-    shards, groups = _deal(catalog, row_limit, seed if source.scattered else None, parent)
+    shards, groups = _deal(catalog, row_limit, seed if source.random_access else None, parent)
     parents = {"source": catalog.scan.fingerprint, **(parent.digests if parent else {})}
     return DatasetPlan(
         fingerprint=fingerprint("dataset", FORMAT, data.result(), seed, parents),
@@ -243,14 +243,16 @@ def _deal(
     return shards, catalog.place(group_of)
 
 
-def over_budget(data: DataConfig, rejected: int, rows: int) -> bool:
+def exceeds_quarantine(data: DataConfig, rejected: int, rows: int) -> bool:
     """Whether more of the inputs are refused than the recipe allows."""
     return rejected > data.max_quarantined * rows
 
 
-def check_budget(data: DataConfig, rejected: Iterable[RejectedRow], count: int, rows: int) -> None:
+def check_quarantine(
+    data: DataConfig, rejected: Iterable[RejectedRow], count: int, rows: int
+) -> None:
     """Raise DataError if ``count`` refused inputs are more of them than the recipe allows."""
-    if over_budget(data, count, rows):
+    if exceeds_quarantine(data, count, rows):
         kinds, example = Counter[str](), ""
         for _, name, reason in rejected:
             kinds[_NUMBERS.sub("N", reason.partition(":")[0])] += 1

@@ -52,7 +52,7 @@ class PreviousVersion:
         """Of the rows that a split has already."""
         return RowStats.model_validate(self.manifest.metadata["splits"].get(split, {}))
 
-    def adopt(self, class_names: Sequence[str]) -> tuple[str, ...]:
+    def match_classes(self, class_names: Sequence[str]) -> tuple[str, ...]:
         """The names and numbers of classes that a source with these has to take over.
 
         Raises:

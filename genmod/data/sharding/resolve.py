@@ -62,7 +62,7 @@ def _classes(
         return 0, ()
     found, names = catalog.classes, catalog.class_names
     if parent is not None and names:
-        names = parent.adopt(names)
+        names = parent.match_classes(names)
         found = len(names)
     if found == 0:
         if data.classes or data.labels is True:

@@ -60,7 +60,7 @@ def row_names(count: int, prefix: str = "") -> list[str]:
 class ArraySource(Source):
     """Holds all images in memory while rows are fetched; a process reads them once."""
 
-    scattered = True
+    random_access = True
 
     @abstractmethod
     def load(self) -> Arrays:
@@ -79,7 +79,7 @@ class ArraySource(Source):
         if not arrays.names:
             raise DataError(f"{self.text} holds no images")
         scan.fingerprint = arrays.fingerprint
-        scan.size_bytes = scan.piece_bytes = sum(part.nbytes for part in arrays.images)
+        scan.size_bytes = scan.max_fetch_bytes = sum(part.nbytes for part in arrays.images)
         for row, name in enumerate(arrays.names):
             label = NO_LABEL if arrays.labels_N is None else int(arrays.labels_N[row])
             yield Entry(name, row, label if label >= NO_LABEL else BAD_LABEL)

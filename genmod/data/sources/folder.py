@@ -11,7 +11,7 @@ from genmod import storage
 from genmod.config import fingerprint
 from genmod.data.format.codecs import EXTENSIONS, Rejected
 from genmod.data.sources.listing import files_below
-from genmod.data.sources.source import NO_LABEL, Entry, Image, Ref, Scan, Source, readable
+from genmod.data.sources.source import NO_LABEL, Entry, Image, Ref, Scan, Source, readable_name
 from genmod.errors import DataError
 
 MAX_FILE_BYTES = 1 << 28
@@ -65,7 +65,7 @@ class Folder(Source):
     """Image files below a folder. Other files, and names that begin with a dot, are passed over."""
 
     kind = "folder"
-    scattered = True
+    random_access = True
 
     def entries(self, scan: Scan) -> Iterator[Entry]:
         """Every image file, in the order of paths; the class is the name of its folder."""
@@ -77,7 +77,7 @@ class Folder(Source):
         for file in files_below(self.where):
             if not _is_image(file.name):
                 continue
-            found, name = True, readable(file.name)
+            found, name = True, readable_name(file.name)
             content.update(f"{name}\x00{file.size_bytes}\n".encode())
             scan.size_bytes += file.size_bytes
             folder = posixpath.basename(posixpath.dirname(name))

@@ -17,7 +17,7 @@ from genmod.data.format.codecs import Rejected
 from genmod.data.sources.arrays import row_name
 from genmod.data.sources.folder import MAX_FILE_BYTES
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Image, Ref, Scan, Source
-from genmod.data.sources.webdataset import expand
+from genmod.data.sources.webdataset import expand_files
 from genmod.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "png", "jpg", "bytes")
@@ -32,7 +32,7 @@ class Parquet(Source):
     """Rows of Parquet files, named by file and number. Row groups are read whole."""
 
     kind = "parquet"
-    scattered = False
+    random_access = False
 
     def entries(self, scan: Scan) -> Iterator[Entry]:
         """Every row, in the order of the files; reads the labels, not the images."""
@@ -54,7 +54,7 @@ class Parquet(Source):
                 for group in range(file.num_row_groups):
                     size_bytes = _check_group(file, group, url)
                     scan.size_bytes += size_bytes
-                    scan.piece_bytes = max(scan.piece_bytes, size_bytes)
+                    scan.max_fetch_bytes = max(scan.max_fetch_bytes, size_bytes)
                     for row, label in enumerate(_labels(file, group, label_column, url)):
                         content.update(f"{label!r},".encode())
                         yield Entry(row_name(number, f"{stem}-"), [url, group, row], label)
@@ -70,7 +70,7 @@ class Parquet(Source):
 
     def _files(self) -> list[str]:
         fs, path = storage.filesystem(self.where)
-        return expand(self.text, f"{self.where}/*.parquet" if fs.isdir(path) else self.where)
+        return expand_files(self.text, f"{self.where}/*.parquet" if fs.isdir(path) else self.where)
 
     def _open(self, url: str) -> Any:
         fs, path = storage.filesystem(url)

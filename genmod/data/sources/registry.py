@@ -9,11 +9,11 @@ from genmod.data.sources.arrays import Builtin, Idx, Npz
 from genmod.data.sources.folder import Folder
 from genmod.data.sources.parquet import Parquet
 from genmod.data.sources.source import Source
-from genmod.data.sources.webdataset import WebDataset
+from genmod.data.sources.webdataset import WebDatasetSource
 from genmod.errors import ConfigError, did_you_mean
 
 KINDS: Mapping[str, type[Source]] = {
-    source.kind: source for source in (Builtin, Idx, Npz, Folder, WebDataset, Parquet)
+    source.kind: source for source in (Builtin, Idx, Npz, Folder, WebDatasetSource, Parquet)
 }
 
 

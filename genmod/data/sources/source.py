@@ -115,7 +115,7 @@ class Scan:
     """Of the images as they are, for estimates."""
     shape: tuple[int, int, int] | None = None
     """(C, H, W) if all images are declared to have it."""
-    piece_bytes: int = 0
+    max_fetch_bytes: int = 0
     """The most that a task has to hold to fetch one image."""
 
 
@@ -149,7 +149,7 @@ class Source(ABC):
     """Rows of images, some with labels."""
 
     kind: ClassVar[str]
-    scattered: ClassVar[bool]
+    random_access: ClassVar[bool]
     """Whether rows are as cheap to fetch in any order as in the listed one."""
 
     def __init__(self, where: str) -> None:
@@ -206,7 +206,7 @@ class Source(ABC):
         )
 
 
-def readable(name: str) -> str:
+def readable_name(name: str) -> str:
     """A name of the source as text that any file can hold: bytes that are not UTF-8 are written out."""
     return name.encode("utf-8", "backslashreplace").decode()
 

@@ -22,7 +22,7 @@ from genmod.data.sources.source import (
     Ref,
     Scan,
     Source,
-    readable,
+    readable_name,
 )
 from genmod.errors import DataError
 
@@ -53,7 +53,7 @@ def expand_braces(pattern: str) -> list[str]:
     return [before + option + rest for option in options for rest in expand_braces(after)]
 
 
-def expand(text: str, where: str) -> list[str]:
+def expand_files(text: str, where: str) -> list[str]:
     """URLs of files: braces written out, then ``*`` and ``?`` matched. DataError if one is not there."""
     urls: list[str] = []
     for pattern in expand_braces(where):
@@ -82,7 +82,7 @@ class _Sample:
     names: set[str] = field(default_factory=set[str])
 
 
-class WebDataset(Source):
+class WebDatasetSource(Source):
     """Tars of KEY.png, .jpg, ... with KEY.cls where there are labels; other members are passed over.
 
     Nothing is unpacked: a member is read where it lies, and its name is no more than a name. The members of a
@@ -91,20 +91,20 @@ class WebDataset(Source):
     """
 
     kind = "webdataset"
-    scattered = False
+    random_access = False
 
     def entries(self, scan: Scan) -> Iterator[Entry]:
         """Every sample, in the order of the tars; reads their headers and labels, not their images."""
         content = hashlib.sha256()
         found = False
-        for url in expand(self.text, self.where):
+        for url in expand_files(self.text, self.where):
             fs, path = storage.filesystem(url)
             tar = posixpath.basename(path)
             content.update(canonical_json([tar, int(cast(Any, fs.size(path)))]))
             with fs.open(path, "rb") as stream:
                 samples = _samples(cast(Any, stream), url)
             for key, sample in samples.items():
-                name = readable(f"{tar.removesuffix('.tar')}/{key}")
+                name = readable_name(f"{tar.removesuffix('.tar')}/{key}")
                 content.update(canonical_json([name, sample.label]))
                 if sample.image is None:
                     yield Entry(name, None, fault=sample.fault or "has no image member")

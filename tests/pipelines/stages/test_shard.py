@@ -193,7 +193,7 @@ def test_a_shard_that_no_node_has_memory_for_is_refused_at_once(ray_session, tmp
     np.savez(tmp_path / "a.npz", x=np.zeros((60, 4, 4), np.uint8))
     data = DataConfig(source=f"npz:{tmp_path}/a.npz")
     plan = make_plan(data, 0)
-    huge = replace(plan, scan=replace(plan.scan, piece_bytes=1 << 50))
+    huge = replace(plan, scan=replace(plan.scan, max_fetch_bytes=1 << 50))
     with pytest.raises(ConfigError, match=r"the largest node has \d+ MiB; set data.shard_rows"):
         shard(data, str(tmp_path / "d"), seed=0, plan=huge)
     assert not (tmp_path / "d").exists()

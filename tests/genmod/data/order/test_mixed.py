@@ -7,21 +7,21 @@ from hypothesis import strategies as st
 
 from genmod.data.order import balanced as balance
 from genmod.data.order.balanced import BalancedOrder, ClassIndex
-from genmod.data.order.mixed import Interleave, MixedOrder, whole_weights
-from genmod.data.order.row_order import Order
+from genmod.data.order.mixed import Interleave, MixedOrder, integer_weights
+from genmod.data.order.row_order import UniformOrder
 from genmod.errors import ConfigError, DataError
 
 WEIGHTS = st.lists(st.integers(1, 50), min_size=1, max_size=12)
 
 
 def test_weights_are_the_decimals_that_are_written():
-    assert whole_weights([0.1, 0.2]) == (1, 2)
-    assert whole_weights([3, 1.5]) == (2, 1)
-    assert whole_weights([0.7, 0, 0.3]) == (7, 0, 3)
-    assert whole_weights([1e-3, 1]) == (1, 1000)
+    assert integer_weights([0.1, 0.2]) == (1, 2)
+    assert integer_weights([3, 1.5]) == (2, 1)
+    assert integer_weights([0.7, 0, 0.3]) == (7, 0, 3)
+    assert integer_weights([1e-3, 1]) == (1, 1000)
     for weights, words in (([0, 0], "some above"), ([1, 1e-12], "fewer digits")):
         with pytest.raises(ConfigError, match=words):
-            whole_weights(weights)
+            integer_weights(weights)
 
 
 @settings(max_examples=60, deadline=None)
@@ -61,7 +61,7 @@ def test_a_component_depends_on_its_position_alone_however_far(weights, position
 
 
 def test_the_largest_weights_do_not_overflow():
-    weights = whole_weights([2**31 - 2, 1])
+    weights = integer_weights([2**31 - 2, 1])
     period = 2**31 - 1
     ends_N = np.array([0, period - 1, 5 * period, 2**62], np.int64)
     component_N, number_N = Interleave(weights).deal(ends_N)
@@ -74,7 +74,7 @@ def test_the_largest_weights_do_not_overflow():
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=1, max_size=4))
 def test_every_component_has_exact_epochs_of_its_own(parts):
     rows, weights = [r for r, _ in parts], [w for _, w in parts]
-    orders = [Order(r, 1, f"order/{k}") for k, r in enumerate(rows)]
+    orders = [UniformOrder(r, 1, f"order/{k}") for k, r in enumerate(rows)]
     mixed = MixedOrder(orders, rows, weights)
     row_N = mixed.rows_at(np.arange(600, dtype=np.int64))
     first = 0

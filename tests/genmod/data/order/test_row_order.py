@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from genmod.data.order.row_order import Deal, Order, WindowOrder, epoch_rows
+from genmod.data.order.row_order import RankSlice, UniformOrder, WindowOrder, epoch_rows
 from genmod.errors import ConfigError
 
 SHARDS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
@@ -15,19 +15,19 @@ SHARDS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 300), st.integers(0, 2**31), st.integers(0, 5))
 def test_an_epoch_is_every_row_once_in_an_order_of_its_own(rows, seed, epoch):
-    order = Order(rows, seed)
+    order = UniformOrder(rows, seed)
     at = np.arange(rows, dtype=np.int64) + epoch * rows
     here = order.rows_at(at)
     assert sorted(here.tolist()) == list(range(rows))
     if rows >= 50:
         assert here.tolist() != order.rows_at(at + rows).tolist()
-        assert here.tolist() != Order(rows, seed + 1).rows_at(at).tolist()
+        assert here.tolist() != UniformOrder(rows, seed + 1).rows_at(at).tolist()
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 3000), st.integers(1, 200))
 def test_a_row_depends_on_its_position_alone(rows, start, count):
-    order = Order(rows, 7)
+    order = UniformOrder(rows, 7)
     at = np.arange(start, start + count, dtype=np.int64)
     together = order.rows_at(at)
     half = count // 2
@@ -39,7 +39,7 @@ def test_a_row_depends_on_its_position_alone(rows, start, count):
 def test_no_position_prefers_a_row_and_no_pair_a_pair(rows):
     """Chi-square over all positions x rows, and over all ordered pairs at distances 1, 2 and half."""
     epochs = 400 * rows
-    order = Order(rows, 11)
+    order = UniformOrder(rows, 11)
     row_EN = order.rows_at(np.arange(epochs * rows, dtype=np.int64)).reshape(epochs, rows)
     cells = np.arange(rows) * rows + row_EN
     assert stats.chisquare(np.bincount(cells.ravel(), minlength=rows * rows)).pvalue > 1e-3
@@ -54,7 +54,7 @@ def test_no_position_prefers_a_row_and_no_pair_a_pair(rows):
 def test_a_long_epoch_is_as_shuffled_as_independent_draws():
     """Neighbours, epochs and the deal to ranks: no correlation, and inversions as many as expected."""
     rows = 1_000_003
-    order = Order(rows, 3)
+    order = UniformOrder(rows, 3)
     at = np.arange(40_000, dtype=np.int64)
     first, second = order.rows_at(at), order.rows_at(at + rows)
     limit = 4 / np.sqrt(len(at))
@@ -69,7 +69,11 @@ def test_a_long_epoch_is_as_shuffled_as_independent_draws():
 def test_the_chance_to_meet_a_row_again_soon_is_that_of_uniform_epochs():
     """Gaps between a row's places in two epochs have the triangular distribution."""
     rows, epochs = 40, 3000
-    row_EN = Order(rows, 5).rows_at(np.arange(epochs * rows, dtype=np.int64)).reshape(epochs, rows)
+    row_EN = (
+        UniformOrder(rows, 5)
+        .rows_at(np.arange(epochs * rows, dtype=np.int64))
+        .reshape(epochs, rows)
+    )
     place_EN = np.argsort(row_EN, axis=1)
     gaps = rows + place_EN[1::2] - place_EN[0:-1:2]
     wanted = np.array([rows - abs(gap - rows) for gap in range(1, 2 * rows)], dtype=float)
@@ -128,7 +132,7 @@ def test_a_billion_rows_cost_what_their_shards_cost():
     rows_S = np.full(100_000, 10_000, np.int64)
     at = np.arange(10**15, 10**15 + 4096, dtype=np.int64)
     tracemalloc.start()
-    row_N = Order(10**9, 1).rows_at(at)
+    row_N = UniformOrder(10**9, 1).rows_at(at)
     window_N = WindowOrder(rows_S, 8, 1).rows_at(at)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -150,14 +154,14 @@ def test_the_last_batch_wraps_or_is_dropped(rows, batch, epoch):
     length = epoch_rows(rows, batch, "drop")
     assert length == rows // batch * batch
     shards = [rows // 2, rows - rows // 2] if rows > 1 else [rows]
-    for order in (Order(rows, 3, epoch=length), WindowOrder(shards, 1, 3, epoch=length)):
+    for order in (UniformOrder(rows, 3, epoch=length), WindowOrder(shards, 1, 3, epoch=length)):
         row_N = order.rows_at(np.arange(length, dtype=np.int64) + epoch * length)
         assert len(np.unique(row_N)) == length
         assert row_N.max() < rows
 
 
 def test_dropped_rows_are_others_in_each_epoch():
-    order = Order(10, 3, epoch=8)
+    order = UniformOrder(10, 3, epoch=8)
     row_EN = order.rows_at(np.arange(8 * 400, dtype=np.int64)).reshape(400, 8)
     counts = np.bincount(row_EN.ravel(), minlength=10)
     assert counts.min() > 280
@@ -168,7 +172,7 @@ def test_dropped_rows_are_others_in_each_epoch():
 @given(st.integers(0, 10**12), st.integers(1, 4))
 def test_every_world_deals_the_same_global_batches(start, batches):
     for size in range(1, 8):
-        deals = [Deal(420, rank, size).positions(start, batches) for rank in range(size)]
+        deals = [RankSlice(420, rank, size).positions(start, batches) for rank in range(size)]
         together = np.concatenate(deals, axis=1)
         wanted = start + np.arange(420 * batches).reshape(batches, 420)
         assert np.array_equal(together, wanted)
@@ -176,4 +180,4 @@ def test_every_world_deals_the_same_global_batches(start, batches):
 
 def test_a_batch_that_cannot_be_dealt():
     with pytest.raises(ConfigError, match="64 images cannot be dealt to 3"):
-        Deal(64, 0, 3)
+        RankSlice(64, 0, 3)

@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genmod.config import parse
-from genmod.data.order.row_order import Deal
+from genmod.data.order.row_order import RankSlice
 from genmod.data.order.training_order import (
     MAIN,
+    MixturePart,
     OrderConfig,
-    Part,
-    check_mix,
+    check_mixture,
     make_training_order,
-    mixed_parts,
+    mixture_parts,
 )
 from genmod.data.reading.reader import TrainingStream, split_reader
 from genmod.errors import ConfigError, DataError
@@ -65,7 +65,7 @@ def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, da
     if not several and sum(datasets[0]) >= batch:
         config = data.draw(CONFIGS)
     parts = [
-        Part(f"/{k}", manifest_of(rows_S, str(k)), data.draw(st.integers(1, 5)))
+        MixturePart(f"/{k}", manifest_of(rows_S, str(k)), data.draw(st.integers(1, 5)))
         for k, rows_S in enumerate(datasets)
     ]
 
@@ -74,7 +74,9 @@ def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, da
             make_training_order(parts, "train", config, seed=seed, global_batch=batch).order
             for _ in range(2)
         ]
-        dealt = [Deal(batch, rank, size).positions(start * batch, count) for rank in range(size)]
+        dealt = [
+            RankSlice(batch, rank, size).positions(start * batch, count) for rank in range(size)
+        ]
         found = [
             orders[rank % 2].rows_at(at.reshape(-1)).reshape(at.shape)
             for rank, at in enumerate(dealt)
@@ -112,7 +114,7 @@ def test_the_streams_of_any_world_read_the_same_rows(dataset, second, data):
     )
     cut = data.draw(st.integers(0, 4))
     before, after = data.draw(st.sampled_from([1, 3, 7])), data.draw(st.sampled_from([1, 2, 7]))
-    parts = [Part(*dataset, config.mixture.get(MAIN, 1)), *mixed_parts(config)]
+    parts = [MixturePart(*dataset, config.mixture.get(MAIN, 1)), *mixture_parts(config)]
 
     def ranks(size, start, count):
         found = []
@@ -132,7 +134,7 @@ def test_the_streams_of_any_world_read_the_same_rows(dataset, second, data):
 
 
 def test_a_mix_reads_each_datasets_rows_in_its_share(dataset, second):
-    parts = [Part(*dataset, 1), Part(*second, 2)]
+    parts = [MixturePart(*dataset, 1), MixturePart(*second, 2)]
     config = OrderConfig()
     training_order = make_training_order(parts, "train", config, seed=1, global_batch=30)
     with TrainingStream(
@@ -155,10 +157,10 @@ def test_the_order_of_a_mix_is_that_of_its_content(dataset, second):
         with TrainingStream(*dataset, "train", global_batch=30, training_order=made) as stream:
             return next(stream).pixels_BCHW.numpy()
 
-    first = images([Part(*dataset, 1), Part(*second, 3)])
-    assert np.array_equal(first, images([Part(*second, 6), Part(*dataset, 2)]))
-    assert not np.array_equal(first, images([Part(*second, 1), Part(*dataset, 3)]))
-    alone = images([Part(*dataset, 0), Part(*second, 1)])
+    first = images([MixturePart(*dataset, 1), MixturePart(*second, 3)])
+    assert np.array_equal(first, images([MixturePart(*second, 6), MixturePart(*dataset, 2)]))
+    assert not np.array_equal(first, images([MixturePart(*second, 1), MixturePart(*dataset, 3)]))
+    alone = images([MixturePart(*dataset, 0), MixturePart(*second, 1)])
     reader = split_reader(*second, "train")
     own = {image.tobytes() for image in reader.pixels(np.arange(len(reader)))}
     assert all(image.tobytes() in own for image in alone)
@@ -166,7 +168,7 @@ def test_the_order_of_a_mix_is_that_of_its_content(dataset, second):
 
 def test_balanced_classes_of_a_real_dataset(dataset, second):
     made = make_training_order(
-        [Part(*second)], "train", OrderConfig(balance="classes"), seed=1, global_batch=30
+        [MixturePart(*second)], "train", OrderConfig(balance="classes"), seed=1, global_batch=30
     )
     with TrainingStream(*second, "train", global_batch=30, training_order=made) as stream:
         for batch in islice(stream, 4):
@@ -196,32 +198,39 @@ def test_datasets_that_cannot_be_mixed(dataset, second, tmp_path):
     wanted = manifest.spec, manifest.class_names
     other = manifest_of([3])
     cases = [
-        ([Part("/other", other)], "/other has 1x2x2.*mix datasets of the same images"),
-        ([Part(root, manifest), Part("/copy", manifest)], "are the same dataset"),
+        ([MixturePart("/other", other)], "/other has 1x2x2.*mix datasets of the same images"),
+        ([MixturePart(root, manifest), MixturePart("/copy", manifest)], "are the same dataset"),
         (
-            [Part("/named", manifest.model_copy(update={"class_names": ("a", "b", "c")}))],
+            [MixturePart("/named", manifest.model_copy(update={"class_names": ("a", "b", "c")}))],
             "/named has",
         ),
-        ([Part("/empty", manifest.model_copy(update={"shards": ()}))], "no rows in its train"),
+        (
+            [MixturePart("/empty", manifest.model_copy(update={"shards": ()}))],
+            "no rows in its train",
+        ),
     ]
     for parts, words in cases:
         with pytest.raises(ConfigError, match=words):
-            check_mix(parts, "train", *wanted)
-    check_mix([Part("/empty", manifest.model_copy(update={"shards": ()}), 0)], "train", *wanted)
+            check_mixture(parts, "train", *wanted)
+    check_mixture(
+        [MixturePart("/empty", manifest.model_copy(update={"shards": ()}), 0)], "train", *wanted
+    )
     with pytest.raises(ConfigError, match="no dataset at"):
-        mixed_parts(OrderConfig(mixture={MAIN: 1, str(tmp_path): 1}))
+        mixture_parts(OrderConfig(mixture={MAIN: 1, str(tmp_path): 1}))
 
 
 def test_what_cannot_be_balanced(second, tmp_path):
     root, manifest = second
     config = OrderConfig(balance="classes")
     with pytest.raises(ConfigError, match="has no labels"):
-        make_training_order([Part("/x", manifest_of([3]))], "train", config, seed=1, global_batch=4)
+        make_training_order(
+            [MixturePart("/x", manifest_of([3]))], "train", config, seed=1, global_batch=4
+        )
     spec = manifest.spec.model_copy(update={"classes": 4})
     wider = manifest.model_copy(update={"spec": spec, "class_names": ("a", "b", "c", "rare")})
     with pytest.raises(ConfigError, match=r"class rare of .* has no rows"):
-        make_training_order([Part(root, wider)], "train", config, seed=1, global_batch=4)
+        make_training_order([MixturePart(root, wider)], "train", config, seed=1, global_batch=4)
     with pytest.raises(DataError, match="is not there"):
         make_training_order(
-            [Part(str(tmp_path), manifest)], "train", config, seed=1, global_batch=4
+            [MixturePart(str(tmp_path), manifest)], "train", config, seed=1, global_batch=4
         )

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genmod import storage
-from genmod.data.format.shards import Encoded, pack_shard
-from genmod.data.order.row_order import Order
+from genmod.data.format.shards import EncodedRows, pack_shard
+from genmod.data.order.row_order import UniformOrder
 from genmod.data.reading import row_index as rowindex
 from genmod.data.reading import tar_files as tarfiles
 from genmod.data.reading.reader import (
@@ -79,7 +79,7 @@ def test_the_stream_is_the_order(dataset):
     root, manifest = dataset
     pixels, labels, index = joined(stream(dataset, 12, global_batch=20, seed=5))
     assert index.tolist() == list(range(240))
-    row_N = Order(manifest.rows("train"), 5).rows_at(np.arange(240))
+    row_N = UniformOrder(manifest.rows("train"), 5).rows_at(np.arange(240))
     wanted = split_reader(root, manifest, "train").read(row_N)
     assert torch.equal(pixels, wanted.pixels_BCHW)
     assert torch.equal(labels, wanted.labels_B)
@@ -195,14 +195,14 @@ def test_jpegs_packed_as_they_are_are_read(tmp_path, images):
         Image.fromarray(smooth + number).save(stream, "JPEG", quality=98)
         blobs.append(stream.getvalue())
     keys = [f"k{number}" for number in range(5)]
-    samples = Encoded(keys, range(0, 15, 3), blobs, [0, 1, 2, 0, 1])
+    samples = EncodedRows(keys, range(0, 15, 3), blobs, [0, 1, 2, 0, 1])
     shard = pack_shard(str(tmp_path), "train-000000", "train", samples, ".jpg")
     batch = RowReader(str(tmp_path), spec, [shard]).read(np.arange(5))
     assert batch.index_B.tolist() == [0, 3, 6, 9, 12]
     assert batch.labels_B.tolist() == [0, 1, 2, 0, 1]
     for number, image in enumerate(batch.pixels_BCHW[:, 0].numpy()):
         assert np.abs(image.astype(int) - smooth - number).max() <= 6
-    twice = Encoded(keys * 2, range(10), blobs * 2)
+    twice = EncodedRows(keys * 2, range(10), blobs * 2)
     with pytest.raises(DataError, match="unique keys"):
         pack_shard(str(tmp_path), "train-000001", "train", twice, ".jpg")
 

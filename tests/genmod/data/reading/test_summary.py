@@ -9,7 +9,7 @@ from PIL import Image
 from genmod import storage
 from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.data.reading.reader import split_reader
-from genmod.data.reading.summary import COLUMNS, PAPER, ROWS, contact_sheet, overview
+from genmod.data.reading.summary import COLUMNS, PAPER, ROWS, contact_sheet, dataset_summary
 from genmod.errors import ConfigError
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, publish
 
@@ -28,7 +28,7 @@ def cells_of(sheet, side, scale, columns):
 
 def test_numbers_are_those_of_the_images(dataset):
     root, manifest = dataset
-    told = overview(root, manifest)
+    told = dataset_summary(root, manifest)
     assert told["rows"] == 100
     assert told["spec"] == {"channels": 1, "height": 6, "width": 6, "classes": 3, "levels": 256}
     assert set(told["splits"]) == {s for s in SPLITS if manifest.rows(s)}
@@ -60,7 +60,7 @@ def test_refusals_are_told_with_their_reasons(tmp_path, images, build):
         (tmp_path / f"empty{i}.png").write_bytes(b"")
     root = str(tmp_path / "out")
     manifest = build(root, source=f"folder:{tmp_path}", max_quarantined=0.5)
-    told = overview(root, manifest)
+    told = dataset_summary(root, manifest)
     assert told["rejected"] == 3
     assert told["reasons"] == {"an empty file": 3}
 

@@ -13,7 +13,7 @@ from genmod.data.format.keys import key_of
 from genmod.data.reading.reader import open_dataset, split_reader
 from genmod.data.sharding.catalog import split_of
 from genmod.data.sharding.ingest import make_shard
-from genmod.data.sharding.plan import check_budget, make_plan
+from genmod.data.sharding.plan import check_quarantine, make_plan
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.source import DataConfig, Splits
 from genmod.errors import ConfigError, DataError
@@ -109,7 +109,7 @@ def test_wishes_that_the_source_cannot_grant(npz, tmp_path, data, labelled, word
         config = DataConfig(source=source, **data)
         plan = make_plan(config, 0)
         made = make_shard(plan.job(plan.shards[0], str(tmp_path / "d")))
-        check_budget(config, made.rejected, len(made.rejected), 60)
+        check_quarantine(config, made.rejected, len(made.rejected), 60)
 
     with pytest.raises((ConfigError, DataError), match=words) as error:
         shard_one()
