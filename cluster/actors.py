@@ -16,11 +16,9 @@ import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from cluster.resources import room
-from cluster.session import ClusterConfig, wait_s
+from cluster.resources import ResourceRequest, worker_capacity
 from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import Manifest, require
@@ -46,24 +44,6 @@ Task = dict[str, Any]
 
 TaskResult = dict[str, Any]
 """What came of an item: JSON values."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What one actor asks of the cluster, and where it computes."""
-
-    device: Literal["cpu", "cuda"]
-    cpus: float
-    gpus: float
-    wait_s: float = 0.0
-    """How long nodes with room may take to come."""
-
-
-def shape(device: Literal["auto", "cpu", "cuda"], cluster: ClusterConfig) -> Shape:
-    """The actors of a job. ``auto`` is cuda where the recipe gives workers GPUs."""
-    if device == "cuda" or (device == "auto" and cluster.gpus_per_worker > 0):
-        return Shape("cuda", cluster.cpus_per_worker, cluster.gpus_per_worker or 1, wait_s(cluster))
-    return Shape("cpu", cluster.cpus_per_worker, 0, wait_s(cluster))
 
 
 class Actor(ABC):
@@ -169,7 +149,7 @@ def run(
     tasks: Sequence[Task],
     *,
     workers: int,
-    where: Shape,
+    resources: ResourceRequest,
     deadline_s: float,
     **constructor: Any,
 ) -> Iterator[TaskResult]:
@@ -179,7 +159,7 @@ def run(
         actor: the class; it gets ``device``, ``threads``, ``deadline_s`` and ``constructor``.
         tasks: the items. Each has a ``name`` for messages.
         workers: actors at most. Fewer work if the cluster has no room for all.
-        where: what each asks for.
+        resources: what each requests.
         deadline_s: for one item.
         **constructor: further arguments of the class.
 
@@ -190,10 +170,12 @@ def run(
     """
     if not tasks:
         return
-    _check_room(where)
+    _check_capacity(resources)
     failed: list[TaskResult] = []
-    constructor |= {"device": where.device, "threads": max(1, int(where.cpus))}
-    for metadata in _stream(actor, tasks, workers, where, constructor | {"deadline_s": deadline_s}):
+    constructor |= {"device": resources.device, "threads": max(1, int(resources.cpus))}
+    for metadata in _stream(
+        actor, tasks, workers, resources, constructor | {"deadline_s": deadline_s}
+    ):
         if "error" not in metadata:
             yield metadata
             continue
@@ -213,12 +195,12 @@ def run(
         raise error
 
 
-def _check_room(where: Shape) -> None:
-    if room(where, 1):
+def _check_capacity(resources: ResourceRequest) -> None:
+    if worker_capacity(resources, 1):
         return
     raise ConfigError(
-        f"no node of the cluster has the {where.cpus:g} CPUs and {where.gpus:g} GPUs that one worker asks "
-        "for; start one that has, or change cluster.cpus_per_worker and cluster.gpus_per_worker"
+        f"no node of the cluster has the {resources.cpus:g} CPUs and {resources.gpus:g} GPUs that one "
+        "worker requests; add such a node, or change cluster.cpus_per_worker and cluster.gpus_per_worker"
     )
 
 
@@ -226,7 +208,7 @@ def _stream(
     actor: type[Actor],
     tasks: Sequence[Task],
     workers: int,
-    where: Shape,
+    resources: ResourceRequest,
     constructor: Mapping[str, Any],
 ) -> Iterator[TaskResult]:
     import ray.data
@@ -252,8 +234,8 @@ def _stream(
             compute=ActorPoolStrategy(
                 min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=1
             ),
-            num_cpus=where.cpus,
-            num_gpus=where.gpus,
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
             max_restarts=RESTARTS,
             max_task_retries=TRIES,
         )

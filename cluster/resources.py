@@ -1,52 +1,70 @@
-"""Whether a cluster has room for workers: now, or when nodes that are on their way have come."""
+"""What one worker requests of a node, and how many such workers a cluster has resources for."""
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.session import ClusterConfig, wait_s
 
 POLL_S = 0.5
-"""Between looks at the nodes."""
+"""Pause between two looks at the cluster's nodes."""
 
 
-class Asks(Protocol):
-    """What one worker asks of a node."""
+@dataclass(frozen=True)
+class ResourceRequest:
+    """Resources of one worker, and the device on which it computes."""
 
-    @property
-    def cpus(self) -> float:
-        """Above 0."""
-        ...
-
-    @property
-    def gpus(self) -> float:
-        """0 for none."""
-        ...
-
-    @property
-    def wait_s(self) -> float:
-        """How long nodes may take to come."""
-        ...
+    device: Literal["cpu", "cuda"]
+    cpus: float
+    """Logical CPUs; above 0."""
+    gpus: float
+    """0 for none."""
+    wait_s: float = 0.0
+    """How long to wait for further nodes, in seconds, while the cluster is too small."""
 
 
-def room(where: Asks, wanted: int) -> int:
-    """How many workers all nodes together have room for, were they idle.
+def resource_request(
+    device: Literal["auto", "cpu", "cuda"], cluster: ClusterConfig
+) -> ResourceRequest:
+    """Resources of each worker of a job.
 
-    Waits for nodes to come, as they do after one was lost or where a cluster grows by itself, until there
-    is room for ``wanted`` or ``where.wait_s`` has passed.
+    Args:
+        device: ``auto`` is cuda if the recipe gives workers GPUs.
+        cluster: the recipe's section.
     """
-    end_s = time.monotonic() + where.wait_s
-    while (found := _room(where)) < wanted and time.monotonic() < end_s:
+    if device == "cuda" or (device == "auto" and cluster.gpus_per_worker > 0):
+        gpus = cluster.gpus_per_worker or 1
+        return ResourceRequest("cuda", cluster.cpus_per_worker, gpus, wait_s(cluster))
+    return ResourceRequest("cpu", cluster.cpus_per_worker, 0, wait_s(cluster))
+
+
+def worker_capacity(request: ResourceRequest, workers: int) -> int:
+    """How many workers fit on the cluster's nodes if these are idle.
+
+    Waits until at least ``workers`` fit or ``request.wait_s`` has passed, because lost nodes may be replaced
+    and clusters may scale up.
+
+    Args:
+        request: resources of one worker.
+        workers: how many should fit.
+    """
+    end_s = time.monotonic() + request.wait_s
+    while (capacity := _capacity(request)) < workers and time.monotonic() < end_s:
         time.sleep(POLL_S)
-    return found
+    return capacity
 
 
-def _room(where: Asks) -> int:
+def _capacity(request: ResourceRequest) -> int:
     import ray
 
-    found = 0
+    total = 0
     for node in ray.nodes():
         if node["Alive"]:
-            has = node["Resources"]
-            fits = int(has.get("CPU", 0) / where.cpus)
-            found += min(fits, int(has.get("GPU", 0) / where.gpus)) if where.gpus else fits
-    return found
+            resources = node["Resources"]
+            fits = int(resources.get("CPU", 0) / request.cpus)
+            if request.gpus:
+                fits = min(fits, int(resources.get("GPU", 0) / request.gpus))
+            total += fits
+    return total

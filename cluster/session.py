@@ -68,7 +68,7 @@ def connect(config: ClusterConfig) -> None:
     try:
         ray.init(
             address=address,
-            runtime_env={"env_vars": told} if (told := told_to_workers()) else None,
+            runtime_env={"env_vars": told} if (told := worker_environment()) else None,
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
@@ -80,13 +80,13 @@ def connect(config: ClusterConfig) -> None:
         ) from error
 
 
-def told_to_workers() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """What this process knows of stores, and workers on other machines must know too.
 
     Never credentials: those each node finds for itself, and Ray shows such variables to whoever looks. Where
     stores are, a job has told its workers when it was submitted.
     """
-    names = storage.FORWARDED if _JOB not in os.environ else ()
+    names = storage.FORWARDED_VARIABLES if _JOB not in os.environ else ()
     return {name: os.environ[name] for name in (*names, storage.VARIABLE) if name in os.environ}
 
 

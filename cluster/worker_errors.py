@@ -20,7 +20,7 @@ BARRIER_S = 10.0
 _POLL_S = 0.2
 
 
-def leave(url: str, world: World, error: GenmodError, together_s: float = BARRIER_S) -> None:
+def write_error(url: str, world: World, error: GenmodError, together_s: float = BARRIER_S) -> None:
     """Leave this rank's note, then wait for those of the others.
 
     Args:
@@ -45,7 +45,7 @@ def leave(url: str, world: World, error: GenmodError, together_s: float = BARRIE
         time.sleep(_POLL_S)
 
 
-def left(url: str) -> GenmodError | None:
+def read_error(url: str) -> GenmodError | None:
     """The error that a group left, that of the lowest rank; None if there is none."""
     for name in storage.list_names(url):
         note = json.loads(storage.read_bytes(storage.join(url, name)))

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.actors import Shape
-from cluster.resources import room
+from cluster.resources import ResourceRequest, worker_capacity
 from cluster.watchdog import Watchdog, send_heartbeats
 from genmod import storage
 from genmod.errors import ConfigError, GenmodError
@@ -34,8 +33,8 @@ class GroupOptions:
     """How to run a group."""
 
     workers: int
-    where: Shape
-    """What each worker asks for."""
+    resources: ResourceRequest
+    """What each worker requests."""
     scratch: str
     """URL of a folder of this launch's own, seen by all nodes, for Ray's notes; the caller removes it."""
     hang_timeout_s: float
@@ -46,13 +45,13 @@ class GroupOptions:
     """How often the group is started again after a worker was lost or raised."""
 
 
-def current_world(where: Shape) -> World:
+def current_world(resources: ResourceRequest) -> World:
     """The world of the Ray Train worker that this process is."""
     import ray.train.torch
     import torch
 
-    torch.set_num_threads(max(1, int(where.cpus)))
-    device = ray.train.torch.get_device() if where.device == "cuda" else torch.device("cpu")
+    torch.set_num_threads(max(1, int(resources.cpus)))
+    device = ray.train.torch.get_device() if resources.device == "cuda" else torch.device("cpu")
     assert isinstance(device, torch.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -71,14 +70,14 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         ConfigError: the cluster has no room for the group.
         GenmodError: it was lost more often than it may be.
     """
-    _check_room(options)
+    _check_capacity(options)
     # Ray imports torch and much else here, so not at the top.
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    where = options.where
-    resources = {"CPU": where.cpus} | ({"GPU": where.gpus} if where.gpus else {})
+    request = options.resources
+    resources = {"CPU": request.cpus} | ({"GPU": request.gpus} if request.gpus else {})
     # A name of its own for each launch: Ray's notes of an earlier one do not count, ours do.
     name = f"group-{uuid.uuid4().hex[:12]}"
     beats = storage.join(options.scratch, "beats")
@@ -88,17 +87,17 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         train_loop_config={
             "work": work,
             "values": values,
-            "where": where,
+            "resources": request,
             "beats": beats,
             "hang_timeout_s": options.hang_timeout_s,
         },
         torch_config=TorchConfig(
-            backend="nccl" if where.device == "cuda" else "gloo",
+            backend="nccl" if request.device == "cuda" else "gloo",
             timeout_s=math.ceil(options.hang_timeout_s) + COLLECTIVE_SLACK_S,
         ),
         scaling_config=ScalingConfig(
             num_workers=options.workers,
-            use_gpu=where.gpus > 0,
+            use_gpu=request.gpus > 0,
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
@@ -141,7 +140,7 @@ def _worker(told: dict[str, Any]) -> None:
     """What Ray Train calls in each worker."""
     import ray
 
-    world = current_world(told["where"])
+    world = current_world(told["resources"])
     node = ray.get_runtime_context().get_node_id()
     with send_heartbeats(told["beats"], world, told["hang_timeout_s"], node):
         told["work"](world, told["values"])
@@ -158,13 +157,13 @@ def _ray_storage(url: str) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(fs))}
 
 
-def _check_room(options: GroupOptions) -> None:
+def _check_capacity(options: GroupOptions) -> None:
     """Refuse a group that would wait for ever."""
-    where = options.where
-    found = room(where, options.workers)
-    if found < options.workers:
+    request = options.resources
+    capacity = worker_capacity(request, options.workers)
+    if capacity < options.workers:
         raise ConfigError(
-            f"train.workers is {options.workers}, each with {where.cpus:g} CPUs and {where.gpus:g} GPUs, but "
-            f"the cluster has room for {found}; set train.workers={max(1, found)}, "
+            f"train.workers is {options.workers}, each with {request.cpus:g} CPUs and {request.gpus:g} GPUs, "
+            f"but the cluster has resources for {capacity}; set train.workers={max(1, capacity)}, "
             "or change cluster.cpus_per_worker and cluster.gpus_per_worker"
         )

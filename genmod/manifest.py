@@ -146,7 +146,7 @@ NAMES = {
 """File name of each kind's manifest."""
 
 
-def load(schema: type[ManifestT], root: str, kind: str) -> ManifestT | None:
+def load_manifest(schema: type[ManifestT], root: str, kind: str) -> ManifestT | None:
     """The manifest in a folder, or None if there is none.
 
     Raises:
@@ -169,7 +169,7 @@ def load(schema: type[ManifestT], root: str, kind: str) -> ManifestT | None:
 
 def require(schema: type[ManifestT], root: str, kind: str, made_by: str) -> ManifestT:
     """The manifest in a folder; its absence is a ConfigError that names the stage which makes it."""
-    manifest = load(schema, root, kind)
+    manifest = load_manifest(schema, root, kind)
     if manifest is None:
         raise ConfigError(f"no {kind} at {root}; make it first: genmod {made_by}")
     return manifest
@@ -181,7 +181,7 @@ def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> Man
     Raises:
         ConfigError: the folder holds work with another fingerprint, done or under way.
     """
-    manifest = load(schema, root, kind)
+    manifest = load_manifest(schema, root, kind)
     found = manifest.fingerprint if manifest else _claimed(root)
     if found is not None and found != wanted:
         state = "holds" if manifest else "is being filled with"
@@ -207,7 +207,7 @@ def claim(root: str, wanted: str) -> None:
         raise ConfigError(f"{root} was just claimed by another recipe; give another root")
 
 
-def unclaim(root: str) -> None:
+def release_claim(root: str) -> None:
     """Let a folder go whose work cannot be done, and with it the receipts of that work."""
     storage.remove(storage.join(root, "receipts"))
     storage.remove(storage.join(root, _CLAIM))
@@ -246,7 +246,7 @@ def write_file(root: str, path: str, data: bytes | memoryview) -> FileEntry:
     return FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data))
 
 
-def faults(root: str, files: Sequence[FileEntry]) -> list[str]:
+def find_problems(root: str, files: Sequence[FileEntry]) -> list[str]:
     """What is wrong with files that a manifest names: missing, of another size, of another digest."""
     found: list[str] = []
     for entry in files:

@@ -53,7 +53,7 @@ def commit(root: str, name: str, receipt: ReceiptT) -> ReceiptT:
     return _read(type(receipt), url, receipt.fingerprint)
 
 
-def load(schema: type[ReceiptT], root: str, name: str, fingerprint: str) -> ReceiptT | None:
+def load_receipt(schema: type[ReceiptT], root: str, name: str, fingerprint: str) -> ReceiptT | None:
     """A piece's receipt, None if it is still to do."""
     try:
         return _read(schema, _url(root, name), fingerprint)
@@ -61,7 +61,7 @@ def load(schema: type[ReceiptT], root: str, name: str, fingerprint: str) -> Rece
         return None
 
 
-def load_all(
+def load_receipts(
     schema: type[ReceiptT], root: str, names: Sequence[str], fingerprint: str
 ) -> dict[str, ReceiptT]:
     """The receipts that are there of those that are asked for, in the order of ``names``.

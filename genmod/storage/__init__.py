@@ -4,11 +4,11 @@ Local files, and remote stores that a request may fail on: see :mod:`genmod.stor
 """
 
 from genmod.storage.objects import (
+    check_writable,
     create,
     exists,
     fsync_dir,
     list_names,
-    probe,
     read_blocks,
     read_bytes,
     read_ranges,
@@ -20,7 +20,7 @@ from genmod.storage.objects import (
     write_bytes,
 )
 from genmod.storage.settings import (
-    FORWARDED,
+    FORWARDED_VARIABLES,
     VARIABLE,
     CacheConfig,
     StorageConfig,
@@ -30,10 +30,11 @@ from genmod.storage.settings import (
 from genmod.storage.urls import filesystem, join, resolve
 
 __all__ = [
-    "FORWARDED",
+    "FORWARDED_VARIABLES",
     "VARIABLE",
     "CacheConfig",
     "StorageConfig",
+    "check_writable",
     "create",
     "environment_of",
     "exists",
@@ -41,7 +42,6 @@ __all__ = [
     "fsync_dir",
     "join",
     "list_names",
-    "probe",
     "read_blocks",
     "read_bytes",
     "read_ranges",

@@ -161,7 +161,7 @@ def remove(url: str) -> None:
         _do(fs, url, "rm", path, recursive=True)
 
 
-def probe(url: str) -> None:
+def check_writable(url: str) -> None:
     """Refuse a store that cannot be written or that does not enforce create-if-absent.
 
     Raises:

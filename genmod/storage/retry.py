@@ -46,7 +46,7 @@ _PASSING_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
 _PASSING_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown"})
 
 
-async def persistently(url: str, request: Callable[[], Awaitable[T]]) -> T:
+async def with_retries(url: str, request: Callable[[], Awaitable[T]]) -> T:
     """What a request gives; begun anew while its fault may pass and patience lasts.
 
     Args:
@@ -79,8 +79,8 @@ async def persistently(url: str, request: Callable[[], Awaitable[T]]) -> T:
 
 
 def wait_for(fs: AsyncFileSystem, url: str, request: Callable[[], Awaitable[T]]) -> T:
-    """:func:`persistently`, for code that is not asynchronous."""
-    return run(fs, lambda: persistently(url, request))
+    """:func:`with_retries`, for code that is not asynchronous."""
+    return run(fs, lambda: with_retries(url, request))
 
 
 def run(fs: AsyncFileSystem, work: Callable[[], Awaitable[T]]) -> T:

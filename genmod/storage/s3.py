@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 from fsspec.asyn import AsyncFileSystem
 
 from genmod.errors import StorageError
-from genmod.storage.retry import persistently, run, status_of, wait_for
+from genmod.storage.retry import run, status_of, wait_for, with_retries
 
 BLOCK_BYTES = 4 << 20
 """Largest piece of a read."""
@@ -44,7 +44,7 @@ def read(fs: AsyncFileSystem, url: str, path: str) -> bytes:
         first = await _range(fs, url, path, 0, BLOCK_BYTES)
         if len(first) < BLOCK_BYTES:
             return first
-        end = await persistently(url, lambda: _size(fs, path))
+        end = await with_retries(url, lambda: _size(fs, path))
         starts = range(BLOCK_BYTES, end, BLOCK_BYTES)
         spans = [(start, min(start + BLOCK_BYTES, end)) for start in starts]
         rest = await _gather([_reader(fs, url, path, start, stop) for start, stop in spans])
@@ -115,10 +115,10 @@ def create(fs: AsyncFileSystem, url: str, path: str, data: bytes) -> bool:
         return True
 
     async def whole() -> bool:
-        if await persistently(url, put):
+        if await with_retries(url, put):
             return True
         try:
-            found = await persistently(url, lambda: _call(fs, "head_object", path))
+            found = await with_retries(url, lambda: _call(fs, "head_object", path))
         except FileNotFoundError:  # removed meanwhile
             return False
         return found.get("Metadata", {}).get(_WRITER) == mark
@@ -128,12 +128,12 @@ def create(fs: AsyncFileSystem, url: str, path: str, data: bytes) -> bool:
 
 async def _write_parts(fs: AsyncFileSystem, url: str, path: str, parts: Sequence[bytes]) -> str:
     """The ETag of an object that was uploaded in parts; nothing stays of an upload that fails."""
-    begun = await persistently(url, lambda: _call(fs, "create_multipart_upload", path))
+    begun = await with_retries(url, lambda: _call(fs, "create_multipart_upload", path))
     upload = {"UploadId": str(begun["UploadId"])}
 
     def sender(number: int, part: bytes) -> Callable[[], Awaitable[dict[str, Any]]]:
         more = {**upload, "PartNumber": number, "Body": part}
-        return lambda: persistently(url, lambda: _call(fs, "upload_part", path, **more))
+        return lambda: with_retries(url, lambda: _call(fs, "upload_part", path, **more))
 
     try:
         sent = await _gather([sender(number, part) for number, part in enumerate(parts, 1)])
@@ -151,7 +151,7 @@ async def _write_parts(fs: AsyncFileSystem, url: str, path: str, parts: Sequence
             except FileNotFoundError:  # done before, and the answer was lost; the caller compares
                 return await _call(fs, "head_object", path)
 
-        return _etag(await persistently(url, complete))
+        return _etag(await with_retries(url, complete))
     except BaseException:
         with suppress(Exception):
             await _call(fs, "abort_multipart_upload", path, **upload)
@@ -169,7 +169,7 @@ async def _range(fs: AsyncFileSystem, url: str, path: str, start: int, stop: int
     pieces: list[bytes] = []
     for begin in range(start, stop, BLOCK_BYTES):
         end = min(begin + BLOCK_BYTES, stop)
-        piece = await persistently(url, lambda b=begin, e=end: _get(fs, path, b, e))
+        piece = await with_retries(url, lambda b=begin, e=end: _get(fs, path, b, e))
         pieces.append(piece)
         if len(piece) < end - begin:
             break

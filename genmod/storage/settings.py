@@ -19,7 +19,12 @@ from genmod.errors import ConfigError
 VARIABLE = "GENMOD_STORAGE"
 """Name of the environment variable: JSON of a :class:`StorageConfig`."""
 
-FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+FORWARDED_VARIABLES = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)
 """Standard variables that say where a store is, not who asks. Workers elsewhere are given them."""
 
 

@@ -22,7 +22,7 @@ from genmod.errors import ConfigError, DataError, StorageError
 from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import load_model, model_config
 from genmod.interface.registry import ModelConfig, family
-from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, require
+from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
 from genmod.training.monitors.collapse import CollapseMonitor
@@ -135,7 +135,7 @@ def run_job(job: TrainJob, world: World) -> Manifest:
     if world.rank == 0:
         Checkpoints(job.root, job.fingerprint, job.model).remove()
     world.barrier()
-    manifest = load(Manifest, job.root, "model")
+    manifest = load_manifest(Manifest, job.root, "model")
     assert manifest is not None, "rank 0 has published it"
     return manifest
 

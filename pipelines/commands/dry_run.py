@@ -14,7 +14,7 @@ from genmod.data.sharding.plan import ShardPlan
 from genmod.errors import ConfigError, DataError, Unscorable
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.interface.model import GenerativeModel
-from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load, require
+from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
 from pipelines.commands import price
 from pipelines.recipe.checks import Data, check
 from pipelines.recipe.context import Context
@@ -118,7 +118,7 @@ def plan_data(context: Context) -> tuple[Step, Data]:
 
     recipe = context.recipe
     shards = plan_shard(recipe.data, context.at("data"), recipe.seed)
-    dataset = load(DatasetManifest, context.at("data"), "dataset")
+    dataset = load_manifest(DatasetManifest, context.at("data"), "dataset")
     step = _shard(shards, done=dataset is not None)
     return step, Data.of(dataset) if dataset else Data.planned(shards)
 
@@ -185,7 +185,7 @@ def _train(context: Context, name: str, stage: str, model: GenerativeModel, data
 
 
 def _model_is_there(context: Context, name: str) -> bool:
-    return load(Manifest, context.at("models", name), "model") is not None
+    return load_manifest(Manifest, context.at("models", name), "model") is not None
 
 
 def _sample(context: Context, name: str, model: GenerativeModel) -> Step:
@@ -252,7 +252,7 @@ def _evaluate(context: Context, job: EvaluationJob) -> Step:
 
 
 def _promote(context: Context, name: str) -> Step:
-    decision = load(Manifest, context.at("decision", name), "decision")
+    decision = load_manifest(Manifest, context.at("decision", name), "decision")
     done, fingerprint = decision is not None, decision.fingerprint if decision else None
     work = {"rules": ", ".join(context.recipe.promote.rules)}
     return Step(stage="promote", name=name, done=done, fingerprint=fingerprint, work=work)

@@ -8,7 +8,7 @@ from genmod import storage
 from genmod.data.reading.reader import open_dataset
 from genmod.data.reading.summary import contact_sheet, dataset_summary
 from genmod.errors import ConfigError, sanitize
-from genmod.manifest import DatasetManifest, Split, load
+from genmod.manifest import DatasetManifest, Split, load_manifest
 
 CLASSES_TOLD = 20
 """Classes whose counts are printed one by one."""
@@ -44,7 +44,9 @@ def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dic
 
 def _open(url: str) -> DatasetManifest:
     below = storage.join(url, "data")
-    if load(DatasetManifest, url, "dataset") is None and load(DatasetManifest, below, "dataset"):
+    if load_manifest(DatasetManifest, url, "dataset") is None and load_manifest(
+        DatasetManifest, below, "dataset"
+    ):
         raise ConfigError(f"no dataset at {url}, but there is one at {below}; give that")
     return open_dataset(url)
 

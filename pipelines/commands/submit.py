@@ -128,7 +128,7 @@ def _request(
         name=f"genmod-{stage}-{fingerprint(stage, recipe, list(options))[:12]}",
         entrypoint=shlex.join([*words, "--json"] if as_json else words),
         working_dir=folder,
-        env={name: os.environ[name] for name in storage.FORWARDED if name in os.environ},
+        env={name: os.environ[name] for name in storage.FORWARDED_VARIABLES if name in os.environ},
         metadata={"genmod": stage, "root": recipe.root},
     )
 

@@ -13,7 +13,14 @@ from genmod import storage
 from genmod.config import fingerprint
 from genmod.data.format.verify import shard_problems
 from genmod.errors import DataError
-from genmod.manifest import NAMES, DatasetManifest, FileEntry, faults, is_claimed, load
+from genmod.manifest import (
+    NAMES,
+    DatasetManifest,
+    FileEntry,
+    find_problems,
+    is_claimed,
+    load_manifest,
+)
 from pipelines.tracking.tracker import ARTIFACTS
 
 _FILE_FIELDS = set(FileEntry.model_fields)
@@ -84,7 +91,7 @@ def _verify_one(url: str) -> list[str]:
     found: list[str] = []
     if fingerprint(content) != digest:
         found.append(f"{url}: does not fit its own digest, it was changed after it was written")
-    bad = faults(root, list(_entries(content)))
+    bad = find_problems(root, list(_entries(content)))
     found += bad
     if content.get("kind") == "dataset" and not found[: len(found) - len(bad)]:
         found += _dataset_faults(root)
@@ -109,7 +116,7 @@ def _entries(value: Any) -> Iterator[FileEntry]:
 
 def _dataset_faults(root: str) -> list[str]:
     try:
-        manifest = load(DatasetManifest, root, "dataset")
+        manifest = load_manifest(DatasetManifest, root, "dataset")
         assert manifest is not None
         return [
             fault for shard in manifest.shards for fault in shard_problems(root, manifest, shard)

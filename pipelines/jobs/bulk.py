@@ -13,7 +13,8 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
-from cluster.actors import ModelActor, Task, TaskResult, run, shape
+from cluster.actors import ModelActor, Task, TaskResult, run
+from cluster.resources import resource_request
 from cluster.session import ClusterConfig
 from genmod import receipts
 from genmod.config import Config
@@ -105,7 +106,7 @@ class WorkUnitActor(ModelActor):
     def do(self, task: Task) -> TaskResult:
         """Make a piece and commit it; the receipt that counts may be that of a faster actor."""
         plan = self.plans[task["job"]]
-        found = receipts.load(self.receipt, plan.out_root, task["piece"], plan.fingerprint)
+        found = receipts.load_receipt(self.receipt, plan.out_root, task["piece"], plan.fingerprint)
         if found is None:
             made = self.make(plan, task["piece"], task["what"])
             found = receipts.commit(plan.out_root, task["piece"], made)
@@ -120,7 +121,7 @@ class _Open(Generic[ManifestT, ReceiptT]):
         claim(job.out_root, job.fingerprint)
         self.job = job
         self.names = [piece.name for piece in job.pieces]
-        self.done = receipts.load_all(job.receipt, job.out_root, self.names, job.fingerprint)
+        self.done = receipts.load_receipts(job.receipt, job.out_root, self.names, job.fingerprint)
 
     def tasks(self, number: int) -> list[Task]:
         """What is left to do; ``number`` is the job's."""
@@ -193,7 +194,7 @@ def run_jobs(
         run,
         actor,
         workers=config.workers,
-        where=shape(config.device, options.cluster),
+        resources=resource_request(config.device, options.cluster),
         deadline_s=config.deadline_s,
         plans=[job.plan for job in jobs],
     )

@@ -115,7 +115,7 @@ class ScoreActor(WorkUnitActor):
         options = plan.parsed_options()
         if not options.prepares:
             return PreparedReceipt(fingerprint=plan.fingerprint, options=plan.options, metadata={})
-        found = receipts.load(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
+        found = receipts.load_receipt(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
         if found is None:
             own = require(DatasetManifest, plan.own_root, "dataset", "shard")
             made = prepare(model, options, plan.own_root, own, seed=plan.seed)
@@ -191,7 +191,7 @@ def _waits_for_fit(plan: ScorePlan) -> bool:
     """Whether something is to be fitted for this job alone, and is not yet."""
     if plan.calibration is not None or not plan.parsed_options().prepares:
         return False
-    return receipts.load(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint) is None
+    return receipts.load_receipt(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint) is None
 
 
 def score_models(

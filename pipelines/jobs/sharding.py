@@ -22,7 +22,7 @@ from genmod.data.sharding.plan import (
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.source import DataConfig
 from genmod.errors import ConfigError, DataError, GenmodError
-from genmod.manifest import DatasetManifest, claim, find_done, publish, unclaim
+from genmod.manifest import DatasetManifest, claim, find_done, publish, release_claim
 
 TRIES = 3
 """How often Ray runs a task again whose process died or whose store failed."""
@@ -103,7 +103,9 @@ def shard(
     try:
         check_quarantine(data, own, len(own), plan.rows + len(plan.new_rejected))
     except DataError:
-        unclaim(root)  # another recipe may have the folder; quarantine.parquet stays, to be read
+        release_claim(
+            root
+        )  # another recipe may have the folder; quarantine.parquet stays, to be read
         raise
     return publish(root, make_manifest(plan, made, quarantine))
 
@@ -141,7 +143,7 @@ def _make_all(
 ) -> list[ShardReceipt]:
     """Receipts in the plan's order; tasks make those that are missing. Not all if too much is refused."""
     names = [planned.name for planned in plan.shards]
-    made = receipts.load_all(ShardReceipt, root, names, plan.fingerprint)
+    made = receipts.load_receipts(ShardReceipt, root, names, plan.fingerprint)
     missing = [planned for planned in plan.shards if planned.name not in made]
     rows = {planned.name: planned.rows for planned in plan.shards}
     progress(sum(rows[name] for name in made), plan.rows)

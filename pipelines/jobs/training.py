@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.actors import shape
+from cluster.resources import resource_request
 from cluster.session import ClusterConfig
-from cluster.worker_errors import leave, left
+from cluster.worker_errors import read_error, write_error
 from cluster.world import GroupOptions, run_group
 from genmod import storage
 from genmod.config import as_json
@@ -75,7 +75,7 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
     values = {"notes": notes, "jobs": [as_json(job) for job in jobs]}
     group = GroupOptions(
         workers=jobs[0].train.workers,
-        where=shape("auto", options.cluster),
+        resources=resource_request("auto", options.cluster),
         scratch=storage.join(scratch, "ray"),
         hang_timeout_s=max(job.train.hang_timeout_s for job in jobs),
         stacks=storage.join(jobs[0].root, _STACKS_FOLDER),
@@ -86,9 +86,9 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         with watch:
             run_group(run_worker, values, group)
     except GenmodError as lost:
-        raise left(notes) or lost from lost
+        raise read_error(notes) or lost from lost
     else:
-        if error := left(notes):
+        if error := read_error(notes):
             raise error
     finally:
         # Of no use by now. A store that is gone was told above, and must not be told instead of that.
@@ -100,13 +100,13 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
 
 def run_worker(world: World, values: dict[str, Any]) -> None:
     """What each worker does: all jobs in order, until one has an error that would come again."""
-    if left(values["notes"]) is not None:
+    if read_error(values["notes"]) is not None:
         return
     for told in values["jobs"]:
         try:
             run_job(TrainJob.model_validate(told), world)
         except GenmodError as error:
-            leave(values["notes"], world, error)
+            write_error(values["notes"], world, error)
             return
 
 

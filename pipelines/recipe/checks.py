@@ -11,7 +11,7 @@ from genmod.errors import ConfigError
 from genmod.generation.synthetic import label_request
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig, family
-from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, load
+from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, load_manifest
 from genmod.training.job import check_rows
 from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.selection import is_scorable
@@ -42,7 +42,7 @@ class Data:
 
 def data_of(context: Context) -> Data:
     """The recipe's dataset if it is there, else as its source would give it. Writes nothing."""
-    there = load(DatasetManifest, context.at("data"), "dataset")
+    there = load_manifest(DatasetManifest, context.at("data"), "dataset")
     if there is not None:
         return Data.of(there)
     return Data.planned(context.dataset_plan.summary())

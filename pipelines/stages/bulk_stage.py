@@ -37,7 +37,7 @@ def run_stage(
             context.progress.update(stage, done, total, "images")
 
     def connect() -> None:
-        storage.probe(context.recipe.root)
+        storage.check_writable(context.recipe.root)
         context.connect()
 
     options = Options(context.recipe.cluster, on_progress, connect)

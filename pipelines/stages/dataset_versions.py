@@ -14,7 +14,7 @@ from genmod.config import as_json
 from genmod.data.sharding.plan import DatasetPlan, ShardPlan, make_plan
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.errors import ConfigError
-from genmod.manifest import NAMES, DatasetManifest, find_done, load
+from genmod.manifest import NAMES, DatasetManifest, find_done, load_manifest
 from pipelines.jobs.sharding import shard
 from pipelines.recipe.context import Context
 
@@ -40,7 +40,7 @@ class Version:
 
 def is_there(context: Context) -> bool:
     """Whether there is a version 1 that could grow."""
-    return load(DatasetManifest, context.at("data"), "dataset") is not None
+    return load_manifest(DatasetManifest, context.at("data"), "dataset") is not None
 
 
 def versions(context: Context) -> list[Version]:
@@ -49,7 +49,7 @@ def versions(context: Context) -> list[Version]:
     for name in storage.list_names(context.at(FOLDER)):
         if match := re.fullmatch(r"v(\d{4,})", name):
             root = context.at(FOLDER, name)
-            data = load(DatasetManifest, storage.join(root, "data"), "dataset")
+            data = load_manifest(DatasetManifest, storage.join(root, "data"), "dataset")
             if data is not None:
                 found.append(Version(int(match[1]), root, data))
     return sorted(found, key=lambda version: version.number)

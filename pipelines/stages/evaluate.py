@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from genmod.errors import Unscorable
 from genmod.evaluation.jobs import EvaluationJob, FeaturesJob
 from genmod.evaluation.measure import metrics_from
-from genmod.manifest import Manifest, load
+from genmod.manifest import Manifest, load_manifest
 from pipelines.jobs.evaluating import do_all, missing
 from pipelines.jobs.report import ReportJob
 from pipelines.recipe.context import Context, Result
@@ -121,7 +121,7 @@ def _track(context: Context, jobs: Sequence[EvaluationJob]) -> None:
     """One run for each evaluation, with its values."""
     recipe, tracker = context.recipe, context.tracker
     for job in jobs:
-        manifest = load(Manifest, job.out_root, "evaluation")
+        manifest = load_manifest(Manifest, job.out_root, "evaluation")
         assert manifest is not None
         inputs = {
             name: (root, manifest.parents[name])

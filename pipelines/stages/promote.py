@@ -15,7 +15,7 @@ from genmod.config import fingerprint
 from genmod.errors import ConfigError
 from genmod.evaluation.gate import Decision, PromoteConfig, decide
 from genmod.evaluation.measure import metrics_from
-from genmod.manifest import Manifest, find_done, load, publish, require
+from genmod.manifest import Manifest, find_done, load_manifest, publish, require
 from genmod.metrics.protocol import MetricResult, protocol_differences
 from pipelines.recipe.context import ALREADY, DONE, Context, Result
 from pipelines.recipe.selection import need_models
@@ -97,7 +97,7 @@ def settle(context: Context, candidate: Contender) -> bool:
     Raises:
         TrackingError: the registry does not answer.
     """
-    decision = load(Manifest, candidate.decision_root, "decision")
+    decision = load_manifest(Manifest, candidate.decision_root, "decision")
     if decision is None or not decision.metadata["promote"]:
         return False
     digest = decision.parents["model"]

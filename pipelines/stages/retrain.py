@@ -15,7 +15,7 @@ from genmod.config import as_json
 from genmod.data.sharding.plan import ShardPlan
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.evaluation.measure import metrics_from
-from genmod.manifest import Manifest, load, require
+from genmod.manifest import Manifest, load_manifest, require
 from genmod.metrics.protocol import MetricResult
 from pipelines.jobs.bulk import Options
 from pipelines.jobs.evaluating import do_all, missing
@@ -175,4 +175,4 @@ def _nothing_new(context: Context, start_s: float) -> Result:
 
 
 def _decision(context: Context, name: str) -> Manifest | None:
-    return load(Manifest, context.at("decision", name), "decision")
+    return load_manifest(Manifest, context.at("decision", name), "decision")

@@ -6,7 +6,7 @@ import time
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.manifest import NAMES, DatasetManifest, find_done, load
+from genmod.manifest import NAMES, DatasetManifest, find_done, load_manifest
 from pipelines.jobs.sharding import shard
 from pipelines.recipe.context import Context, Result
 
@@ -15,7 +15,7 @@ def stage(context: Context) -> Result:
     """The command: the recipe's dataset, or its next version."""
     start_s = time.monotonic()
     recipe, root = context.recipe, context.at("data")
-    made = load(DatasetManifest, root, "dataset")
+    made = load_manifest(DatasetManifest, root, "dataset")
     if made is not None and recipe.data.append:
         return _append(context, start_s)
     plan = context.dataset_plan
@@ -23,7 +23,7 @@ def stage(context: Context) -> Result:
     new = made is None
     run = context.tracker.run("shard", "data", plan.fingerprint, as_json(recipe.data), {})
     if made is None:
-        storage.probe(recipe.root)
+        storage.check_writable(recipe.root)
         context.connect()
         watch = context.counter("shard", "images")
         made = shard(recipe.data, root, seed=recipe.seed, progress=watch, plan=plan)

@@ -82,7 +82,7 @@ def make(context: Context, stage: str) -> Result:
     def connect() -> None:
         nonlocal worked
         worked = True
-        storage.probe(context.recipe.root)
+        storage.check_writable(context.recipe.root)
         context.connect()
         context.progress.log("  starting the training workers")
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.actors import FAILURES, TRIES, Actor, Shape, run, shape
+from cluster.actors import FAILURES, TRIES, Actor, run
+from cluster.resources import ResourceRequest, resource_request
 from cluster.session import ClusterConfig
 from genmod.errors import ConfigError, DataError, GenmodError
 
-CPU = Shape("cpu", 1, 0)
+CPU = ResourceRequest("cpu", 1, 0)
 
 
 def actor_class():
@@ -81,10 +82,14 @@ def test_a_piece_that_hangs_is_given_up(tmp_path):
 
 
 def test_where_actors_compute():
-    assert shape("auto", ClusterConfig()) == CPU
-    assert shape("auto", ClusterConfig(gpus_per_worker=0.5)) == Shape("cuda", 1, 0.5)
-    assert shape("cuda", ClusterConfig(cpus_per_worker=2)) == Shape("cuda", 2, 1)
-    assert shape("cpu", ClusterConfig(gpus_per_worker=1)) == CPU
+    assert resource_request("auto", ClusterConfig()) == CPU
+    assert resource_request("auto", ClusterConfig(gpus_per_worker=0.5)) == ResourceRequest(
+        "cuda", 1, 0.5
+    )
+    assert resource_request("cuda", ClusterConfig(cpus_per_worker=2)) == ResourceRequest(
+        "cuda", 2, 1
+    )
+    assert resource_request("cpu", ClusterConfig(gpus_per_worker=1)) == CPU
 
 
 def collect(results, into):
@@ -96,7 +101,7 @@ def collect(results, into):
 @pytest.mark.slow
 def test_faults_of_some_pieces_leave_the_others_whole(ray_session, tmp_path):
     todo = tasks(None, "die once", "hang", None, "bug", None, None, None)
-    results = run(actor_class(), todo, workers=2, where=CPU, deadline_s=5, folder=str(tmp_path))
+    results = run(actor_class(), todo, workers=2, resources=CPU, deadline_s=5, folder=str(tmp_path))
     done = []
     with pytest.raises(GenmodError, match="2 of 8 pieces of work failed") as caught:
         collect(results, done)
@@ -110,7 +115,7 @@ def test_faults_of_some_pieces_leave_the_others_whole(ray_session, tmp_path):
 @pytest.mark.slow
 def test_what_a_person_must_mend_stops_the_job(ray_session, tmp_path):
     todo = tasks("refuse", *[None] * 400)
-    results = run(actor_class(), todo, workers=1, where=CPU, deadline_s=9, folder=str(tmp_path))
+    results = run(actor_class(), todo, workers=1, resources=CPU, deadline_s=9, folder=str(tmp_path))
     with pytest.raises(DataError, match="00: this is yours to mend"):
         collect(results, [])
     assert attempts(tmp_path, "00") == 1
@@ -122,10 +127,11 @@ def test_what_a_person_must_mend_stops_the_job(ray_session, tmp_path):
 
 @pytest.mark.ray
 def test_an_actor_that_no_node_can_hold_is_refused_at_once(ray_session):
+    gpu = ResourceRequest("cuda", 1, 1)
     with pytest.raises(ConfigError, match="no node of the cluster has the 1 CPUs and 1 GPUs"):
-        list(run(actor_class(), tasks(None), workers=1, where=Shape("cuda", 1, 1), deadline_s=9))
+        list(run(actor_class(), tasks(None), workers=1, resources=gpu, deadline_s=9))
 
 
 def test_no_work_needs_no_ray():
-    assert list(run(actor_class(), [], workers=1, where=CPU, deadline_s=9)) == []
+    assert list(run(actor_class(), [], workers=1, resources=CPU, deadline_s=9)) == []
     assert FAILURES > 1

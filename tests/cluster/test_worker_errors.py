@@ -4,19 +4,21 @@ import threading
 
 import pytest
 
-from cluster.worker_errors import leave, left
+from cluster.worker_errors import read_error, write_error
 from genmod.errors import DataError, GenmodError, TrainingDiverged
 from genmod.world import SingleProcess
 
 
 def test_the_same_error_of_all_ranks_is_told_and_nobody_raises(tmp_path):
     url = str(tmp_path)
-    assert left(url) is None
+    assert read_error(url) is None
     raised = []
 
     def rank(number):
         try:
-            leave(url, SingleProcess(rank=number, size=3), TrainingDiverged(f"of rank {number}"))
+            write_error(
+                url, SingleProcess(rank=number, size=3), TrainingDiverged(f"of rank {number}")
+            )
         except GenmodError as error:
             raised.append(error)
 
@@ -26,12 +28,14 @@ def test_the_same_error_of_all_ranks_is_told_and_nobody_raises(tmp_path):
     for thread in threads:
         thread.join()
     assert raised == []
-    error = left(url)
+    error = read_error(url)
     assert type(error) is TrainingDiverged
     assert str(error) == "of rank 0"
 
 
 def test_the_error_of_one_rank_is_raised_there_so_that_the_others_end(tmp_path):
     with pytest.raises(DataError, match="mine alone"):
-        leave(str(tmp_path), SingleProcess(rank=1, size=2), DataError("mine alone"), together_s=0.3)
-    assert type(left(str(tmp_path))) is DataError
+        write_error(
+            str(tmp_path), SingleProcess(rank=1, size=2), DataError("mine alone"), together_s=0.3
+        )
+    assert type(read_error(str(tmp_path))) is DataError

@@ -28,7 +28,7 @@ def test_another_fingerprint_is_refused_and_kept(tmp_path):
         m.find_done(m.Manifest, root, "model", "0" * 64)
     with pytest.raises(ConfigError, match="made from something else"):
         m.publish(root, make("0" * 64))
-    assert m.load(m.Manifest, root, "model") == first
+    assert m.load_manifest(m.Manifest, root, "model") == first
 
 
 def test_second_writer_gets_the_first_ones_manifest(tmp_path):
@@ -60,7 +60,7 @@ def test_a_broken_manifest_is_not_believed(tmp_path, damage):
         change = {"edit": {"metadata": {"nimg": 6}}, "newer": {"format": 99}, "unknown": {"x": 1}}
         path.write_text(json.dumps(tree | change[damage]))
     with pytest.raises(DataError, match=r"model\.json"):
-        m.load(m.Manifest, root, "model")
+        m.load_manifest(m.Manifest, root, "model")
 
 
 def test_absence_names_the_stage_that_makes_it(tmp_path):
@@ -76,7 +76,7 @@ def test_faults_name_the_file(tmp_path):
     storage.write_bytes(str(tmp_path / "b"), b"x")
     storage.write_bytes(str(tmp_path / "c"), b"bytes OF c")
     storage.remove(str(tmp_path / "d"))
-    found = m.faults(root, [good, short, changed, gone])
+    found = m.find_problems(root, [good, short, changed, gone])
     assert [text.split("/")[-1] for text in found] == [
         "b: 1 bytes, wanted 10",
         f"c: its sha256 is not {changed.sha256[:12]}…",

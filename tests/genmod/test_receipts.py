@@ -26,24 +26,24 @@ def test_the_first_maker_wins_and_everybody_learns_it(root):
     first, second = Note(fingerprint="f", text="first"), Note(fingerprint="f", text="second")
     assert receipts.commit(root, "a", first) == first
     assert receipts.commit(root, "a", second) == first
-    assert receipts.load(Note, root, "a", "f") == first
+    assert receipts.load_receipt(Note, root, "a", "f") == first
 
 
 def test_what_is_missing_is_what_has_no_receipt(root):
     names = [f"{number:03d}" for number in range(20)]
-    assert receipts.load_all(Note, root, names, "f") == {}
+    assert receipts.load_receipts(Note, root, names, "f") == {}
     for name in reversed(names[::2]):
         receipts.commit(root, name, Note(fingerprint="f", text=name))
-    found = receipts.load_all(Note, root, names, "f")
+    found = receipts.load_receipts(Note, root, names, "f")
     assert list(found) == names[::2]
     assert all(note.text == name for name, note in found.items())
-    assert receipts.load(Note, root, names[1], "f") is None
+    assert receipts.load_receipt(Note, root, names[1], "f") is None
 
 
 def test_a_receipt_of_other_work_is_refused(root):
     receipts.commit(root, "a", Note(fingerprint="theirs", text=""))
     with pytest.raises(DataError, match="belongs to other work"):
-        receipts.load_all(Note, root, ["a"], "ours")
+        receipts.load_receipts(Note, root, ["a"], "ours")
     with pytest.raises(DataError, match="belongs to other work"):
         receipts.commit(root, "a", Note(fingerprint="ours", text=""))
 
@@ -52,4 +52,4 @@ def test_a_receipt_of_other_work_is_refused(root):
 def test_a_broken_receipt_is_an_error_that_names_it(root, data):
     storage.write_bytes(storage.join(root, receipts.FOLDER, "a.json"), data)
     with pytest.raises(DataError, match=r"a\.json is not a receipt"):
-        receipts.load(Note, root, "a", "f")
+        receipts.load_receipt(Note, root, "a", "f")

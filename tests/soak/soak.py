@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from genmod.config import as_json
 from genmod.generation.synthetic import SampleConfig
 from genmod.interface.registry import families
-from genmod.manifest import DatasetManifest, Manifest, faults, load
+from genmod.manifest import DatasetManifest, Manifest, find_problems, load_manifest
 from genmod.rng import rng_for
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
@@ -137,8 +137,8 @@ class Soak:
             self._let_end(pids, GRACE_S if killed else ATTEMPT_S)
             if all([self.forge.wait(pid) == 0 for pid in pids]):
                 break
-        manifest = load(Manifest, job.root, "model")
-        if manifest is None or faults(job.root, manifest.files):
+        manifest = load_manifest(Manifest, job.root, "model")
+        if manifest is None or find_problems(job.root, manifest.files):
             return None
         return manifest
 
@@ -196,12 +196,12 @@ class Soak:
                     killed += self._kill_one(name, driver, after_s)
             if self.forge.wait(driver) == 0:
                 break
-        manifest = load(schema, str(self.folder / name), kind)
+        manifest = load_manifest(schema, str(self.folder / name), kind)
         if isinstance(manifest, DatasetManifest):
             files = [file for shard in manifest.shards for file in (shard.tar, shard.index)]
         else:
             files = list(manifest.files) if manifest else []
-        return None if faults(str(self.folder / name), files) else manifest
+        return None if find_problems(str(self.folder / name), files) else manifest
 
     def _kill_one(self, name: str, driver: int, after_s: float) -> bool:
         """The driver, or one of Ray's processes that are at work."""

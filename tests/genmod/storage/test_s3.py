@@ -12,8 +12,8 @@ from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import make_manifest, make_plan
 from genmod.data.sources.source import DataConfig
 from genmod.errors import StorageError, StoreUnavailable
-from genmod.manifest import DatasetManifest, claim, load, publish
-from genmod.receipts import load_all
+from genmod.manifest import DatasetManifest, claim, load_manifest, publish
+from genmod.receipts import load_receipts
 from genmod.storage import s3
 from genmod.storage.s3 import BLOCK_BYTES, PART_BYTES
 from genmod.storage.settings import VARIABLE
@@ -105,7 +105,7 @@ def test_one_of_many_creators_wins(s3_root):
 
 @pytest.mark.slow
 def test_the_probe_leaves_nothing(s3_root, store):
-    storage.probe(s3_root)
+    storage.check_writable(s3_root)
     found = client(store).list_objects_v2(
         Bucket=BUCKET, Prefix=s3_root.removeprefix(f"s3://{BUCKET}/")
     )
@@ -115,7 +115,7 @@ def test_the_probe_leaves_nothing(s3_root, store):
 def test_the_probe_refuses_a_store_that_lets_two_writers_win(proxied_root, proxy):
     proxy.faults.append(Fault("unconditional", "PUT", times=2))
     with pytest.raises(StorageError, match="does not enforce create-if-absent") as told:
-        storage.probe(proxied_root)
+        storage.check_writable(proxied_root)
     assert "\n" not in str(told.value)
     assert proxy.injected == ["unconditional"] * 2
 
@@ -126,13 +126,13 @@ def test_the_probe_refuses_strangers_and_the_forgetful(s3_root, store, monkeypat
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" * 40)
     S3FileSystem.clear_instance_cache()
     with pytest.raises(StorageError, match="cannot be written") as told:
-        storage.probe(s3_root)
+        storage.check_writable(s3_root)
     assert "x" * 40 not in str(told.value)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     S3FileSystem.clear_instance_cache()
     with pytest.raises(StorageError, match="no credentials"):
-        storage.probe(s3_root)
+        storage.check_writable(s3_root)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_root_that_is_lost_cannot_be_written(proxied_root, proxy, monkeypatch)
     configure(monkeypatch, IMPATIENCE)
     proxy.faults.append(Fault("refuse", times=10_000))
     with pytest.raises(StorageError, match="cannot be written") as told:
-        storage.probe(proxied_root)
+        storage.check_writable(proxied_root)
     assert "\n" not in str(told.value)
 
 
@@ -269,15 +269,15 @@ def test_an_upload_that_fails_leaves_nothing(proxied_root, proxy, small_pieces, 
 def test_a_dataset_is_made_whole_while_every_second_request_fails(proxied_root, proxy, kind):
     proxy.every, proxy.cycle = 2, (kind,)
     plan = make_plan(DataConfig(source="builtin:digits", shard_rows=900), seed=0)
-    storage.probe(proxied_root)
+    storage.check_writable(proxied_root)
     claim(proxied_root, plan.fingerprint)
     made = [make_shard(plan.job(planned, proxied_root)) for planned in plan.shards]
     names = [planned.name for planned in plan.shards]
-    receipts = load_all(ShardReceipt, proxied_root, names, plan.fingerprint)
+    receipts = load_receipts(ShardReceipt, proxied_root, names, plan.fingerprint)
     assert [receipts[name] for name in names] == made
     quarantine = quarantine_file(proxied_root, [])
     manifest = publish(proxied_root, make_manifest(plan, made, quarantine))
-    assert load(DatasetManifest, proxied_root, "dataset") == manifest
+    assert load_manifest(DatasetManifest, proxied_root, "dataset") == manifest
     assert sum(shard.rows for shard in manifest.shards) == 1797
     assert len(proxy.injected) >= 10
 

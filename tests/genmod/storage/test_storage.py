@@ -60,14 +60,14 @@ def test_missing_things(root):
 
 
 def test_probe_accepts_a_store_that_keeps_its_promise(root):
-    storage.probe(root)
+    storage.check_writable(root)
     assert storage.list_names(root) == []
 
 
 def test_probe_refuses_what_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StorageError, match="cannot be written"):
-        storage.probe(str(tmp_path / "file" / "below"))
+        storage.check_writable(str(tmp_path / "file" / "below"))
 
 
 def test_join_keeps_absolute_parts():

@@ -14,7 +14,7 @@ import pytest
 
 from genmod import storage
 from genmod.interface.registry import families
-from genmod.manifest import DatasetManifest, Manifest, faults, load
+from genmod.manifest import DatasetManifest, Manifest, find_problems, load_manifest
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.job import TrainJob
 from genmod.training.metric_log import read_metrics
@@ -55,9 +55,9 @@ def straight(forge, dataset, tmp_path_factory) -> tuple[Manifest, list[str]]:
 
 def made(job: TrainJob) -> Manifest:
     """A finished job's model, whole and alone in its folder."""
-    manifest = load(Manifest, job.root, "model")
+    manifest = load_manifest(Manifest, job.root, "model")
     assert manifest is not None
-    assert faults(job.root, manifest.files) == []
+    assert find_problems(job.root, manifest.files) == []
     assert not storage.exists(storage.join(job.root, "checkpoints"))
     return manifest
 
@@ -72,7 +72,7 @@ def whole(job: TrainJob) -> list[int]:
     for nimg in checkpoints_of(job).nimgs():
         url = storage.join(job.root, "checkpoints", f"{nimg:012d}.json")
         receipt = Manifest.model_validate(json.loads(storage.read_bytes(url)))
-        if receipt.is_whole() and not faults(f"{job.root}/checkpoints", receipt.files):
+        if receipt.is_whole() and not find_problems(f"{job.root}/checkpoints", receipt.files):
             found.append(nimg)
     return found
 

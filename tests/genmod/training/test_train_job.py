@@ -12,7 +12,7 @@ from genmod.errors import ConfigError, DataError
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import digest_of, load_model, model_config
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.manifest import DatasetManifest, ImageSpec, faults, publish
+from genmod.manifest import DatasetManifest, ImageSpec, find_problems, publish
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
@@ -65,7 +65,7 @@ def test_from_data_to_model(data, tmp_path):
     mine = plan_job(job(data, tmp_path), data)
     assert TrainJob.model_validate(as_json(mine)) == mine
     made = run_job(mine, SingleProcess())
-    assert faults(mine.root, made.files) == []
+    assert find_problems(mine.root, made.files) == []
     paths = [entry.path for entry in made.files]
     assert paths[:4] == ["config.json", "ema.safetensors", "raw.safetensors", "history.json"]
     assert paths[4:6] == ["grids/000000000032.png", "grids/000000000064.png"]

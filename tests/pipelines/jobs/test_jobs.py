@@ -25,7 +25,14 @@ from genmod.generation.synthetic import SampleConfig
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, faults, load, publish
+from genmod.manifest import (
+    DatasetManifest,
+    ImageSpec,
+    Manifest,
+    find_problems,
+    load_manifest,
+    publish,
+)
 from genmod.rng import rng_for
 from genmod.scoring.ood_scores import CalibrationConfig
 from genmod.scoring.table import ScoreConfig, read_parquet
@@ -158,10 +165,10 @@ def test_a_synthetic_dataset_is_whole_and_says_what_it_is(root, sampled):
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     for name, manifest in zip(families(), manifests, strict=True):
         here = str(out / name)
-        assert load(DatasetManifest, here, "dataset") == manifest
+        assert load_manifest(DatasetManifest, here, "dataset") == manifest
         assert [shard.rows for shard in manifest.shards] == [6, 6, 6, 4]
         entries = [file for shard in manifest.shards for file in (shard.tar, shard.index)]
-        assert faults(here, entries) == []
+        assert find_problems(here, entries) == []
         digest = json.loads((root / "models" / name / "model.json").read_bytes())["digest"]
         assert manifest.parents == {"model": digest}
         options = family(name).Sample()
@@ -217,14 +224,14 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
         "val-000001-001",
     ]
     assert [file.path for file in manifest.files] == [f"{stem}.parquet" for stem in names]
-    assert faults(str(out / name), manifest.files) == []
+    assert find_problems(str(out / name), manifest.files) == []
     tables = [read_parquet((out / name / file.path).read_bytes()) for file in manifest.files]
     rows = [row for table, _ in tables for row in table.to_pylist()]
     assert [row["key"] for row in rows] == [f"k{i}" for i in range(11)]
     assert [row["index"] for row in rows] == list(range(0, 22, 2))
     assert [row["label"] for row in rows] == [i % 3 for i in range(11)]
 
-    dataset = load(DatasetManifest, str(root / "data"), "dataset")
+    dataset = load_manifest(DatasetManifest, str(root / "data"), "dataset")
     model = load_model(str(root / "models" / name))
     options, direct = family(name).Score.tiny(), []
     for shard in dataset.of_split("val"):  # as the pieces cut them: 3 rows, in micro-batches of 2
@@ -256,7 +263,7 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
     )
     assert manifest.metadata["calibrated"]["rows"] == 11
     assert manifest.metadata["recommended"] in rows[0]
-    inner = load(Manifest, str(only(out / name / "calibration")), "scores")
+    inner = load_manifest(Manifest, str(only(out / name / "calibration")), "scores")
     assert manifest.parents["calibration"] == inner.digest
     assert inner.metadata["mean_nats"] == manifest.metadata["mean_nats"]
 
@@ -274,8 +281,8 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     assert not plan.is_calibrated_by_own_rows
     assert [_job(one).head is None for one in (plan, plan.calibration)] == [True, False]
     (manifest,) = score_models([job], config, seed=SEED)
-    calibration = load(Manifest, str(only(tmp_path / "out" / "calibration")), "scores")
-    assert calibration.parents["dataset"] == load(DatasetManifest, data, "dataset").digest
+    calibration = load_manifest(Manifest, str(only(tmp_path / "out" / "calibration")), "scores")
+    assert calibration.parents["dataset"] == load_manifest(DatasetManifest, data, "dataset").digest
     assert manifest.parents["dataset"] != calibration.parents["dataset"]
     assert manifest.metadata["prepared"] == calibration.metadata["prepared"]
     assert {"sigma", "gap_nats", "gap_rows"} <= manifest.metadata["prepared"].keys()

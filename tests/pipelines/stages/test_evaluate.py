@@ -21,7 +21,7 @@ from genmod.errors import ConfigError, DataError
 from genmod.evaluation.jobs import EvaluationJob, FeaturesJob
 from genmod.evaluation.measure import metrics_from
 from genmod.interface.log_prob import LogProb
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load, publish, write_file
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load_manifest, publish, write_file
 from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.report.page import ModelPage, ReportContent, render
@@ -158,7 +158,7 @@ def fill(root):
         metadata = {"sample": {"sampler": "ancestral", "draws_from_p": True, "seed": 0}}
         parents = {"model": made.digest}
         dataset(f"{root}/samples/{name}", {"train": (1500, 1790)}, metadata, parents=parents)
-    of = load(Manifest, f"{root}/models/vae", "model")
+    of = load_manifest(Manifest, f"{root}/models/vae", "model")
     scores(f"{root}/scores/vae", of.digest, data.digest)
     return root
 
@@ -228,15 +228,17 @@ def test_scores_come_with_their_label_and_a_histogram_of_every_row(evaluated):
 
 def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_factory):
     root = fill(str(tmp_path_factory.mktemp("ood")))
-    of = load(Manifest, f"{root}/models/vae", "model").digest
-    data = load(DatasetManifest, f"{root}/data", "dataset").digest
+    of = load_manifest(Manifest, f"{root}/models/vae", "model").digest
+    data = load_manifest(DatasetManifest, f"{root}/data", "dataset").digest
     for folder, dataset_digest, shift in (("own", data, 0.0), ("other", "digits", 30.0)):
         calibrated_scores(f"{root}/{folder}/vae", of, dataset_digest, shift)
     features_job(root).do()
     roots = {"scores_root": f"{root}/own/vae", "ood_root": f"{root}/other/vae"}
     job = evaluation_job(root, "vae", **roots)
     told = job.do().metadata["ood"]
-    assert job.done().parents["ood"] == load(Manifest, f"{root}/other/vae", "scores").digest
+    assert (
+        job.done().parents["ood"] == load_manifest(Manifest, f"{root}/other/vae", "scores").digest
+    )
     raw, recommended = (
         next(c for c in told["columns"] if c["name"] == name)
         for name in ("nats", "corrected_bits_per_dim")

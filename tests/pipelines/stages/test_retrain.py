@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from genmod.evaluation.measure import metrics_from
-from genmod.manifest import DatasetManifest, Manifest, load
+from genmod.manifest import DatasetManifest, Manifest, load_manifest
 from pipelines.commands import dry_run as plan
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import DONE, Context
@@ -172,8 +172,8 @@ def _kill_after_training(recipe: Path, made: Path) -> None:
 
 def _check_version(root: Path, made: Path) -> None:
     """What a version adds, and that it is judged as version 1 was."""
-    old = load(DatasetManifest, str(root / "data"), "dataset")
-    new = load(DatasetManifest, str(made / "data"), "dataset")
+    old = load_manifest(DatasetManifest, str(root / "data"), "dataset")
+    new = load_manifest(DatasetManifest, str(made / "data"), "dataset")
     assert old is not None
     assert new is not None
     rows = [sum(shard.rows for shard in manifest.shards) for manifest in (old, new)]
@@ -184,7 +184,7 @@ def _check_version(root: Path, made: Path) -> None:
     assert written == len(new.shards) - len(old.shards)
     protocols = []
     for folder in (root, made):
-        manifest = load(Manifest, str(folder / "evaluation" / "vae"), "evaluation")
+        manifest = load_manifest(Manifest, str(folder / "evaluation" / "vae"), "evaluation")
         assert manifest is not None
         metrics = metrics_from(manifest.metadata)
         protocols.append([reading.value.protocol_digest for reading in metrics])
@@ -200,7 +200,7 @@ def test_a_champion_of_another_protocol_is_judged_again_and_may_stay(ray_session
     assert (answer["status"], answer["version"]) == (DONE, 3)
     made = root / "retrain" / "v0003"
     for folder in (made / "evaluation" / "vae", made / "champion" / "vae" / "evaluation"):
-        manifest = load(Manifest, str(folder), "evaluation")
+        manifest = load_manifest(Manifest, str(folder), "evaluation")
         assert manifest is not None
         assert manifest.metadata["samples"]["rows"] == 90
     assert answer["decisions"]["vae"]["promote"] is False

@@ -309,7 +309,7 @@ def test_divergence_is_told_as_it_is_and_not_retried(ray_session, dataset, tmp_p
 
 def test_more_workers_than_room_is_refused(ray_session, dataset, tmp_path):
     many = TRAIN.model_copy(update={"workers": 16})
-    with pytest.raises(ConfigError, match="room for 2"):
+    with pytest.raises(ConfigError, match="resources for 2"):
         training.train_models([job(dataset, tmp_path, "many", many)], options(tmp_path))
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from genmod import units
 from genmod.data.format.shards import Row, RowStats, dataset_metadata, write_shard
 from genmod.errors import DataError
-from genmod.manifest import ImageSpec, faults
+from genmod.manifest import ImageSpec, find_problems
 
 SPEC = ImageSpec(channels=3, height=4, width=5, classes=3)
 
@@ -33,7 +33,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     other = write_shard(str(tmp_path / "c"), "train-000000", "train", SPEC, rows(70, True, seed=1))
     assert first == again
     assert first[0].tar.sha256 != other[0].tar.sha256
-    assert faults(str(tmp_path / "a"), [first[0].tar, first[0].index]) == []
+    assert find_problems(str(tmp_path / "a"), [first[0].tar, first[0].index]) == []
 
 
 def test_webdataset_reads_the_tars_unaided(tmp_path):
