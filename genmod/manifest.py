@@ -171,8 +171,13 @@ def require(schema: type[ManifestT], root: str, kind: str, made_by: str) -> Mani
     """The manifest in a folder; its absence is a ConfigError that names the stage which makes it."""
     manifest = load_manifest(schema, root, kind)
     if manifest is None:
-        raise ConfigError(f"no {kind} at {root}; make it first: genmod {made_by}")
+        raise missing_manifest(root, kind, made_by)
     return manifest
+
+
+def missing_manifest(root: str, kind: str, made_by: str) -> ConfigError:
+    """The error for a folder without a manifest; ``made_by`` is the command that writes one."""
+    return ConfigError(f"no {kind} at {root}; make it first: genmod {made_by}")
 
 
 def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> ManifestT | None:
@@ -181,7 +186,13 @@ def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> Man
     Raises:
         ConfigError: the folder holds work with another fingerprint, done or under way.
     """
-    manifest = load_manifest(schema, root, kind)
+    return check_done(load_manifest(schema, root, kind), root, kind, wanted)
+
+
+def check_done(
+    manifest: ManifestT | None, root: str, kind: str, wanted: str
+) -> ManifestT | None:
+    """As :func:`find_done`, of a manifest that was read already."""
     found = manifest.fingerprint if manifest else _claimed(root)
     if found is not None and found != wanted:
         state = "holds" if manifest else "is being filled with"

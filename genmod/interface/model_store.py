@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import ValidationError
@@ -34,10 +35,24 @@ def digest_of(files: Sequence[FileEntry]) -> str:
     return fingerprint("model", {f.path: f.sha256 for f in files if f.path in names})
 
 
-def model_config(root: str) -> ModelConfig:
-    """What a published model is. ConfigError if there is none, DataError if it is broken."""
-    manifest = require(Manifest, root, "model", "train")
-    return _config(root, manifest)
+@dataclass(frozen=True)
+class PublishedModel:
+    """A published model without its weights."""
+
+    root: str
+    """URL of its folder."""
+    manifest: Manifest
+    config: ModelConfig
+
+
+def open_model(root: str, manifest: Manifest) -> PublishedModel:
+    """Read the configuration of a published model. DataError if it is broken.
+
+    Args:
+        root: URL of the model's folder.
+        manifest: the model's manifest.
+    """
+    return PublishedModel(root, manifest, _config(root, manifest))
 
 
 def load_model(root: str, weights: Weights = "ema") -> GenerativeModel:

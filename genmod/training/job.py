@@ -20,8 +20,9 @@ from genmod.data.order.training_order import (
 from genmod.data.reading.reader import TrainingStream, open_dataset, read_rows
 from genmod.errors import ConfigError, DataError, StorageError
 from genmod.interface.model import GenerativeModel
-from genmod.interface.model_store import load_model, model_config
+from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, family
+from genmod.interface.snapshot import Snapshot
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
@@ -73,8 +74,15 @@ class TrainJob(Config):
         )
 
 
-def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
-    """The same job with every default of its net said aloud. Writes nothing.
+def plan_job(
+    job: TrainJob, data: DatasetManifest, snapshot: Snapshot | None = None
+) -> TrainJob:
+    """The same job with every default of its net filled in. Writes nothing.
+
+    Args:
+        job: to check and complete.
+        data: the manifest of its dataset.
+        snapshot: the manifests that the command has read; new ones are read where it is not given.
 
     Raises:
         ConfigError: the model, its settings and the data do not go together.
@@ -86,7 +94,7 @@ def plan_job(job: TrainJob, data: DatasetManifest) -> TrainJob:
     parse(model_class.Sample, job.sample, f"model.{job.name}.sample")
     check_rows(job.train, job.data_root, {split: data.rows(split) for split in SPLITS})
     order = job.train.order.resolved()
-    others = check_order(order, "train", data.spec, data.class_names)
+    others = check_order(order, "train", data.spec, data.class_names, snapshot)
     mixed = {part.root: part.manifest.digest for part in others}
     train = job.train.model_copy(update={"order": order})
     model = job.model.model_copy(update={"net": as_json(net)})
@@ -175,10 +183,9 @@ def _new_model(job: TrainJob) -> GenerativeModel:
     return model
 
 
-def check_start(job: TrainJob) -> None:
-    """ConfigError if the weights that a job starts from do not fit its model."""
-    assert job.start is not None
-    sides = shapes_of(job.model), shapes_of(model_config(job.start.root))
+def check_start(job: TrainJob, start: ModelConfig) -> None:
+    """ConfigError if the weights of the model ``start`` do not fit the job's model."""
+    sides = shapes_of(job.model), shapes_of(start)
     mine, theirs = ({k: v.shape for k, v in side.state_dict().items()} for side in sides)
     if mine != theirs:
         odd = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))

@@ -22,7 +22,7 @@ from genmod.generation.synthetic import (
     size_bytes_at_most,
 )
 from genmod.interface.model import GenerativeModel
-from genmod.interface.model_store import load_model, model_config
+from genmod.interface.model_store import load_model, open_model
 from genmod.interface.options import SampleOptions
 from genmod.interface.registry import family
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, require
@@ -84,7 +84,7 @@ def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePla
         ConfigError: there is no such model, or it cannot be sampled like that.
     """
     manifest = require(Manifest, job.model_root, "model", "train, with the same --recipe and --set")
-    model = model_config(job.model_root)
+    model = open_model(job.model_root, manifest).config
     model_class = family(model.family)
     options = parse(model_class.Sample, job.options, f"model.{job.name}.sample")
     net = parse(model_class.Config, model.net, f"model {job.name} net")

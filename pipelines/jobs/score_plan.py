@@ -9,7 +9,7 @@ from typing import Any
 from genmod import storage
 from genmod.config import Config, as_json, fingerprint, parse
 from genmod.errors import ConfigError
-from genmod.interface.model_store import model_config
+from genmod.interface.model_store import open_model
 from genmod.interface.options import ScoreOptions
 from genmod.interface.registry import family
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, require
@@ -97,7 +97,7 @@ def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
     """
     manifest = require(Manifest, job.model_root, "model", "train, with the same --recipe and --set")
     dataset = require(DatasetManifest, job.data_root, "dataset", "shard")
-    model = model_config(job.model_root)
+    model = open_model(job.model_root, manifest).config
     model_class = family(model.family)
     options = parse(model_class.Score, job.options, f"model.{job.name}.score")
     net = parse(model_class.Config, model.net, f"model.{job.name}.net")

@@ -14,7 +14,7 @@ from typing import Any
 from genmod import storage
 from genmod.config import as_json, fingerprint
 from genmod.errors import ConfigError
-from genmod.interface.model_store import GRIDS, HISTORY
+from genmod.interface.model_store import GRIDS, HISTORY, open_model
 from genmod.manifest import NAMES, DatasetManifest, Manifest, require
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job
 from genmod.training.metric_log import read_metrics
@@ -43,7 +43,7 @@ def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
     start = context.at("models", distills)
     found = require(Manifest, start, "model", f"train --model {distills}")
     job = job.model_copy(update={"start": InitialModel(root=start, digest=found.digest)})
-    check_start(job)
+    check_start(job, open_model(start, found).config)
     return plan_job(job, data)
 
 

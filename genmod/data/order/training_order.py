@@ -15,7 +15,8 @@ from genmod.data.order.balanced import BalancedOrder, ClassIndex, shard_labels
 from genmod.data.order.mixed import MixedOrder, integer_weights
 from genmod.data.order.row_order import LastBatch, RowOrder, UniformOrder, WindowOrder, epoch_rows
 from genmod.errors import ConfigError
-from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, Split, require
+from genmod.interface.snapshot import Snapshot
+from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, Split
 
 MAIN = "data"
 """What ``train.order.mixture`` calls the recipe's own dataset."""
@@ -82,10 +83,11 @@ class TrainingOrder:
     order: RowOrder
 
 
-def mixture_parts(config: OrderConfig) -> list[MixturePart]:
-    """The other datasets of a mix. ConfigError if one is not there."""
+def mixture_parts(config: OrderConfig, snapshot: Snapshot | None = None) -> list[MixturePart]:
+    """The other datasets of a mix, read through ``snapshot`` if given. ConfigError if one does not exist."""
+    snapshot = snapshot or Snapshot()
     return [
-        MixturePart(url, require(DatasetManifest, url, "dataset", "shard, or sample"), weight)
+        MixturePart(url, snapshot.dataset(url, "shard, or sample"), weight)
         for url, weight in config.mixture.items()
         if url != MAIN
     ]
@@ -127,9 +129,20 @@ def check_mixture(
 
 
 def check_order(
-    config: OrderConfig, split: Split, spec: ImageSpec, class_names: tuple[str, ...]
+    config: OrderConfig,
+    split: Split,
+    spec: ImageSpec,
+    class_names: tuple[str, ...],
+    snapshot: Snapshot | None = None,
 ) -> list[MixturePart]:
-    """Whether a dataset can be read so, whether it is there already or only planned.
+    """Check that a dataset, existing or planned, can be read in this order.
+
+    Args:
+        config: the order.
+        split: that is read.
+        spec: of the recipe's own dataset.
+        class_names: of the recipe's own dataset.
+        snapshot: the manifests that the command has read; new ones are read where it is not given.
 
     Returns:
         The other datasets of the mix.
@@ -141,7 +154,7 @@ def check_order(
         raise ConfigError(
             "train.order.balance is classes, but the dataset has no labels; set train.order.balance=none"
         )
-    others = mixture_parts(config)
+    others = mixture_parts(config, snapshot)
     check_mixture(others, split, spec, class_names)
     return others
 

@@ -10,7 +10,8 @@ from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.data.order.training_order import OrderConfig
 from genmod.errors import ConfigError, DataError
 from genmod.interface.model import DataStats
-from genmod.interface.model_store import digest_of, load_model, model_config
+from genmod.interface.model_store import digest_of, load_model
+from genmod.interface.snapshot import Snapshot
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, ImageSpec, find_problems, publish
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job, run_job
@@ -76,7 +77,7 @@ def test_from_data_to_model(data, tmp_path):
     assert made.metadata["final"].keys() >= {
         f"val/{p.name}/loss" for p in load_model(mine.root).phases()
     }
-    assert model_config(mine.root) == mine.model
+    assert Snapshot().model(mine.root).config == mine.model
     assert run_job(mine, SingleProcess()) == made
     assert not storage.exists(storage.join(mine.root, "checkpoints"))
 
@@ -174,7 +175,7 @@ def test_a_model_that_starts_from_another(data, tmp_path):
     still = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-30)})
     values = {"root": str(tmp_path / "models" / "tuned"), "train": still, "start": start}
     mine = plan_job(job(data, tmp_path, **values), data)
-    check_start(mine)
+    check_start(mine, Snapshot().model(mine.start.root).config)
     assert mine.fingerprint != plan_job(job(data, tmp_path, train=still), data).fingerprint
     made = run_job(mine, SingleProcess())
     assert made.parents == {"data": data.digest, "start": first.digest}
@@ -193,7 +194,9 @@ def test_a_model_that_cannot_start_from_another(data, tmp_path):
     )
     root = str(tmp_path / "models" / "tuned")
     with pytest.raises(ConfigError, match="leave the net's sizes as they are there"):
-        check_start(job(data, tmp_path, root=root, start=start, model=model))
+        check_start(
+            job(data, tmp_path, root=root, start=start, model=model), job(data, tmp_path).model
+        )
     stale = start.model_copy(update={"digest": "0" * 64})
     with pytest.raises(DataError, match="but the job was planned for 000000000000"):
         run_job(plan_job(job(data, tmp_path, root=root, start=stale), data), SingleProcess())
