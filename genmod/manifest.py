@@ -189,9 +189,7 @@ def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> Man
     return check_done(load_manifest(schema, root, kind), root, kind, wanted)
 
 
-def check_done(
-    manifest: ManifestT | None, root: str, kind: str, wanted: str
-) -> ManifestT | None:
+def check_done(manifest: ManifestT | None, root: str, kind: str, wanted: str) -> ManifestT | None:
     """As :func:`find_done`, of a manifest that was read already."""
     found = manifest.fingerprint if manifest else _claimed(root)
     if found is not None and found != wanted:

@@ -1,4 +1,4 @@
-"""The manifests that one command has read. Each is read once, so a check and the work after it see one state."""
+"""Manifests that one command has read: each is read once, so a check and the work after it see one state."""
 
 from __future__ import annotations
 

@@ -74,9 +74,7 @@ class TrainJob(Config):
         )
 
 
-def plan_job(
-    job: TrainJob, data: DatasetManifest, snapshot: Snapshot | None = None
-) -> TrainJob:
+def plan_job(job: TrainJob, data: DatasetManifest, snapshot: Snapshot | None = None) -> TrainJob:
     """The same job with every default of its net filled in. Writes nothing.
 
     Args:

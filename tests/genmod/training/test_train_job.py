@@ -11,8 +11,8 @@ from genmod.data.order.training_order import OrderConfig
 from genmod.errors import ConfigError, DataError
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import digest_of, load_model
-from genmod.interface.snapshot import Snapshot
 from genmod.interface.registry import ModelConfig, families, family
+from genmod.interface.snapshot import Snapshot
 from genmod.manifest import DatasetManifest, ImageSpec, find_problems, publish
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
