@@ -35,7 +35,20 @@ class StoreUnavailable(GenmodError, ConnectionError):
 
 
 class Unscorable(ConfigError):
-    """The model has no density that was asked for; raised when the plan is made."""
+    """The model has no density of the requested kind. Raised when the plan is made.
+
+    Args:
+        text: the error in full.
+        hint: what to do, in a few words; ``NAME`` stands for the model's name in the recipe.
+    """
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+
+    def summary(self, name: str) -> str:
+        """The error in a few words, for a model of this name."""
+        return f"no density ({self.hint.replace('NAME', name) or self})"
 
 
 class TrainingDiverged(GenmodError):

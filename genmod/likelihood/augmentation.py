@@ -103,7 +103,8 @@ class AugmentationScore(ScoreOptions):
             raise Unscorable(
                 f"{why}, so there is no log-likelihood to estimate; declare observation noise with "
                 "model.NAME.score.sigma: fit (or a number), which adds it to what is scored, or leave "
-                "this model out of score"
+                "this model out of score",
+                hint="set model.NAME.score.sigma: fit to score it",
             )
 
 

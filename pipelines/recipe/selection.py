@@ -37,7 +37,7 @@ def scorable_models(context: Context) -> tuple[str, ...]:
             check_scorable(context, name)
             names.append(name)
         except Unscorable as reason:
-            context.progress.log(f"score: {name} is left out, Unscorable: {reason}")
+            context.progress.log(f"score {name}: skipped, {reason.summary(name)}")
     return tuple(names)
 
 

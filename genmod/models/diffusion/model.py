@@ -174,7 +174,8 @@ class Model(GenerativeModel):
         if config.objective == "consistency":
             raise Unscorable(
                 "diffusion: a net tuned for few calls denoises no more and has no density; "
-                "score the model that it distills"
+                "score the model that it distills",
+                hint="score the model that it distills",
             )
         if options.unconditional and config.label_drop == 0:
             raise Unscorable(
