@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genmod.rng import key_of
+from genmod.rng import philox_key
 
 _Words = NDArray[np.uint64]
 _Sizes = np.uint64 | _Words
@@ -48,7 +48,7 @@ def shuffle(
     """
     value_N = _words(position_N)
     which_N = torch.zeros_like(position_N) if which_N is None else which_N
-    low, high = key_of(seed, f"shuffle/{purpose}")
+    low, high = philox_key(seed, f"shuffle/{purpose}")
     key_N = _mix64(_words(which_N) + np.uint64((high + 2**31 << 32) % 2**64))
     key_N = _mix64(key_N + np.uint64(low))
     if isinstance(size, Tensor):

@@ -86,7 +86,7 @@ def _round_keys(key: tuple[int, int]) -> tuple[NDArray[np.uint32], ...]:
 
 
 @lru_cache(maxsize=256)
-def key_of(seed: int, purpose: str) -> tuple[int, int]:
+def philox_key(seed: int, purpose: str) -> tuple[int, int]:
     """The 64-bit Philox key of a seed and a purpose, as two words."""
     text = f"{seed}\x00{purpose}".encode()
     digest = hashlib.blake2b(text, digest_size=8, person=b"genmod.rng").digest()
@@ -144,7 +144,7 @@ class Rng:
         counter_4BK[1] = self.step & _MASK32
         counter_4BK[2] = (index_B & _MASK32)[:, None]
         counter_4BK[3] = ((index_B >> 32) & _MASK32)[:, None]
-        words_4N = philox4x32(counter_4BK.view(4, -1), key_of(self.seed, self.purpose))
+        words_4N = philox4x32(counter_4BK.view(4, -1), philox_key(self.seed, self.purpose))
         return words_4N.view(4, *shape).permute(1, 2, 0).reshape(len(self), blocks * 4)[:, :count]
 
     def _words(self, blocks: int) -> NDArray[np.uint32]:
@@ -154,7 +154,7 @@ class Rng:
         counter_4BK[0] = np.arange(blocks)
         counter_4BK[1] = self.step & _MASK32
         counter_4BK[2:] = halves_B2.T[..., None]
-        words_4N = philox4x32_numpy(counter_4BK.reshape(4, -1), key_of(self.seed, self.purpose))
+        words_4N = philox4x32_numpy(counter_4BK.reshape(4, -1), philox_key(self.seed, self.purpose))
         return words_4N.T.reshape(len(self), 4 * blocks)
 
     def _middles(self, count: int) -> Tensor:
@@ -176,12 +176,12 @@ class Rng:
         unit = self._unit(math.prod(shape), 32 if dtype == torch.float64 else 24)
         return unit.to(dtype).reshape(len(self), *shape)
 
-    def spread(self) -> Tensor:
+    def quasi_uniform(self) -> Tensor:
         """(B,) float64 uniform in [0, 1), evenly spread over rows of neighbouring indices.
 
         Multiples of the golden ratio modulo 1 (Weyl's sequence), shifted by (seed, purpose, step).
         """
-        low, high = key_of(self.seed, f"{self.purpose}/{self.step}")
+        low, high = philox_key(self.seed, f"{self.purpose}/{self.step}")
         word_B = self.index_B * (0x9E3779B97F4A7C15 - 2**64) + (high - 2**31 << 32) + low  # wraps
         return (word_B >> 11 & (1 << 53) - 1).to(torch.float64) * 2.0**-53
 

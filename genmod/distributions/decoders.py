@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from genmod import units
 from genmod.rng import Rng
 
-FIRST, LAST = -1.0 + units.HALF_BIN, 1.0 - units.HALF_BIN
+_FIRST, _LAST = -1.0 + units.HALF_BIN, 1.0 - units.HALF_BIN
 """Pixels 0 and 255 in network units."""
 
-LOG_SCALES = math.log(units.HALF_BIN / 8), 1.0
+_LOG_SCALES = math.log(units.HALF_BIN / 8), 1.0
 """Bounds of a logistic's log scale. At the lower one a pixel in the middle of its bin has probability
 0.9993, so that a smaller scale gains nothing; at the upper one nearly all mass lies beyond [-1, 1]."""
 
@@ -91,11 +91,11 @@ class Bernoulli(PixelLikelihood):
 
     def expected(self, raw_BPHW: Tensor) -> Tensor:
         """As grey as the pixel is likely to be on."""
-        return FIRST + (LAST - FIRST) * raw_BPHW.sigmoid()
+        return _FIRST + (_LAST - _FIRST) * raw_BPHW.sigmoid()
 
 
 def _black_or_white(on_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.where(on_BCHW, LAST, FIRST).to(dtype)
+    return torch.where(on_BCHW, _LAST, _FIRST).to(dtype)
 
 
 def bin_nats(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ def bin_nats(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     below, above = F.logsigmoid(upper), F.logsigmoid(-lower)
     inside = below + above + torch.log(-torch.expm1(-2 * units.HALF_BIN * per_scale))
     # Bins are 1/128 wide: a quarter bin around an edge's middle is that edge and no other.
-    at_edge = torch.where(x < FIRST + units.HALF_BIN / 2, below, above)
-    return torch.where(x.abs() > LAST - units.HALF_BIN / 2, at_edge, inside)
+    at_edge = torch.where(x < _FIRST + units.HALF_BIN / 2, below, above)
+    return torch.where(x.abs() > _LAST - units.HALF_BIN / 2, at_edge, inside)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class DiscretisedLogistic(PixelLikelihood):
         """Locations, log scales and log weights, each (B, K, C, H, W)."""
         raw_BPCHW = raw_BPHW.unflatten(1, (self.parameters, -1))
         count = self.components
-        low, high = LOG_SCALES
+        low, high = _LOG_SCALES
         log_scale = low + (high - low) * raw_BPCHW[:, count : 2 * count].sigmoid()
         # In units of the scale, so that the slope of log P to the raw number is never above 1.
         location = log_scale.exp() * raw_BPCHW[:, :count]
@@ -172,8 +172,8 @@ class DiscretisedLogistic(PixelLikelihood):
         """
         location, log_scale, log_weight = self._split(raw_BPHW.double())
         scale = log_scale.exp()
-        above = F.softplus((location - FIRST) / scale) - F.softplus((location - LAST) / scale)
-        return ((scale * above * log_weight.exp()).sum(1) + FIRST).to(raw_BPHW.dtype)
+        above = F.softplus((location - _FIRST) / scale) - F.softplus((location - _LAST) / scale)
+        return ((scale * above * log_weight.exp()).sum(1) + _FIRST).to(raw_BPHW.dtype)
 
 
 @dataclass(frozen=True)

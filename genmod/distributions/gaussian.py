@@ -40,16 +40,16 @@ class Gaussian:
         shift_BZ = (self.mean_BZ - other.mean_BZ) * (-other.log_std_BZ).exp()
         return 0.5 * (torch.expm1(2 * log_ratio_BZ) + shift_BZ.square()) - log_ratio_BZ
 
-    def drawn(self, rng: Rng) -> tuple[Tensor, Gaussian]:
+    def draw_with_conditionals(self, rng: Rng) -> tuple[Tensor, Gaussian]:
         """A draw, and itself."""
         return self.draw(rng), self
 
-    def given(self, z_BZ: Tensor) -> Gaussian:
+    def conditional(self, z_BZ: Tensor) -> Gaussian:
         """Itself: its dimensions do not depend on one another."""
         del z_BZ
         return self
 
-    def start(self) -> Gaussian:
+    def gaussian_approximation(self) -> Gaussian:
         """Itself, for chains to start from."""
         return self
 
@@ -69,15 +69,15 @@ class Posterior(Protocol):
         """(B, Z), addressed by ``rng``'s rows."""
         ...
 
-    def drawn(self, rng: Rng) -> tuple[Tensor, Gaussian]:
+    def draw_with_conditionals(self, rng: Rng) -> tuple[Tensor, Gaussian]:
         """The same draws, and each latent's Gaussian given those before it."""
         ...
 
-    def given(self, z_BZ: Tensor) -> Gaussian:
+    def conditional(self, z_BZ: Tensor) -> Gaussian:
         """Each latent's Gaussian given those before it in ``z_BZ``."""
         ...
 
-    def start(self) -> Gaussian:
+    def gaussian_approximation(self) -> Gaussian:
         """A Gaussian near it, from which chains may start."""
         ...
 
@@ -94,13 +94,13 @@ class Posterior(Protocol):
         ...
 
 
-def standard(like_BZ: Tensor) -> Gaussian:
+def standard_normal(like_BZ: Tensor) -> Gaussian:
     """N(0, 1) in the shape of a tensor."""
     zeros_BZ = torch.zeros_like(like_BZ)
     return Gaussian(zeros_BZ, zeros_BZ)
 
 
-def narrow(raw_BY: Tensor) -> Gaussian:
+def bounded_posterior(raw_BY: Tensor) -> Gaussian:
     """A posterior from what a net says, in at least float32 whatever the nets compute in.
 
     The standard deviation is 2 sigmoid(raw): the prior's at 0, and never above twice that, since a posterior

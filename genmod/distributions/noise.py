@@ -94,7 +94,7 @@ class PointGaussian(PixelLikelihood):
         return raw_BPHW.clamp(-1.0, 1.0)
 
 
-class Sigma(nn.Module):
+class LearnedSigma(nn.Module):
     """One standard deviation for all pixels, trained with the nets."""
 
     def __init__(self, begin: float) -> None:
@@ -115,7 +115,7 @@ class LearnedGaussian(PixelLikelihood):
     https://arxiv.org/abs/2006.13202); it is found by descent, so that no row's loss depends on its batch.
     """
 
-    noise: Sigma
+    noise: LearnedSigma
 
     @property
     def parameters(self) -> int:

@@ -10,7 +10,7 @@ from genmod.distributions.decoders import (
     DiscretisedLogistic,
     PixelLikelihood,
 )
-from genmod.distributions.noise import LearnedGaussian, Sigma
+from genmod.distributions.noise import LearnedGaussian, LearnedSigma
 from genmod.errors import ConfigError
 from genmod.manifest import ImageSpec
 
@@ -34,7 +34,7 @@ def check(name: LikelihoodName, spec: ImageSpec, family: str) -> None:
 
 
 def likelihood_of(
-    name: LikelihoodName, spec: ImageSpec, components: int, noise: Sigma | None
+    name: LikelihoodName, spec: ImageSpec, components: int, noise: LearnedSigma | None
 ) -> PixelLikelihood:
     """The likelihood; ``noise`` is needed by ``gaussian_sigma`` alone."""
     if name == "gaussian_sigma":

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from genmod.distributions.gaussian import Gaussian, standard
+from genmod.distributions.gaussian import Gaussian, standard_normal
 from genmod.rng import Rng
 
 
@@ -47,27 +47,27 @@ class Prior(nn.Module, ABC):
         """The Gaussian with the mean and the variance of each latent, (1, Z)."""
 
 
-class Standard(Prior):
+class StandardNormalPrior(Prior):
     """N(0, 1)."""
 
     def draw(self, rng: Rng, latents: int, dtype: torch.dtype, temperature: float = 1.0) -> Tensor:
-        """Standard normals."""
+        """StandardNormalPrior normals."""
         return temperature * rng.normal(latents, dtype=dtype)
 
     def nats(self, z_NZ: Tensor) -> Tensor:
         """Of N(0, 1)."""
-        return standard(z_NZ).nats(z_NZ)
+        return standard_normal(z_NZ).nats(z_NZ)
 
     def kl_nats(self, q: Gaussian, z_BZ: Tensor) -> Tensor:
         """Of each latent, in closed form."""
-        return q.kl_nats(standard(z_BZ))
+        return q.kl_nats(standard_normal(z_BZ))
 
     def moments(self, like_BZ: Tensor) -> Gaussian:
         """Itself."""
-        return standard(like_BZ[:1])
+        return standard_normal(like_BZ[:1])
 
 
-class Mixture(Prior):
+class MixturePrior(Prior):
     """K Gaussians of diagonal covariance, with weights."""
 
     def __init__(self, components: int, latents: int) -> None:

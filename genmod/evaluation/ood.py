@@ -9,14 +9,14 @@ from torch import Tensor
 from genmod.errors import ConfigError
 from genmod.manifest import Manifest
 from genmod.scoring.calibrated import read_scores
-from genmod.scoring.ood_scores import RARE, RECOMMENDED, auroc
+from genmod.scoring.ood_scores import OOD_COLUMN, RARE_P, auroc
 from genmod.scoring.table import ScoreLabel, Scores
 
 _COLUMNS: dict[str, tuple[int, str]] = {
     "nats": (-1, "log p alone: lower is stranger"),
     "p_two_sided": (-1, "how rare so low or so high a log p is"),
     "typicality_bits_per_dim": (1, "distance from the usual bits per dimension"),
-    RECOMMENDED: (1, "bits per dimension beyond those of a compressor"),
+    OOD_COLUMN: (1, "bits per dimension beyond those of a compressor"),
 }
 """Column -> the direction in which rows are stranger, and what it is."""
 
@@ -68,7 +68,7 @@ def ood_auroc(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> di
                 "stderr": stderr,
                 "own": float(_column(own, name).mean()),
                 "other": float(_column(other, name).mean()),
-                "recommended": name == RECOMMENDED,
+                "recommended": name == OOD_COLUMN,
             }
         )
     return {
@@ -76,7 +76,7 @@ def ood_auroc(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> di
         "split": outside.metadata["split"],
         "rows": {"own": len(own.nats_B), "other": len(other.nats_B)},
         "columns": columns,
-        "rare_below": RARE,
+        "rare_below": RARE_P,
         "rare": {"own": inside.metadata["rare"], "other": outside.metadata["rare"]},
     }
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genmod.distributions.gaussian import Gaussian
-from genmod.distributions.prior import Prior, Standard
+from genmod.distributions.prior import Prior, StandardNormalPrior
 from genmod.interface.batch import Batch
 from genmod.rng import Rng
 
@@ -34,7 +34,7 @@ class Latents:
     z_BZ: Tensor
     groups: tuple[int, ...]
     """Latents of each group, in the order in which they are drawn; they sum up to Z."""
-    prior: Prior = field(default_factory=Standard)
+    prior: Prior = field(default_factory=StandardNormalPrior)
 
     def __post_init__(self) -> None:
         assert sum(self.groups) == self.z_BZ.shape[1], (self.groups, self.z_BZ.shape)

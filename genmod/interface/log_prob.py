@@ -12,10 +12,6 @@ from torch import Tensor
 from genmod import units
 from genmod.manifest import ImageSpec
 
-COUNTS = units.COUNTS
-"""Measure of discrete data: probability of the pixels themselves."""
-
-
 LogProbLabel = Literal[
     "exact",
     "exact_to_tolerance",

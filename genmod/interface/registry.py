@@ -12,7 +12,7 @@ from genmod.config import Config, parse
 from genmod.errors import ConfigError, did_you_mean
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.manifest import ImageSpec
-from genmod.rng import key_of
+from genmod.rng import philox_key
 
 PACKAGE = "genmod.models"
 """The package whose modules are the families. Code outside it names no family."""
@@ -45,6 +45,6 @@ class ModelConfig(Config):
         net = parse(model_class.Config, self.net, f"model ({self.family}) net")
         model_class.check(net, self.spec)
         with torch.random.fork_rng(devices=[]):
-            low, high = key_of(seed, f"init/{self.family}")
+            low, high = philox_key(seed, f"init/{self.family}")
             torch.manual_seed(high << 31 | low >> 1)
             return model_class(net, self.spec, self.stats)

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from genmod.errors import GenmodError
 from genmod.likelihood.ode import trace
-from genmod.likelihood.process import DenoiseRows, Prior
+from genmod.likelihood.process import GaussianPrior
+from genmod.samplers.ode import DenoiseRows
 
 _solvers: Any = torchode
 """Its annotations name shapes in types of its own."""
@@ -41,7 +42,7 @@ _CALLS_A_STEP, _CALLS_AT_START = 6, 2
 
 
 @dataclass(frozen=True)
-class Span:
+class AdaptiveSteps:
     """From where to where, and how exactly."""
 
     sigma_min: float
@@ -55,7 +56,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Solved:
+class FlowDensity:
     """What the solver found for B rows."""
 
     nats_B: Tensor
@@ -64,9 +65,13 @@ class Solved:
     """Calls of the denoiser, int64."""
 
 
-def log_density(
-    denoise: DenoiseRows, x_BCHW: Tensor, probe_BCHW: Tensor | None, span: Span, prior: Prior
-) -> Solved:
+def log_density_adaptive(
+    denoise: DenoiseRows,
+    x_BCHW: Tensor,
+    probe_BCHW: Tensor | None,
+    span: AdaptiveSteps,
+    prior: GaussianPrior,
+) -> FlowDensity:
     """Log density at ``span.sigma_min`` of the flow that ends in ``prior``.
 
     Args:
@@ -99,11 +104,11 @@ def log_density(
     state_BF, steps_B = _solve(slope, torch.cat((y_BD, y_BD.new_zeros(rows, 1)), 1), span)
     end_BCHW = prior.mean_C11 + end_s * state_BF[:, :dims].view(rows, *shape)
     nats_B = prior.nats(end_BCHW) + dims * (state_BF[:, dims] + math.log(end_s / start_s))
-    return Solved(nats_B, _CALLS_A_STEP * steps_B + _CALLS_AT_START)
+    return FlowDensity(nats_B, _CALLS_A_STEP * steps_B + _CALLS_AT_START)
 
 
 def _solve(
-    slope: Callable[[Tensor, Tensor], Tensor], state_BF: Tensor, span: Span
+    slope: Callable[[Tensor, Tensor], Tensor], state_BF: Tensor, span: AdaptiveSteps
 ) -> tuple[Tensor, Tensor]:
     """State at the end and the number of steps tried, by row."""
     term = _solvers.ODETerm(slope, with_stats=False)

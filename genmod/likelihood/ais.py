@@ -41,11 +41,11 @@ ACCEPTANCE = 0.8
 """What the pilot steers to. 0.65 is best for chains at rest; annealed ones that are left behind by a run of
 refusals cost more: on the linear bench the variance of log weights is a third less at 0.8."""
 
-ADAPTATION = 1.0
+_ADAPTATION_RATE = 1.0
 """Change of the pilot's log step size after a temperature, for an acceptance of 1 too much."""
 
-MOST_CHAINS = 1024
-"""Chain c of a row is addressed by index * MOST_CHAINS + c: more chains keep those before."""
+_MAX_CHAINS = 1024
+"""Chain c of a row is addressed by index * _MAX_CHAINS + c: more chains keep those before."""
 
 
 class AISOptions(Config):
@@ -56,13 +56,13 @@ class AISOptions(Config):
     radius: float = Field(default=8.0, gt=0)
     """Of the sigmoid schedule: b_1 is about exp(-2 radius). Wu et al. use 4; sharp posteriors (many pixels,
     a small sigma) want more."""
-    chains: int = Field(default=16, ge=2, le=MOST_CHAINS)
+    chains: int = Field(default=16, ge=2, le=_MAX_CHAINS)
     """K, whose weights are averaged."""
     leapfrog: int = Field(default=5, ge=1)
     """Steps of one move, each a gradient of the decoder."""
     pilot_temperatures: int = Field(default=100, ge=2)
     """P, of the chains that find the step sizes."""
-    pilot_chains: int = Field(default=4, ge=1, le=MOST_CHAINS)
+    pilot_chains: int = Field(default=4, ge=1, le=_MAX_CHAINS)
     """Of each row."""
     chunk: int = Field(default=128, ge=1)
     """Chains that the decoder sees together: memory, not the result."""
@@ -100,8 +100,8 @@ def schedule(temperatures: int, radius: float) -> list[float]:
 
 def _per_row(rng: Rng, chains: int) -> Rng:
     """Chains 0 .. chains - 1 of every row, those of a row adjacent."""
-    many = rng.repeat(MOST_CHAINS)
-    first = torch.arange(len(rng), device=many.index_B.device)[:, None] * MOST_CHAINS
+    many = rng.repeat(_MAX_CHAINS)
+    first = torch.arange(len(rng), device=many.index_B.device)[:, None] * _MAX_CHAINS
     which = torch.arange(chains, device=many.index_B.device)
     return many.rows((first + which).reshape(-1))
 
@@ -136,7 +136,7 @@ def find_step_sizes(target: Target, rng: Rng, options: AISOptions) -> Tensor:
             )
             curve.append(log_step_B[inside])
             surplus_B = probability_N.view(-1, count).mean(1) - ACCEPTANCE
-            log_step_B = log_step_B.index_add(0, inside, ADAPTATION * surplus_B)
+            log_step_B = log_step_B.index_add(0, inside, _ADAPTATION_RATE * surplus_B)
         parts.append(torch.stack(curve, 1))
     return torch.cat(parts)
 
@@ -149,7 +149,7 @@ def _step_at(log_step_BP: Tensor, part: float) -> Tensor:
     return torch.lerp(log_step_BP[:, low], log_step_BP[:, low + 1], at - low).exp()
 
 
-def log_weights(
+def annealed_log_weights(
     target: Target,
     rng: Rng,
     options: AISOptions,
@@ -201,7 +201,7 @@ def log_weights(
 def lower_bound(target: Target, rng: Rng, options: AISOptions) -> tuple[Tensor, Tensor]:
     """A stochastic lower bound on log p(x) of each row: (B,) nats and (B,) standard error."""
     log_step_BP = find_step_sizes(target, rng, options)
-    return iwae.bound(log_weights(target, rng, options, log_step_BP), options.chains)
+    return iwae.iwae_bound(annealed_log_weights(target, rng, options, log_step_BP), options.chains)
 
 
 @dataclass(frozen=True)
@@ -229,8 +229,8 @@ def sandwich(target: Target, exact_BZ: Tensor, rng: Rng, options: AISOptions) ->
         options: what is spent on each direction.
     """
     log_step_BP = find_step_sizes(target, rng, options)
-    forward_KB = log_weights(target, rng, options, log_step_BP)
-    backward_KB = log_weights(target, rng, options, log_step_BP, exact_BZ)
-    lower_B, lower_stderr_B = iwae.bound(forward_KB, options.chains)
-    negative_B, upper_stderr_B = iwae.bound(-backward_KB, options.chains)
+    forward_KB = annealed_log_weights(target, rng, options, log_step_BP)
+    backward_KB = annealed_log_weights(target, rng, options, log_step_BP, exact_BZ)
+    lower_B, lower_stderr_B = iwae.iwae_bound(forward_KB, options.chains)
+    negative_B, upper_stderr_B = iwae.iwae_bound(-backward_KB, options.chains)
     return Sandwich(lower_B, -negative_B, lower_stderr_B, upper_stderr_B)

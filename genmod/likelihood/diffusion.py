@@ -15,18 +15,18 @@ from torch import Tensor
 from genmod import units
 from genmod.distributions import dequantise
 from genmod.interface.batch import Batch
-from genmod.interface.log_prob import COUNTS, LogProb, LogProbLabel
+from genmod.interface.log_prob import LogProb, LogProbLabel
 from genmod.interface.options import ScoreOptions
 from genmod.likelihood import adaptive, ode, vlb
-from genmod.likelihood.adaptive import Solved, Span
-from genmod.likelihood.ode import Grid
+from genmod.likelihood.adaptive import AdaptiveSteps, FlowDensity
+from genmod.likelihood.ode import FixedSteps
 from genmod.likelihood.process import Process
 from genmod.rng import Rng
 
-EXACT_UP_TO = 8
+_EXACT_TRACE_MAX_DIMS = 8
 """Dimensions of images whose traces are not left to chance unless asked for."""
 
-COARSER = 10.0
+_COARSER = 10.0
 """The tolerance of the solve that a solver's error is told by, over the one that is asked for."""
 
 
@@ -100,7 +100,9 @@ def _by_bound(process: Process, batch: Batch, rng: Rng, options: DiffusionScore)
     """The variational bound: a mean of unbiased evaluations."""
     x_BCHW = batch.x_BCHW(torch.float64)
     draws = [
-        vlb.bound(process, x_BCHW, rng.fold("bound").at(draw), terms=options.terms, nfe=options.nfe)
+        vlb.variational_bound(
+            process, x_BCHW, rng.fold("bound").at(draw), terms=options.terms, nfe=options.nfe
+        )
         for draw in range(options.draws)
     ]
     nats_B, stderr_B = _mean(draws)
@@ -111,7 +113,7 @@ def _by_bound(process: Process, batch: Batch, rng: Rng, options: DiffusionScore)
         label="lower_bound",
         estimator="variational-bound",
         of=f"noisy process from sigma_max to sigma_min{process.given}",
-        measure=COUNTS,
+        measure=units.COUNTS,
         budget={
             "terms": terms,
             "nfe": options.nfe,
@@ -128,7 +130,7 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) 
     With dequantisation, the mean over draws bounds the log probability of the pixels from below (Jensen) up
     to the solver's error. That is told by a coarser solve of the first draw, whose own error is the larger.
     """
-    small = process.spec.dims <= EXACT_UP_TO
+    small = process.spec.dims <= _EXACT_TRACE_MAX_DIMS
     trace = ("exact" if small else "hutchinson") if options.trace == "auto" else options.trace
     certain = options.dequantise == "none" and trace == "exact"
     draws: list[Tensor] = []
@@ -161,7 +163,7 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) 
         label=label,
         estimator="probability-flow",
         of=f"probability flow at sigma_min{process.given}, {places[options.dequantise]}",
-        measure=units.NETWORK if options.dequantise == "none" else COUNTS,
+        measure=units.NETWORK if options.dequantise == "none" else units.COUNTS,
         budget={**_solver_budget(process, options), "draws": len(draws), "trace": trace},
         columns={"nfe": nfe_B, "solver_error_nats": error_B},
     )
@@ -183,27 +185,33 @@ def _coarser(options: DiffusionScore) -> DiffusionScore:
     """A solve that is sure to be worse."""
     if options.steps is not None:
         return options.model_copy(update={"steps": max(3, options.steps // 2)})
-    return options.model_copy(update={"tolerance": COARSER * options.tolerance})
+    return options.model_copy(update={"tolerance": _COARSER * options.tolerance})
 
 
 def _solve(
     process: Process, x_BCHW: Tensor, probe_BCHW: Tensor | None, options: DiffusionScore
-) -> Solved:
+) -> FlowDensity:
     if options.steps is None:
-        span = Span(process.sigma_min, process.sigma_max, process.sigma_data, options.tolerance)
-        return adaptive.log_density(process.denoise, x_BCHW, probe_BCHW, span, process.prior)
+        span = AdaptiveSteps(
+            process.sigma_min, process.sigma_max, process.sigma_data, options.tolerance
+        )
+        return adaptive.log_density_adaptive(
+            process.denoise, x_BCHW, probe_BCHW, span, process.prior
+        )
 
     def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
         return process.denoise(x_BCHW, x_BCHW.new_full(x_BCHW.shape[:1], sigma))
 
-    grid = Grid(options.steps, options.order, process.sigma_min, process.sigma_max)
-    nats_B = ode.log_density(denoise, x_BCHW, probe_BCHW, grid, process.prior)
-    return Solved(nats_B, torch.full_like(nats_B, options.steps + 1, dtype=torch.int64))
+    grid = FixedSteps(options.steps, options.order, process.sigma_min, process.sigma_max)
+    nats_B = ode.log_density_fixed(denoise, x_BCHW, probe_BCHW, grid, process.prior)
+    return FlowDensity(nats_B, torch.full_like(nats_B, options.steps + 1, dtype=torch.int64))
 
 
 def _solver_budget(process: Process, options: DiffusionScore) -> dict[str, int | float | str]:
     if options.steps is not None:
-        return Grid(options.steps, options.order, process.sigma_min, process.sigma_max).budget()
+        return FixedSteps(
+            options.steps, options.order, process.sigma_min, process.sigma_max
+        ).budget()
     return {
         "solver": "dopri5",
         "tolerance": options.tolerance,

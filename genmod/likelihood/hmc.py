@@ -21,7 +21,7 @@ from genmod.distributions.gaussian import Gaussian
 from genmod.likelihood.iwae import LogJoint
 from genmod.rng import Rng
 
-JITTER = 0.2
+_JITTER = 0.2
 """A move's step size is uniform within so much of what is asked for, so that no orbit closes for ever."""
 
 
@@ -102,7 +102,7 @@ def move(
         The chains after it, and each one's probability of acceptance, (N,).
     """
     jitter_N, accept_N = rng_N.fold("metropolis").uniform(2, dtype=torch.float64).unbind(1)
-    step_N1 = (step_B[chains.row_N] * (1 + JITTER * (2 * jitter_N - 1)))[:, None]
+    step_N1 = (step_B[chains.row_N] * (1 + _JITTER * (2 * jitter_N - 1)))[:, None]
     u_NZ, ratio_N, slope_NZ = chains.u_NZ, chains.ratio_N, chains.slope_NZ
     momentum_NZ = rng_N.fold("momentum").normal(u_NZ.shape[1], dtype=torch.float64)
 

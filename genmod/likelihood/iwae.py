@@ -23,7 +23,7 @@ LogJoint = Callable[..., Tensor]
 else of a sample is random, such as a point in the pixels' bins."""
 
 
-def log_weights(
+def importance_log_weights(
     posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
@@ -61,12 +61,12 @@ def log_weights(
     return torch.cat(parts)
 
 
-def bound(log_weights_SB: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def iwae_bound(log_weights_SB: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """L_k of each row with its standard error.
 
     Args:
-        log_weights_SB: (M k, B) from :func:`log_weights`; each run of k samples is one evaluation of the
-            bound, and the M evaluations are averaged.
+        log_weights_SB: (M k, B) from :func:`importance_log_weights`; each run of k samples is one
+            evaluation of the bound, and the M evaluations are averaged.
         k: samples within the logarithm.
 
     Returns:

@@ -3,8 +3,8 @@
     dx/dsigma = (x - D(x; sigma)) / sigma,      d log p(x(sigma)) / dsigma = -(dims - tr dD/dx) / sigma
     log p(x; sigma_min) = log p(x(sigma_max); sigma_max) + integral of (dims - tr dD/dx) d ln sigma
 
-Solved from sigma_min up to sigma_max on a fixed grid in t = ln sigma, in float64, so rows depend neither on
-each other nor on how they are batched. The part of the equation that is linear in x is solved exactly,
+Solved from sigma_min up to sigma_max on a fixed grid in t = ln sigma, in float64, so rows depend neither
+on each other nor on how they are batched. The part of the equation that is linear in x is solved exactly,
 
     x(t2) = e^(t2 - t1) x(t1) - integral from t1 to t2 of e^(t2 - t) D(t) dt,
 
@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmod.likelihood.process import Prior
+from genmod.likelihood.process import GaussianPrior
 from genmod.samplers.ode import Denoise
 
 _SHORT_STEPS = (0.25, 0.5)
@@ -43,7 +43,7 @@ _QUADRATURE_NODES = 4
 
 
 @dataclass(frozen=True)
-class Grid:
+class FixedSteps:
     """Steps from sigma_min to sigma_max, equal in ln sigma but for two short ones at the beginning."""
 
     steps: int
@@ -65,8 +65,12 @@ class Grid:
         return [low + (high - low) * end / sum(lengths) for end in ends]
 
 
-def log_density(
-    denoise: Denoise, x_BCHW: Tensor, probe_BCHW: Tensor | None, grid: Grid, prior: Prior
+def log_density_fixed(
+    denoise: Denoise,
+    x_BCHW: Tensor,
+    probe_BCHW: Tensor | None,
+    grid: FixedSteps,
+    prior: GaussianPrior,
 ) -> Tensor:
     """Log density at sigma_min of the flow that ends in ``prior``.
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from genmod.manifest import ImageSpec
-
-DenoiseRows = Callable[[Tensor, Tensor], Tensor]
-"""D(x_BCHW, sigma_B): expected clean images, each row with its own noise level."""
+from genmod.samplers.ode import DenoiseRows
 
 
 @dataclass(frozen=True)
-class Prior:
+class GaussianPrior:
     """N(mean, std^2 I) at sigma_max: what the sampler starts from."""
 
     mean_C11: Tensor
@@ -34,7 +31,7 @@ class Process:
 
     denoise: DenoiseRows
     """D(x; sigma) of these rows."""
-    prior: Prior
+    prior: GaussianPrior
     """At sigma_max."""
     sigma_min: float
     sigma_max: float

@@ -19,8 +19,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from genmod import units
 from genmod.distributions.gaussian import Posterior
-from genmod.interface.log_prob import COUNTS, LogProb, LogProbLabel
+from genmod.interface.log_prob import LogProb, LogProbLabel
 from genmod.interface.options import ScoreOptions
 from genmod.likelihood import ais, iwae
 from genmod.likelihood.ais import AISOptions
@@ -29,7 +30,7 @@ from genmod.likelihood.iwae import LogJoint
 from genmod.rng import Rng
 
 
-class EncodedScore(ScoreOptions):
+class VAEBoundOptions(ScoreOptions):
     """How to bound log p, always with beta = 1."""
 
     estimator: Literal["iwae", "ais"] = "iwae"
@@ -79,7 +80,7 @@ class EncodedScore(ScoreOptions):
 
 
 @dataclass(frozen=True)
-class Bound:
+class VAEBound:
     """A bound on log p of B rows, with what it is."""
 
     nats_B: Tensor
@@ -91,16 +92,16 @@ class Bound:
 
     def log_prob(self, of: str) -> LogProb:
         """As one of the pixels of which model object."""
-        return LogProb(of=of, measure=COUNTS, **vars(self))
+        return LogProb(of=of, measure=units.COUNTS, **vars(self))
 
 
-def bound(
+def vae_bound(
     posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
-    options: EncodedScore,
+    options: VAEBoundOptions,
     extra: Callable[[Rng], Tensor] | None = None,
-) -> Bound:
+) -> VAEBound:
     """What ``options`` says, of every row.
 
     Args:
@@ -108,15 +109,18 @@ def bound(
         log_joint: of the model.
         rng: B rows.
         options: the options.
-        extra: more randomness of each sample (see :func:`genmod.likelihood.iwae.log_weights`); not for ais.
+        extra: further randomness of each sample, see
+            :func:`genmod.likelihood.iwae.importance_log_weights`; only for estimator iwae.
     """
     if options.estimator == "ais":
         assert extra is None, "chains need a joint density that is not random"
-        nats_B, stderr_B = ais.lower_bound(Target(posterior.start(), log_joint), rng, options.ais)
-        return Bound(nats_B, stderr_B, "stochastic_lower_bound", "ais-hmc", options.ais.budget())
+        nats_B, stderr_B = ais.lower_bound(
+            Target(posterior.gaussian_approximation(), log_joint), rng, options.ais
+        )
+        return VAEBound(nats_B, stderr_B, "stochastic_lower_bound", "ais-hmc", options.ais.budget())
     if options.target_stderr_nats is not None:
         return _chosen(posterior, log_joint, rng, options, extra)
-    weights_SB = iwae.log_weights(
+    weights_SB = iwae.importance_log_weights(
         posterior,
         log_joint,
         rng.fold("posterior"),
@@ -126,22 +130,22 @@ def bound(
     )
     label: LogProbLabel = "lower_bound" if options.k == 1 else "stochastic_lower_bound"
     budget = {"k": options.k, "repeats": options.repeats}
-    return Bound(*iwae.bound(weights_SB, options.k), label, "iwae", budget)
+    return VAEBound(*iwae.iwae_bound(weights_SB, options.k), label, "iwae", budget)
 
 
 def _chosen(
     posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
-    options: EncodedScore,
+    options: VAEBoundOptions,
     extra: Callable[[Rng], Tensor] | None,
-) -> Bound:
+) -> VAEBound:
     """L_k with a k for each row, a power of two times the least."""
     assert options.target_stderr_nats is not None
-    pilot_SB = iwae.log_weights(
+    pilot_SB = iwae.importance_log_weights(
         posterior, log_joint, rng.fold("pilot"), options.k, options.chunk, extra=extra
     )
-    _, pilot_stderr_B = iwae.bound(pilot_SB, options.k)
+    _, pilot_stderr_B = iwae.iwae_bound(pilot_SB, options.k)
     # The standard error falls with the root of k: so many times k for the one that is wanted.
     times_B = (pilot_stderr_B / options.target_stderr_nats).square().clamp(min=1.0)
     doublings_B = times_B.log2().ceil().clamp(max=math.floor(math.log2(options.most_k / options.k)))
@@ -155,7 +159,7 @@ def _chosen(
         ) -> Tensor:
             return log_joint(z_NZ, which_M[row_N], *more)
 
-        weights_SM = iwae.log_weights(
+        weights_SM = iwae.importance_log_weights(
             posterior.rows(which_M),
             of_these,
             rng.fold("posterior").rows(which_M),
@@ -163,11 +167,11 @@ def _chosen(
             options.chunk,
             extra=extra,
         )
-        nats_B[which_M], stderr_B[which_M] = iwae.bound(weights_SM, k)
+        nats_B[which_M], stderr_B[which_M] = iwae.iwae_bound(weights_SM, k)
     budget: dict[str, int | float | str] = {
         "k": "chosen",
         "k_least": options.k,
         "k_most": options.most_k,
         "target_stderr_nats": options.target_stderr_nats,
     }
-    return Bound(nats_B, stderr_B, "stochastic_lower_bound", "iwae", budget, {"k": k_B.double()})
+    return VAEBound(nats_B, stderr_B, "stochastic_lower_bound", "iwae", budget, {"k": k_B.double()})

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from genmod import units
-from genmod.likelihood.process import Prior, Process
+from genmod.likelihood.process import GaussianPrior, Process
 from genmod.manifest import ImageSpec
 from genmod.rng import Rng
 
@@ -58,7 +58,9 @@ class NoiseLevels:
         return sigma_B, 0.5 * self.terms * math.expm1(2 * step) / sigma_B**2
 
 
-def bound(process: Process, x_BCHW: Tensor, rng: Rng, *, terms: int | None, nfe: int) -> Tensor:
+def variational_bound(
+    process: Process, x_BCHW: Tensor, rng: Rng, *, terms: int | None, nfe: int
+) -> Tensor:
     """One evaluation of the bound: its expectation is at most log P(pixels), (B,) in nats.
 
     Args:
@@ -94,7 +96,9 @@ def training_loss(process: Process, x_BCHW: Tensor, rng: Rng) -> tuple[Tensor, d
         implied noise per dimension.
     """
     noise_levels, dims = NoiseLevels(process.sigma_min, process.sigma_max, None), process.spec.dims
-    sigma_B, weight_B = (t.to(x_BCHW.dtype) for t in noise_levels.at(rng.fold("level").spread()))
+    sigma_B, weight_B = (
+        t.to(x_BCHW.dtype) for t in noise_levels.at(rng.fold("level").quasi_uniform())
+    )
     error_B = _squared_error(process, x_BCHW, sigma_B, rng.fold("noise"))
     with torch.no_grad():
         ends_B = _ends(process, x_BCHW, rng.fold("decoder"))
@@ -117,7 +121,7 @@ def _ends(process: Process, x_BCHW: Tensor, rng: Rng) -> Tensor:
     return prior_B + decoder_nats(x_BCHW, rng, process.sigma_min, process.spec)
 
 
-def prior_nats(x_BCHW: Tensor, sigma_max: float, prior: Prior) -> Tensor:
+def prior_nats(x_BCHW: Tensor, sigma_max: float, prior: GaussianPrior) -> Tensor:
     """KL(N(x, sigma_max^2 I) || prior), (B,)."""
     dims = math.prod(x_BCHW.shape[1:])
     ratio = (sigma_max / prior.std) ** 2

@@ -25,7 +25,7 @@ from genmod.errors import ConfigError, DataError, TrainingDiverged
 from genmod.manifest import FileEntry, ImageSpec, Manifest, require, write_file
 from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca
 from genmod.permutation import shuffle
-from genmod.rng import key_of, rng_for
+from genmod.rng import philox_key, rng_for
 
 CONFIG_FILE = "config.json"
 BATCH_ROWS = 512
@@ -111,7 +111,7 @@ def fit_extractor(
     """
     extractor = config.extractor(spec)
     with torch.random.fork_rng(devices=[]):
-        high, low = key_of(seed, "features/init")
+        high, low = philox_key(seed, "features/init")
         torch.manual_seed(high << 31 | low >> 1)
         network = extractor.build()
     if isinstance(network, Classifier):

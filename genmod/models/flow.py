@@ -35,7 +35,7 @@ from zuko.transforms import MonotonicRQSTransform
 
 from genmod import units
 from genmod.interface.batch import Batch
-from genmod.interface.log_prob import COUNTS, LogProb
+from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
 from genmod.likelihood import iwae
@@ -218,14 +218,14 @@ class Model(GenerativeModel):
                 for first in range(0, total, per_call)
             ]
         )
-        nats_B, stderr_B = iwae.bound(draws_SB, options.k)
+        nats_B, stderr_B = iwae.iwae_bound(draws_SB, options.k)
         return LogProb(
             nats_B=nats_B,
             stderr_B=stderr_B,
             label="lower_bound" if options.k == 1 else "stochastic_lower_bound",
             estimator="change-of-variables",
             of=f"flow{given}, uniform dequantisation",
-            measure=COUNTS,
+            measure=units.COUNTS,
             budget={"k": options.k, "repeats": options.repeats},
         )
 

@@ -13,22 +13,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-DenoiseRows = Callable[[Tensor, Tensor], Tensor]
-"""f(x_BCHW, sigma_B), each row at its own noise level."""
+from genmod.samplers.ode import DenoiseRows
 
-NEARER = 8.0
+_ECT_K = 8.0
 """k: how much nearer to each other small noise levels' pairs are. Sec. 3.2, Geng et al. 2024."""
 
-NORM = 0.00054
+PSEUDO_HUBER_C = 0.00054
 """c of the pseudo-Huber norm for each root of a dimension. Sec. 3.3, Song and Dhariwal 2023."""
 
 
-def earlier(t_B: Tensor, stage: int, sigma_min: float) -> Tensor:
+def previous_level(t_B: Tensor, stage: int, sigma_min: float) -> Tensor:
     """r: the level that is learnt from at t, 0 for the image itself. Sec. 3.2, Geng et al. 2024.
 
     Args:
@@ -36,7 +33,7 @@ def earlier(t_B: Tensor, stage: int, sigma_min: float) -> Tensor:
         stage: from 1; each one halves 1 - r / t.
         sigma_min: what is below counts as no noise.
     """
-    apart_B = (1 + NEARER * torch.sigmoid(-t_B)) / 2**stage
+    apart_B = (1 + _ECT_K * torch.sigmoid(-t_B)) / 2**stage
     r_B = t_B * (1 - apart_B)
     return r_B.where(r_B >= sigma_min, 0.0)
 
@@ -59,4 +56,4 @@ def consistency_loss(
         told_BCHW = f(y_BCHW + r_B111 * noise_BCHW, some_B)
         told_BCHW = torch.where(r_B111 > 0, told_BCHW, y_BCHW)
     error_B = (f(y_BCHW + t_B111 * noise_BCHW, t_B) - told_BCHW).square().flatten(1).mean(1)
-    return ((error_B + NORM**2).sqrt() - NORM) / (t_B - r_B)
+    return ((error_B + PSEUDO_HUBER_C**2).sqrt() - PSEUDO_HUBER_C) / (t_B - r_B)

@@ -26,13 +26,13 @@ from torch import Tensor
 from genmod.errors import ConfigError
 from genmod.samplers.ode import Denoise
 
-Schedule = Literal["linear", "cosine"]
+ScheduleName = Literal["linear", "cosine"]
 """``linear``: beta from 1e-4 to 0.02, Sec. 4, Ho et al. ``cosine``: Eq. 17, Nichol and Dhariwal."""
 
-Prediction = Literal["eps", "x0", "v"]
+PredictionType = Literal["eps", "x0", "v"]
 """What a net gives: the noise, the image, or alpha eps - sqrt(1 - alpha^2) y."""
 
-STEPS = 1000
+_STEPS = 1000
 """T, of both papers."""
 
 _OFFSET, _MOST = 0.008, 0.999
@@ -40,7 +40,7 @@ _OFFSET, _MOST = 0.008, 0.999
 
 
 @dataclass(frozen=True)
-class Levels:
+class DDPMSchedule:
     """The noise levels of a schedule, by time: 1 is the least noise, T the most."""
 
     sigma_T: Tensor
@@ -66,13 +66,13 @@ class Levels:
             )
 
     def draw(self, u_B: Tensor) -> Tensor:
-        """Levels that uniform numbers in [0, 1) stand for, all times alike. Alg. 1, Ho et al. 2020."""
-        return self.sigma_T.to(u_B.device)[(u_B * STEPS).long()].to(u_B.dtype)
+        """DDPMSchedule that uniform numbers in [0, 1) stand for, all times alike. Alg. 1, Ho et al. 2020."""
+        return self.sigma_T.to(u_B.device)[(u_B * _STEPS).long()].to(u_B.dtype)
 
     def time(self, sigma: float) -> float:
         """When the noise is at a level; between two times, linear in ln sigma."""
         assert self.least * (1 - 1e-5) <= sigma <= self.most * (1 + 1e-5), sigma
-        above = int(torch.searchsorted(self.sigma_T, sigma).clamp(1, STEPS - 1))
+        above = int(torch.searchsorted(self.sigma_T, sigma).clamp(1, _STEPS - 1))
         low, high = float(self.sigma_T[above - 1]), float(self.sigma_T[above])
         return above + math.log(sigma / low) / math.log(high / low)
 
@@ -81,35 +81,35 @@ class Levels:
         times = torch.linspace(
             self.time(sigma_max), self.time(sigma_min), steps, dtype=torch.float64
         )
-        below = (times.floor().long().clamp(1, STEPS - 1)) - 1
+        below = (times.floor().long().clamp(1, _STEPS - 1)) - 1
         part = times - 1 - below
         log_T = self.sigma_T.log()
-        levels = (log_T[below] + part * (log_T[below + 1] - log_T[below])).exp()
-        levels[0] = sigma_max
+        sigmas = (log_T[below] + part * (log_T[below + 1] - log_T[below])).exp()
+        sigmas[0] = sigma_max
         if steps > 1:
-            levels[-1] = sigma_min
-        return torch.cat((levels, levels.new_zeros(1)))
+            sigmas[-1] = sigma_min
+        return torch.cat((sigmas, sigmas.new_zeros(1)))
 
 
 @lru_cache(maxsize=2)
-def levels(schedule: Schedule) -> Levels:
+def ddpm_schedule(schedule: ScheduleName) -> DDPMSchedule:
     """The levels of a schedule."""
     if schedule == "linear":
-        beta_T = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
+        beta_T = torch.linspace(1e-4, 0.02, _STEPS, dtype=torch.float64)
     else:
-        share = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+        share = torch.arange(_STEPS + 1, dtype=torch.float64) / _STEPS
         kept = (((share + _OFFSET) / (1 + _OFFSET)) * (math.pi / 2)).cos() ** 2
         beta_T = (1 - kept[1:] / kept[:-1]).clamp(max=_MOST)
     kept_T = (1 - beta_T).cumprod(0)  # alpha_t squared
-    return Levels(((1 - kept_T) / kept_T).sqrt())
+    return DDPMSchedule(((1 - kept_T) / kept_T).sqrt())
 
 
 Net = Callable[[Tensor, Tensor], Tensor]
 """A net as others train them: (x_t, t of each row from 0 to T - 1) to its prediction."""
 
 
-def denoiser_of(
-    net: Net, prediction: Prediction, schedule: Schedule, dtype: torch.dtype = torch.float32
+def ddpm_denoiser(
+    net: Net, prediction: PredictionType, schedule: ScheduleName, dtype: torch.dtype = torch.float32
 ) -> Denoise:
     """D(x; sigma) of a net that was trained elsewhere, for every sampler here.
 
@@ -119,7 +119,7 @@ def denoiser_of(
         schedule: that it was trained on. Between two of its times it is asked for a fractional one.
         dtype: of its weights; it is given images and times of that type. Samplers' states stay float64.
     """
-    of = levels(schedule)
+    of = ddpm_schedule(schedule)
 
     def denoise(x_BCHW: Tensor, sigma: float) -> Tensor:
         alpha = 1 / math.hypot(1, sigma)

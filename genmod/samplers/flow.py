@@ -18,10 +18,10 @@ from genmod.samplers.multistep import dpm_solver, unipc
 from genmod.samplers.ode import Churn, Denoise, ddim, heun
 from genmod.samplers.schedule import edm_sigmas
 
-FINE = {"heun": 12, "ddim": 50, "dpm_solver": 20, "unipc": 16}
+_FINE_STEPS = {"heun": 12, "ddim": 50, "dpm_solver": 20, "unipc": 16}
 """Steps from which on a solver follows the flow."""
 
-FEWEST_ANCESTRAL = 500
+_MIN_ANCESTRAL_STEPS = 500
 """Steps from which on the ancestral sampler follows the noisy process."""
 
 
@@ -63,16 +63,16 @@ class FlowSolver(Config):
 
     @property
     def solves_the_flow(self) -> bool:
-        """Whether the images follow the flow: enough steps (``FINE``) of a solver, and no churn.
+        """Whether the images follow the flow: enough steps (``_FINE_STEPS``) of a solver, and no churn.
 
         Churn and fresh noise make another process, with the same marginals for a perfect denoiser only.
         """
-        return self.churn == 0.0 and self.steps >= FINE.get(self.solver, math.inf)
+        return self.churn == 0.0 and self.steps >= _FINE_STEPS.get(self.solver, math.inf)
 
     @property
     def follows_the_process(self) -> bool:
         """Whether each step draws from the noisy process, finely enough: what the variational bound is of."""
-        return self.solver == "ancestral" and self.steps >= FEWEST_ANCESTRAL
+        return self.solver == "ancestral" and self.steps >= _MIN_ANCESTRAL_STEPS
 
     def sigmas(self, sigma_min: float, sigma_max: float) -> Tensor:
         """The noise levels, falling from ``sigma_max``; the last one is 0, but for a consistency net.
@@ -91,7 +91,7 @@ class FlowSolver(Config):
         if self.spacing == "log":
             down = _log_spaced(self.steps, sigma_min, sigma_max)
             return torch.cat((down, down.new_zeros(1)))
-        of = ddpm.levels(self.spacing)
+        of = ddpm.ddpm_schedule(self.spacing)
         of.require(f"sample.spacing={self.spacing}", sigma_min, sigma_max)
         return of.spaced(self.steps, sigma_min, sigma_max)
 
@@ -118,7 +118,7 @@ class FlowSolver(Config):
 
 
 def _log_spaced(levels: int, low: float, high: float) -> Tensor:
-    """Levels evenly spaced in ln sigma from ``high`` to ``low``, float64; a single one is ``high``."""
+    """DDPMSchedule evenly spaced in ln sigma from ``high`` to ``low``, float64; a single one is ``high``."""
     spaced = torch.linspace(math.log(high), math.log(low), levels, dtype=torch.float64).exp()
     if levels > 1:
         spaced[-1] = low

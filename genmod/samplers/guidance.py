@@ -41,7 +41,7 @@ def guided(
     return denoise
 
 
-LADDER = {
+_NFE_SWEEP_STEPS = {
     "heun": (3, 5, 9, 18),
     "ddim": (5, 9, 17, 35),
     "dpm_solver": (5, 9, 17),
@@ -97,7 +97,7 @@ class GuidedSolver(FlowSolver):
     def nfe_sweep(self) -> tuple[tuple[str, int, Self], ...]:
         """(Solver, calls, options) from few calls to many; a consistency net has its own sampler alone."""
         few = {"consistency": (1, 2, 4)}
-        rungs = few if self.solver == "consistency" else LADDER
+        rungs = few if self.solver == "consistency" else _NFE_SWEEP_STEPS
         points = [
             self.model_copy(update={"solver": solver, "steps": steps, "churn": 0.0})
             for solver, counts in rungs.items()

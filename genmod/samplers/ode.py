@@ -24,7 +24,10 @@ from torch import Tensor
 from genmod.rng import Rng
 
 Denoise = Callable[[Tensor, float], Tensor]
-"""D(x_BCHW, sigma): expected clean images given images with noise of standard deviation sigma."""
+"""Denoiser D(x_BCHW, sigma): E[clean | x], the noise of all rows having the standard deviation ``sigma``."""
+
+DenoiseRows = Callable[[Tensor, Tensor], Tensor]
+"""Denoiser D(x_BCHW, sigma_B): as :data:`Denoise`, with one noise level per row."""
 
 
 @dataclass(frozen=True)

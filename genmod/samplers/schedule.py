@@ -43,7 +43,7 @@ class TrainingNoise(Config):
     def check_range(self, sigma_min: float, sigma_max: float) -> None:
         """ConfigError if a model's noise levels reach beyond those that it is trained on."""
         if self.schedule != "lognormal":
-            ddpm.levels(self.schedule).require(
+            ddpm.ddpm_schedule(self.schedule).require(
                 f"net.noise.schedule={self.schedule}", sigma_min, sigma_max
             )
 
@@ -54,7 +54,7 @@ class TrainingNoise(Config):
         schedule uses all of its levels, also those outside the model's range.
         """
         if self.schedule != "lognormal":
-            return ddpm.levels(self.schedule).draw(u_B)
+            return ddpm.ddpm_schedule(self.schedule).draw(u_B)
         low, high = math.log(sigma_min), math.log(sigma_max)
         anywhere_B = low + (high - low) * (u_B / self.uniform_share if self.uniform_share else u_B)
         rest_B = (

@@ -9,7 +9,7 @@ import torch
 from genmod import storage
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec, Manifest
-from genmod.scoring.ood_scores import COMPRESSED, RECOMMENDED, Bits, Calibration
+from genmod.scoring.ood_scores import COMPRESSED_COLUMN, OOD_COLUMN, BitsPerDim, Calibration
 from genmod.scoring.table import Scores
 
 
@@ -29,7 +29,7 @@ def read_scores(root: str, manifest: Manifest) -> Scores:
     return Scores.together(parts)
 
 
-def calibrated(scores: Scores, known: Scores, spec: ImageSpec, *, own: bool) -> Scores:
+def add_ood_scores(scores: Scores, known: Scores, spec: ImageSpec, *, own: bool) -> Scores:
     """The same with the columns of :mod:`genmod.scoring.ood_scores`.
 
     Args:
@@ -40,15 +40,17 @@ def calibrated(scores: Scores, known: Scores, spec: ImageSpec, *, own: bool) -> 
     """
     inside_B = torch.isin(scores.rows.index_B, known.rows.index_B) & own
     belongs = _calibration(known, spec)
-    return scores.with_columns(belongs.columns(scores.nats_B, scores.columns[COMPRESSED], inside_B))
+    return scores.with_columns(
+        belongs.columns(scores.nats_B, scores.columns[COMPRESSED_COLUMN], inside_B)
+    )
 
 
 def calibration_metadata(known: Scores, spec: ImageSpec) -> dict[str, Any]:
     """What a manifest says of the calibration rows and of the columns."""
     belongs = _calibration(known, spec)
-    return {"calibrated": belongs.metadata(), "recommended": RECOMMENDED}
+    return {"calibrated": belongs.metadata(), "recommended": OOD_COLUMN}
 
 
 def _calibration(known: Scores, spec: ImageSpec) -> Calibration:
-    bits = Bits(spec.dims, known.label.measure, spec.levels)
-    return Calibration.of(known.nats_B, known.columns[COMPRESSED], bits)
+    bits = BitsPerDim(spec.dims, known.label.measure, spec.levels)
+    return Calibration.of(known.nats_B, known.columns[COMPRESSED_COLUMN], bits)

@@ -11,7 +11,7 @@ from torch import Tensor
 from genmod.config import Config
 
 
-class Moments(Config):
+class RunningMoments(Config):
     """Count, mean and sum of squared deviations; parts merge in any grouping, order fixed by the caller."""
 
     n: int = 0

@@ -41,13 +41,13 @@ from genmod import units
 from genmod.config import Config
 from genmod.manifest import Split
 
-COMPRESSED = "compressed_bits"
+COMPRESSED_COLUMN = "compressed_bits"
 """The column of L(x): zlib, level 9, of the pixels' bytes row by row."""
 
-RECOMMENDED = "corrected_bits_per_dim"
+OOD_COLUMN = "corrected_bits_per_dim"
 """The column to tell unfamiliar images by."""
 
-RARE = 0.05
+RARE_P = 0.05
 """A p below this counts as rare in summaries."""
 
 
@@ -68,7 +68,7 @@ def compressed_bits(pixels_BCHW: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Bits:
+class BitsPerDim:
     """How bits per dimension follow from nats: of which images, by which measure."""
 
     dims: int
@@ -92,10 +92,10 @@ class Calibration:
 
     nats_N: Tensor
     corrected_N: Tensor
-    bits: Bits
+    bits: BitsPerDim
 
     @classmethod
-    def of(cls, nats_N: Tensor, compressed_N: Tensor, bits: Bits) -> Self:
+    def of(cls, nats_N: Tensor, compressed_N: Tensor, bits: BitsPerDim) -> Self:
         """From the rows' columns."""
         corrected_N = bits.corrected(nats_N, compressed_N)
         return cls(nats_N.sort().values, corrected_N.sort().values, bits)
@@ -126,7 +126,7 @@ class Calibration:
             "percentile": 100 * 0.5 * (below_B + no_more_B) / others_B,
             "p_two_sided": (2 * (1 + least_B) / (others_B + 1)).clamp(max=1.0),
             "typicality_bits_per_dim": (bits_B - self.mean_bits_per_dim).abs(),
-            RECOMMENDED: corrected_B,
+            OOD_COLUMN: corrected_B,
             "p_corrected": (1 + as_high_B) / (others_B + 1),
         }
 
@@ -138,14 +138,14 @@ class Calibration:
             "rows": len(self.nats_N),
             "mean_bits_per_dim": self.mean_bits_per_dim,
             "mean_corrected_bits_per_dim": float(self.corrected_N.mean()),
-            "typicality_95_bits_per_dim": float(off_N.quantile(1 - RARE)),
+            "typicality_95_bits_per_dim": float(off_N.quantile(1 - RARE_P)),
         }
 
 
-def rare(columns: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many rows have a p below :data:`RARE`, for each column of p."""
+def count_rare(columns: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many rows have a p below :data:`RARE_P`, for each column of p."""
     names = [name for name in ("p_two_sided", "p_corrected") if name in columns]
-    return {name: int((columns[name] < RARE).sum()) for name in names}
+    return {name: int((columns[name] < RARE_P).sum()) for name in names}
 
 
 def _ranks(sorted_N: Tensor, value_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,13 +22,13 @@ from genmod.config import Config, canonical_json
 from genmod.errors import DataError, GenmodError
 from genmod.interface.log_prob import LogProb
 from genmod.manifest import Split
-from genmod.scoring.moments import Moments
+from genmod.scoring.moments import RunningMoments
 from genmod.scoring.ood_scores import CalibrationConfig
 
-METADATA = b"genmod"
+_METADATA_KEY = b"genmod"
 """Key of the JSON object in a table's schema metadata."""
 
-SCHEMA = pa.schema(
+_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("index", pa.int64(), nullable=False),
@@ -95,7 +95,7 @@ class ScoreLabel(Config):
         )
 
 
-def one_label(labels: Iterable[ScoreLabel]) -> ScoreLabel:
+def common_label(labels: Iterable[ScoreLabel]) -> ScoreLabel:
     """The label that all parts of one job share.
 
     Raises:
@@ -155,7 +155,7 @@ class Scores:
                 f"the log-likelihood of {keys[row]} is {float(nats_B[row])} "
                 f"({len(bad)} such of {len(keys)} rows); a trained model gives finite numbers"
             )
-        label = one_label(ScoreLabel.from_log_prob(part) for part in parts)
+        label = common_label(ScoreLabel.from_log_prob(part) for part in parts)
         columns = {
             name: torch.cat([part.columns[name] for part in parts]).to("cpu", torch.float64)
             for name in parts[0].columns
@@ -199,7 +199,7 @@ class Scores:
             rows,
             torch.cat([part.nats_B for part in parts]),
             torch.cat([part.stderr_B for part in parts]),
-            one_label(part.label for part in parts),
+            common_label(part.label for part in parts),
             {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns},
         )
 
@@ -245,8 +245,8 @@ class Scores:
             "stderr": self.stderr_B.numpy(),
             "bits_per_dim": bits_B.numpy(),
         }
-        header = {METADATA: canonical_json({**self.label.model_dump(), **metadata})}
-        schema = SCHEMA
+        header = {_METADATA_KEY: canonical_json({**self.label.model_dump(), **metadata})}
+        schema = _SCHEMA
         for name, values_B in self.columns.items():
             schema = schema.append(pa.field(name, pa.float64(), nullable=False))
             columns[name] = values_B.numpy()
@@ -267,16 +267,16 @@ def read_parquet(data: bytes) -> tuple[Any, dict[str, Any]]:
     except pa.ArrowInvalid as error:
         raise DataError(f"not a Parquet file: {error}") from None
     metadata = table.schema.metadata or {}
-    if METADATA not in metadata or table.schema.names[: len(SCHEMA)] != SCHEMA.names:
+    if _METADATA_KEY not in metadata or table.schema.names[: len(_SCHEMA)] != _SCHEMA.names:
         raise DataError("a Parquet file, but not a table of scores that genmod wrote")
-    return table, json.loads(metadata[METADATA])
+    return table, json.loads(metadata[_METADATA_KEY])
 
 
 def summary(
-    parts: Sequence[Moments], dims: int, label: ScoreLabel, levels: int = units.LEVELS
+    parts: Sequence[RunningMoments], dims: int, label: ScoreLabel, levels: int = units.LEVELS
 ) -> dict[str, Any]:
     """What a manifest and a report say of all rows, with the numbers' label."""
-    total = Moments()
+    total = RunningMoments()
     for part in parts:
         total = total.merged(part)
     return {

@@ -21,18 +21,18 @@ from genmod.interface.options import ScoreOptions
 from genmod.manifest import DatasetManifest, ShardEntry, Split
 from genmod.permutation import shuffle
 from genmod.rng import rng_for
-from genmod.scoring.ood_scores import COMPRESSED, compressed_bits
+from genmod.scoring.ood_scores import COMPRESSED_COLUMN, compressed_bits
 from genmod.scoring.table import Rows, ScoreConfig, Scores
 
-PURPOSE = "score"
+SCORE_PURPOSE = "score"
 """Of the randomness of scores; a row is addressed by its index in the split."""
 
 
-HELD_OUT: Split = "val"
+HELD_OUT_SPLIT: Split = "val"
 """The split that estimators may be fitted to."""
 
 
-class Slice(Config):
+class ShardSlice(Config):
     """Some rows of one shard: one piece of work and one Parquet file."""
 
     name: str
@@ -71,7 +71,7 @@ def rows_to_score(manifest: DatasetManifest, config: ScoreConfig) -> int:
     return rows if config.max_rows is None else config.max_rows
 
 
-def slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterator[Slice]:
+def shard_slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterator[ShardSlice]:
     """Cut the rows that are to be scored into pieces, in the order of the split.
 
     With ``max_rows`` the rows are those at the first positions of a permutation keyed by the seed, so a
@@ -93,7 +93,7 @@ def slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterato
         stem = f"{config.split}-{ordinal:06d}"  # tars of a grown dataset may share a base name
         for number, start in enumerate(range(0, count, config.rows_per_task)):
             stop = min(start + config.rows_per_task, count)
-            yield Slice(
+            yield ShardSlice(
                 name=stem if count <= config.rows_per_task else f"{stem}-{number:03d}",
                 shard=shard,
                 start=start,
@@ -113,14 +113,16 @@ def prepare(
     device = next(model.parameters()).device
     batches: list[Batch] = []
     if count := options.held_out_rows:
-        config = ScoreConfig(split=HELD_OUT, max_rows=count, rows_per_task=count)
-        for part in slices(dataset, config, seed):
+        config = ScoreConfig(split=HELD_OUT_SPLIT, max_rows=count, rows_per_task=count)
+        for part in shard_slices(dataset, config, seed):
             reader = RowReader(root, dataset.spec, [part.shard])
             batches.append(reader.read(np.asarray(part.rows(), dtype=np.int64)))
             reader.close()
     batch = Batch.joined(batches).to(device) if batches else None
     index = torch.zeros(0, dtype=torch.int64, device=device) if batch is None else batch.index_B
-    return model.prepare_scores(batch, rng_for(seed, f"{PURPOSE}/prepare", index, device), options)
+    return model.prepare_scores(
+        batch, rng_for(seed, f"{SCORE_PURPOSE}/prepare", index, device), options
+    )
 
 
 def score_rows(
@@ -171,7 +173,7 @@ def _scored(
         batch = reader.read(row_N[first : first + micro_batch])
         sizes.append(compressed_bits(batch.pixels_BCHW))
         batch = batch.to(device)
-        parts.append(model.log_prob(batch, rng_for(seed, PURPOSE, batch.index_B), options))
+        parts.append(model.log_prob(batch, rng_for(seed, SCORE_PURPOSE, batch.index_B), options))
     keys = reader.keys()
     places = reader.find(row_N)
     scored = Rows(
@@ -179,4 +181,4 @@ def _scored(
         index_B=torch.from_numpy(places.index_N),
         labels_B=torch.from_numpy(places.label_N.astype(np.int64)) if reader.spec.classes else None,
     )
-    return Scores.joined(scored, parts).with_columns({COMPRESSED: torch.cat(sizes)})
+    return Scores.joined(scored, parts).with_columns({COMPRESSED_COLUMN: torch.cat(sizes)})

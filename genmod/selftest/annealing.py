@@ -16,17 +16,17 @@ from genmod.likelihood import ais
 from genmod.likelihood.ais import AISOptions
 from genmod.likelihood.hmc import Target
 from genmod.rng import rng_for
-from genmod.selftest.check import Check, judge
+from genmod.selftest.check import EstimatorCheck, check_estimate
 from genmod.selftest.truths import LinearGaussian
 
-BENCH = "linear generator"
-ROWS = 100
+_BENCH = "linear generator"
+_ROWS = 100
 
 
-def checks(seed: int) -> Iterator[Check]:
+def checks(seed: int) -> Iterator[EstimatorCheck]:
     """Bounds lie on their sides of log p and near it: from the prior, and from a wrong encoder."""
     truth = LinearGaussian.example(dims=16, latents=4, noise=0.3)
-    rng = rng_for(seed, "selftest/ais", range(ROWS))
+    rng = rng_for(seed, "selftest/ais", range(_ROWS))
     z_BZ, x_BD = truth.draw_both(rng)
     nats_B = truth.nats(x_BD)
     zeros_BZ = torch.zeros_like(z_BZ)
@@ -36,15 +36,15 @@ def checks(seed: int) -> Iterator[Check]:
         found = ais.sandwich(prior, z_BZ, rng, options)
         name = f"ais T={temperatures}"
         below = _log_prob(found.lower_B, found.lower_stderr_B, "stochastic_lower_bound", options)
-        yield judge(BENCH, below, nats_B, slack_nats=slack_nats, name=name)
+        yield check_estimate(_BENCH, below, nats_B, slack_nats=slack_nats, name=name)
         above = _log_prob(found.upper_B, found.upper_stderr_B, "stochastic_upper_bound", options)
-        yield judge(BENCH, above, nats_B, slack_nats=slack_nats, name=f"{name} backward")
+        yield check_estimate(_BENCH, above, nats_B, slack_nats=slack_nats, name=f"{name} backward")
     mean_BZ, covariance_ZZ = truth.posterior(x_BD)
     std_Z = 1.3 * covariance_ZZ.diagonal().sqrt()
     wrong = target(truth, x_BD, Gaussian(mean_BZ + 0.1, std_Z.log().expand_as(mean_BZ)))
     options = AISOptions(temperatures=50, chains=8, pilot_temperatures=20)
     bound = _log_prob(*ais.lower_bound(wrong, rng, options), "stochastic_lower_bound", options)
-    yield judge(BENCH, bound, nats_B, slack_nats=0.3, name="ais from an encoder")
+    yield check_estimate(_BENCH, bound, nats_B, slack_nats=0.3, name="ais from an encoder")
 
 
 def target(truth: LinearGaussian, x_BD: Tensor, start: Gaussian) -> Target:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from genmod.interface.log_prob import LogProb, LogProbLabel
 
-Side = Literal["=", "<=", ">="]
+RequiredSide = Literal["=", "<=", ">="]
 """What an estimate must be to its truth, up to errors of simulation and of solvers."""
 
-SIDES: dict[LogProbLabel, Side] = {
+_REQUIRED_SIDES: dict[LogProbLabel, RequiredSide] = {
     "exact": "=",
     "exact_to_tolerance": "=",
     "estimate": "=",
@@ -27,22 +27,22 @@ SIDES: dict[LogProbLabel, Side] = {
 }
 """What each label promises."""
 
-STANDARD_ERRORS = 3.0
+_STANDARD_ERRORS = 3.0
 """How many standard errors chance may move an estimate."""
 
-MANY = 0.1
+_MAX_FAR_SHARE = 0.1
 """Share of unbiased rows that may be farther off than that. Of Student's t with 7 degrees it is 0.02, and
 0.17 if standard errors are said to be half of what they are."""
 
 
 @dataclass(frozen=True)
-class Check:
+class EstimatorCheck:
     """The verdict on one estimator on one bench. Nats are of the mean over rows, or of the worst row."""
 
     bench: str
     estimator: str
     label: LogProbLabel
-    side: Side
+    side: RequiredSide
     rows: int
     error_nats: float
     """Estimate less truth."""
@@ -66,7 +66,7 @@ class Check:
         return {**vars(self), "holds": self.holds}
 
 
-def judge(
+def check_estimate(
     bench: str,
     log_prob: LogProb,
     truth_B: Tensor,
@@ -76,7 +76,7 @@ def judge(
     unbiased: bool = False,
     in_the_mean: bool = False,
     name: str | None = None,
-) -> Check:
+) -> EstimatorCheck:
     """Compare rows with their truths.
 
     Exact labels are asked row by row; what has a standard error, in the mean over the rows.
@@ -93,14 +93,14 @@ def judge(
         name: of the estimator, if its own does not tell enough.
     """
     error_B = log_prob.nats_B - truth_B
-    side: Side = "=" if unbiased else SIDES[log_prob.label]
+    side: RequiredSide = "=" if unbiased else _REQUIRED_SIDES[log_prob.label]
     rows = len(truth_B)
     stderr_B = error_B.std().expand(rows) if in_the_mean else log_prob.stderr_B
     stderr = float(stderr_B.square().sum().sqrt()) / rows
     error = float(error_B.mean())
     if log_prob.label.startswith("exact") and side == "=" and not in_the_mean:
         error = float(error_B[error_B.abs().argmax()])
-    check = Check(
+    check = EstimatorCheck(
         bench=bench,
         estimator=name or log_prob.estimator,
         label=log_prob.label,
@@ -114,8 +114,8 @@ def judge(
     return replace(check, fault=_fault(check) or _dishonest(check, error_B, stderr_B))
 
 
-def _fault(check: Check) -> str:
-    error, chance = check.error_nats, STANDARD_ERRORS * check.stderr_nats + check.tolerance_nats
+def _fault(check: EstimatorCheck) -> str:
+    error, chance = check.error_nats, _STANDARD_ERRORS * check.stderr_nats + check.tolerance_nats
     if not math.isfinite(error) or not math.isfinite(check.stderr_nats):
         return "not a finite number"
     if check.side == "=":
@@ -128,12 +128,12 @@ def _fault(check: Check) -> str:
     return ""
 
 
-def _dishonest(check: Check, error_B: Tensor, stderr_B: Tensor) -> str:
+def _dishonest(check: EstimatorCheck, error_B: Tensor, stderr_B: Tensor) -> str:
     """Standard errors that are too small for the scatter of unbiased rows."""
     if check.side != "=" or check.stderr_nats == 0:
         return ""
-    far_B = error_B.abs() > STANDARD_ERRORS * stderr_B + check.tolerance_nats
+    far_B = error_B.abs() > _STANDARD_ERRORS * stderr_B + check.tolerance_nats
     share = float(far_B.double().mean())
-    if share > MANY:
-        return f"{share:.0%} of the rows are off by more than {STANDARD_ERRORS:g} standard errors"
+    if share > _MAX_FAR_SHARE:
+        return f"{share:.0%} of the rows are off by more than {_STANDARD_ERRORS:g} standard errors"
     return ""

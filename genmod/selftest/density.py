@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from genmod.selftest import annealing, diffusions, flows, latents, probability_flow
-from genmod.selftest.check import Check
+from genmod.selftest.check import EstimatorCheck
 
-BENCHES: tuple[Callable[[int], Iterator[Check]], ...] = (
+BENCHES: tuple[Callable[[int], Iterator[EstimatorCheck]], ...] = (
     latents.checks,
     annealing.checks,
     probability_flow.checks,
@@ -19,9 +19,9 @@ BENCHES: tuple[Callable[[int], Iterator[Check]], ...] = (
 """Each makes its checks one by one, as they are ready, from a seed."""
 
 
-def run(
-    benches: tuple[Callable[[int], Iterator[Check]], ...] = BENCHES, seed: int = 0
-) -> Iterator[Check]:
+def run_benches(
+    benches: tuple[Callable[[int], Iterator[EstimatorCheck]], ...] = BENCHES, seed: int = 0
+) -> Iterator[EstimatorCheck]:
     """The checks of all benches, with the seconds that each took."""
     for bench in benches:
         start_s = time.monotonic()

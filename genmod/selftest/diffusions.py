@@ -18,30 +18,30 @@ from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig, family
 from genmod.likelihood.diffusion import DiffusionScore, log_prob
-from genmod.likelihood.process import Prior, Process
+from genmod.likelihood.process import GaussianPrior, Process
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
-from genmod.selftest.check import Check, judge
-from genmod.selftest.truths import Atoms
+from genmod.selftest.check import EstimatorCheck, check_estimate
+from genmod.selftest.truths import PointMasses
 
 SPEC = ImageSpec(channels=1, height=4, width=4, classes=0)
 MEAN, STD = 0.1, 0.25
-ROWS = 40
+_ROWS = 40
 
 
-def checks(seed: int) -> Iterator[Check]:
+def checks(seed: int) -> Iterator[EstimatorCheck]:
     """Every way to score, through the family's own interface."""
     yield from _new_model(seed)
     yield from _atoms(seed)
 
 
-def _new_model(seed: int) -> Iterator[Check]:
+def _new_model(seed: int) -> Iterator[EstimatorCheck]:
     """A new net gives zeros, so the model is N(mean, sigma_data^2 + sigma_min^2) of each pixel."""
     net = family("diffusion").Config.tiny().model_dump(mode="json")
     stats = DataStats(mean=(MEAN,), std=(STD,))
     model = ModelConfig(family="diffusion", net=net, spec=SPEC, stats=stats).build(seed).double()
-    x_BCHW = MEAN + STD * rng_for(seed, "selftest/data", range(ROWS)).normal(*SPEC.shape)
-    rows = Batch(units.to_pixels(x_BCHW), None, torch.arange(ROWS))
+    x_BCHW = MEAN + STD * rng_for(seed, "selftest/data", range(_ROWS)).normal(*SPEC.shape)
+    rows = Batch(units.to_pixels(x_BCHW), None, torch.arange(_ROWS))
     normal = torch.distributions.Normal(
         torch.tensor(MEAN, dtype=torch.float64), math.hypot(STD, 0.002)
     )
@@ -57,7 +57,7 @@ def _new_model(seed: int) -> Iterator[Check]:
         ({"draws": 4, "steps": 48}, pixels_B, 1e-2, 0.05),
     ):
         found = _score(model, rows, seed, **options)
-        yield judge(
+        yield check_estimate(
             "new diffusion model",
             found,
             truth_B,
@@ -72,15 +72,15 @@ def _score(model: GenerativeModel, rows: Batch, seed: int, **options: Any) -> Lo
     return model.log_prob(rows, rng, model.Score.model_validate(options))
 
 
-def _atoms(seed: int) -> Iterator[Check]:
+def _atoms(seed: int) -> Iterator[EstimatorCheck]:
     """With the true denoiser the bound's integral is log P itself; a sum over levels is below it."""
-    atoms = Atoms.images(5, SPEC)
+    atoms = PointMasses.images(5, SPEC)
     sigma_min, sigma_max, spread = 5e-4, 80.0, 0.6
 
     def denoise(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
         return atoms.denoise(x_BCHW.flatten(1), sigma_B).view_as(x_BCHW)
 
-    prior = Prior(torch.zeros(1, 1, 1, dtype=torch.float64), math.hypot(sigma_max, spread))
+    prior = GaussianPrior(torch.zeros(1, 1, 1, dtype=torch.float64), math.hypot(sigma_max, spread))
     process = Process(denoise, prior, sigma_min, sigma_max, spread, SPEC, given="")
     which_B = torch.arange(100) % len(atoms.weight_M)
     pixels_BCHW = units.to_pixels(atoms.point_MD[which_B]).view(-1, *SPEC.shape)
@@ -91,9 +91,9 @@ def _atoms(seed: int) -> Iterator[Check]:
         options = DiffusionScore(estimator="bound", terms=terms, nfe=nfe, draws=8)
         found = log_prob(process, rows, rng, options)
         name = f"{found.estimator}, {terms or 'infinitely many'} terms"
-        yield judge("images in 16-D", found, truth_B, slack_nats=slack_nats, name=name)
+        yield check_estimate("images in 16-D", found, truth_B, slack_nats=slack_nats, name=name)
         if terms is None:
             name += ", against log P"
-            yield judge(
+            yield check_estimate(
                 "images in 16-D", found, truth_B, unbiased=True, tolerance_nats=0.01, name=name
             )

@@ -20,33 +20,33 @@ from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
 from genmod.rng import Rng, rng_for
-from genmod.selftest.check import Check, judge
-from genmod.selftest.truths import Mixture
+from genmod.selftest.check import EstimatorCheck, check_estimate
+from genmod.selftest.truths import IsotropicMixture
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
 
-ROWS = 1000
+_ROWS = 1000
 
 
-def checks(seed: int) -> Iterator[Check]:
+def checks(seed: int) -> Iterator[EstimatorCheck]:
     """Exact where it says so; never above the truth in the mean, and near it; as likely as it draws."""
     pair = ImageSpec(channels=1, height=1, width=2, classes=0)
-    model = _trained(pair, Mixture.ring(6, 0.5, 0.1), seed, steps=250)
+    model = _trained(pair, IsotropicMixture.ring(6, 0.5, 0.1), seed, steps=250)
     yield _mass_of_pairs(model, seed)
-    yield from _against(model, Mixture.ring(6, 0.5, 0.1), seed, slack_nats=0.1)
+    yield from _against(model, IsotropicMixture.ring(6, 0.5, 0.1), seed, slack_nats=0.1)
     square = ImageSpec(channels=1, height=4, width=4, classes=0)
-    scattered = Mixture.scattered(3, 16, 0.5, 0.15)
+    scattered = IsotropicMixture.scattered(3, 16, 0.5, 0.15)
     model = _trained(square, scattered, seed, steps=500)
     yield from _against(model, scattered, seed, slack_nats=1.0)
 
 
-def _rows(truth: Mixture, spec: ImageSpec, rng: Rng) -> Batch:
+def _rows(truth: IsotropicMixture, spec: ImageSpec, rng: Rng) -> Batch:
     pixels_BD = units.to_pixels(truth.draw(rng))
     return Batch(pixels_BD.view(-1, *spec.shape), None, rng.index_B)
 
 
-def _trained(spec: ImageSpec, truth: Mixture, seed: int, steps: int) -> GenerativeModel:
+def _trained(spec: ImageSpec, truth: IsotropicMixture, seed: int, steps: int) -> GenerativeModel:
     net: dict[str, Any] = {"order": "autoregressive", "transforms": 3, "widths": (64,)}
     stats = DataStats(mean=(0.0,), std=(1.0,))
     model = ModelConfig(family="flow", net=net, spec=spec, stats=stats).build(seed)
@@ -71,7 +71,7 @@ def _score(model: GenerativeModel, rows: Batch, seed: int, **options: Any) -> Lo
     return model.log_prob(rows, rng, model.Score.model_validate(options))
 
 
-def _mass_of_pairs(model: GenerativeModel, seed: int) -> Check:
+def _mass_of_pairs(model: GenerativeModel, seed: int) -> EstimatorCheck:
     """The density at the middles of all 65,536 bins, summed: 1, by the midpoint rule."""
     levels = units.LEVELS
     each = torch.arange(levels)
@@ -82,26 +82,28 @@ def _mass_of_pairs(model: GenerativeModel, seed: int) -> Check:
     whole = replace(score, nats_B=total, stderr_B=torch.zeros_like(total))
     zero_B = torch.zeros_like(total)
     name = f"{score.estimator}, log of its integral"
-    return judge("mixture in 2-D", whole, zero_B, tolerance_nats=1e-3, name=name)
+    return check_estimate("mixture in 2-D", whole, zero_B, tolerance_nats=1e-3, name=name)
 
 
 def _against(
-    model: GenerativeModel, truth: Mixture, seed: int, slack_nats: float
-) -> Iterator[Check]:
+    model: GenerativeModel, truth: IsotropicMixture, seed: int, slack_nats: float
+) -> Iterator[EstimatorCheck]:
     """Gibbs' inequality on fresh rows, and the model's own draws."""
     spec, bench = model.spec, f"mixture in {model.spec.dims}-D"
-    rows = _rows(truth, spec, rng_for(seed, "selftest/test", range(ROWS)))
+    rows = _rows(truth, spec, rng_for(seed, "selftest/test", range(_ROWS)))
     truth_B = truth.bin_nats(rows.pixels_BCHW.flatten(1), units.LEVELS)
     for k in (1, 16):
         score = _score(model, rows, seed, k=k, repeats=4)
         name = f"{score.estimator}, k={k}"
-        yield judge(bench, score, truth_B, slack_nats=slack_nats, in_the_mean=True, name=name)
+        yield check_estimate(
+            bench, score, truth_B, slack_nats=slack_nats, in_the_mean=True, name=name
+        )
     yield _draws(model, truth, seed)
 
 
-def _draws(model: GenerativeModel, truth: Mixture, seed: int) -> Check:
+def _draws(model: GenerativeModel, truth: IsotropicMixture, seed: int) -> EstimatorCheck:
     """The mean of P / Q over draws of Q is 1, if draws and density are of one model."""
-    rng = rng_for(seed, "selftest/draws", range(ROWS))
+    rng = rng_for(seed, "selftest/draws", range(_ROWS))
     x_BCHW = model.sample(None, rng, model.Sample())
     rows = Batch(units.to_pixels(x_BCHW), None, rng.index_B)
     score = _score(model, rows, seed, k=16, repeats=2)
@@ -110,4 +112,4 @@ def _draws(model: GenerativeModel, truth: Mixture, seed: int) -> Check:
     draws = replace(score, nats_B=ratio_B, label="estimate")
     one_B = torch.ones_like(ratio_B)
     bench, name = f"mixture in {model.spec.dims}-D", f"{score.estimator}, mean of P / Q over draws"
-    return judge(bench, draws, one_B, tolerance_nats=0.02, in_the_mean=True, name=name)
+    return check_estimate(bench, draws, one_B, tolerance_nats=0.02, in_the_mean=True, name=name)

@@ -13,19 +13,22 @@ from torch import Tensor
 
 from genmod.interface.log_prob import LogProb
 from genmod.likelihood import adaptive, ode
-from genmod.likelihood.process import Prior
+from genmod.likelihood.process import GaussianPrior
 from genmod.rng import rng_for
-from genmod.selftest.check import Check, judge
-from genmod.selftest.truths import LinearGaussian, Mixture
+from genmod.selftest.check import EstimatorCheck, check_estimate
+from genmod.selftest.truths import IsotropicMixture, LinearGaussian
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
-Truth = LinearGaussian | Mixture
+_Truth = LinearGaussian | IsotropicMixture
 
 
-def checks(seed: int) -> Iterator[Check]:
+def checks(seed: int) -> Iterator[EstimatorCheck]:
     """Adaptive steps and fixed ones, the trace exact and by probes."""
     gaussian = LinearGaussian.example(dims=6, latents=3, noise=0.2)
-    ring, scattered = Mixture.ring(6, 0.5, 0.1), Mixture.scattered(3, 16, 0.5, 0.15)
+    ring, scattered = (
+        IsotropicMixture.ring(6, 0.5, 0.1),
+        IsotropicMixture.scattered(3, 16, 0.5, 0.15),
+    )
     for truth, bench in (
         (gaussian, "gaussian in 6-D"),
         (ring, "mixture in 2-D"),
@@ -37,8 +40,8 @@ def checks(seed: int) -> Iterator[Check]:
 
 
 def _check(
-    truth: Truth, bench: str, seed: int, *, rows: int, draws: int, steps: int | None
-) -> Check:
+    truth: _Truth, bench: str, seed: int, *, rows: int, draws: int, steps: int | None
+) -> EstimatorCheck:
     """Rows drawn from the truth with the least noise; 0 draws of probes are the exact trace."""
     rng = rng_for(seed, "selftest/rows", range(rows))
     x_BD = truth.draw(rng.fold("data"))
@@ -63,7 +66,7 @@ def _check(
     options = (
         f"{'adaptive' if steps is None else 'fixed'} steps, {'probes' if draws else 'exact trace'}"
     )
-    return judge(
+    return check_estimate(
         bench,
         log_prob,
         truth.nats(x_BD, SIGMA_MIN),
@@ -72,20 +75,20 @@ def _check(
     )
 
 
-def _solve(truth: Truth, x_BCHW: Tensor, probe_BCHW: Tensor | None, steps: int | None) -> Tensor:
+def _solve(truth: _Truth, x_BCHW: Tensor, probe_BCHW: Tensor | None, steps: int | None) -> Tensor:
     """(B,) nats."""
     spread = float(truth.std_D.square().mean().sqrt())
-    prior = Prior(truth.mean_D[:, None, None], math.hypot(SIGMA_MAX, spread))
+    prior = GaussianPrior(truth.mean_D[:, None, None], math.hypot(SIGMA_MAX, spread))
 
     def denoise(x_BCHW: Tensor, sigma: Tensor) -> Tensor:
         return truth.denoise(x_BCHW.flatten(1), sigma).view_as(x_BCHW)
 
     if steps is None:
-        span = adaptive.Span(SIGMA_MIN, SIGMA_MAX, spread, tolerance=1e-5)
-        return adaptive.log_density(denoise, x_BCHW, probe_BCHW, span, prior).nats_B
+        span = adaptive.AdaptiveSteps(SIGMA_MIN, SIGMA_MAX, spread, tolerance=1e-5)
+        return adaptive.log_density_adaptive(denoise, x_BCHW, probe_BCHW, span, prior).nats_B
 
     def denoise_all(x_BCHW: Tensor, sigma: float) -> Tensor:
         return denoise(x_BCHW, torch.tensor(sigma, dtype=torch.float64))
 
-    grid = ode.Grid(steps, 4, SIGMA_MIN, SIGMA_MAX)
-    return ode.log_density(denoise_all, x_BCHW, probe_BCHW, grid, prior)
+    grid = ode.FixedSteps(steps, 4, SIGMA_MIN, SIGMA_MAX)
+    return ode.log_density_fixed(denoise_all, x_BCHW, probe_BCHW, grid, prior)

@@ -91,7 +91,7 @@ class LinearGaussian:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class IsotropicMixture:
     """Equal parts of N(mean_m, std^2 I)."""
 
     mean_MD: Tensor
@@ -161,7 +161,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Atoms:
+class PointMasses:
     """A few points, each with its probability: data that are a few images."""
 
     point_MD: Tensor

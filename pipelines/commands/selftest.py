@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from genmod.selftest import density
-from genmod.selftest.check import Check
+from genmod.selftest.check import EstimatorCheck
 
-SUBJECTS: dict[str, Callable[[], Iterator[Check]]] = {"density": density.run}
+SUBJECTS: dict[str, Callable[[], Iterator[EstimatorCheck]]] = {"density": density.run_benches}
 
 
 def selftest(subject: str) -> dict[str, Any]:
     """Print a line on stderr for each check as it is done; the result, with every check, for ``--json``."""
-    checks: list[Check] = []
+    checks: list[EstimatorCheck] = []
     for check in SUBJECTS[subject]():
         checks.append(check)
         print(line(check), file=sys.stderr, flush=True)
@@ -30,7 +30,7 @@ def selftest(subject: str) -> dict[str, Any]:
     }
 
 
-def line(check: Check) -> str:
+def line(check: EstimatorCheck) -> str:
     """One check: estimator, label, error, standard error, the side it must be on, the verdict."""
     side = {"=": "at", "<=": "below", ">=": "above"}[check.side]
     return (

@@ -14,7 +14,7 @@ from genmod.interface.options import ScoreOptions
 from genmod.interface.registry import family
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, require
 from genmod.scoring.table import ScoreConfig
-from genmod.scoring.work_units import HELD_OUT, PURPOSE, rows_to_score, slices
+from genmod.scoring.work_units import HELD_OUT_SPLIT, SCORE_PURPOSE, rows_to_score, shard_slices
 
 ROW_BYTES_AT_MOST = 240
 """Of one row of a table, with a key of the longest kind."""
@@ -113,13 +113,13 @@ def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
         )
     own_root = job.own_root or job.data_root
     own = require(DatasetManifest, own_root, "dataset", "shard")
-    if options.held_out_rows > own.rows(HELD_OUT):
+    if options.held_out_rows > own.rows(HELD_OUT_SPLIT):
         raise ConfigError(
             f"model.{job.name}.score wants {options.held_out_rows} held-out rows to fit itself to, but "
-            f"split {HELD_OUT} has {own.rows(HELD_OUT)}; give that split more, or fit to fewer"
+            f"split {HELD_OUT_SPLIT} has {own.rows(HELD_OUT_SPLIT)}; give that split more, or fit to fewer"
         )
     rows = rows_to_score(dataset, config)
-    tables = sum(1 for _ in slices(dataset, config, seed))
+    tables = sum(1 for _ in shard_slices(dataset, config, seed))
     calibration = _calibration(job, config, seed)
     inputs = [manifest.digest, dataset.digest]
     if own.digest != dataset.digest:
@@ -138,7 +138,7 @@ def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
         config=config,
         options=as_json(options),
         seed=seed,
-        fingerprint=fingerprint("score", PURPOSE, *inputs, config.result(), options, seed),
+        fingerprint=fingerprint("score", SCORE_PURPOSE, *inputs, config.result(), options, seed),
         tables=tables,
         rows=rows,
         size_bytes_at_most=rows * ROW_BYTES_AT_MOST + tables * 4_096,

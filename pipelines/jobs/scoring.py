@@ -13,10 +13,17 @@ from genmod.data.reading.reader import RowReader
 from genmod.errors import GenmodError
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import DatasetManifest, FileEntry, Manifest, require, write_file
-from genmod.scoring.calibrated import calibrated, calibration_metadata, read_scores
-from genmod.scoring.ood_scores import rare
-from genmod.scoring.table import Moments, ScoreConfig, ScoreLabel, Scores, one_label, summary
-from genmod.scoring.work_units import Slice, prepare, score_rows, slices
+from genmod.scoring.calibrated import add_ood_scores, calibration_metadata, read_scores
+from genmod.scoring.ood_scores import count_rare
+from genmod.scoring.table import (
+    RunningMoments,
+    ScoreConfig,
+    ScoreLabel,
+    Scores,
+    common_label,
+    summary,
+)
+from genmod.scoring.work_units import ShardSlice, prepare, score_rows, shard_slices
 from pipelines.jobs.bulk import ALONE, Job, Options, WorkUnit, WorkUnitActor, run_jobs
 from pipelines.jobs.score_plan import ScoreJob, ScorePlan, plan_score
 
@@ -39,12 +46,12 @@ class ScoreReceipt(Config):
     fingerprint: str
     file: FileEntry
     rows: int
-    nats: Moments
+    nats: RunningMoments
     label: ScoreLabel
     prepared: dict[str, float] = {}
     """Numbers measured before any row was scored."""
     rare: dict[str, int] = {}
-    """How many rows have a p below :data:`RARE`, by column."""
+    """How many rows have a p below :data:`RARE_P`, by column."""
 
 
 class ScoreActor(WorkUnitActor):
@@ -69,7 +76,7 @@ class ScoreActor(WorkUnitActor):
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
         prepared, known = self._prepared(plan, model), self._known(plan)
         options = parse(model.Score, prepared.options, f"model.{plan.name}.score")
-        part = Slice.model_validate(what)
+        part = ShardSlice.model_validate(what)
         reader = RowReader(plan.data_root, plan.spec, [part.shard])
         scores = score_rows(
             model,
@@ -83,7 +90,7 @@ class ScoreActor(WorkUnitActor):
         reader.close()
         if known is not None:
             own = plan.is_calibrated_by_own_rows
-            scores = calibrated(scores, known, plan.spec, own=own)
+            scores = add_ood_scores(scores, known, plan.spec, own=own)
         # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
         name = piece if self.device == "cpu" else f"{piece}-{uuid.uuid4().hex[:8]}"
         data = scores.to_parquet(plan.spec.dims, plan.metadata(), plan.spec.levels)
@@ -91,10 +98,10 @@ class ScoreActor(WorkUnitActor):
             fingerprint=plan.fingerprint,
             file=write_file(plan.out_root, f"{name}.parquet", data),
             rows=len(part),
-            nats=Moments.of(scores.nats_B),
+            nats=RunningMoments.of(scores.nats_B),
             label=scores.label,
             prepared=prepared.metadata,
-            rare=rare(scores.columns),
+            rare=count_rare(scores.columns),
         )
 
     def _known(self, plan: ScorePlan) -> Scores | None:
@@ -131,7 +138,7 @@ class ScoreActor(WorkUnitActor):
 
 def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
     dataset = require(DatasetManifest, plan.data_root, "dataset", "shard")
-    parts = list(slices(dataset, plan.config, plan.seed))
+    parts = list(shard_slices(dataset, plan.config, plan.seed))
 
     def finish(made: Sequence[ScoreReceipt]) -> Manifest:
         rows = sum(receipt.rows for receipt in made)
@@ -139,7 +146,7 @@ def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
             raise GenmodError(
                 f"{plan.out_root}: {plan.rows} rows went in, {rows} came out; remove it and score again"
             )
-        label = one_label(receipt.label for receipt in made)
+        label = common_label(receipt.label for receipt in made)
         result = plan.config.result() | plan.metadata()
         parents = {"model": plan.model_digest, "dataset": plan.dataset_digest}
         told: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
 from genmod.permutation import shuffle
 from genmod.rng import rng_for
-from genmod.scoring.ood_scores import RECOMMENDED, Bits, Calibration, auroc, compressed_bits
+from genmod.scoring.ood_scores import OOD_COLUMN, BitsPerDim, Calibration, auroc, compressed_bits
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
@@ -56,7 +56,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "seeds": 2,
     },
 }
-SIGNS = {"nats": -1, "p_two_sided": -1, "typicality_bits_per_dim": 1, RECOMMENDED: 1}
+SIGNS = {"nats": -1, "p_two_sided": -1, "typicality_bits_per_dim": 1, OOD_COLUMN: 1}
 
 
 def _clothes(name: str) -> Tensor:
@@ -102,7 +102,7 @@ def _aurocs(model: GenerativeModel, name: str, sides: tuple[Tensor, ...]) -> dic
     """Of every column; sides are calibration rows, own rows, other rows."""
     told = [_nats(model, name, pixels) for pixels in sides]
     sizes = [compressed_bits(pixels) for pixels in sides]
-    known = Calibration.of(told[0][0], sizes[0], Bits(SPEC.dims, told[0][1]))
+    known = Calibration.of(told[0][0], sizes[0], BitsPerDim(SPEC.dims, told[0][1]))
     own, other = (
         known.columns(nats_B, size_B, torch.zeros(ROWS, dtype=torch.bool)) | {"nats": nats_B}
         for (nats_B, _), size_B in zip(told[1:], sizes[1:], strict=True)
@@ -133,7 +133,7 @@ def bench() -> list[dict]:
                     "least": min(values),
                     "most": max(values),
                     "seeds": seeds,
-                    "recommended": column == RECOMMENDED,
+                    "recommended": column == OOD_COLUMN,
                     "peer": raw,
                     "peer_name": "raw log p",
                     "ratio": statistics.mean(values) / raw,

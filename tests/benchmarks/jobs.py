@@ -22,7 +22,7 @@ from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 from genmod.rng import rng_for
 from genmod.scoring.table import ScoreConfig
-from genmod.scoring.work_units import slices
+from genmod.scoring.work_units import shard_slices
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
 from pipelines.jobs.sampling import SampleActor, SampleJob, plan_sample
@@ -97,7 +97,7 @@ def _score(root: str, name: str) -> dict:
     plan = plan_score(job, config, seed=0)
     actor = ScoreActor(plans=[plan], **ACTOR)
     dataset = DatasetManifest.model_validate_json(Path(f"{root}/data/dataset.json").read_text())
-    (part,) = slices(dataset, config, 0)
+    (part,) = shard_slices(dataset, config, 0)
     task = {"job": 0, "piece": part.name, "rows": SCORES, "what": as_json(part)}
     model, how = load_model(f"{root}/{name}"), family(name).Score()
     reader = RowReader(f"{root}/data", SPEC, [part.shard])

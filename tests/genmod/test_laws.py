@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from genmod import units
 from genmod.config import as_json, parse
 from genmod.errors import ConfigError, Unscorable
 from genmod.interface.batch import Batch
-from genmod.interface.log_prob import COUNTS
 from genmod.interface.model import DataStats, GenerativeModel, Problem
 from genmod.interface.model_store import load_model, tensors_of, weights_bytes
 from genmod.interface.options import FamilyConfig, SampleOptions
@@ -378,7 +378,7 @@ def test_probabilities_of_all_images_add_up_to_one_or_less(case, options):
     pixels = torch.tensor(images, dtype=torch.uint8).view(-1, *spec.shape)
     batch = Batch(pixels, None, torch.arange(len(images)))
     score = model.log_prob(batch, rng_for(2, "laws/sum", batch.index_B), options)
-    if score.measure != COUNTS:
+    if score.measure != units.COUNTS:
         pytest.skip("a density of points, not a probability of images")
     total = float(score.nats_B.exp().sum())
     slack = 4 * float((score.nats_B.exp() * score.stderr_B).square().sum().sqrt())

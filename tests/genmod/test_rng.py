@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from genmod.rng import Rng, key_of, philox4x32, philox4x32_torch, rng_for
+from genmod.rng import Rng, philox4x32, philox4x32_torch, philox_key, rng_for
 
 ONES = 0xFFFFFFFF
 
@@ -34,7 +34,7 @@ def test_known_answers_of_random123(philox, counter, key, answer):
 
 def test_the_cpus_way_gives_the_devices_bits():
     counter_4N = Rng(3, "test", torch.arange(4000)).bits(4).T.contiguous()
-    key = key_of(5, "x")
+    key = philox_key(5, "x")
     assert torch.equal(philox4x32(counter_4N, key), philox4x32_torch(counter_4N, key))
 
 
@@ -97,8 +97,8 @@ def test_distributions():
 
 
 def test_key_depends_on_seed_and_purpose_without_clashes_of_text():
-    assert key_of(1, "1/x") != key_of(11, "/x")
-    assert all(0 <= word < 2**32 for word in key_of(0, ""))
+    assert philox_key(1, "1/x") != philox_key(11, "/x")
+    assert all(0 <= word < 2**32 for word in philox_key(0, ""))
 
 
 def test_integers_refuses_what_it_cannot_do():
@@ -108,15 +108,17 @@ def test_integers_refuses_what_it_cannot_do():
 
 def test_spread_numbers_are_even_wherever_the_rows_begin():
     for first in (0, 17, 10**9):
-        u_B = rng_for(3, "level", range(first, first + 1000)).spread()
+        u_B = rng_for(3, "level", range(first, first + 1000)).quasi_uniform()
         assert 0 <= u_B.min() <= u_B.max() < 1
         counts = torch.bincount((u_B * 50).long(), minlength=50)
         assert counts.min() >= 17  # of 20; independent numbers leave some place with less than 12
         assert counts.max() <= 23
     rows = rng_for(3, "level", [5, 9])
-    assert torch.equal(rows.spread()[1:], rows.rows(slice(1, 2)).spread())
+    assert torch.equal(rows.quasi_uniform()[1:], rows.rows(slice(1, 2)).quasi_uniform())
     others = (rows.at(1), rows.fold("x"), rng_for(4, "level", [5, 9]))
-    assert all((rows.spread() - other.spread()).abs().min() > 1e-6 for other in others)
+    assert all(
+        (rows.quasi_uniform() - other.quasi_uniform()).abs().min() > 1e-6 for other in others
+    )
 
 
 def test_length_is_the_number_of_rows():

@@ -33,12 +33,12 @@ from genmod.interface.options import FamilyConfig, SampleOptions
 from genmod.likelihood import diffusion as likelihood
 from genmod.likelihood import vlb
 from genmod.likelihood.diffusion import DiffusionScore
-from genmod.likelihood.process import Prior, Process
+from genmod.likelihood.process import GaussianPrior, Process
 from genmod.manifest import ImageSpec
 from genmod.models.diffusion.preconditioning import Denoiser, Prediction
 from genmod.nets.unet import UNet, stride_of
 from genmod.rng import Rng
-from genmod.samplers.consistency import consistency_loss, earlier
+from genmod.samplers.consistency import consistency_loss, previous_level
 from genmod.samplers.guidance import GuidedSolver, guided
 from genmod.samplers.ode import Denoise
 from genmod.samplers.schedule import TrainingNoise
@@ -208,7 +208,7 @@ class Model(GenerativeModel):
             return Losses(*vlb.training_loss(process, batch.x_BCHW(dtype), rng))
         y_BCHW = self._continuous(batch, rng.fold("dequantise"), dtype)
         if net.objective == "consistency":
-            r_B = earlier(sigma_B, 1 + nimg // net.halve_nimg, net.sigma_min)
+            r_B = previous_level(sigma_B, 1 + nimg // net.halve_nimg, net.sigma_min)
             f = self._process(class_B, "").denoise
             return Losses(consistency_loss(f, y_BCHW, noise_BCHW, sigma_B, r_B).mean())
         noisy_BCHW = y_BCHW + sigma_B[:, None, None, None] * noise_BCHW
@@ -244,9 +244,9 @@ class Model(GenerativeModel):
     def _dtype(self) -> torch.dtype:
         return self.denoiser.unet.stem.weight.dtype
 
-    def _prior(self) -> Prior:
+    def _prior(self) -> GaussianPrior:
         std = math.hypot(self.net.sigma_max, self.denoiser.sigma_data)
-        return Prior(self.denoiser.mean_C11.double(), std)
+        return GaussianPrior(self.denoiser.mean_C11.double(), std)
 
     def _process(self, class_B: Tensor | None, given: str) -> Process:
         """These rows' denoiser and all else that a likelihood needs."""

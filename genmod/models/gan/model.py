@@ -30,7 +30,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, Problem
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
-from genmod.likelihood.augmentation import Augmentation, AugmentationScore
+from genmod.likelihood.noisy_generator import NoisyGenerator, NoisyGeneratorScore
 from genmod.manifest import ImageSpec
 from genmod.models.gan.augment import adapted, augmented
 from genmod.models.gan.config import GanConfig
@@ -63,7 +63,7 @@ class GanSample(SampleOptions):
         return "generator" if self.psi == 1.0 else f"generator-psi={self.psi:g}"
 
 
-class GanScore(AugmentationScore):
+class GanScore(NoisyGeneratorScore):
     """How to bound the density of the generator under declared noise."""
 
 
@@ -249,5 +249,5 @@ class Model(GenerativeModel):
         """Fit sigma, measure the gap between lower and upper bound."""
         return self._augmentation().prepare(batch, rng, options)
 
-    def _augmentation(self) -> Augmentation:
-        return Augmentation(self.generator, self.net.z_dim, self.spec, self._dtype)
+    def _augmentation(self) -> NoisyGenerator:
+        return NoisyGenerator(self.generator, self.net.z_dim, self.spec, self._dtype)

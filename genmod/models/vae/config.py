@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from genmod.distributions.pixels import LikelihoodName
 from genmod.interface.options import FamilyConfig, SampleOptions
-from genmod.likelihood.vae_likelihood import EncodedScore
+from genmod.likelihood.vae_likelihood import VAEBoundOptions
 from genmod.nets import dense
 
 
@@ -101,5 +101,5 @@ class VAESample(SampleOptions):
         return name if self.temperature == 1.0 else f"{name}, temperature {self.temperature:g}"
 
 
-class VAEScore(EncodedScore):
+class VAEScore(VAEBoundOptions):
     """How to bound log p, always with beta = 1."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genmod.distributions.gaussian import Gaussian, narrow
+from genmod.distributions.gaussian import Gaussian, bounded_posterior
 from genmod.models.vae.hierarchical_net import TopDownNet
 from genmod.rng import Rng
 
@@ -25,18 +25,18 @@ class HierarchicalPosterior:
 
     def draw(self, rng: Rng) -> Tensor:
         """(B, Z): group by group, addressed by ``rng``'s rows."""
-        return self.drawn(rng)[0]
+        return self.draw_with_conditionals(rng)[0]
 
-    def drawn(self, rng: Rng) -> tuple[Tensor, Gaussian]:
+    def draw_with_conditionals(self, rng: Rng) -> tuple[Tensor, Gaussian]:
         """The same draws, and each group's Gaussian given them, by one way down."""
         eps_BZ = rng.normal(self._latents, dtype=self._dtype)
         return self._walk(eps_BZ, eps_BZ)
 
-    def given(self, z_BZ: Tensor) -> Gaussian:
+    def conditional(self, z_BZ: Tensor) -> Gaussian:
         """Each group's Gaussian given the groups before it in these latents."""
         return self._walk(None, z_BZ)[1]
 
-    def start(self) -> Gaussian:
+    def gaussian_approximation(self) -> Gaussian:
         """Given the mean of each group before it: a Gaussian of all latents, from which chains may start."""
         eps_BZ = torch.zeros(
             len(self.h_BF), self._latents, dtype=self._dtype, device=self.h_BF.device
@@ -45,7 +45,7 @@ class HierarchicalPosterior:
 
     def nats(self, z_BZ: Tensor) -> Tensor:
         """Log density, (B,) in nats."""
-        q = self.given(z_BZ)
+        q = self.conditional(z_BZ)
         return (q.double() if z_BZ.dtype == torch.float64 else q).nats(z_BZ)
 
     def rows(self, which_N: Tensor) -> HierarchicalPosterior:
@@ -72,7 +72,7 @@ class HierarchicalPosterior:
         drawn: list[Tensor] = []
         for number, raw_B2V in enumerate(self.net.raw(self.h_BF)):
             here = slice(number * group, (number + 1) * group)
-            q = narrow(self.net.head(number, raw_B2V, self.h_BF, s_BS))
+            q = bounded_posterior(self.net.head(number, raw_B2V, self.h_BF, s_BS))
             z_BV = z_BZ[:, here]
             if eps_BZ is not None:
                 z_BV = q.mean_BZ + q.log_std_BZ.exp() * eps_BZ[:, here]

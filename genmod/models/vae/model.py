@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from genmod import units
 from genmod.distributions import pixels
-from genmod.distributions.gaussian import Posterior, at_least_float32, free_bits, narrow
-from genmod.distributions.noise import Sigma
+from genmod.distributions.gaussian import Posterior, at_least_float32, bounded_posterior, free_bits
+from genmod.distributions.noise import LearnedSigma
 from genmod.distributions.pixels import likelihood_of
-from genmod.distributions.prior import Mixture, Prior, Standard
+from genmod.distributions.prior import MixturePrior, Prior, StandardNormalPrior
 from genmod.errors import ConfigError, Unscorable
 from genmod.interface.batch import Batch
 from genmod.interface.latents import Latents
@@ -48,7 +48,7 @@ class Model(GenerativeModel):
     def __init__(self, config: VAEConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
         self.net = config
-        noise = Sigma(stats.sigma) if config.likelihood == "gaussian_sigma" else None
+        noise = LearnedSigma(stats.sigma) if config.likelihood == "gaussian_sigma" else None
         self.noise = noise or nn.Identity()
         self.likelihood = likelihood_of(config.likelihood, spec, config.components, noise)
         embedding = config.embedding if spec.classes else 0
@@ -59,7 +59,7 @@ class Model(GenerativeModel):
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
         latents, out = config.latents, 2 * config.latents
         mixed = config.prior_components
-        self.prior: Prior = Mixture(mixed, latents) if mixed else Standard()
+        self.prior: Prior = MixturePrior(mixed, latents) if mixed else StandardNormalPrior()
         self.top_down_net: nn.Module = nn.Identity()
         if config.groups > 1:
             self.top_down_net = TopDownNet(
@@ -112,7 +112,7 @@ class Model(GenerativeModel):
         x_BCHW = batch.x_BCHW(self._dtype)
         e_BE = self._embed(batch.labels_B)
         posterior = self._posterior(x_BCHW, e_BE)
-        z_BZ, q = posterior.drawn(rng.fold("posterior"))
+        z_BZ, q = posterior.draw_with_conditionals(rng.fold("posterior"))
         if self.likelihood.is_density:
             x_BCHW = units.dequantise(x_BCHW, self._in_bins(rng))
         rec_B = self.likelihood.nats(self._decode(z_BZ, e_BE), x_BCHW)
@@ -154,7 +154,7 @@ class Model(GenerativeModel):
     def codes(self, batch: Batch, rng: Rng) -> Latents:
         """Of q(z | x, y)."""
         posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
-        z_BZ, q = posterior.drawn(rng.fold("posterior"))
+        z_BZ, q = posterior.draw_with_conditionals(rng.fold("posterior"))
         lengths = (self.net.latents // self.net.groups,) * self.net.groups
         return Latents(q, z_BZ, lengths, self.prior)
 
@@ -179,7 +179,7 @@ class Model(GenerativeModel):
         extra = self._in_bins if self.likelihood.is_density else None
         of = "decoder and prior, beta 1" + (", given the label" if self.spec.classes else "")
         of += ", uniform dequantisation" if extra else ""
-        return encoded.bound(posterior, log_joint, rng, options, extra).log_prob(of)
+        return encoded.vae_bound(posterior, log_joint, rng, options, extra).log_prob(of)
 
     def _in_bins(self, rng: Rng) -> Tensor:
         """Where in its bin each pixel lies, uniform in [0, 1)."""
@@ -203,7 +203,7 @@ class Model(GenerativeModel):
         return (
             HierarchicalPosterior(top_down_net, h_BF)
             if isinstance(top_down_net, TopDownNet)
-            else narrow(h_BF)
+            else bounded_posterior(h_BF)
         )
 
     def _decode(self, z_BZ: Tensor, e_BE: Tensor | None) -> Tensor:

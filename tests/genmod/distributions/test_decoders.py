@@ -7,7 +7,7 @@ import torch
 
 from genmod import units
 from genmod.distributions.decoders import Bernoulli, Categorical, DiscretisedLogistic, bin_nats
-from genmod.distributions.noise import LearnedGaussian, Sigma
+from genmod.distributions.noise import LearnedGaussian, LearnedSigma
 from genmod.rng import rng_for
 
 every_likelihood = pytest.mark.parametrize(
@@ -17,7 +17,7 @@ every_likelihood = pytest.mark.parametrize(
         DiscretisedLogistic(),
         DiscretisedLogistic(3),
         Categorical(),
-        LearnedGaussian(Sigma(0.4).double()),
+        LearnedGaussian(LearnedSigma(0.4).double()),
     ],
     ids=lambda likelihood: f"{type(likelihood).__name__}-{likelihood.parameters}",
 )

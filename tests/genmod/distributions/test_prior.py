@@ -7,15 +7,15 @@ import torch
 from torch import distributions as D
 
 from genmod.distributions.gaussian import Gaussian
-from genmod.distributions.prior import Mixture, Prior, Standard
+from genmod.distributions.prior import MixturePrior, Prior, StandardNormalPrior
 from genmod.rng import rng_for
 
 K, Z = 5, 3
 
 
-def some() -> tuple[Mixture, D.MixtureSameFamily]:
+def some() -> tuple[MixturePrior, D.MixtureSameFamily]:
     torch.manual_seed(0)
-    prior = Mixture(K, Z).double()
+    prior = MixturePrior(K, Z).double()
     with torch.no_grad():
         prior.log_std_KZ.normal_(std=0.5)
         prior.logit_K.normal_()
@@ -47,7 +47,7 @@ def test_draws_are_of_that_density():
     torch.testing.assert_close(z_BZ.var(0), peer.variance, rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("prior", [Standard(), some()[0]], ids=["standard", "mixture"])
+@pytest.mark.parametrize("prior", [StandardNormalPrior(), some()[0]], ids=["standard", "mixture"])
 def test_divergence_agrees_with_monte_carlo(prior: Prior):
     copies = 20_000
     q = Gaussian(torch.randn(4, Z).double(), 0.5 * torch.randn(4, Z).double())
@@ -61,7 +61,7 @@ def test_divergence_agrees_with_monte_carlo(prior: Prior):
 
 
 def test_one_component_at_rest_is_the_standard_normal():
-    prior, z_NZ = Mixture(1, Z).double(), torch.randn(9, Z, dtype=torch.float64)
+    prior, z_NZ = MixturePrior(1, Z).double(), torch.randn(9, Z, dtype=torch.float64)
     with torch.no_grad():
         prior.mean_KZ.zero_()
-        torch.testing.assert_close(prior.nats(z_NZ), Standard().nats(z_NZ))
+        torch.testing.assert_close(prior.nats(z_NZ), StandardNormalPrior().nats(z_NZ))

@@ -11,8 +11,8 @@ from genmod.errors import ConfigError
 from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.manifest import ImageSpec, Manifest, write_file
 from genmod.rng import rng_for
-from genmod.scoring.calibrated import calibrated
-from genmod.scoring.ood_scores import COMPRESSED, RECOMMENDED, rare
+from genmod.scoring.calibrated import add_ood_scores
+from genmod.scoring.ood_scores import COMPRESSED_COLUMN, OOD_COLUMN, count_rare
 from genmod.scoring.table import Rows, ScoreLabel, Scores
 
 SPEC = ImageSpec(channels=1, height=4, width=4)
@@ -23,7 +23,7 @@ LABEL = ScoreLabel(
 
 def table(name, nats_B, sizes_B):
     rows = Rows([f"{name}{i}" for i in range(len(nats_B))], torch.arange(len(nats_B)), None)
-    return Scores(rows, nats_B, torch.zeros_like(nats_B), LABEL, {COMPRESSED: sizes_B})
+    return Scores(rows, nats_B, torch.zeros_like(nats_B), LABEL, {COMPRESSED_COLUMN: sizes_B})
 
 
 def noisy(name, nats, size, rows=200):
@@ -33,8 +33,8 @@ def noisy(name, nats, size, rows=200):
 
 
 KNOWN = noisy("known", -50.0, 60.0)
-MAIN = calibrated(noisy("own", -50.0, 60.0), KNOWN, SPEC, own=False)
-OTHER = calibrated(noisy("other", -48.0, 20.0), KNOWN, SPEC, own=False)
+MAIN = add_ood_scores(noisy("own", -50.0, 60.0), KNOWN, SPEC, own=False)
+OTHER = add_ood_scores(noisy("other", -48.0, 20.0), KNOWN, SPEC, own=False)
 """Likelier than the model's own, and far simpler."""
 
 
@@ -45,7 +45,7 @@ def published(root, scores, **changes):
         )
         for part in (0, 100)
     ]
-    metadata = {"split": "test", "rare": rare(scores.columns), **LABEL.model_dump()}
+    metadata = {"split": "test", "rare": count_rare(scores.columns), **LABEL.model_dump()}
     parents = {"model": "m", "dataset": root, "calibration": "c"} | changes.pop("parents", {})
     return Manifest(
         kind="scores",
@@ -63,8 +63,8 @@ def test_likely_is_not_familiar_and_the_recommended_column_knows():
     found = ood_auroc(roots, own, other)
     by_name = {column["name"]: column for column in found["columns"]}
     assert by_name["nats"]["auroc"] < 0.15  # upside down
-    assert by_name[RECOMMENDED]["auroc"] > 0.99
-    assert [c["name"] for c in found["columns"] if c["recommended"]] == [RECOMMENDED]
+    assert by_name[OOD_COLUMN]["auroc"] > 0.99
+    assert [c["name"] for c in found["columns"] if c["recommended"]] == [OOD_COLUMN]
     assert by_name["p_two_sided"]["auroc"] > 0.8
     assert by_name["nats"]["own"] == pytest.approx(float(MAIN.nats_B.mean()))
     assert 0 < by_name["typicality_bits_per_dim"]["stderr"] < 0.05
@@ -98,7 +98,7 @@ def test_tables_come_back_as_they_were_written():
     halves = [again.take(torch.arange(100, 200)), again.take(torch.arange(100))]
     whole = Scores.together(halves)
     assert whole.rows.keys == [*again.rows.keys[100:], *again.rows.keys[:100]]
-    assert torch.equal(whole.columns[RECOMMENDED][:100], again.columns[RECOMMENDED][100:])
+    assert torch.equal(whole.columns[OOD_COLUMN][:100], again.columns[OOD_COLUMN][100:])
     labelled = replace(MAIN, rows=replace(MAIN.rows, labels_B=torch.arange(200) % 3))
     assert Scores.from_parquet(labelled.to_parquet(16, {})).rows.labels_B.tolist() == [
         i % 3 for i in range(200)

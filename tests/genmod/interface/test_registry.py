@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from genmod import units
-from genmod.interface.log_prob import COUNTS, LogProb
+from genmod.interface.log_prob import LogProb
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
 from genmod.interface.model import GenerativeModel, Losses, Phase
 
@@ -60,7 +60,7 @@ class Model(GenerativeModel):
     @torch.no_grad()
     def log_prob(self, batch, rng, how):
         nats = self.nats(batch).double()
-        return LogProb(nats, torch.zeros_like(nats), "exact", "coins", "pixels", COUNTS, {})
+        return LogProb(nats, torch.zeros_like(nats), "exact", "coins", "pixels", units.COUNTS, {})
 '''
 
 

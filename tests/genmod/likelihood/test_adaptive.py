@@ -6,19 +6,18 @@ import pytest
 import torch
 
 from genmod.errors import GenmodError
-from genmod.likelihood.adaptive import Span, log_density
-from genmod.likelihood.ode import Grid
-from genmod.likelihood.ode import log_density as fixed_log_density
-from genmod.likelihood.process import Prior
+from genmod.likelihood.adaptive import AdaptiveSteps, log_density_adaptive
+from genmod.likelihood.ode import FixedSteps, log_density_fixed
+from genmod.likelihood.process import GaussianPrior
 from genmod.rng import rng_for
-from genmod.selftest.truths import LinearGaussian, Mixture
+from genmod.selftest.truths import IsotropicMixture, LinearGaussian
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
-RING = Mixture.ring(6, 0.5, 0.1)
+RING = IsotropicMixture.ring(6, 0.5, 0.1)
 
 
 def span(tolerance=1e-6, scale=0.4):
-    return Span(SIGMA_MIN, SIGMA_MAX, scale, tolerance)
+    return AdaptiveSteps(SIGMA_MIN, SIGMA_MAX, scale, tolerance)
 
 
 def denoiser(truth):
@@ -26,7 +25,7 @@ def denoiser(truth):
 
 
 def prior(truth, scale=0.4):
-    return Prior(truth.mean_D[:, None, None], math.hypot(SIGMA_MAX, scale))
+    return GaussianPrior(truth.mean_D[:, None, None], math.hypot(SIGMA_MAX, scale))
 
 
 def draw(truth, rows):
@@ -37,12 +36,12 @@ def draw(truth, rows):
 
 
 def solve(truth, x_BCHW, tolerance=1e-6, probe_BCHW=None):
-    return log_density(denoiser(truth), x_BCHW, probe_BCHW, span(tolerance), prior(truth))
+    return log_density_adaptive(denoiser(truth), x_BCHW, probe_BCHW, span(tolerance), prior(truth))
 
 
 @pytest.mark.parametrize(
     "truth",
-    [RING, Mixture.scattered(3, 16, 0.5, 0.15), LinearGaussian.example(6, 3, 0.2)],
+    [RING, IsotropicMixture.scattered(3, 16, 0.5, 0.15), LinearGaussian.example(6, 3, 0.2)],
     ids=["ring", "16-D", "gaussian"],
 )
 def test_known_densities(truth):
@@ -60,7 +59,9 @@ def test_a_gaussian_of_the_priors_own_kind_needs_no_steps():
 
     mean = torch.full((1, 1, 1), 0.3, dtype=torch.float64)
     x_BCHW = torch.linspace(-1, 1, 5, dtype=torch.float64).view(-1, 1, 1, 1)
-    found = log_density(denoise, x_BCHW, None, span(), Prior(mean, math.hypot(SIGMA_MAX, 0.4)))
+    found = log_density_adaptive(
+        denoise, x_BCHW, None, span(), GaussianPrior(mean, math.hypot(SIGMA_MAX, 0.4))
+    )
     std = torch.tensor(math.hypot(0.4, SIGMA_MIN), dtype=torch.float64)
     truth = torch.distributions.Normal(mean.flatten(), std)
     torch.testing.assert_close(found.nats_B, truth.log_prob(x_BCHW.flatten()), rtol=0, atol=1e-8)
@@ -95,14 +96,14 @@ def test_calls_are_counted():
         calls.append(sigma_B.item())
         return denoiser(RING)(x_BCHW, sigma_B)
 
-    found = log_density(counting, draw(RING, 1), None, span(1e-4), prior(RING))
+    found = log_density_adaptive(counting, draw(RING, 1), None, span(1e-4), prior(RING))
     assert found.nfe_B.item() == len(calls)
     assert min(calls) == pytest.approx(SIGMA_MIN)
     assert max(calls) == pytest.approx(SIGMA_MAX)
 
 
 def test_probes_have_no_bias():
-    truth = Mixture.scattered(3, 16, 0.5, 0.15)
+    truth = IsotropicMixture.scattered(3, 16, 0.5, 0.15)
     x_BCHW = draw(truth, 1).expand(400, -1, -1, -1)
     probe_BCHW = rng_for(3, "probe", range(400)).rademacher(16, 1, 1, dtype=torch.float64)
     nats_B = solve(truth, x_BCHW, 1e-4, probe_BCHW).nats_B
@@ -111,7 +112,7 @@ def test_probes_have_no_bias():
 
 
 def test_density_integrates_to_one():
-    truth = Mixture(torch.tensor([[-0.5], [0.4]], dtype=torch.float64), 0.1)
+    truth = IsotropicMixture(torch.tensor([[-0.5], [0.4]], dtype=torch.float64), 0.1)
     x_B = torch.linspace(-1.5, 1.5, 601, dtype=torch.float64)
     nats_B = solve(truth, x_B[:, None, None, None], 1e-5).nats_B
     assert torch.trapezoid(nats_B.exp(), x_B).item() == pytest.approx(1, abs=1e-4)
@@ -119,11 +120,11 @@ def test_density_integrates_to_one():
 
 def test_agrees_with_fixed_steps():
     x_BCHW = draw(RING, 10)
-    fixed_B = fixed_log_density(
+    fixed_B = log_density_fixed(
         lambda x, sigma: RING.denoise(x.flatten(1), torch.tensor(sigma).double()).view_as(x),
         x_BCHW,
         None,
-        Grid(800, 4, SIGMA_MIN, SIGMA_MAX),
+        FixedSteps(800, 4, SIGMA_MIN, SIGMA_MAX),
         prior(RING),
     )
     torch.testing.assert_close(solve(RING, x_BCHW).nats_B, fixed_B, rtol=0, atol=1e-4)
@@ -131,10 +132,10 @@ def test_agrees_with_fixed_steps():
 
 def test_a_denoiser_that_gives_no_number_is_told():
     with pytest.raises(GenmodError, match="could not be solved to 1e-06"):
-        log_density(lambda x, s: x * math.nan, draw(RING, 3), None, span(), prior(RING))
+        log_density_adaptive(lambda x, s: x * math.nan, draw(RING, 3), None, span(), prior(RING))
 
 
 def test_a_row_that_never_ends_is_given_up():
-    few = Span(SIGMA_MIN, SIGMA_MAX, 0.4, 1e-6, max_steps=5)
+    few = AdaptiveSteps(SIGMA_MIN, SIGMA_MAX, 0.4, 1e-6, max_steps=5)
     with pytest.raises(GenmodError, match="in 5 steps"):
-        log_density(denoiser(RING), draw(RING, 3), None, few, prior(RING))
+        log_density_adaptive(denoiser(RING), draw(RING, 3), None, few, prior(RING))

@@ -64,7 +64,7 @@ def test_weights_have_the_mean_p_of_x_however_few_temperatures():
     )
     log_step_BP = ais.find_step_sizes(easy, RNG, options)
     for exact_BZ, sign in ((None, 1), (z_BZ, -1)):
-        log_w_KB = ais.log_weights(easy, RNG, options, log_step_BP, exact_BZ)
+        log_w_KB = ais.annealed_log_weights(easy, RNG, options, log_step_BP, exact_BZ)
         row_B = (sign * (log_w_KB - model.nats(x_BD))).exp().mean(0)
         stderr = float(row_B.std()) / math.sqrt(ROWS)  # chains of a backward row share their start
         assert stderr < 0.2
@@ -98,18 +98,20 @@ def test_pilots_find_the_step_that_is_accepted_as_asked():
 
 def test_rows_chains_and_chunks_do_not_see_one_another():
     log_step_BP = ais.find_step_sizes(TARGET, RNG, CHEAP)
-    whole_KB = ais.log_weights(TARGET, RNG, CHEAP, log_step_BP)
+    whole_KB = ais.annealed_log_weights(TARGET, RNG, CHEAP, log_step_BP)
     small = CHEAP.model_copy(update={"chunk": 2})
     assert torch.equal(ais.find_step_sizes(TARGET, RNG, small), log_step_BP)
     close = {"rtol": 1e-10, "atol": 1e-10}
-    torch.testing.assert_close(ais.log_weights(TARGET, RNG, small, log_step_BP), whole_KB, **close)
+    torch.testing.assert_close(
+        ais.annealed_log_weights(TARGET, RNG, small, log_step_BP), whole_KB, **close
+    )
     more = CHEAP.model_copy(update={"chains": 5})
-    more_KB = ais.log_weights(TARGET, RNG, more, log_step_BP)
+    more_KB = ais.annealed_log_weights(TARGET, RNG, more, log_step_BP)
     torch.testing.assert_close(more_KB[:3], whole_KB, **close)
     part = slice(4, 7)
     alone = target(MODEL, X_BD[part], PRIOR.rows(torch.arange(3)))
     nats_B, stderr_B = ais.lower_bound(alone, RNG.rows(part), CHEAP)
-    bound_B, error_B = iwae.bound(whole_KB, CHEAP.chains)
+    bound_B, error_B = iwae.iwae_bound(whole_KB, CHEAP.chains)
     torch.testing.assert_close(nats_B, bound_B[part], **close)
     torch.testing.assert_close(stderr_B, error_B[part], **close)
 

@@ -12,7 +12,7 @@ from genmod.distributions.gaussian import Gaussian
 from genmod.errors import ConfigError
 from genmod.likelihood import vae_likelihood as encoded
 from genmod.likelihood.ais import AISOptions
-from genmod.likelihood.vae_likelihood import EncodedScore
+from genmod.likelihood.vae_likelihood import VAEBoundOptions
 from genmod.rng import rng_for
 from genmod.selftest.truths import LinearGaussian
 
@@ -33,7 +33,7 @@ def log_joint(z_NZ, row_N):
 
 
 def bound(**options):
-    return encoded.bound(ENCODER, log_joint, RNG, EncodedScore(chunk=16384, **options))
+    return encoded.vae_bound(ENCODER, log_joint, RNG, VAEBoundOptions(chunk=16384, **options))
 
 
 def test_k_is_chosen_so_that_the_standard_error_is_the_one_that_is_wanted():
@@ -54,9 +54,10 @@ def test_k_is_chosen_so_that_the_standard_error_is_the_one_that_is_wanted():
 
 def test_a_chosen_k_stays_a_bound():
     """Mean of exp(bound) over many evaluations is at most p(x): stopping on one's own samples breaks it."""
-    options = EncodedScore(k=8, target_stderr_nats=0.2, most_k=64, chunk=16384)
+    options = VAEBoundOptions(k=8, target_stderr_nats=0.2, most_k=64, chunk=16384)
     errors = [
-        encoded.bound(ENCODER, log_joint, RNG.fold(f"{step}"), options).nats_B - TRUTH.nats(X_BD)
+        encoded.vae_bound(ENCODER, log_joint, RNG.fold(f"{step}"), options).nats_B
+        - TRUTH.nats(X_BD)
         for step in range(60)
     ]
     ratio_SB = torch.stack(errors).exp()
@@ -74,11 +75,11 @@ def test_the_most_that_is_allowed_is_kept_and_shows():
 def test_rows_choose_alone():
     whole = bound(k=16, target_stderr_nats=0.05)
     part = slice(30, 33)
-    alone = encoded.bound(
+    alone = encoded.vae_bound(
         ENCODER.rows(torch.arange(30, 33)),
         lambda z_NZ, row_N: log_joint(z_NZ, row_N + 30),
         RNG.rows(part),
-        EncodedScore(k=16, target_stderr_nats=0.05, chunk=7),
+        VAEBoundOptions(k=16, target_stderr_nats=0.05, chunk=7),
     )
     assert torch.equal(alone.columns["k"], whole.columns["k"][part])
     torch.testing.assert_close(alone.nats_B, whole.nats_B[part], rtol=1e-12, atol=1e-12)
@@ -104,11 +105,11 @@ def test_chains_meet_samples():
 )
 def test_senseless_options_are_refused(values):
     with pytest.raises(ConfigError, match="recipe"):
-        parse(EncodedScore, values, "score")
+        parse(VAEBoundOptions, values, "score")
 
 
 def test_a_probe_of_chains_is_a_small_part_of_them():
-    little, times = EncodedScore(estimator="ais").probe()
-    assert little.ais.moves() * times == pytest.approx(EncodedScore().ais.moves())
+    little, times = VAEBoundOptions(estimator="ais").probe()
+    assert little.ais.moves() * times == pytest.approx(VAEBoundOptions().ais.moves())
     assert times > 10
-    assert EncodedScore(target_stderr_nats=0.1).probe()[0].target_stderr_nats is None
+    assert VAEBoundOptions(target_stderr_nats=0.1).probe()[0].target_stderr_nats is None

@@ -9,18 +9,18 @@ from torch.distributions import Normal, kl_divergence
 
 from genmod import units
 from genmod.likelihood import vlb
-from genmod.likelihood.process import Prior, Process
+from genmod.likelihood.process import GaussianPrior, Process
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
-from genmod.selftest.truths import Atoms
+from genmod.selftest.truths import PointMasses
 
 SPEC = ImageSpec(channels=1, height=2, width=4, classes=0)
-ATOMS = Atoms.images(5, SPEC)
+ATOMS = PointMasses.images(5, SPEC)
 SIGMA_MIN, SIGMA_MAX = 0.0005, 80.0
 
 
 def process_of(denoise, spec, sigma_min, spread=0.5):
-    prior = Prior(torch.zeros(1, 1, 1, dtype=torch.float64), math.hypot(SIGMA_MAX, spread))
+    prior = GaussianPrior(torch.zeros(1, 1, 1, dtype=torch.float64), math.hypot(SIGMA_MAX, spread))
     return Process(denoise, prior, sigma_min, SIGMA_MAX, spread, spec, given="")
 
 
@@ -37,7 +37,7 @@ def bounds(repeats, terms=None, nfe=32):
     rng = rng_for(1, "vlb", range(len(x_BCHW)))
     return torch.stack(
         [
-            vlb.bound(PROCESS, x_BCHW, rng.at(repeat), terms=terms, nfe=nfe)
+            vlb.variational_bound(PROCESS, x_BCHW, rng.at(repeat), terms=terms, nfe=nfe)
             for repeat in range(repeats)
         ]
     )
@@ -86,7 +86,7 @@ def test_many_terms_are_the_integral():
 def test_prior_term_is_the_divergence():
     x_BCHW = rng_for(0, "x", range(4)).normal(3, 2, 2, dtype=torch.float64)
     mean_C11 = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)[:, None, None]
-    nats_B = vlb.prior_nats(x_BCHW, 2.0, Prior(mean_C11, 2.5))
+    nats_B = vlb.prior_nats(x_BCHW, 2.0, GaussianPrior(mean_C11, 2.5))
     wide = Normal(mean_C11.expand_as(x_BCHW), 2.5)
     expected_B = kl_divergence(Normal(x_BCHW, 2.0), wide).flatten(1).sum(1)
     torch.testing.assert_close(nats_B, expected_B)
@@ -118,7 +118,9 @@ def test_probabilities_of_all_images_are_bounded():
         return torch.tanh(x_BCHW / sigma_B[:, None, None, None] ** 2) * (1 - 1 / 256)
 
     process, rng = process_of(denoise, spec, 0.01, 1.0), rng_for(0, "b", range(4))
-    draws = [vlb.bound(process, x_BCHW, rng.at(r), terms=None, nfe=64) for r in range(50)]
+    draws = [
+        vlb.variational_bound(process, x_BCHW, rng.at(r), terms=None, nfe=64) for r in range(50)
+    ]
     assert 0.95 < torch.stack(draws).mean(0).exp().sum().item() < 1.03
 
 

@@ -6,7 +6,7 @@ import math
 import torch
 
 from genmod.rng import rng_for
-from genmod.samplers.consistency import NORM, consistency_loss, earlier
+from genmod.samplers.consistency import PSEUDO_HUBER_C, consistency_loss, previous_level
 
 S = 0.5
 
@@ -28,23 +28,25 @@ def pairs(t, r, count=4000):
 
 def test_levels_draw_near_in_stages():
     t = torch.tensor([0.01, 1.0, 80.0], dtype=torch.float64)
-    apart = [t - earlier(t, stage, 0.0) for stage in range(5, 9)]
+    apart = [t - previous_level(t, stage, 0.0) for stage in range(5, 9)]
     for wider, nearer in itertools.pairwise(apart):
         assert torch.allclose(wider, 2 * nearer)
-    assert torch.equal(earlier(t, 1, 0.002)[:2], torch.zeros(2).double())  # a denoiser's target
-    assert math.isclose(float(earlier(t, 1, 0.002)[2]), 40.0, rel_tol=1e-9)
-    assert earlier(t, 12, 0.02)[0] == 0  # below sigma_min is no noise
+    assert torch.equal(
+        previous_level(t, 1, 0.002)[:2], torch.zeros(2).double()
+    )  # a denoiser's target
+    assert math.isclose(float(previous_level(t, 1, 0.002)[2]), 40.0, rel_tol=1e-9)
+    assert previous_level(t, 12, 0.02)[0] == 0  # below sigma_min is no noise
 
 
 def test_loss_by_hand():
     y, noise, t, r = pairs(1.0, 0.6, count=3)
     told = denoiser(y + 0.6 * noise, r)
     error = (denoiser(y + noise, t) - told).square().flatten(1).mean(1)
-    expected = ((error + NORM**2).sqrt() - NORM) / 0.4
+    expected = ((error + PSEUDO_HUBER_C**2).sqrt() - PSEUDO_HUBER_C) / 0.4
     assert torch.allclose(consistency_loss(denoiser, y, noise, t, r), expected)
     first = consistency_loss(denoiser, y, noise, t, torch.zeros_like(r))
     error = (denoiser(y + noise, t) - y).square().flatten(1).mean(1)
-    assert torch.allclose(first, (error + NORM**2).sqrt() - NORM)
+    assert torch.allclose(first, (error + PSEUDO_HUBER_C**2).sqrt() - PSEUDO_HUBER_C)
 
 
 def test_only_the_noisier_side_learns():

@@ -10,7 +10,7 @@ import torch
 
 from genmod.rng import rng_for
 from genmod.samplers.ancestral import ancestral
-from genmod.samplers.ddpm import denoiser_of, levels
+from genmod.samplers.ddpm import ddpm_denoiser, ddpm_schedule
 from genmod.samplers.multistep import dpm_solver, unipc
 from genmod.samplers.ode import ddim, heun
 
@@ -48,7 +48,7 @@ def theirs(scheduler, x_BCHW, alpha):
 
 def sigmas_at(timesteps, schedule="linear"):
     """Our levels at their times, and 0."""
-    own = levels(schedule).sigma_T[timesteps.long()]
+    own = ddpm_schedule(schedule).sigma_T[timesteps.long()]
     return torch.cat((own, own.new_zeros(1)))
 
 
@@ -56,7 +56,7 @@ def sigmas_at(timesteps, schedule="linear"):
 def test_noise_levels(schedule):
     scheduler = schedulers.DDPMScheduler(beta_schedule=BETAS[schedule])
     kept = scheduler.alphas_cumprod.double()
-    ours = levels(schedule).sigma_T
+    ours = ddpm_schedule(schedule).sigma_T
     assert torch.allclose(1 / (1 + ours**2), kept, rtol=1e-4, atol=1e-9)
 
 
@@ -71,13 +71,13 @@ def test_ddim(kind, schedule):
     scheduler.set_timesteps(20)
     sigmas = sigmas_at(scheduler.timesteps, schedule)
     x = starts(sigmas[0].item())
-    ours = ddim(denoiser_of(net, kind, schedule, torch.float64), x, sigmas)
+    ours = ddim(ddpm_denoiser(net, kind, schedule, torch.float64), x, sigmas)
     assert torch.allclose(ours, theirs(scheduler, x, 1 / math.hypot(1, sigmas[0])), atol=1e-5)
 
 
 def exactly(scheduler, schedule):
     """Their tables in float64, so that what is compared is the method and not the rounding of a table."""
-    kept = 1 / (1 + levels(schedule).sigma_T ** 2)
+    kept = 1 / (1 + ddpm_schedule(schedule).sigma_T ** 2)
     alphas = torch.cat((kept[:1], kept[1:] / kept[:-1]))
     scheduler.alphas_cumprod, scheduler.alphas, scheduler.betas = kept, alphas, 1 - alphas
     scheduler.one = scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
@@ -94,7 +94,7 @@ def test_ancestral_in_a_thousand_steps(kind, schedule, monkeypatch):
     scheduler.set_timesteps(1000)
     sigmas = sigmas_at(scheduler.timesteps, schedule)
     assert torch.allclose(
-        sigmas, levels(schedule).spaced(1000, sigmas[-2].item(), sigmas[0].item())
+        sigmas, ddpm_schedule(schedule).spaced(1000, sigmas[-2].item(), sigmas[0].item())
     )
     rng, step = rng_for(4, "noise", range(2)), iter(range(1000))
 
@@ -103,7 +103,7 @@ def test_ancestral_in_a_thousand_steps(kind, schedule, monkeypatch):
 
     monkeypatch.setattr(f"{schedulers.DDPMScheduler.__module__}.randn_tensor", same_noise)
     x = starts(sigmas[0].item())
-    ours = ancestral(denoiser_of(net, kind, schedule, torch.float64), x, sigmas, rng)
+    ours = ancestral(ddpm_denoiser(net, kind, schedule, torch.float64), x, sigmas, rng)
     assert torch.allclose(ours, theirs(scheduler, x, 1 / math.hypot(1, sigmas[0])), atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_unipc(kind, order, steps):
     sigmas = sigmas_at(scheduler.timesteps)
     scheduler.sigmas = sigmas
     x = starts(sigmas[0].item())
-    ours = unipc(denoiser_of(net, kind, "linear", torch.float64), x, sigmas, order)
+    ours = unipc(ddpm_denoiser(net, kind, "linear", torch.float64), x, sigmas, order)
     assert torch.allclose(ours, theirs(scheduler, x, 1 / math.hypot(1, sigmas[0])), atol=1e-5)
 
 
@@ -132,7 +132,7 @@ def test_dpm_solver(kind, steps):
     sigmas = sigmas_at(scheduler.timesteps)
     scheduler.sigmas = sigmas
     x = starts(sigmas[0].item())
-    ours = dpm_solver(denoiser_of(net, kind, "linear", torch.float64), x, sigmas)
+    ours = dpm_solver(ddpm_denoiser(net, kind, "linear", torch.float64), x, sigmas)
     assert torch.allclose(ours, theirs(scheduler, x, 1 / math.hypot(1, sigmas[0])), atol=1e-5)
 
 
@@ -164,7 +164,7 @@ def test_heun(kind):
     sigmas = torch.cat((scheduler.sigmas[:1], scheduler.sigmas[1::2])).double()
     scheduler.sigmas = torch.cat((sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]))
     x = ours = starts(sigmas[0].item())
-    denoise = denoiser_of(net, kind, "linear", torch.float64)
+    denoise = ddpm_denoiser(net, kind, "linear", torch.float64)
     for i, t in enumerate(scheduler.timesteps):
         sigma = scheduler.sigmas[i].item()
         given = denoise(ours, sigma) if kind == "x0" else (ours - denoise(ours, sigma)) / sigma
@@ -213,7 +213,7 @@ def test_weights_from_elsewhere_sample_as_they_do_there(kind, schedule, tmp_path
     alpha = 1 / math.hypot(1, sigmas[0].item())
     x_BCHW = sigmas[0] * rng_for(3, "x", range(2)).normal(1, 8, 8, dtype=torch.float64)
     with torch.no_grad():
-        denoise = denoiser_of(lambda x, t_B: unet(x, t_B).sample, kind, schedule)
+        denoise = ddpm_denoiser(lambda x, t_B: unet(x, t_B).sample, kind, schedule)
         ours = ddim(denoise, x_BCHW, sigmas)
         theirs_BCHW = alpha * x_BCHW
         for t in scheduler.timesteps:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from genmod.errors import ConfigError
 from genmod.rng import rng_for
 from genmod.samplers.ancestral import ancestral, consistency
-from genmod.samplers.ddpm import levels
+from genmod.samplers.ddpm import ddpm_schedule
 from genmod.samplers.flow import FlowSolver
 from genmod.samplers.guidance import guided
 from genmod.samplers.multistep import dpm_solver, unipc
@@ -74,7 +74,7 @@ def test_training_noise_from_anywhere_in_the_range():
 def test_training_noise_of_ddpm_is_each_of_its_levels_as_often(schedule):
     noise = TrainingNoise(schedule=schedule)
     drawn = noise.quantile(MIDDLES, SIGMA_MIN, SIGMA_MAX)
-    assert torch.equal(drawn.unique(), levels(schedule).sigma_T)
+    assert torch.equal(drawn.unique(), ddpm_schedule(schedule).sigma_T)
     assert (drawn.unique(return_counts=True)[1] == 20).all()
     with pytest.raises(ConfigError, match=r"net\.noise\.schedule=.* set net\.sigma_min"):
         noise.check_range(1e-4, SIGMA_MAX)
@@ -88,7 +88,7 @@ def test_settings_of_another_schedule_are_refused():
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_time_and_level_are_inverse(schedule):
-    of = levels(schedule)
+    of = ddpm_schedule(schedule)
     for time in (1, 2, 500, 999, 1000):
         assert of.time(float(of.sigma_T[time - 1])) == pytest.approx(time, abs=1e-9)
     low, high = float(of.sigma_T[9]), float(of.sigma_T[989])
@@ -154,7 +154,7 @@ def test_one_step_gives_the_denoised_image(method):
 
 
 def test_ancestral_draws_from_the_data():
-    sigmas = levels("linear").spaced(1000, 0.0101, 80.0)
+    sigmas = ddpm_schedule("linear").spaced(1000, 0.0101, 80.0)
     x = ancestral(gaussian, starts(1500), sigmas, rng_for(0, "a", range(1500)))
     assert x.mean().item() == pytest.approx(MU, abs=4 * S / math.sqrt(x.numel()))
     assert x.std().item() == pytest.approx(S, rel=0.02)

@@ -11,8 +11,8 @@ import torch
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 from genmod.scoring import ood_scores as familiarity
-from genmod.scoring.calibrated import calibrated
-from genmod.scoring.ood_scores import COMPRESSED, RECOMMENDED, Bits, Calibration, auroc
+from genmod.scoring.calibrated import add_ood_scores
+from genmod.scoring.ood_scores import COMPRESSED_COLUMN, OOD_COLUMN, BitsPerDim, Calibration, auroc
 from genmod.scoring.table import Rows, ScoreLabel, Scores
 
 DIMS = 4
@@ -25,14 +25,14 @@ def scores(nats, sizes=None, first=0):
     sizes_B = torch.zeros_like(nats_B) if sizes is None else torch.tensor(sizes).double()
     index_B = torch.arange(len(nats_B)) + first
     rows = Rows([f"k{i}" for i in index_B.tolist()], index_B, None)
-    return Scores(rows, nats_B, torch.zeros_like(nats_B), LABEL, {COMPRESSED: sizes_B})
+    return Scores(rows, nats_B, torch.zeros_like(nats_B), LABEL, {COMPRESSED_COLUMN: sizes_B})
 
 
 KNOWN = scores([-10.0, -8.0, -8.0, -6.0, -2.0], [5.0, 4.0, 3.0, 2.0, 1.0])
 
 
 def columns(nats, own=False, first=100, sizes=None):
-    found = calibrated(scores(nats, sizes, first), KNOWN, SPEC, own=own).columns
+    found = add_ood_scores(scores(nats, sizes, first), KNOWN, SPEC, own=own).columns
     return {name: values_B.tolist() for name, values_B in found.items()}
 
 
@@ -62,7 +62,7 @@ def test_what_compresses_well_counts_against_a_row():
     """Eq. 2 of Serra et al.: bits of the model less bits of the compressor."""
     found = columns([-8.0, -8.0], sizes=[40.0, 0.0])
     bits = 8 / math.log(2)
-    assert found[RECOMMENDED] == pytest.approx([(bits - 40) / DIMS, bits / DIMS])
+    assert found[OOD_COLUMN] == pytest.approx([(bits - 40) / DIMS, bits / DIMS])
     assert found["p_corrected"][0] == pytest.approx(1.0)
     smaller = [n / math.log(2) - s for n, s in ((10, 5), (8, 4), (8, 3), (6, 2), (2, 1))]
     higher = sum(value >= bits for value in smaller)
@@ -73,17 +73,19 @@ def test_conformal_p_of_rows_that_belong_are_rare_as_seldom_as_they_say():
     draws = rng_for(0, "calibration", range(4000)).normal(dtype=torch.float64)
     known_N, fresh_B = draws[:1000], draws[1000:]
     zeros = torch.zeros(3000, dtype=torch.float64)
-    made = Calibration.of(known_N, zeros[:1000], Bits(1)).columns(fresh_B, zeros, zeros.bool())
+    made = Calibration.of(known_N, zeros[:1000], BitsPerDim(1)).columns(
+        fresh_B, zeros, zeros.bool()
+    )
     for name in ("p_two_sided", "p_corrected"):
         for level in (0.02, 0.1, 0.5):
             share = float((made[name] <= level).double().mean())
             # Both samples are random: the share's error has a part of each.
             assert share == pytest.approx(level, abs=4 * math.sqrt(level * (1 / 1000 + 1 / 3000)))
-    strange = Calibration.of(known_N, zeros[:1000], Bits(1)).columns(
+    strange = Calibration.of(known_N, zeros[:1000], BitsPerDim(1)).columns(
         fresh_B + 9.0, zeros, zeros.bool()
     )
     assert float(strange["p_two_sided"].max()) < 0.01
-    assert familiarity.rare(strange) == {"p_two_sided": 3000, "p_corrected": 0}
+    assert familiarity.count_rare(strange) == {"p_two_sided": 3000, "p_corrected": 0}
 
 
 def test_compressed_bits_are_those_of_the_compressor():
@@ -99,7 +101,9 @@ def test_compressed_bits_are_those_of_the_compressor():
 
 
 def test_facts_tell_the_typical_spread():
-    metadata = Calibration.of(KNOWN.nats_B, KNOWN.columns[COMPRESSED], Bits(DIMS)).metadata()
+    metadata = Calibration.of(
+        KNOWN.nats_B, KNOWN.columns[COMPRESSED_COLUMN], BitsPerDim(DIMS)
+    ).metadata()
     assert metadata["rows"] == 5
     assert metadata["mean_bits_per_dim"] == pytest.approx(6.8 / DIMS / math.log(2))
     assert 0 < metadata["typicality_95_bits_per_dim"] <= 4.8 / DIMS / math.log(2)

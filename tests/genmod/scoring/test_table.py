@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from genmod import units
 from genmod.errors import DataError, GenmodError
-from genmod.interface.log_prob import COUNTS, LogProb
+from genmod.interface.log_prob import LogProb
 from genmod.manifest import ImageSpec
 from genmod.scoring.table import (
-    Moments,
     Rows,
+    RunningMoments,
     ScoreConfig,
     ScoreLabel,
     Scores,
-    one_label,
+    common_label,
     read_parquet,
     summary,
 )
@@ -30,7 +30,7 @@ ROWS = Rows(KEYS, torch.tensor([3, 1, 4, 10, 5]), torch.tensor([0, 1, 2, 0, 1]))
 def log_prob(nats, k=8, stderr=None):
     nats_B = torch.tensor(nats, dtype=torch.float64)
     stderr_B = torch.zeros_like(nats_B) if stderr is None else torch.tensor(stderr).double()
-    return LogProb(nats_B, stderr_B, "lower_bound", "iwae", "decoder", COUNTS, {"k": k})
+    return LogProb(nats_B, stderr_B, "lower_bound", "iwae", "decoder", units.COUNTS, {"k": k})
 
 
 def scores():
@@ -50,7 +50,7 @@ def test_a_table_holds_the_rows_and_says_what_they_are():
     assert metadata["model"] == "m"
     assert metadata["label"] == "lower_bound"
     assert metadata["estimator"] == "iwae"
-    assert metadata["measure"] == COUNTS
+    assert metadata["measure"] == units.COUNTS
     assert metadata["budget"] == {"k": 8}
     assert metadata["units"].startswith("nats")
 
@@ -84,7 +84,7 @@ def test_a_density_has_the_bits_of_its_range():
     for levels, expected in ((256, 8.0), (2, 1.0)):
         bits = read_parquet(table.to_parquet(784, {}, levels))[0]["bits_per_dim"].to_pylist()
         assert bits == pytest.approx([expected])
-        moments = [Moments.of(density.nats_B)]
+        moments = [RunningMoments.of(density.nats_B)]
         found = summary(moments, 784, ScoreLabel.from_log_prob(density), levels)
         assert found["mean_bits_per_dim"] == pytest.approx(expected)
         assert found["measure"] == "lebesgue[-1,1]"
@@ -129,14 +129,14 @@ def test_unlike_numbers_do_not_stand_in_one_table():
     with pytest.raises(GenmodError, match="2 different labels"):
         Scores.joined(ROWS, [log_prob([-1.0] * 2), log_prob([-1.0] * 3, k=9)])
     with pytest.raises(GenmodError, match="0 different labels"):
-        one_label([])
+        common_label([])
 
 
 @given(st.lists(st.lists(st.floats(-1e6, 1e6), max_size=6), min_size=1, max_size=6))
 def test_moments_of_parts_are_those_of_the_whole(parts):
-    total = Moments()
+    total = RunningMoments()
     for part in parts:
-        total = total.merged(Moments.of(torch.tensor(part, dtype=torch.float64)))
+        total = total.merged(RunningMoments.of(torch.tensor(part, dtype=torch.float64)))
     whole = torch.tensor([x for part in parts for x in part], dtype=torch.float64)
     assert total.n == len(whole)
     if len(whole):
@@ -148,7 +148,7 @@ def test_moments_of_parts_are_those_of_the_whole(parts):
 
 def test_the_summary_is_over_all_rows_with_units_and_label():
     made = scores()
-    parts = [Moments.of(made.nats_B[:2]), Moments.of(made.nats_B[2:])]
+    parts = [RunningMoments.of(made.nats_B[:2]), RunningMoments.of(made.nats_B[2:])]
     found = summary(parts, 4, ScoreLabel.from_log_prob(log_prob([0.0])))
     assert found["n"] == 5
     assert found["mean_nats"] == pytest.approx(-2.05)

@@ -15,7 +15,7 @@ from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry
 from genmod.rng import rng_for
 from genmod.scoring.table import ScoreConfig, ScoreLabel
-from genmod.scoring.work_units import PURPOSE, rows_to_score, score_rows, slices
+from genmod.scoring.work_units import SCORE_PURPOSE, rows_to_score, score_rows, shard_slices
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 ROOT = "memory://slices"
@@ -40,7 +40,7 @@ SHARDS = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 @given(rows=SHARDS, per_task=st.integers(1, 50))
 def test_every_row_is_scored_once(rows, per_task):
-    found = list(slices(manifest(*rows), ScoreConfig(rows_per_task=per_task), 0))
+    found = list(shard_slices(manifest(*rows), ScoreConfig(rows_per_task=per_task), 0))
     assert numbered(found, rows) == list(range(sum(rows)))
     assert len({part.name for part in found}) == len(found)
     assert all(0 < len(part) == len(part.rows()) <= per_task for part in found)
@@ -53,7 +53,7 @@ def test_fewer_rows_are_some_of_more(rows, per_task, data):
     drawn = []
     for count in (few, most):
         config = ScoreConfig(rows_per_task=per_task, max_rows=count)
-        found = list(slices(manifest(*rows), config, 5))
+        found = list(shard_slices(manifest(*rows), config, 5))
         drawn.append(numbered(found, rows))
         assert drawn[-1] == sorted(set(drawn[-1]))
         assert len(drawn[-1]) == count
@@ -63,13 +63,13 @@ def test_fewer_rows_are_some_of_more(rows, per_task, data):
 
 def test_which_rows_are_drawn_is_the_seed_s_choice():
     config = ScoreConfig(max_rows=10)
-    drawn = [numbered(slices(manifest(100), config, seed), [100]) for seed in (0, 0, 1)]
+    drawn = [numbered(shard_slices(manifest(100), config, seed), [100]) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_whole_shard_is_one_table_of_its_name():
-    assert [s.name for s in slices(manifest(250), ScoreConfig(), 0)] == ["val-000000"]
-    names = [s.name for s in slices(manifest(250, 251), ScoreConfig(), 0)]
+    assert [s.name for s in shard_slices(manifest(250), ScoreConfig(), 0)] == ["val-000000"]
+    names = [s.name for s in shard_slices(manifest(250, 251), ScoreConfig(), 0)]
     assert names == ["val-000000", "val-000001-000", "val-000001-001"]
 
 
@@ -101,7 +101,7 @@ def test_scores_are_the_model_s_own_and_do_not_depend_on_the_cut(name, reader):
     config = ModelConfig(family=name, net=net.model_dump(), spec=SPEC, stats=stats)
     model = config.build(1).double().eval().requires_grad_(False)
     batch = reader.read(np.arange(6))
-    direct = model.log_prob(batch, rng_for(4, PURPOSE, batch.index_B), options)
+    direct = model.log_prob(batch, rng_for(4, SCORE_PURPOSE, batch.index_B), options)
     some = score_rows(model, options, reader, [5, 2, 3], 2, seed=4)
     close = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(some.nats_B, direct.nats_B[[5, 2, 3]], **close)

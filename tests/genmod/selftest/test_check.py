@@ -11,9 +11,9 @@ from genmod.interface.log_prob import LogProb
 from genmod.likelihood import iwae
 from genmod.rng import rng_for
 from genmod.selftest import latents
-from genmod.selftest.check import judge
-from genmod.selftest.density import run
-from genmod.selftest.truths import LinearGaussian, Mixture
+from genmod.selftest.check import check_estimate
+from genmod.selftest.density import run_benches
+from genmod.selftest.truths import IsotropicMixture, LinearGaussian
 
 ROWS = 400
 TRUTH_B = torch.linspace(-30, -10, ROWS, dtype=torch.float64)
@@ -27,38 +27,44 @@ def estimate(error_B, stderr, label="estimate"):
 
 
 def test_honest_noise_passes():
-    check = judge("bench", estimate(0.1 * NOISE_B, 0.1), TRUTH_B)
+    check = check_estimate("bench", estimate(0.1 * NOISE_B, 0.1), TRUTH_B)
     assert check.holds
     assert check.error_nats == pytest.approx(0.1 * NOISE_B.mean().item())
     assert check.stderr_nats == pytest.approx(0.1 / math.sqrt(ROWS))
 
 
 def test_an_offset_is_caught():
-    check = judge("bench", estimate(0.1 * NOISE_B + 0.03, 0.1), TRUTH_B)
+    check = check_estimate("bench", estimate(0.1 * NOISE_B + 0.03, 0.1), TRUTH_B)
     assert check.fault.startswith("off by more than 0.015")
 
 
 def test_a_standard_error_that_is_too_small_is_caught():
-    check = judge("bench", estimate(0.1 * NOISE_B - 0.1 * NOISE_B.mean(), 0.05), TRUTH_B)
+    check = check_estimate("bench", estimate(0.1 * NOISE_B - 0.1 * NOISE_B.mean(), 0.05), TRUTH_B)
     assert "% of the rows are off" in check.fault
 
 
 @pytest.mark.parametrize(("label", "sign"), [("lower_bound", -1), ("upper_bound", 1)])
 def test_bounds_have_a_side(label, sign):
     noise_B = 0.1 * NOISE_B
-    good = judge("bench", estimate(noise_B + sign * 0.5, 0.1, label), TRUTH_B, slack_nats=0.6)
+    good = check_estimate(
+        "bench", estimate(noise_B + sign * 0.5, 0.1, label), TRUTH_B, slack_nats=0.6
+    )
     assert good.holds
-    wrong = judge("bench", estimate(noise_B - sign * 0.05, 0.1, label), TRUTH_B, slack_nats=0.6)
+    wrong = check_estimate(
+        "bench", estimate(noise_B - sign * 0.05, 0.1, label), TRUTH_B, slack_nats=0.6
+    )
     assert wrong.fault.startswith("on the wrong side")
-    loose = judge("bench", estimate(noise_B + sign * 0.7, 0.1, label), TRUTH_B, slack_nats=0.6)
+    loose = check_estimate(
+        "bench", estimate(noise_B + sign * 0.7, 0.1, label), TRUTH_B, slack_nats=0.6
+    )
     assert loose.fault.startswith("looser than")
 
 
 def test_what_is_exact_is_asked_row_by_row():
     error_B = torch.zeros(ROWS, dtype=torch.float64)
-    assert judge("bench", estimate(error_B, 0.0, "exact"), TRUTH_B).holds
+    assert check_estimate("bench", estimate(error_B, 0.0, "exact"), TRUTH_B).holds
     error_B[17] = 2e-4
-    check = judge("bench", estimate(error_B, 0.0, "exact"), TRUTH_B)
+    check = check_estimate("bench", estimate(error_B, 0.0, "exact"), TRUTH_B)
     assert not check.holds
     assert check.error_nats == pytest.approx(2e-4)
 
@@ -67,17 +73,17 @@ def test_what_is_exact_is_asked_row_by_row():
 def test_what_is_no_number_is_caught(wrong):
     error_B = torch.zeros(ROWS, dtype=torch.float64)
     error_B[0] = wrong
-    check = judge("bench", estimate(error_B, 0.1, "lower_bound"), TRUTH_B, slack_nats=9.0)
+    check = check_estimate("bench", estimate(error_B, 0.1, "lower_bound"), TRUTH_B, slack_nats=9.0)
     assert check.fault == "not a finite number"
 
 
 def test_a_promise_of_the_mean_has_the_rows_scatter():
     error_B = 2 * NOISE_B - 2 * NOISE_B.mean() + 0.2
     log_prob = estimate(error_B, 0.0, "lower_bound")
-    assert not judge("bench", log_prob, TRUTH_B).holds
-    assert judge("bench", log_prob, TRUTH_B, in_the_mean=True).holds
+    assert not check_estimate("bench", log_prob, TRUTH_B).holds
+    assert check_estimate("bench", log_prob, TRUTH_B, in_the_mean=True).holds
     far = replace(log_prob, nats_B=log_prob.nats_B + 0.2)
-    assert not judge("bench", far, TRUTH_B, in_the_mean=True).holds
+    assert not check_estimate("bench", far, TRUTH_B, in_the_mean=True).holds
 
 
 # Estimators with the mistakes that people make
@@ -99,22 +105,22 @@ def takes_the_best_sample(log_weights_SB, k):
     return nats_B + 0.05, stderr_B
 
 
-right_bound = iwae.bound
+right_bound = iwae.iwae_bound
 
 
 @pytest.mark.parametrize(
     "wrong", [sums_weights_without_dividing, averages_over_dimensions, takes_the_best_sample]
 )
 def test_a_wrong_bound_is_caught(wrong, monkeypatch):
-    assert all(check.holds for check in run((latents.checks,)))
-    monkeypatch.setattr(iwae, "bound", wrong)
-    assert not all(check.holds for check in run((latents.checks,)))
+    assert all(check.holds for check in run_benches((latents.checks,)))
+    monkeypatch.setattr(iwae, "iwae_bound", wrong)
+    assert not all(check.holds for check in run_benches((latents.checks,)))
 
 
 def test_a_posterior_that_forgets_its_own_density_is_caught(monkeypatch):
     """log p(x, z) without - log q(z | x)."""
     monkeypatch.setattr(Gaussian, "nats", lambda self, z_BZ: torch.zeros(len(z_BZ)).double())
-    assert not all(check.holds for check in run((latents.checks,)))
+    assert not all(check.holds for check in run_benches((latents.checks,)))
 
 
 # The truths themselves
@@ -142,7 +148,10 @@ def test_marginal_is_the_integral_over_latents():
 
 @pytest.mark.parametrize(
     "truth",
-    [LinearGaussian.example(dims=3, latents=2, noise=0.5), Mixture.scattered(3, 4, 0.8, 0.3)],
+    [
+        LinearGaussian.example(dims=3, latents=2, noise=0.5),
+        IsotropicMixture.scattered(3, 4, 0.8, 0.3),
+    ],
     ids=["gaussian", "mixture"],
 )
 @pytest.mark.parametrize("sigma", [0.05, 0.7])
@@ -155,7 +164,7 @@ def test_denoisers_are_tweedies(truth, sigma):
 
 
 def test_probabilities_of_bins_add_up_to_one():
-    truth = Mixture.ring(3, 0.7, 0.3)  # a good part lies beyond the edges
+    truth = IsotropicMixture.ring(3, 0.7, 0.3)  # a good part lies beyond the edges
     each = torch.arange(64)
     pixels_B2 = torch.cartesian_prod(each, each)
     nats_B = truth.bin_nats(pixels_B2, 64)

@@ -7,19 +7,19 @@ import torch
 
 from genmod.distributions import dequantise
 from genmod.likelihood import adaptive, ode, vlb
-from genmod.likelihood.process import Prior
+from genmod.likelihood.process import GaussianPrior
 from genmod.selftest import diffusions, flows, probability_flow
-from genmod.selftest.density import run
-from genmod.selftest.truths import Atoms, Mixture
+from genmod.selftest.density import run_benches
+from genmod.selftest.truths import IsotropicMixture, PointMasses
 
 
 def faults(*benches):
-    return [check.fault for check in run(benches) if not check.holds]
+    return [check.fault for check in run_benches(benches) if not check.holds]
 
 
 def small_flow(seed):
     """The adaptive checks of one bench."""
-    ring = Mixture.ring(6, 0.5, 0.1)
+    ring = IsotropicMixture.ring(6, 0.5, 0.1)
     for draws in (0, 8):
         yield probability_flow._check(ring, "ring", seed, rows=40, draws=draws, steps=None)
 
@@ -49,14 +49,14 @@ def test_a_trace_of_the_wrong_sign_is_caught(monkeypatch):
 
 def test_a_prior_at_the_wrong_end_is_caught(monkeypatch):
     """The equation's start taken for its end, which makes bits per dimension of 31 somewhere else."""
-    right = Prior.nats
-    monkeypatch.setattr(Prior, "nats", lambda self, x: right(self, x / 100))
+    right = GaussianPrior.nats
+    monkeypatch.setattr(GaussianPrior, "nats", lambda self, x: right(self, x / 100))
     assert len(faults(small_flow)) == 2
 
 
 def test_a_prior_without_its_volume_is_caught(monkeypatch):
-    right = Prior.nats
-    monkeypatch.setattr(Prior, "nats", lambda self, x: right(self, x) + math.log(self.std))
+    right = GaussianPrior.nats
+    monkeypatch.setattr(GaussianPrior, "nats", lambda self, x: right(self, x) + math.log(self.std))
     assert len(faults(small_flow)) == 2
 
 
@@ -98,8 +98,8 @@ def test_a_bound_with_a_wrong_prior_term_is_caught(monkeypatch):
 
 
 def test_a_denoiser_that_is_worse_is_looser(monkeypatch):
-    right = Atoms.denoise
-    monkeypatch.setattr(Atoms, "denoise", lambda self, x, sigma: 0.97 * right(self, x, sigma))
+    right = PointMasses.denoise
+    monkeypatch.setattr(PointMasses, "denoise", lambda self, x, sigma: 0.97 * right(self, x, sigma))
     assert any("looser" in fault for fault in faults(atoms))
 
 

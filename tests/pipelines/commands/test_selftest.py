@@ -13,7 +13,7 @@ from genmod.likelihood import iwae
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 from genmod.selftest import latents
-from genmod.selftest.density import run
+from genmod.selftest.density import run_benches
 from pipelines.cli import main
 from pipelines.commands.selftest import SUBJECTS
 
@@ -55,9 +55,9 @@ def labels_of_all_families():
 
 
 def test_a_wrong_estimator_is_exit_1(capsys, monkeypatch):
-    right = iwae.bound
-    monkeypatch.setitem(SUBJECTS, "density", lambda: run((latents.checks,)))
-    monkeypatch.setattr(iwae, "bound", lambda w, k: (right(w, k)[0] + 0.1, right(w, k)[1]))
+    right = iwae.iwae_bound
+    monkeypatch.setitem(SUBJECTS, "density", lambda: run_benches((latents.checks,)))
+    monkeypatch.setattr(iwae, "iwae_bound", lambda w, k: (right(w, k)[0] + 0.1, right(w, k)[1]))
     assert main(["selftest", "density", "--json"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["status"] == "failed"

@@ -36,7 +36,7 @@ from genmod.manifest import (
 from genmod.rng import rng_for
 from genmod.scoring.ood_scores import CalibrationConfig
 from genmod.scoring.table import ScoreConfig, read_parquet
-from genmod.scoring.work_units import PURPOSE
+from genmod.scoring.work_units import SCORE_PURPOSE
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
 from pipelines.jobs.bulk import Options
@@ -238,7 +238,7 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
         reader = RowReader(str(root / "data"), SPEC, [shard])
         for start in range(0, shard.rows, 3):
             for batch in reader.batches(2, start, start + 3):
-                told = model.log_prob(batch, rng_for(SEED, PURPOSE, batch.index_B), options)
+                told = model.log_prob(batch, rng_for(SEED, SCORE_PURPOSE, batch.index_B), options)
                 direct += list(zip(told.nats_B.tolist(), told.stderr_B.tolist(), strict=True))
     assert [(row["nats"], row["stderr"]) for row in rows] == direct
 

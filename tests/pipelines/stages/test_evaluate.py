@@ -25,9 +25,9 @@ from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load_manifest,
 from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.report.page import ModelPage, ReportContent, render
-from genmod.scoring.calibrated import calibrated
-from genmod.scoring.moments import Moments
-from genmod.scoring.ood_scores import COMPRESSED, rare
+from genmod.scoring.calibrated import add_ood_scores
+from genmod.scoring.moments import RunningMoments
+from genmod.scoring.ood_scores import COMPRESSED_COLUMN, count_rare
 from genmod.scoring.table import Rows, ScoreLabel, Scores, summary
 from pipelines.commands.verify import verify
 from pipelines.jobs.report import ReportJob
@@ -108,7 +108,7 @@ def scores(root, model="", data="", rows=97):
     made = Scores.joined(Rows(keys, torch.arange(rows), None), [log_prob])
     entry = write_file(root, "val-000000.parquet", made.to_parquet(SPEC.dims, {}))
     label = ScoreLabel.from_log_prob(log_prob)
-    metadata = summary([Moments.of(nats_B)], SPEC.dims, label) | {
+    metadata = summary([RunningMoments.of(nats_B)], SPEC.dims, label) | {
         "split": "val",
         "rows_of_files": [rows],
     }
@@ -127,13 +127,13 @@ def calibrated_scores(root, model, data, shift):
     log_prob = LogProb(nats_B, nats_B * 0, "lower_bound", "iwae", "prior", "counts", {"k": 1})
     rows = Rows([f"r{i}" for i in range(60)], torch.arange(60), None)
     joined = Scores.joined(rows, [log_prob])
-    known = joined.with_columns({COMPRESSED: -1.5 * (nats_B - shift)})
-    sized = joined.with_columns({COMPRESSED: -1.5 * nats_B - 3 * shift})
-    made = calibrated(sized, replace(known, nats_B=nats_B - shift), SPEC, own=False)
+    known = joined.with_columns({COMPRESSED_COLUMN: -1.5 * (nats_B - shift)})
+    sized = joined.with_columns({COMPRESSED_COLUMN: -1.5 * nats_B - 3 * shift})
+    made = add_ood_scores(sized, replace(known, nats_B=nats_B - shift), SPEC, own=False)
     entry = write_file(root, "t.parquet", made.to_parquet(SPEC.dims, {}))
-    metadata = summary([Moments.of(nats_B)], SPEC.dims, made.label)
+    metadata = summary([RunningMoments.of(nats_B)], SPEC.dims, made.label)
     metadata["prepared"] = {"gap_nats": 1.25, "gap_nats_stderr": 0.5, "gap_rows": 4}
-    metadata |= {"split": "val", "rare": {k: v / 60 for k, v in rare(made.columns).items()}}
+    metadata |= {"split": "val", "rare": {k: v / 60 for k, v in count_rare(made.columns).items()}}
     parents = {"model": model, "dataset": data, "calibration": "c"}
     publish(
         root,

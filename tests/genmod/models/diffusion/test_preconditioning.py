@@ -8,7 +8,7 @@ from torch import nn
 
 from genmod.models.diffusion.preconditioning import Denoiser
 from genmod.rng import rng_for
-from genmod.samplers.ddpm import denoiser_of, levels
+from genmod.samplers.ddpm import ddpm_denoiser, ddpm_schedule
 
 
 class Net(nn.Module):
@@ -77,13 +77,15 @@ def test_trained_here_and_trained_elsewhere_are_one_denoiser(prediction, schedul
         return net.answer
 
     denoiser = Denoiser(net, [0.0], 0.5, prediction=prediction)
-    loaded = denoiser_of(elsewhere, prediction, schedule, torch.float64)
+    loaded = ddpm_denoiser(elsewhere, prediction, schedule, torch.float64)
     for time in (1, 400, 990):
-        sigma = float(levels(schedule).sigma_T[time - 1])
+        sigma = float(ddpm_schedule(schedule).sigma_T[time - 1])
         ours = denoiser(x, torch.full((3,), sigma, dtype=torch.float64), None)
         assert torch.allclose(loaded(x, sigma), ours)
         assert torch.allclose(given[-1][0], net.seen)
         assert (given[-1][1] == time - 1).all()
-    between = math.sqrt(float(levels(schedule).sigma_T[399] * levels(schedule).sigma_T[400]))
+    between = math.sqrt(
+        float(ddpm_schedule(schedule).sigma_T[399] * ddpm_schedule(schedule).sigma_T[400])
+    )
     loaded(x, between)
     assert given[-1][1][0].item() == pytest.approx(399.5)

@@ -316,7 +316,7 @@ def test_a_group_depends_on_those_above_it_and_its_density_is_that_of_its_draws(
     model, batch = build(BINARY, groups=2, ladder_width=8).double(), batch_of(BINARY, 5)
     x_BCHW, e_BE = batch.x_BCHW(torch.float64), model._embed(batch.labels_B)
     plain_BZ = model._posterior(x_BCHW, e_BE).draw(rng_of(batch))
-    q = model._posterior(x_BCHW, e_BE).given(plain_BZ)
+    q = model._posterior(x_BCHW, e_BE).conditional(plain_BZ)
     raw_B8 = model.top_down_net.features(model.encoder(x_BCHW, e_BE))
     torch.testing.assert_close(q.mean_BZ[:, :2], raw_B8[:, :2])
     torch.testing.assert_close(q.mean_BZ[:, 2:], raw_B8[:, 4:6])  # it begins as a plain VAE
@@ -333,11 +333,11 @@ def test_a_group_depends_on_those_above_it_and_its_density_is_that_of_its_draws(
     assert codes.groups == (2, 2)
     posterior = model._posterior(x_BCHW, e_BE)
     eps_BZ = rng_of(batch).fold("posterior").normal(4, dtype=torch.float64)
-    q = posterior.given(codes.z_BZ)
+    q = posterior.conditional(codes.z_BZ)
     torch.testing.assert_close(q.mean_BZ + q.log_std_BZ.exp() * eps_BZ, codes.z_BZ)
     torch.testing.assert_close(posterior.nats(codes.z_BZ), q.nats(codes.z_BZ))
     moved_BZ = codes.z_BZ.clone()
     moved_BZ[:, 0] += 1
-    other = posterior.given(moved_BZ)
+    other = posterior.conditional(moved_BZ)
     torch.testing.assert_close(other.mean_BZ[:, :2], q.mean_BZ[:, :2])
     assert ((other.mean_BZ - q.mean_BZ)[:, 2:].abs() > 1e-6).all()

@@ -32,7 +32,7 @@ from genmod.distributions.gaussian import Gaussian
 from genmod.distributions.noise import BinnedGaussian, PointGaussian
 from genmod.errors import GenmodError, Unscorable
 from genmod.interface.batch import Batch
-from genmod.interface.log_prob import COUNTS, LogProb, Prepared
+from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.options import ScoreOptions
 from genmod.likelihood import ais, hmc
 from genmod.likelihood.ais import AISOptions
@@ -43,14 +43,14 @@ from genmod.rng import Rng, rng_for
 Decode = Callable[[Tensor, Tensor | None], Tensor]
 """(z_NZ, labels_N) -> images (N, C, H, W)."""
 
-SIGMAS = 1.0 / 512, 2.0
+SIGMA_RANGE = 1.0 / 512, 2.0
 """Where sigma is sought: a quarter of a pixel's bin to the whole range."""
 
 _PARABOLA, _STRIDE = 0.05, 0.3
 """Distance of the three values of log sigma that a step looks at, and the longest step."""
 
 
-class AugmentationScore(ScoreOptions):
+class NoisyGeneratorScore(ScoreOptions):
     """How to bound log p_sigma."""
 
     sigma: Annotated[float, Field(gt=0)] | Literal["fit"] | None = None
@@ -109,7 +109,7 @@ class AugmentationScore(ScoreOptions):
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class NoisyGenerator:
     """A generator under noise."""
 
     decode: Decode
@@ -138,7 +138,7 @@ class Augmentation:
         )
         return Target(Gaussian(zeros_BZ, zeros_BZ), log_joint)
 
-    def log_prob(self, batch: Batch, rng: Rng, options: AugmentationScore) -> LogProb:
+    def log_prob(self, batch: Batch, rng: Rng, options: NoisyGeneratorScore) -> LogProb:
         """The lower bound of each row. ``options.sigma`` must be a number by now."""
         assert isinstance(options.sigma, float), (
             "sigma is fitted by prepare, before anything is scored"
@@ -153,11 +153,11 @@ class Augmentation:
             label="stochastic_lower_bound",
             estimator="ais-hmc",
             of=f"generator{given} with noise of sigma {options.sigma:.6g}{pixels}",
-            measure=COUNTS if options.measure == "counts" else units.NETWORK,
+            measure=units.COUNTS if options.measure == "counts" else units.NETWORK,
             budget=options.ais.budget(),
         )
 
-    def prepare(self, batch: Batch | None, rng: Rng, options: AugmentationScore) -> Prepared:
+    def prepare(self, batch: Batch | None, rng: Rng, options: NoisyGeneratorScore) -> Prepared:
         """Fit sigma if it is to be fitted; measure the gap of both bounds on the model's own images."""
         metadata: dict[str, float] = {}
         if options.sigma == "fit":
@@ -170,7 +170,7 @@ class Augmentation:
             metadata |= self._gap(rng.fold("simulated"), options.sigma, options)
         return Prepared(options, metadata)
 
-    def _gap(self, rng: Rng, sigma: float, options: AugmentationScore) -> dict[str, float]:
+    def _gap(self, rng: Rng, sigma: float, options: NoisyGeneratorScore) -> dict[str, float]:
         """Bidirectional Monte Carlo on draws of (z, x)."""
         device = rng.index_B.device
         rng = rng_for(rng.seed, rng.purpose, range(options.simulated_rows), device)
@@ -190,9 +190,11 @@ class Augmentation:
             "simulated_upper_nats": float(found.upper_B.mean()),
         }
 
-    def fit_sigma(self, batch: Batch, rng: Rng, options: AugmentationScore) -> tuple[float, float]:
-        """The sigma within :data:`SIGMAS` that makes rows most probable, and by what part it still moved."""
-        count, low, high = options.fit_chains, math.log(SIGMAS[0]), math.log(SIGMAS[1])
+    def fit_sigma(
+        self, batch: Batch, rng: Rng, options: NoisyGeneratorScore
+    ) -> tuple[float, float]:
+        """Maximum-likelihood sigma within :data:`SIGMA_RANGE`, and its relative change at the end."""
+        count, low, high = options.fit_chains, math.log(SIGMA_RANGE[0]), math.log(SIGMA_RANGE[1])
         row_N = torch.arange(len(batch), device=batch.index_B.device).repeat_interleave(count)
         rng_N = rng.repeat(count)
         x_NCHW = batch.x_BCHW(torch.float64)[row_N]
@@ -228,8 +230,9 @@ class Augmentation:
         log_sigma = sum(last) / quarter
         if not low + _PARABOLA < log_sigma < high - _PARABOLA:
             raise GenmodError(
-                f"sigma fits best at {math.exp(log_sigma):.3g}, the end of {SIGMAS[0]:.3g} .. {SIGMAS[1]:g}: "
-                "these images tell nothing of it; train the model, or set score.sigma to a number"
+                f"cannot fit sigma: the best value {math.exp(log_sigma):.3g} is at the end of the range "
+                f"{SIGMA_RANGE[0]:.3g} .. {SIGMA_RANGE[1]:g}; train the model longer, or set "
+                "model.NAME.score.sigma to a number"
             )
         return math.exp(log_sigma), math.expm1(log_sigma - sum(before) / quarter)
 

@@ -11,7 +11,7 @@ from genmod import units
 from genmod.errors import GenmodError, Unscorable
 from genmod.interface.batch import Batch
 from genmod.likelihood.ais import AISOptions
-from genmod.likelihood.augmentation import Augmentation, AugmentationScore
+from genmod.likelihood.noisy_generator import NoisyGenerator, NoisyGeneratorScore
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 from genmod.selftest.truths import LinearGaussian
@@ -28,7 +28,7 @@ def decode(z_NZ, labels_N):
     return (z_NZ @ TRUTH.weight_DZ.T + TRUTH.mean_D).view(-1, *SPEC.shape)
 
 
-MODEL = Augmentation(decode, 3, SPEC, torch.float64)
+MODEL = NoisyGenerator(decode, 3, SPEC, torch.float64)
 
 
 def images(rows, seed=0):
@@ -44,7 +44,7 @@ def rng(batch):
 
 def test_the_density_is_the_one_in_closed_form():
     batch = images(30)
-    options = AugmentationScore(sigma=NOISE, measure="lebesgue", ais=OPTIONS)
+    options = NoisyGeneratorScore(sigma=NOISE, measure="lebesgue", ais=OPTIONS)
     found = MODEL.log_prob(batch, rng(batch), options)
     error_B = found.nats_B - TRUTH.nats(batch.x_BCHW(torch.float64).flatten(1))
     stderr = float(error_B.std()) / math.sqrt(30)
@@ -59,7 +59,7 @@ def test_the_density_is_the_one_in_closed_form():
 
 def test_pixels_have_the_density_times_the_volume_of_a_bin():
     batch = images(20)
-    options = AugmentationScore(sigma=NOISE, ais=OPTIONS)
+    options = NoisyGeneratorScore(sigma=NOISE, ais=OPTIONS)
     found = MODEL.log_prob(batch, rng(batch), options)
     assert found.measure == "counts"
     density_B = TRUTH.nats(batch.x_BCHW(torch.float64).flatten(1))
@@ -71,7 +71,7 @@ def test_pixels_have_the_density_times_the_volume_of_a_bin():
 def test_probabilities_of_all_images_add_up_to_one():
     """Four binary pixels, 16 images: 1 less what the bound is loose by."""
     spec = ImageSpec(channels=1, height=2, width=2, levels=2)
-    four = Augmentation(
+    four = NoisyGenerator(
         lambda z_NZ, _: torch.cat((z_NZ, 0.5 - z_NZ**2), 1).view(-1, 1, 2, 2),
         2,
         spec,
@@ -80,7 +80,7 @@ def test_probabilities_of_all_images_add_up_to_one():
     every = torch.cartesian_prod(*[torch.tensor([0, 255])] * 4).to(torch.uint8)
     batch = Batch(every.view(-1, 1, 2, 2), None, torch.arange(16))
     many = OPTIONS.model_copy(update={"chains": 64})
-    found = four.log_prob(batch, rng(batch), AugmentationScore(sigma=0.7, ais=many))
+    found = four.log_prob(batch, rng(batch), NoisyGeneratorScore(sigma=0.7, ais=many))
     p_B = found.nats_B.exp()
     stderr = float((p_B * found.stderr_B).square().sum().sqrt())
     assert stderr < 0.02
@@ -91,7 +91,7 @@ def test_probabilities_of_all_images_add_up_to_one():
 def test_sigma_is_fitted_to_held_out_rows(measure):
     """Of R rows sigma has a standard error of about sigma / sqrt(2 R (D - Z))."""
     held_out = images(40, seed=5)
-    options = AugmentationScore(
+    options = NoisyGeneratorScore(
         sigma="fit", measure=measure, ais=OPTIONS, fit_rounds=80, simulated_rows=0
     )
     ready = MODEL.prepare(held_out, rng(held_out), options)
@@ -105,7 +105,7 @@ def test_sigma_is_fitted_to_held_out_rows(measure):
 def test_the_fit_maximises_the_estimate():
     batch = images(30, seed=6)
     few = OPTIONS.model_copy(update={"temperatures": 60, "chains": 4})
-    options = AugmentationScore(sigma="fit", ais=few, fit_rounds=80, simulated_rows=0)
+    options = NoisyGeneratorScore(sigma="fit", ais=few, fit_rounds=80, simulated_rows=0)
     sigma = MODEL.prepare(batch, rng(batch), options).options.sigma
     means = {
         factor: float(
@@ -120,7 +120,7 @@ def test_the_fit_maximises_the_estimate():
 
 @pytest.mark.slow
 def test_the_gap_of_both_bounds_is_published():
-    options = AugmentationScore(sigma=NOISE, ais=OPTIONS, simulated_rows=20)
+    options = NoisyGeneratorScore(sigma=NOISE, ais=OPTIONS, simulated_rows=20)
     metadata = MODEL.prepare(None, rng_for(0, "prepare", range(0)), options).metadata
     assert metadata["gap_rows"] == 20
     assert metadata["gap_nats"] == pytest.approx(
@@ -130,24 +130,24 @@ def test_the_gap_of_both_bounds_is_published():
 
 
 def test_what_images_do_not_tell_is_not_made_up():
-    blank = Augmentation(lambda z_NZ, _: 0 * z_NZ[:, :1, None, None].expand(-1, 1, 6, 6), 3,
+    blank = NoisyGenerator(lambda z_NZ, _: 0 * z_NZ[:, :1, None, None].expand(-1, 1, 6, 6), 3,
                          SPEC.model_copy(update={"levels": 2}), torch.float64)  # fmt: skip
     checker = (255 * (torch.arange(36) % 2)).to(torch.uint8).view(1, 1, 6, 6).expand(4, -1, -1, -1)
     batch = Batch(checker, None, torch.arange(4))
-    options = AugmentationScore(sigma="fit", ais=AISOptions.tiny(), fit_rounds=40)
-    faint = Augmentation(lambda z, y: blank.decode(z, y) + 0.01, 3, blank.spec, torch.float64)
+    options = NoisyGeneratorScore(sigma="fit", ais=AISOptions.tiny(), fit_rounds=40)
+    faint = NoisyGenerator(lambda z, y: blank.decode(z, y) + 0.01, 3, blank.spec, torch.float64)
     with pytest.raises(GenmodError, match="the end of"):
         faint.prepare(batch, rng(batch), options)
 
 
 def test_without_noise_there_is_no_density():
     with pytest.raises(Unscorable, match=r"declare observation noise.*score\.sigma: fit"):
-        AugmentationScore().require_sigma("a generator has none")
-    AugmentationScore(sigma="fit").require_sigma("")
+        NoisyGeneratorScore().require_sigma("a generator has none")
+    NoisyGeneratorScore(sigma="fit").require_sigma("")
 
 
 def test_a_probe_says_how_much_longer_the_whole_takes():
-    options = AugmentationScore(sigma="fit", ais=OPTIONS)
+    options = NoisyGeneratorScore(sigma="fit", ais=OPTIONS)
     little, times = options.probe()
     assert isinstance(little.sigma, float)
     assert times == pytest.approx(options.ais.moves() / little.ais.moves())
