@@ -1,6 +1,10 @@
-"""Runs every benchmark: ``python -m tests.benchmarks [NAME ...]``. One core, peers in the same run.
+"""Runs benchmarks: ``python -m tests.benchmarks [NAME ...]``. One core, peers in the same run.
 
-Prints a table for people and writes JSON with versions, machine and configuration to runs/bench/.
+Prints a table and writes JSON with versions, machine and configuration to runs/bench/. Modules whose name
+starts with an underscore take minutes to hours and run by name alone: ``python -m tests.benchmarks._NAME``.
+
+``python -m tests.benchmarks --quick [NAME ...]`` runs each of them, the long ones too, in a form of seconds
+that measures nothing and proves that the code still works: with the constants that its ``QUICK`` replaces.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,14 +40,68 @@ def revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def quick(name: str) -> None:
+    """Run one benchmark in its form of seconds."""
+    module = importlib.import_module(f"tests.benchmarks.{name}")
+    for constant, value in getattr(module, "QUICK", {}).items():
+        place, _, key = constant.rpartition(".")
+        owner = importlib.import_module(f"tests.benchmarks.{place}") if place else module
+        assert hasattr(owner, key), f"{name}: QUICK names {constant}, which does not exist"
+        setattr(owner, key, value)
+    if hasattr(module, "quick"):
+        module.quick()
+    elif hasattr(module, "bench"):
+        for row in module.bench():
+            assert {"name", "unit", "ours", "peer", "peer_name", "ratio"} <= row.keys(), row
+    else:
+        module.main(module.QUICK_ARGS)
+
+
+def runnable() -> list[str]:
+    """Names of all benchmarks: modules with ``bench`` or ``main`` that run in this environment."""
+    import tests.benchmarks as package
+
+    names = [info.name for info in pkgutil.iter_modules(package.__path__)]
+    helpers = {"__main__", "_turns", "_equal_time", "_data_sets"}
+    return [
+        name
+        for name in names
+        if name not in helpers
+        and not name.startswith("test_")
+        and not name.endswith(("_peer", "_peers"))
+    ]
+
+
+def run_quick(names: list[str]) -> int:
+    """Run each in a form of seconds; prints a line each. Returns 1 if one failed."""
+    failed = 0
+    for name in names or runnable():
+        start_s = time.monotonic()
+        try:
+            quick(name)
+        except Exception:
+            traceback.print_exc()
+            failed = 1
+            print(f"quick {name}: failed", flush=True)
+        else:
+            print(f"quick {name}: ok in {time.monotonic() - start_s:.1f} s", flush=True)
+    return failed
+
+
 def main(wanted: list[str]) -> int:
     set_environment()
     import torch
 
     torch.set_num_threads(1)
+    if wanted[:1] == ["--quick"]:
+        return run_quick(wanted[1:])
     import tests.benchmarks as package
 
-    names = [info.name for info in pkgutil.iter_modules(package.__path__) if info.name[0] != "_"]
+    names = [
+        info.name
+        for info in pkgutil.iter_modules(package.__path__)
+        if not info.name.startswith(("_", "test_"))
+    ]
     unknown = set(wanted) - set(names)
     if unknown:
         print(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(names)}")

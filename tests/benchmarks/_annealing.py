@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,8 +34,8 @@ from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import SingleProcess
+from tests.benchmarks import _equal_time as shared
 from tests.benchmarks._data_sets import pin
-from tests.benchmarks._quality import _images, _labels
 from tests.benchmarks._quality_gan import NET
 
 TOWER = Tower(widths=(32, 64), blocks=1, patch=2)
@@ -45,12 +45,14 @@ NETS = {
     "fashion": GanConfig.model_validate(NET | {"z_dim": 64, "gamma": GAMMA}),
 }
 NIMG, BATCH, HELD_OUT, SEED = 60_000, 32, 32, 0
+QUICK = {"NIMG": 64}
+QUICK_ARGS = ["--rows", "2", "--rounds", "4", "--temperatures", "4"]
 
 
 def images(data: str) -> tuple[Tensor, Tensor]:
     """uint8 (N, 1, H, W) and int64 (N,)."""
     if data == "fashion":
-        return _images("train"), _labels("train")
+        return shared.images("train"), shared.labels("train")
     source = open_source("builtin:digits")
     listing = source.listing()
     images = np.stack(list(source.fetch(listing.refs, listing.fingerprint)))
@@ -84,14 +86,14 @@ def trained(net: GanConfig, pixels_NCHW: Tensor, labels_N: Tensor) -> Model:
     return state.ema.requires_grad_(False)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """A line for each budget of the fit and of the chains."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", choices=sorted(NETS), default="digits")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--rounds", default="300,600,1200")
     parser.add_argument("--temperatures", default="125,500,2000")
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(argv)
     torch.set_num_threads(1)
     pin()
     start_s = time.process_time()

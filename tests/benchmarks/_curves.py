@@ -74,6 +74,12 @@ def page(rows: list[dict[str, Any]]) -> str:
     return HEAD + "".join(_line(key, same) for key, same in points(rows).items())
 
 
+def quick() -> None:
+    """Check that the page is what the rows give."""
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    assert page(rows) == PAGE.read_text(), "run python -m tests.benchmarks._curves"
+
+
 def main() -> None:
     """Take a run's rows if one is given, and write the page."""
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()]

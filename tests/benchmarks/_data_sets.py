@@ -179,13 +179,14 @@ def compare(
     ours: Callable[[], object],
     peers: dict[str, Callable[[], object]],
     goals: dict[str, float],
-    images: int = IMAGES,
+    images: int | None = None,
 ) -> list[dict[str, Any]]:
     """Ours, twice, and the others: medians of rounds, the first one only warms up.
 
     Each round has an order of its own, for caches are cold after another process's work. Work that returns a
     float has measured its own CPU seconds, in another process.
     """
+    images = images or IMAGES
     everybody = {"ours": ours, CONTROL: ours, **peers}
     times: dict[str, list[float]] = {who: [] for who in everybody}
     names, order = list(everybody), random.Random(0)

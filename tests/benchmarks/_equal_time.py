@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from genmod import units
+from genmod.data.sources.registry import open_source
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import ImageSpec
@@ -28,16 +29,38 @@ from tests.benchmarks._data_sets import FASHION
 GREY = ImageSpec(channels=1, height=28, width=28)
 NEIGHBOURS, CHUNK = 5, 100
 SHARES = ("coverage", "recall", "density", "precision")
+SMALL = False
+"""Use 500 digits that a package ships instead of Fashion-MNIST: for quick runs."""
+FEATURES = FeaturesConfig()
+QUICK = {
+    "_equal_time.SMALL": True,
+    "_equal_time.FEATURES": FeaturesConfig(rows=200, train_images=256),
+}
+
+
+def digits(every: int) -> tuple[Tensor, Tensor]:
+    """uint8 (N, 1, 28, 28) and int64 (N,): one digit of ``every`` of ``builtin:mnist5k``."""
+    source = open_source("builtin:mnist5k")
+    listing = source.listing()
+    rows = slice(None, None, every)  # the rows are sorted by class
+    pixels = np.stack(list(source.fetch(listing.refs[rows], listing.fingerprint)))
+    assert listing.labels_N is not None
+    labels_N = torch.from_numpy(listing.labels_N[rows].astype(np.int64))
+    return torch.from_numpy(pixels.reshape(-1, 1, 28, 28).copy()), labels_N
 
 
 def images(name: str) -> Tensor:
     """uint8 (N, 1, 28, 28) of ``train`` or ``t10k``."""
+    if SMALL:
+        return digits(10)[0]
     raw = gzip.decompress((FASHION / f"{name}-images-idx3-ubyte.gz").read_bytes())
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28).copy())
 
 
 def labels(name: str) -> Tensor:
     """int64 (N,)."""
+    if SMALL:
+        return digits(10)[1]
     raw = gzip.decompress((FASHION / f"{name}-labels-idx1-ubyte.gz").read_bytes())
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=8).astype(np.int64))
 
@@ -71,7 +94,7 @@ class Judge:
 
     def __init__(self, train_NCHW: Tensor, real_NCHW: Tensor) -> None:
         spec = GREY.model_copy(update={"classes": 10})
-        self.extractor = fit_extractor(FeaturesConfig(), spec, train_NCHW, labels("train"), 0)
+        self.extractor = fit_extractor(FEATURES, spec, train_NCHW, labels("train"), 0)
         self.real_ND = self._features(real_NCHW)
         self.feature_moments = feature_moments(self.real_ND)
 

@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
-from tests.benchmarks._quality import _images
+from tests.benchmarks import _equal_time as shared
 
 SPEC = ImageSpec(channels=1, height=28, width=28)
 NET = {"unshuffle": 2, "widths": [32, 64], "blocks": 1, "embedding": 64}
@@ -45,6 +45,15 @@ SCORES = {
     "flow, truncated normal": DiffusionScore(steps=48, dequantise="truncated_normal"),
 }
 BATCH, TEST = 64, 100
+QUICK = shared.QUICK | {
+    "BATCH": 8,
+    "TEST": 4,
+    "SCORES": {
+        "bound": DiffusionScore(estimator="bound", nfe=2),
+        "flow, uniform": DiffusionScore(steps=3),
+    },
+}
+QUICK_ARGS = ["--seeds", "1", "--nimg", "16"]
 
 
 def _trained(net: dict, train_NCHW: Tensor, seed: int, nimg: int) -> tuple[Model, float]:
@@ -81,14 +90,16 @@ def _seed(train_NCHW: Tensor, rows: Batch, seed: int, nimg: int) -> tuple[dict, 
     return bits, cpu_s
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--nimg", type=int, default=25_600)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    rows = Batch(_images("t10k")[:TEST], None, torch.arange(TEST))
-    found = [_seed(_images("train"), rows, seed, options.nimg) for seed in range(options.seeds)]
+    rows = Batch(shared.images("t10k")[:TEST], None, torch.arange(TEST))
+    found = [
+        _seed(shared.images("train"), rows, seed, options.nimg) for seed in range(options.seeds)
+    ]
     mean = {key: torch.stack([bits[key] for bits, _ in found]).mean(0) for key in found[0][0]}
     table = {
         f"{objective}, {name}": [bits_B.mean().item(), bits_B.std().item() / math.sqrt(TEST)]

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gzip
 import json
 import os
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import Extractor, FeaturesConfig, fit_extractor
+from genmod.metrics.features import Extractor, fit_extractor
 from genmod.metrics.frechet import feature_moments, frechet
 from genmod.metrics.neighbours import neighbourhoods
 from genmod.models.vae import Model, VAEScore
@@ -46,13 +45,15 @@ from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
-from tests.benchmarks._data_sets import FASHION, PEERS, pin
+from tests.benchmarks import _equal_time as shared
+from tests.benchmarks._data_sets import PEERS, pin
+from tests.benchmarks._equal_time import images, labels
 
 BINARY = ImageSpec(channels=1, height=28, width=28, levels=2)
 GREY = ImageSpec(channels=1, height=28, width=28, classes=10)
 BATCH, HALFLIFE_SHARE = 128, 0.02
 DRAWS, SCORED, PROBE_NIMG, HELD_OUT, NEIGHBOURS = 2_000, 500, 12_800, 10_000, 5
-SEARCH_S = 30.0
+SEARCH_S, PARTICLES = 30.0, 500
 SEARCH: dict[str, list[dict[str, Any]]] = {
     "ours": [
         {"lr": 3e-3, "latents": 24, "unshuffle": 4, "widths": [64]},
@@ -66,20 +67,12 @@ SEARCH: dict[str, list[dict[str, Any]]] = {
         {"lr": lr, "latents": latents} for lr, latents in ((1e-3, 16), (2e-3, 16), (4e-3, 16))
     ],
 }
+QUICK = shared.QUICK | {"BATCH": 32, "DRAWS": 100, "SCORED": 50, "PROBE_NIMG": 256, "PARTICLES": 4}
+QUICK_ARGS = ["--seeds", "1", "--minutes", "0.02"]
 SETTINGS: dict[str, dict[str, Any]] = {
     "ours": {"lr": 4e-3, "latents": 16, "hidden": [512, 256], "prior_components": 128},
     "peer": {"lr": 2e-3, "latents": 16},
 }
-
-
-def _images(name: str) -> Tensor:
-    raw = gzip.decompress((FASHION / f"{name}-images-idx3-ubyte.gz").read_bytes())
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28).copy())
-
-
-def _labels(name: str) -> Tensor:
-    raw = gzip.decompress((FASHION / f"{name}-labels-idx1-ubyte.gz").read_bytes())
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=8).astype(np.int64))
 
 
 def _binary(pixels_BCHW: Tensor, seed: int, purpose: str, index_B: Tensor) -> Tensor:
@@ -151,7 +144,7 @@ def ours(
     """Training, draws and scores of one seed, half-way and at the end."""
     models, taken_s = _train(data["train"], seed, cpu_s, net)
     some = Batch(data["test_binary"] * 255, None, torch.arange(SCORED))
-    how = VAEScore(k=500, chunk=25_000)
+    how = VAEScore(k=PARTICLES, chunk=25_000)
     found: list[dict[str, Any]] = []
     for (model, nimg), share in zip(models, (0.5, 1.0), strict=True):
         with torch.no_grad():
@@ -197,18 +190,18 @@ class _Judge:
         return row
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """One line a seed, side and mark, then ratio and difference with their spread, as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--search", action="store_true")
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(argv)
     torch.set_num_threads(1)
     pin()
-    train_NCHW, test_NCHW = _images("train"), _images("t10k")
-    extractor = fit_extractor(FeaturesConfig(), GREY, train_NCHW, _labels("train"), 0)
+    train_NCHW, test_NCHW = images("train"), images("t10k")
+    extractor = fit_extractor(shared.FEATURES, GREY, train_NCHW, labels("train"), 0)
     if wanted.search:
         train_NCHW, test_NCHW = train_NCHW[:-HELD_OUT], train_NCHW[-HELD_OUT:]
     test_binary = _binary(test_NCHW[:SCORED], 0, "bench/test", torch.arange(SCORED)) // 255
@@ -230,9 +223,13 @@ def main() -> None:
         for seed in range(wanted.first, wanted.first + wanted.seeds):
             mine = ours(data, seed, 60 * wanted.minutes, SETTINGS["ours"])
             rows = [judge("ours", seed, made) for made in mine]
+            if PEERS not in os.environ:
+                print(f"peer not installed (see {PEERS})", flush=True)
+                continue
             theirs = _peer(folder, seed, float(mine[1]["cpu_s"]), SETTINGS["peer"])
             pairs.append((rows[1], [judge("peer", seed, made) for made in theirs][1]))
-    print(json.dumps(_compared(pairs)))
+    if pairs:
+        print(json.dumps(_compared(pairs)))
 
 
 def _compared(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,11 @@ from genmod.training import ema
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
+from tests.benchmarks import _equal_time as shared
 from tests.benchmarks._data_sets import pin
 from tests.benchmarks._equal_time import GREY, Judge, batches, drawn, fitting, images, interval
 
-BATCH, PROBE_NIMG = 64, 2_560
+BATCH, PROBE_NIMG, HELD_OUT = 64, 2_560, 10_000
 SEARCH_S = 60.0
 
 SIZES: list[dict[str, Any]] = [
@@ -85,6 +87,11 @@ SAMPLERS: dict[str, list[tuple[str, int]]] = {
 """Solver and calls of the net, all of them by the first seed; by the others as many as ``ALWAYS`` says."""
 ALWAYS = {"ours": 2, "peer": 3}
 MARKS = (0.5, 1)
+QUICK = shared.QUICK | {
+    "BATCH": 8, "PROBE_NIMG": 16,
+    "SAMPLERS": {side: [("dpm_solver", 2)] for side in ("ours", "peer")}, "RATIOS": {},
+}  # fmt: skip
+QUICK_ARGS = ["--seeds", "1", "--minutes", "0.005", "--draws", "100"]
 """Shares of the way at which 20 calls are judged; the rate follows the whole of it."""
 WHAT = ("fd", "coverage", "recall", "cpu_min", "nimg")
 RATIOS = {
@@ -233,7 +240,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return interval([a / b for a, b in pairs])
 
     keys = sorted({(r["side"], r["mark"], r["sampler"]) for r in rows})
-    ends = of("ours", "fd", "1", "dpm_solver-20")
+    ends = of("ours", "fd", "1", "-".join(map(str, SAMPLERS["ours"][0])))
     return {
         "table": {
             " ".join(k): {what: interval(of(k[0], what, *k[1:])) for what in WHAT} for k in keys
@@ -243,7 +250,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Lines as they come, then a summary as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
@@ -252,11 +259,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1_000)
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--only", choices=("ours", "peer"))
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(argv)
     torch.set_num_threads(1)
     pin()
     data = images("train")
-    judge = Judge(data, data[-10_000:] if wanted.search else images("t10k"))
+    judge = Judge(data, data[-HELD_OUT:] if wanted.search else images("t10k"))
     print(f"features {judge.extractor.label}; floor {judge.distance(data[:1_000]):.3f}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

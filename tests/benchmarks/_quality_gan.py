@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import Extractor, FeaturesConfig, fit_extractor
+from genmod.metrics.features import Extractor, fit_extractor
 from genmod.metrics.frechet import feature_moments, frechet
 from genmod.metrics.neighbours import neighbourhoods
 from genmod.models.gan import GanSample, Model
@@ -43,8 +43,8 @@ from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import SingleProcess
+from tests.benchmarks import _equal_time as shared
 from tests.benchmarks._data_sets import pin
-from tests.benchmarks._quality import _images, _labels
 
 SPEC = ImageSpec(channels=1, height=28, width=28)
 NET: dict[str, Any] = {
@@ -72,6 +72,8 @@ SEARCHED: tuple[dict[str, Any], ...] = (
 """What the peer is tried with, each with averages of these half-lives."""
 TUNED: dict[str, Any] = {"batch": 16, "lr": 5e-4}
 """The best of the first three; the others were not reached."""
+QUICK = shared.QUICK | {"DRAWS": 100, "POINTS": 1, "PROBE_NIMG": 32, "HELD_OUT": 100}
+QUICK_ARGS = ["--seeds", "1", "--minutes", "0.01"]
 MEASURES = ("fd", "coverage", "recall", "density", "precision")
 
 
@@ -167,9 +169,9 @@ class Judge:
 
 def judge(held_out: bool = False) -> tuple[Judge, Tensor]:
     """The judge and the images to train on; ``held_out``: it compares with the last training images."""
-    pixels_NCHW, spec = _images("train"), SPEC.model_copy(update={"classes": 10})
-    extractor = fit_extractor(FeaturesConfig(), spec, pixels_NCHW, _labels("train"), 0)
-    other_NCHW = pixels_NCHW[-HELD_OUT:] if held_out else _images("t10k")
+    pixels_NCHW, spec = shared.images("train"), SPEC.model_copy(update={"classes": 10})
+    extractor = fit_extractor(shared.FEATURES, spec, pixels_NCHW, shared.labels("train"), 0)
+    other_NCHW = pixels_NCHW[-HELD_OUT:] if held_out else shared.images("t10k")
     mine_NCHW = pixels_NCHW[:-HELD_OUT] if held_out else pixels_NCHW
     return Judge(extractor, extractor.extract(other_NCHW).features_ND), mine_NCHW
 
@@ -207,7 +209,7 @@ def _told(side: str, seed: int, row: Mapping[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """One line a seed, side and point, then the ratios at the end with their spread, as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
@@ -216,7 +218,7 @@ def main() -> None:
         "--search", action="store_true", help="tune the peer for so many minutes a run"
     )
     parser.add_argument("--tuned", action="store_true", help="compare with the tuned peer")
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(argv)
     torch.set_num_threads(1)
     pin()
     if wanted.search:
@@ -241,7 +243,10 @@ def main() -> None:
 
 def _ratio(ends: Mapping[str, list[dict[str, Any]]], name: str) -> dict[str, object]:
     """Of both means, with the interval (95 %, Student, of the seeds' own ratios)."""
-    ratios = [a[name] / b[name] for a, b in zip(ends["ours"], ends["peer"], strict=True)]
+    ratios = [
+        a[name] / b[name] if b[name] else float("nan")
+        for a, b in zip(ends["ours"], ends["peer"], strict=True)
+    ]
     half = float("nan")
     if len(ratios) in _STUDENT:
         half = _STUDENT[len(ratios)] * statistics.stdev(ratios) / len(ratios) ** 0.5

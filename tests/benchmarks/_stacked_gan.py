@@ -14,25 +14,24 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from genmod import units
-from genmod.data.sources.registry import open_source
 from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
-from genmod.metrics.features import Extractor, FeaturesConfig, fit_extractor
+from genmod.metrics.features import Extractor, fit_extractor
 from genmod.models.gan import GanSample, Model
 from genmod.rng import rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import SingleProcess
+from tests.benchmarks import _equal_time as shared
 from tests.benchmarks._data_sets import pin
 from tests.benchmarks._quality_gan import BATCH, GAMMA, HALFLIFE_SHARE, NET, OPTIM
 
@@ -42,16 +41,13 @@ LOSSES: dict[str, dict[str, Any]] = {
     "non-saturating, no penalty": {"loss": "non_saturating", "penalty": "none"},
 }
 DRAWS, PROBE_NIMG, MODES = 10_000, 3_200, 1_000
+QUICK = shared.QUICK | {"DRAWS": 500, "PROBE_NIMG": 32}
+QUICK_ARGS = ["--minutes", "0.01"]
 
 
 def digits() -> tuple[Tensor, Tensor]:
     """uint8 (N, 1, 28, 28) and int64 (N,)."""
-    source = open_source("builtin:mnist5k")
-    listing = source.listing()
-    images = np.stack(list(source.fetch(listing.refs, listing.fingerprint)))
-    assert listing.labels_N is not None
-    labels_N = torch.from_numpy(listing.labels_N.astype(np.int64))
-    return torch.from_numpy(images.reshape(-1, 1, 28, 28)), labels_N
+    return shared.digits(1)
 
 
 def stacked(digits_NCHW: Tensor, seed: int, purpose: str, index_B: Tensor) -> Tensor:
@@ -104,16 +100,16 @@ def trained(
     return model, nimg, taken_s
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """A line for real stacks and one for each loss."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(argv)
     torch.set_num_threads(1)
     pin()
     pixels_NCHW, labels_N = digits()
-    extractor = fit_extractor(FeaturesConfig(), SPEC.model_copy(update={"channels": 1, "classes": 10}),
+    extractor = fit_extractor(shared.FEATURES, SPEC.model_copy(update={"channels": 1, "classes": 10}),
                     pixels_NCHW, labels_N, 0)  # fmt: skip
     right = (extractor.extract(pixels_NCHW).classes_N == labels_N).double().mean()
     real = stacked(pixels_NCHW, 1, "bench/real", torch.arange(DRAWS))

@@ -29,7 +29,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,10 @@ GROUPS: dict[str, dict[str, Any]] = {
     "2 groups": {"groups": 2, "ladder_width": 64},
     "4 groups": {"groups": 4, "ladder_width": 64},
 }
+QUICK = shared.QUICK | {
+    "BATCH": 16, "PROBE_NIMG": 32, "PROBES": 2, "DRAWS": 100, "SCORED": 20, "PARTICLES": 2,
+}  # fmt: skip
+QUICK_ARGS = ["groups", "--seeds", "0", "--minutes", "0.01"]
 LAPLACE_1133 = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
 
 
@@ -240,14 +244,14 @@ def differences(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """One line of JSON a run, then the differences from the first side."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("sigma", "groups"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=0.75)
     parser.add_argument("--sides", type=json.loads, default=GROUPS, help="of groups, as JSON")
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(argv)
     torch.set_num_threads(1)
     cpu_s = 60 * wanted.minutes
     sigmas = wanted.what == "sigma"

@@ -70,6 +70,14 @@ def _peer() -> Callable[[], None]:
     return steps
 
 
+QUICK = {"BATCH": 8, "STEPS": 1, "ROUNDS": 1}
+
+
+def quick() -> None:
+    """Our side alone: the peer is in an environment of its own."""
+    in_turns([_ours()], ROUNDS)
+
+
 def main() -> None:
     """Images a CPU second of both, the ratio and the control's, each with the quartiles of its rounds."""
     torch.set_num_threads(1)

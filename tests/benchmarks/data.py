@@ -44,6 +44,12 @@ from tests.benchmarks._data_sets import (
     sets,
 )
 
+QUICK = {
+    name: value
+    for constant, value in {"IMAGES": 256, "SHARD_ROWS": 128, "BATCH": 64}.items()
+    for name in (constant, f"_data_sets.{constant}")
+} | {"_data_sets.ROUNDS": 1, "WAIT_STEPS": 2, "OPENINGS": 1, "EPOCHS": 1}
+WAIT_STEPS, OPENINGS, EPOCHS = 150, 7, 5
 SHIPPED, FAST = "webdataset", "webdataset, mtime=0 and a fast decoder"
 MTIME0 = "webdataset, mtime=0"
 MDS = "streaming's MDSWriter"
@@ -178,7 +184,7 @@ def cached(images: Set, folder: Path) -> dict[str, Any]:
     with stream(folder, BATCH, 256 << 20) as batches:
         for _ in range(2 * per_epoch):  # the thread reads ahead, so one more than an epoch
             next(batches)
-        for _ in range(5):
+        for _ in range(EPOCHS):
             start_s = time.process_time()
             for _ in range(per_epoch):
                 next(batches)
@@ -190,7 +196,7 @@ def cached(images: Set, folder: Path) -> dict[str, Any]:
 def first_batch(images: Set, folder: Path) -> dict[str, Any]:
     """From the URL to the first batch of 64."""
     timings = []
-    for _ in range(7):
+    for _ in range(OPENINGS):
         start_s = time.monotonic()
         with stream(folder, 64) as batches:
             next(batches)
@@ -205,7 +211,9 @@ def wait(images: Set, folder: Path) -> dict[str, Any]:
     entry, batch = recipe.entry("vae"), recipe.train_config("vae").batch
     stats = DataStats(mean=(-0.5,) * images.spec.channels, std=(0.5,) * images.spec.channels)
     model = ModelConfig(family=entry.family, net=entry.net, spec=images.spec, stats=stats).build(0)
-    config = TrainConfig(nimg=150 * batch, batch=batch, log_every_nimg=10 * batch)
+    config = TrainConfig(
+        nimg=WAIT_STEPS * batch, batch=batch, log_every_nimg=batch * min(10, WAIT_STEPS)
+    )
     with TrainingStream(root, open_dataset(root), "train", global_batch=batch) as batches:
         next(batches)
         before_s, start_s = batches.waited_s, time.monotonic()

@@ -26,6 +26,8 @@ from tests.benchmarks._data_sets import pin
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 SHARD_ROWS, BATCH, BATCHES, GOAL = 10_000, 256, 40, "goal: at most"
+GROWTH, OPENED, WARM_UP = (10**4, 10**5, 10**6, 10**7), (10**6, 10**8, 10**9), 63
+QUICK = {"GROWTH": (10**4,), "OPENED": (10**6,), "BATCHES": 1, "WARM_UP": 1}
 
 OPEN = r"""
 import json, re, sys, time
@@ -51,7 +53,7 @@ def bench() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         shard = _shard(scratch)
         rows = _growth(scratch, shard)
-        for total in (10**6, 10**8, 10**9):
+        for total in OPENED:
             rows += _opening(Path(scratch) / f"open-{total}", shard, total)
     return rows
 
@@ -76,13 +78,13 @@ def _row(name: str, unit: str, ours: float, peer: float, peer_name: str) -> dict
 def _growth(root: str, shard: ShardEntry) -> list[dict[str, Any]]:
     """Order, index, read and decode of uniformly shuffled rows, once the index is in memory."""
     found, first = [], 0.0
-    for total in (10**4, 10**5, 10**6, 10**7):
+    for total in GROWTH:
         reader = RowReader(root, SPEC, [shard] * (total // SHARD_ROWS))
         start_s = time.process_time()
         reader.find(np.arange(0, total, SHARD_ROWS))
         loading_us = (time.process_time() - start_s) / total * 1e6
         stream = _stream(reader, UniformOrder(total, 0), RankSlice(BATCH, 0, 1), 0)
-        for _ in range(63):  # until order is computed in full pieces
+        for _ in range(WARM_UP):  # until order is computed in full pieces
             next(stream)
         start_s = time.process_time()
         for _ in range(BATCHES):

@@ -34,6 +34,7 @@ BATCH, ROUNDS = 50, 7
 SAME = {"unshuffle": 2, "widths": [32, 64], "attention": False, "lr": 1e-3, "ema": [0.1],
         "schedule": "squaredcos_cap_v2", "prediction": "v_prediction"}  # fmt: skip
 SAME_STEPS = 10
+QUICK = {"BATCH": 2, "ROUNDS": 1, "SAME_STEPS": 1, "_quality_diffusion_peer.BATCH": 4}
 
 
 def _model() -> Model:
@@ -85,9 +86,10 @@ def _paired(
     ours: Callable[[], object],
     peer: Callable[[], object],
     peer_name: str,
-    nimg: int = BATCH,
+    nimg: int | None = None,
 ) -> dict:
     """Rounds in turn, in one process: the ratio is the median over rounds, so drift cancels."""
+    nimg = nimg or BATCH
     ours(), peer()
     rounds = [(_cpu_s(ours), _cpu_s(peer)) for _ in range(ROUNDS)]
     return {

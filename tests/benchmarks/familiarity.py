@@ -8,17 +8,14 @@ and the extremes of 2 or 3 trainings. Raw log p is expected to be upside down (N
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import statistics
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from genmod.data.sources.registry import open_source
 from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig
@@ -29,6 +26,7 @@ from genmod.scoring.ood_scores import OOD_COLUMN, BitsPerDim, Calibration, auroc
 from genmod.training.loop import Plan, train
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
+from tests.benchmarks import _equal_time as shared
 from tests.benchmarks._data_sets import FASHION
 
 SPEC = ImageSpec(channels=1, height=28, width=28)
@@ -56,20 +54,24 @@ MODELS: dict[str, dict[str, Any]] = {
         "seeds": 2,
     },
 }
+QUICK = shared.QUICK | {
+    "TRAIN": 400,
+    "ROWS": 50,
+    "MODELS": {
+        name: {
+            **model,
+            "train": model["train"] | {"nimg": 256},
+            "score": {"k": 2} if name == "vae" else {"steps": 3},
+            "seeds": 1,
+        }
+        for name, model in MODELS.items()
+    },
+}
 SIGNS = {"nats": -1, "p_two_sided": -1, "typicality_bits_per_dim": 1, OOD_COLUMN: 1}
 
 
-def _clothes(name: str) -> Tensor:
-    raw = gzip.decompress((FASHION / f"{name}-images-idx3-ubyte.gz").read_bytes())
-    pixels = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 1, 28, 28)
-    return torch.from_numpy(pixels.copy())
-
-
 def _digits() -> Tensor:
-    source = open_source("builtin:mnist5k")
-    listing = source.listing()
-    images = list(source.fetch(listing.refs, listing.fingerprint))[:: 5000 // ROWS]
-    return torch.from_numpy(np.stack(images))[:, None]
+    return shared.digits(5000 // ROWS)[0]
 
 
 def _trained(name: str, pixels_NCHW: Tensor, seed: int) -> GenerativeModel:
@@ -112,11 +114,11 @@ def _aurocs(model: GenerativeModel, name: str, sides: tuple[Tensor, ...]) -> dic
 
 def bench() -> list[dict]:
     """For each model the AUROC of every column against that of raw log p."""
-    if not FASHION.exists():
+    if not (shared.SMALL or FASHION.exists()):
         print(f"  left out: {FASHION} is not there (Debian: dataset-fashion-mnist)")
         return []
     torch.set_num_threads(1)
-    clothes, test = _clothes("train"), _clothes("t10k")[:ROWS]
+    clothes, test = shared.images("train"), shared.images("t10k")[:ROWS]
     sides = clothes[TRAIN : TRAIN + ROWS], test, _digits()
     rows = []
     for name in MODELS:

@@ -31,6 +31,7 @@ from tests.benchmarks._turns import Taken, compared, in_turns
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 BATCH, STEPS, ROUNDS, DRAWINGS = 64, 16, 9, 40
+QUICK = {"BATCH": 4, "STEPS": 1, "ROUNDS": 1, "DRAWINGS": 1}
 LR, BETAS = 2e-4, (0.0, 0.99)
 
 

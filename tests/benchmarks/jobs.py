@@ -26,12 +26,13 @@ from genmod.scoring.work_units import shard_slices
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
 from pipelines.jobs.sampling import SampleActor, SampleJob, plan_sample
+from pipelines.jobs.score_plan import ScoreJob, plan_score
 from pipelines.jobs.scoring import ScoreActor
-from pipelines.stages.score import ScoreJob, plan_score
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 SAMPLES, SCORES, MICRO = 250, 100, 50
 ROUNDS = 5
+QUICK = {"SAMPLES": 20, "SCORES": 10, "MICRO": 10, "ROUNDS": 1}
 ACTOR = {"device": "cpu", "threads": 1, "deadline_s": 600.0}
 
 
@@ -92,7 +93,7 @@ def _sample(root: str, name: str) -> dict:
 
 
 def _score(root: str, name: str) -> dict:
-    config = ScoreConfig(micro_batch=MICRO, rows_per_task=SCORES)
+    config = ScoreConfig(micro_batch=MICRO, rows_per_task=SCORES, calibration=None)
     job = ScoreJob(name, f"{root}/{name}", f"{root}/data", f"{root}/out", {})
     plan = plan_score(job, config, seed=0)
     actor = ScoreActor(plans=[plan], **ACTOR)

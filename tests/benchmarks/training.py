@@ -30,6 +30,7 @@ from tests.benchmarks._turns import compared, cpu_s, in_turns
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 BATCH, STEPS, ROUNDS = 32, 20, 12
 SHARE_STEPS = 3
+QUICK = {"BATCH": 8, "STEPS": 1, "ROUNDS": 1, "SHARE_STEPS": 1}
 """Enough for a share within a step; the loops' own start is spread over more of them."""
 
 
@@ -43,7 +44,8 @@ class _TorchNoise(Rng):
         return torch.randn(len(self), *shape, dtype=dtype)
 
 
-def _stream(start: int, batch: int = BATCH) -> Iterator[Batch]:
+def _stream(start: int, batch: int | None = None) -> Iterator[Batch]:
+    batch = batch or BATCH
     made = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch, *SPEC.shape), generator=made).to(torch.uint8)
     labels = torch.arange(batch) % SPEC.classes
@@ -58,13 +60,16 @@ def _ours(model: GenerativeModel) -> Callable[[], None]:
 
 
 def _bare(
-    model: GenerativeModel, noise: type[Rng] = Rng, size: int = BATCH, count: int = STEPS
+    model: GenerativeModel,
+    noise: type[Rng] = Rng,
+    size: int | None = None,
+    count: int | None = None,
 ) -> Callable[[], None]:
     owned = [(phase.name, list(model.parameters_of(phase).values())) for phase in model.phases()]
 
     def steps() -> None:
         adamw = {name: torch.optim.AdamW(values, lr=1e-3) for name, values in owned}
-        for batch in itertools.islice(_stream(0, size), count):
+        for batch in itertools.islice(_stream(0, size), count or STEPS):
             for name, values in owned:
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)

@@ -20,7 +20,8 @@ from genmod.models.vae import Model, VAESample, VAEScore
 from genmod.rng import rng_for
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
-BATCH, K, ROUNDS = 64, 16, 7
+BATCH, K, ROUNDS, REPEATS = 64, 16, 7, (8, 40)
+QUICK = {"BATCH": 4, "K": 2, "ROUNDS": 1, "REPEATS": (1, 1)}
 
 
 def _model() -> Model:
@@ -110,18 +111,18 @@ def bench() -> list[dict]:
     def score() -> None:
         model.log_prob(batch, rng_for(0, "bench/score", batch.index_B), VAEScore(k=K))
 
-    same = "plain torch, same nets"
+    (few, many), same = REPEATS, "plain torch, same nets"
     decoder = "bare decoder"
     bare = lambda: _bare_sample(model, batch)
     return [
-        _paired("vae/step", step, lambda: _bare_step(model, batch), 8, f"{same}, squared error"),
-        _paired("vae/sample-draw", sample("draw"), bare, 40, decoder),
-        _paired("vae/sample-mean", sample("mean"), bare, 40, decoder),
+        _paired("vae/step", step, lambda: _bare_step(model, batch), few, f"{same}, squared error"),
+        _paired("vae/sample-draw", sample("draw"), bare, many, decoder),
+        _paired("vae/sample-mean", sample("mean"), bare, many, decoder),
         _paired(
             f"vae/score-k{K}",
             score,
             lambda: _bare_score(model, batch),
-            8,
+            few,
             f"bare encoder, {K} bare decoder calls",
         ),
     ]
