@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
-from cluster.tasks import stop
-from genmod import receipts
+from cluster.tasks import TaskOptions, run_tasks
+from genmod import receipts, storage
 from genmod.data.format.shards import ShardReceipt, quarantine_file
 from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import (
     DatasetPlan,
-    PlannedShard,
     ShardPlan,
     check_quarantine,
     exceeds_quarantine,
@@ -21,31 +19,20 @@ from genmod.data.sharding.plan import (
 )
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.source import DataConfig
-from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.errors import ConfigError, DataError
 from genmod.manifest import DatasetManifest, claim, find_done, publish, release_claim
-
-TRIES = 3
-"""How often Ray runs a task again whose process died or whose store failed."""
-
-
-WAIT_S = 5.0
-"""How long the driver waits at a time."""
-
+from pipelines.jobs.progress import NO_PROGRESS, Progress
 
 STALL_S = 1800.0
-"""If no shard is finished for so long, the stage gives up."""
-
-
-def nobody(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+"""Longest time in seconds without a finished shard before the job gives up."""
 
 
 def plan_shard(data: DataConfig, root: str, seed: int) -> ShardPlan:
-    """What the stage would do. Lists the source, writes nothing.
+    """Plan what the job will write. Lists the source, writes nothing.
 
     Raises:
-        ConfigError: the recipe asks for what is not there, or ``root`` holds another dataset.
-        DataError: the source is not there, or too much of it cannot be used.
+        ConfigError: the recipe does not fit the source, or ``root`` contains another dataset.
+        DataError: the source is missing, or too many of its inputs are refused.
     """
     plan = make_plan(data, seed)
     find_done(DatasetManifest, root, "dataset", plan.fingerprint)
@@ -58,56 +45,54 @@ def shard(
     *,
     seed: int,
     workers: int | None = None,
-    progress: Callable[[int, int], None] = nobody,
+    progress: Progress = NO_PROGRESS,
     parent: DatasetManifest | None = None,
     parent_root: str | None = None,
     plan: DatasetPlan | None = None,
 ) -> DatasetManifest | None:
-    """Make the dataset at ``root``, or what is missing of it. Ray is connected.
+    """Write the dataset at ``root``, or what is missing of it. Ray is connected.
 
     Args:
         data: the recipe's section.
         root: URL of the dataset.
         seed: of the recipe.
-        workers: shards made at the same time; ``data.workers`` if not given, else all CPUs of the cluster.
-        progress: called with rows done and rows in all.
-        parent: the dataset at ``parent_root`` that this one grows from. Only rows that it does not know are
-            sharded, and its shards are shared.
+        workers: shards written at the same time; default ``data.workers``, else all CPUs of the cluster.
+        progress: receives rows that are done and rows in all.
+        parent: the dataset at ``parent_root`` that this one extends. Only rows that it does not contain are
+            sharded; its shards are shared.
         parent_root: URL of the parent.
-        plan: of all this, if it is made already; it is made here if not given.
+        plan: the plan of this dataset, if it was computed before.
 
     Returns:
-        The manifest, also if it was there already; None if there is nothing that the parent does not know.
+        The manifest, also of a dataset that was finished before; None if the parent contains every row.
 
     Raises:
-        ConfigError: the recipe asks for what is not there, or ``root`` holds another dataset.
-        DataError: the source is not there, or too much of it cannot be used.
-        GenmodError: the tasks failed, or none finished for half an hour.
+        ConfigError: the recipe does not fit the source, or ``root`` contains another dataset.
+        DataError: the source is missing, or too many of its inputs are refused.
+        GenmodError: a task failed, or none finished for ``STALL_S`` seconds.
     """
     assert (parent is None) == (parent_root is None)
     plan = plan or make_plan(
         data, seed, load_previous_version(parent_root, parent) if parent and parent_root else None
     )
-    done = find_done(DatasetManifest, root, "dataset", plan.fingerprint)
-    if done is not None:
-        progress(plan.rows, plan.rows)
-        return done
+    manifest = find_done(DatasetManifest, root, "dataset", plan.fingerprint)
+    if manifest is not None:
+        progress.update("shard", plan.rows, plan.rows, "images")
+        return manifest
     if plan.parent is not None and not plan.shards:
         return None
-    task_bytes = _task_bytes(plan)
+    options = _task_options(plan, workers or data.workers or _cpus())
     claim(root, plan.fingerprint)
-    made = _make_all(plan, root, workers or data.workers or _cpus(), task_bytes, progress)
-    rejected = [row for receipt in made for row in receipt.rejected]
+    shard_receipts = _make_shards(plan, root, options, progress)
+    rejected = [row for receipt in shard_receipts for row in receipt.rejected]
     quarantine = quarantine_file(root, [*plan.rejected, *rejected])
-    own = [*plan.new_rejected, *rejected]
+    new_rejected = [*plan.new_rejected, *rejected]
     try:
-        check_quarantine(data, own, len(own), plan.rows + len(plan.new_rejected))
+        check_quarantine(data, new_rejected, len(new_rejected), plan.rows + len(plan.new_rejected))
     except DataError:
-        release_claim(
-            root
-        )  # another recipe may have the folder; quarantine.parquet stays, to be read
+        release_claim(root)  # another recipe may use the folder; quarantine.parquet stays readable
         raise
-    return publish(root, make_manifest(plan, made, quarantine))
+    return publish(root, make_manifest(plan, shard_receipts, quarantine))
 
 
 def _cpus() -> int:
@@ -116,11 +101,11 @@ def _cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _task_bytes(plan: DatasetPlan) -> int:
-    """What a task asks for, so that no more run on a node than its memory holds.
+def _task_options(plan: DatasetPlan, workers: int) -> TaskOptions:
+    """Each task requests the memory that it needs, so that a node runs no more tasks than fit.
 
     Raises:
-        ConfigError: no node that has CPUs has so much.
+        ConfigError: no node with CPUs has that much memory.
     """
     import ray
 
@@ -128,86 +113,50 @@ def _task_bytes(plan: DatasetPlan) -> int:
     largest = max((node.get("memory", 0) for node in nodes if node.get("CPU")), default=None)
     if largest is not None and plan.task_bytes > largest:
         raise ConfigError(
-            f"making a shard of {plan.source} takes {plan.task_bytes >> 20} MiB, the largest node has "
-            f"{int(largest) >> 20} MiB; set data.shard_rows lower, or cut up the source's files"
+            f"writing a shard of {plan.source} takes {plan.task_bytes >> 20} MiB of memory, the largest "
+            f"node has {int(largest) >> 20} MiB; set data.shard_rows lower, or split the source's files"
         )
-    return plan.task_bytes
+    return TaskOptions(
+        limit_hint="check the cluster (ray status), then run the same command again to resume",
+        memory_bytes=plan.task_bytes,
+        max_in_progress=workers,
+        scheduling="SPREAD",
+        stall_s=STALL_S,
+    )
 
 
-def _make_all(
-    plan: DatasetPlan,
-    root: str,
-    at_once: int,
-    task_bytes: int,
-    progress: Callable[[int, int], None],
+def _make_shards(
+    plan: DatasetPlan, root: str, options: TaskOptions, progress: Progress
 ) -> list[ShardReceipt]:
-    """Receipts in the plan's order; tasks make those that are missing. Not all if too much is refused."""
+    """Receipts of the shards in the plan's order; tasks write the shards that have none.
+
+    Stops early when too many inputs are refused; the later receipts are then missing.
+    """
     names = [planned.name for planned in plan.shards]
-    made = receipts.load_receipts(ShardReceipt, root, names, plan.fingerprint)
-    missing = [planned for planned in plan.shards if planned.name not in made]
-    rows = {planned.name: planned.rows for planned in plan.shards}
-    progress(sum(rows[name] for name in made), plan.rows)
-    for name, receipt in _run_tasks(plan, root, missing, at_once, task_bytes):
-        made[name] = receipt
-        progress(sum(rows[name] for name in made), plan.rows)
-        rejected = sum(len(receipt.rejected) for receipt in made.values())
-        own = len(plan.new_rejected)
-        if exceeds_quarantine(plan.data, rejected + own, plan.rows + own):
-            break
-    return [made[name] for name in names if name in made]
+    finished = receipts.load_receipts(ShardReceipt, root, names, plan.fingerprint)
+    missing = {
+        storage.join(root, planned.name): planned
+        for planned in plan.shards
+        if planned.name not in finished
+    }
+    num_rows = {planned.name: planned.rows for planned in plan.shards}
 
+    def report() -> None:
+        progress.update("shard", sum(num_rows[name] for name in finished), plan.rows, "images")
 
-def _run_tasks(
-    plan: DatasetPlan, root: str, missing: Sequence[PlannedShard], at_once: int, task_bytes: int
-) -> Iterator[tuple[str, ShardReceipt]]:
-    """Name and receipt of each shard as it is finished; never more than ``at_once`` are under way."""
-    import ray  # here, so that a plan can be made without the seconds that this takes
-
-    task = ray.remote(
-        num_cpus=1,
-        memory=task_bytes,
-        scheduling_strategy="SPREAD",
-        max_retries=TRIES,
-        retry_exceptions=[OSError],
-    )(_make)
-    waiting = iter(missing)
-    in_progress: dict[Any, str] = {}
-    last_s = time.monotonic()
-    try:
-        while True:
-            while len(in_progress) < at_once and (planned := next(waiting, None)) is not None:
-                in_progress[task.remote(plan.job(planned, root))] = planned.name
-            if not in_progress:
-                return
-            finished, _ = ray.wait(list(in_progress), num_returns=1, timeout=WAIT_S)
-            for reference in finished:
-                name = in_progress.pop(reference)
-                yield name, ShardReceipt.model_validate(_result(reference, f"{root}/{name}"))
-                last_s = time.monotonic()
-            if time.monotonic() - last_s > STALL_S:
-                stuck = ", ".join(sorted(in_progress.values())[:3])
-                raise GenmodError(
-                    f"{root}: no shard was finished for {STALL_S:.0f} s, under way: {stuck}; "
-                    "look at the cluster (ray status), then run again: what is done stays done"
-                )
-    except (Exception, GeneratorExit):
-        stop(in_progress)
-        raise
-
-
-def _result(reference: Any, where: str) -> Any:
-    """What a task gave. A person's mistake comes as it is, anything else in one line."""
-    import ray
-
-    try:
-        return ray.get(reference, timeout=60)
-    except (ray.exceptions.RayError, GenmodError, OSError) as error:
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, GenmodError):
-            raise cause from None
-        reason = " ".join(str(cause).split())[-300:] or type(cause).__name__
-        raise GenmodError(f"{where} could not be made ({reason}); run again to go on") from error
+    report()
+    calls = ((url, (plan.job(planned, root),)) for url, planned in missing.items())
+    with closing(run_tasks(_make, calls, options)) as results:
+        for url, result in results:
+            finished[missing[url].name] = ShardReceipt.model_validate(result)
+            report()
+            rejected = sum(len(receipt.rejected) for receipt in finished.values())
+            new = len(plan.new_rejected)
+            if exceeds_quarantine(plan.data, rejected + new, plan.rows + new):
+                break
+    return [finished[name] for name in names if name in finished]
 
 
 def _make(job: dict[str, Any]) -> dict[str, Any]:
+    """In the task: write one shard; its receipt as JSON values travels back."""
     return make_shard(job).model_dump(mode="json")

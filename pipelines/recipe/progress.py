@@ -34,10 +34,10 @@ class Progress:
         self._end_line()
         print(text, file=self.stream, flush=True)
 
-    def update(self, what: str, done: int, total: int, unit: str, note: str = "") -> None:
-        """``done`` of ``total`` of a piece of work; the first call for ``what`` starts its clock."""
+    def update(self, task: str, done: int, total: int, unit: str, note: str = "") -> None:
+        """``done`` of ``total`` units of a task; the first call for a task starts its clock."""
         now_s = time.monotonic()
-        start_s, done_before = self._begun.setdefault(what, (now_s, done))
+        start_s, done_before = self._begun.setdefault(task, (now_s, done))
         gained, elapsed_s = done - done_before, now_s - start_s
         last = done >= total
         terminal = self.stream.isatty()
@@ -45,7 +45,7 @@ class Progress:
             return
         self._printed_s = now_s
         share = done / total if total else 1.0
-        text = f"  {what}: {done:,}/{total:,} {unit} ({share:.0%})"
+        text = f"  {task}: {done:,}/{total:,} {unit} ({share:.0%})"
         if last:
             text += f", took {duration(elapsed_s)}"
         elif gained > 0 and elapsed_s > 0:

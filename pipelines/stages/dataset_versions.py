@@ -101,7 +101,7 @@ def grow(context: Context) -> Version | None:
         recipe.data,
         data_root,
         seed=recipe.seed,
-        progress=context.counter("shard", "images"),
+        progress=context.progress,
         plan=plan,
     )
     assert data is not None, "the plan had shards"

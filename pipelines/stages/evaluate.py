@@ -9,7 +9,7 @@ from genmod.errors import Unscorable
 from genmod.evaluation.jobs import EvaluationJob, FeaturesJob
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import Manifest, load_manifest
-from pipelines.jobs.evaluating import do_all, missing
+from pipelines.jobs.evaluating import missing, run_evaluations
 from pipelines.jobs.report import ReportJob
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_scorable, need_models
@@ -44,18 +44,18 @@ def stage(context: Context) -> Result:
 
 def evaluate(context: Context, fit: FeaturesJob, jobs: Sequence[EvaluationJob]) -> bool:
     """Fit the feature space, judge by it, log the values; whether anything was still to do."""
-    count = context.counter("evaluate", "models")
     made = bool(missing([fit]))
     if made:
         context.progress.log("  fitting the feature space")
-        do_all([fit], context.connect, context.recipe.cluster.cpus_per_worker)
+        run_evaluations([fit], context.connect, context.recipe.cluster.cpus_per_worker)
     todo = missing(jobs)
     if todo:
-        do_all(
+        run_evaluations(
             todo,
             context.connect,
             context.recipe.cluster.cpus_per_worker,
-            lambda done: count(len(jobs) - len(todo) + done, len(jobs)),
+            context.progress,
+            finished=len(jobs) - len(todo),
         )
     _track(context, jobs)
     return made or bool(todo)

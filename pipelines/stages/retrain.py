@@ -18,7 +18,7 @@ from genmod.evaluation.measure import metrics_from
 from genmod.manifest import Manifest, load_manifest, require
 from genmod.metrics.protocol import MetricResult
 from pipelines.jobs.bulk import Options
-from pipelines.jobs.evaluating import do_all, missing
+from pipelines.jobs.evaluating import missing, run_evaluations
 from pipelines.jobs.sampling import SampleJob, sample_models
 from pipelines.recipe.checks import Data, check
 from pipelines.recipe.context import Context, Result
@@ -146,7 +146,8 @@ def _standing(
             "out_root": cycle.at("champion", job.name, "evaluation"),
         }
     )
-    do_all(missing([rejudged]), context.connect, context.recipe.cluster.cpus_per_worker)
+    cpus = context.recipe.cluster.cpus_per_worker
+    run_evaluations(missing([rejudged]), context.connect, cpus)
     metadata = require(Manifest, rejudged.out_root, "evaluation", "evaluate").metadata
     return metrics_from(metadata)
 

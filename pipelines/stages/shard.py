@@ -25,8 +25,7 @@ def stage(context: Context) -> Result:
     if made is None:
         storage.check_writable(recipe.root)
         context.connect()
-        watch = context.counter("shard", "images")
-        made = shard(recipe.data, root, seed=recipe.seed, progress=watch, plan=plan)
+        made = shard(recipe.data, root, seed=recipe.seed, progress=context.progress, plan=plan)
         assert made is not None, "only growing a dataset can come to nothing"
     run.log_metrics({f"rows/{split}": float(rows) for split, rows in plan.rows_by_split.items()}, 0)
     run.log_artifact(storage.join(root, NAMES["dataset"]))

@@ -1,26 +1,115 @@
-"""Tasks that nobody waits for: those that end soon end, the others are cancelled."""
+"""The loop over Ray tasks: results, limits, errors; and tasks that are ended after an error."""
 
+import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from cluster.tasks import stop
+from cluster.tasks import TaskOptions, run_tasks, stop
+from genmod.errors import ConfigError, GenmodError
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+OPTIONS = TaskOptions(limit_hint="look at the cluster", cpus=0.1)
 
 
-def naps(seconds: float, begun: str) -> None:
-    Path(begun).touch()
+def square(number: int, folder: str) -> int:
+    Path(folder, f"{number}-{os.getpid()}-{time.monotonic_ns()}").touch()
+    if number < 0:
+        raise ConfigError(f"{number} is negative; give a positive number")
+    return number * number
+
+
+def fail_once(folder: str, error: str) -> str:
+    """Fails in its first attempt."""
+    first = not any(Path(folder).iterdir())
+    Path(folder, f"{time.monotonic_ns()}").touch()
+    if first and error == "died":
+        os._exit(1)
+    if first:
+        raise OSError("storage hiccup")
+    return "second attempt"
+
+
+def divide(number: int) -> float:
+    return 1 / number
+
+
+def nap(seconds: float, started: str) -> None:
+    Path(started).touch()
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         time.sleep(0.1)
 
 
-def test_who_ends_soon_ends_and_the_others_are_cancelled(ray_session, tmp_path):
+@pytest.mark.ray
+def test_results_arrive_by_name_and_calls_are_made_lazily(ray_session, tmp_path):
+    submitted = []
+
+    def calls():
+        for number in range(6):
+            submitted.append(number)
+            yield f"task-{number}", (number, str(tmp_path))
+
+    options = TaskOptions(limit_hint="", cpus=0.1, max_in_progress=2)
+    results = {}
+    for name, result in run_tasks(square, calls(), options):
+        results[name] = result
+        assert len(submitted) <= len(results) + 1
+    assert results == {f"task-{number}": number**2 for number in range(6)}
+
+
+@pytest.mark.ray
+def test_no_calls_yield_nothing(ray_session):
+    assert list(run_tasks(square, [], OPTIONS)) == []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("error", ["died", "OSError"])
+def test_a_task_that_died_or_whose_storage_failed_is_repeated(ray_session, tmp_path, error):
+    calls = [("only", (str(tmp_path), error))]
+    assert list(run_tasks(fail_once, calls, OPTIONS)) == [("only", "second attempt")]
+
+
+@pytest.mark.ray
+def test_an_error_for_the_user_arrives_as_it_is_and_once(ray_session, tmp_path):
+    with pytest.raises(ConfigError, match="-3 is negative; give a positive number"):
+        list(run_tasks(square, [("bad", (-3, str(tmp_path)))], OPTIONS))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.ray
+def test_any_other_error_is_one_line_that_names_the_task(ray_session):
+    with pytest.raises(GenmodError, match=r"zero: the task failed .*division by zero.*") as error:
+        list(run_tasks(divide, [("zero", (0,))], OPTIONS))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("limit", ["stall_s", "deadline_s"])
+def test_a_time_limit_names_the_unfinished_tasks(ray_session, tmp_path, limit):
+    options = TaskOptions(limit_hint="look at the cluster", cpus=0.1, grace_s=0.1, **{limit: 0.5})
+    calls = [(name, (9.0, str(tmp_path / name))) for name in ("b", "a")]
+    with pytest.raises(GenmodError, match="unfinished: a, b; look at the cluster"):
+        list(run_tasks(nap, calls, options))
+
+
+@pytest.mark.ray
+def test_a_caller_that_stops_ends_the_tasks(ray_session, tmp_path):
     import ray
 
-    task = ray.remote(num_cpus=0, max_retries=0)(naps)
+    calls = [(str(number), (number, str(tmp_path))) for number in range(4)]
+    with closing(run_tasks(square, calls, OPTIONS)) as results:
+        next(results)
+    assert ray.is_initialized()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_short_tasks_end_and_long_ones_are_cancelled(ray_session, tmp_path):
+    import ray
+
+    task = ray.remote(num_cpus=0, max_retries=0)(nap)
     short = task.remote(0.5, str(tmp_path / "short"))
     long = task.remote(600, str(tmp_path / "long"))
     deadline_s = time.monotonic() + 120

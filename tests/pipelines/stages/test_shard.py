@@ -33,8 +33,18 @@ from tests.processes import PATIENCE_S
 DIGITS = DataConfig(source="builtin:digits", shard_rows=200)
 
 
+class Recorder:
+    """Keeps the calls of the progress protocol."""
+
+    def __init__(self):
+        self.calls = []
+
+    def update(self, *call):
+        self.calls.append(call)
+
+
 def digests(folder):
-    """Of everything but what a process that was killed had not renamed yet."""
+    """SHA-256 of each file, except pending files that a killed process left."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -56,15 +66,14 @@ def done(ray_session, tmp_path_factory):
 @pytest.mark.ray
 def test_two_workers_write_the_same_files_as_one(done, tmp_path):
     folder, manifest = done
-    seen = []
-    other = shard(
-        DIGITS, str(tmp_path / "two"), seed=3, workers=2, progress=lambda *p: seen.append(p)
-    )
+    progress = Recorder()
+    other = shard(DIGITS, str(tmp_path / "two"), seed=3, workers=2, progress=progress)
     assert other == manifest
     assert digests(tmp_path / "two") == digests(folder)
-    assert seen[0] == (0, 1797)
-    assert seen[-1] == (1797, 1797)
-    assert [at for at, _ in seen] == sorted(at for at, _ in seen)
+    assert progress.calls[0] == ("shard", 0, 1797, "images")
+    assert progress.calls[-1] == ("shard", 1797, 1797, "images")
+    rows = [done for _, done, _, _ in progress.calls]
+    assert rows == sorted(rows)
     assert verify(str(folder)) == []
 
 
@@ -119,18 +128,20 @@ DRIVER = """
     from genmod.data.sources.source import DataConfig
     from pipelines.jobs.sharding import shard
 
-    def die(done, total):
-        if done:
-            os.kill(os.getpid(), signal.SIGKILL)
+    class Die:
+        def update(self, task, done, total, unit):
+            if done:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     connect(ClusterConfig(address=LOCAL, cpus=2))
-    shard(DataConfig.model_validate_json(sys.argv[1]), sys.argv[2], seed=3, workers=2, progress=die)
+    data = DataConfig.model_validate_json(sys.argv[1])
+    shard(data, sys.argv[2], seed=3, workers=2, progress=Die())
 """
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_stage_whose_driver_is_killed_is_gone_on_with(done, tmp_path):
+def test_a_stage_whose_driver_was_killed_resumes(done, tmp_path):
     folder, manifest = done
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), DIGITS.model_dump_json()]
@@ -220,15 +231,15 @@ def test_too_much_refused_stops_the_stage_without_a_dataset(ray_session, tmp_pat
 def test_a_source_that_changes_under_the_stage_is_not_retried(ray_session, tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((50, 4, 4), np.uint8))
     data = DataConfig(source=f"npz:{tmp_path}/a.npz", shard_rows=10)
-    changed = []
 
-    def change(done, total):
-        if not changed:  # after the plan, before the first task
-            np.savez(tmp_path / "a.npz", x=np.ones((50, 4, 4), np.uint8))
-            changed.append(time.monotonic())
+    class Change(Recorder):
+        def update(self, *call):
+            if not self.calls:  # after the plan, before the first task
+                np.savez(tmp_path / "a.npz", x=np.ones((50, 4, 4), np.uint8))
+            super().update(*call)
 
     with pytest.raises(DataError, match="changed while it was being sharded"):
-        shard(data, str(tmp_path / "d"), seed=0, progress=change)
+        shard(data, str(tmp_path / "d"), seed=0, progress=Change())
 
 
 @pytest.mark.ray
