@@ -1,18 +1,26 @@
 """The command line: exit codes, one-line errors, JSON, dry runs. Nothing here starts Ray."""
 
 import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
+import typer
 
 from genmod import storage
-from genmod.manifest import DatasetManifest, ImageSpec, publish
+from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, publish
 from pipelines.cli import STAGES, main
+from pipelines.cli.app import app
+from pipelines.commands.selftest import SUBJECTS
+from pipelines.stages.table import STAGES as STAGE_FUNCTIONS
 
 
 @pytest.fixture
-def world(tmp_path):
-    """A recipe over a small unlabelled source, and the root it names."""
+def folder(tmp_path):
+    """A folder with a small unlabelled source and a recipe of two models, whose root is ``out``."""
     images = np.zeros((200, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=images)
     (tmp_path / "my.yaml").write_text(
@@ -28,12 +36,12 @@ tracking: {{enabled: false}}
     return tmp_path
 
 
-def command(world, *words):
-    return main([words[0], "--recipe", str(world / "my.yaml"), *words[1:]])
+def command(folder, *words):
+    return main([words[0], "--recipe", str(folder / "my.yaml"), *words[1:]])
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "expected"),
     [
         (("shard", "--set", "data.sorce=x"), "did you mean 'source'?"),
         (("shard", "--set", "data.source=idx:/no/such"), "/no/such"),
@@ -46,32 +54,32 @@ def command(world, *words):
         (("shard", "--set", "root=/proc/none"), "/proc/none"),
     ],
 )
-def test_what_is_yours_to_mend_is_one_line_and_exit_2(world, capsys, words, says):
-    assert command(world, *words, "--json") == 2
+def test_errors_of_the_user_are_one_line_and_exit_2(folder, capsys, words, expected):
+    assert command(folder, *words, "--json") == 2
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("genmod: error: ")]
     assert len(lines) == 1
-    assert says in lines[0]
+    assert expected in lines[0]
     assert "Traceback" not in err
     answer = json.loads(out.splitlines()[-1])
     assert (answer["stage"], answer["status"]) == (words[0], "refused")
     assert {"output", "fingerprint", "seconds", "error"} <= set(answer)
-    assert not (world / "out").exists() or not any((world / "out").iterdir())
+    assert not (folder / "out").exists() or not any((folder / "out").iterdir())
 
 
-def test_an_output_of_another_recipe_is_refused_and_kept(world, capsys):
+def test_output_of_another_recipe_is_refused_and_kept(folder, capsys):
     spec = ImageSpec(channels=1, height=8, width=8, classes=0)
     other = DatasetManifest(fingerprint="0" * 64, spec=spec, shards=())
-    publish(str(world / "out" / "data"), other)
-    before = storage.read_bytes(str(world / "out" / "data" / "dataset.json"))
-    assert command(world, "shard") == 2
+    publish(str(folder / "out" / "data"), other)
+    before = storage.read_bytes(str(folder / "out" / "data" / "dataset.json"))
+    assert command(folder, "shard") == 2
     assert "made from something else" in capsys.readouterr().err
-    assert storage.read_bytes(str(world / "out" / "data" / "dataset.json")) == before
-    assert sorted(p.name for p in (world / "out" / "data").iterdir()) == ["dataset.json"]
+    assert storage.read_bytes(str(folder / "out" / "data" / "dataset.json")) == before
+    assert sorted(p.name for p in (folder / "out" / "data").iterdir()) == ["dataset.json"]
 
 
-def test_dry_run_prints_recipe_and_plan_and_writes_nothing(world, capsys):
-    assert command(world, "run", "--dry-run", "--json") == 0
+def test_dry_run_prints_the_plan_and_writes_nothing(folder, capsys):
+    assert command(folder, "run", "--dry-run", "--json") == 0
     out = capsys.readouterr().out.splitlines()
     answer = json.loads(out[-1])
     assert answer["status"] == "planned"
@@ -82,11 +90,11 @@ def test_dry_run_prints_recipe_and_plan_and_writes_nothing(world, capsys):
     assert any(line.startswith("# train small: to do; images ") for line in out)
     unscorable = next(s for s in answer["plan"] if (s["stage"], s["name"]) == ("score", "game"))
     assert "Unscorable" in unscorable["work"]
-    assert not (world / "out").exists()
+    assert not (folder / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected"),
     [
         ("sample.labels=7", "sample.labels"),
         ("data.splits={val: 0.2, test: 0}", "split test"),
@@ -100,28 +108,28 @@ def test_dry_run_prints_recipe_and_plan_and_writes_nothing(world, capsys):
     ],
 )
 @pytest.mark.parametrize("words", [("run",), ("run", "--dry-run")])
-def test_a_run_refuses_what_a_later_stage_would(world, capsys, words, change, says):
-    assert command(world, *words, "--set", change) == 2
+def test_run_refuses_errors_of_later_stages_first(folder, capsys, words, change, expected):
+    assert command(folder, *words, "--set", change) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("genmod: error: ")]
-    assert says in line
-    assert not (world / "out").exists()
+    assert expected in line
+    assert not (folder / "out").exists()
 
 
-def test_a_key_that_is_there_twice(world, capsys):
-    with (world / "my.yaml").open("a") as recipe:
+def test_duplicate_key_in_a_recipe(folder, capsys):
+    with (folder / "my.yaml").open("a") as recipe:
         recipe.write("root: elsewhere\n")
-    assert command(world, "shard", "--dry-run") == 2
+    assert command(folder, "shard", "--dry-run") == 2
     assert "'root' is there twice" in capsys.readouterr().err
 
 
-def test_a_recipe_that_is_not_there(capsys):
+def test_unknown_recipe(capsys):
     assert main(["run", "--recipe", "quickstrat"]) == 2
     assert "did you mean 'quickstart'?" in capsys.readouterr().err
 
 
-def test_verify_names_what_is_wrong(world, capsys):
+def test_verify_names_the_broken_file(folder, capsys):
     spec = ImageSpec(channels=1, height=8, width=8, classes=0)
-    root = world / "data"
+    root = folder / "data"
     publish(str(root), DatasetManifest(fingerprint="0" * 64, spec=spec, shards=()))
     assert main(["verify", str(root), "--json"]) == 0
     text = (root / "dataset.json").read_text()
@@ -132,19 +140,133 @@ def test_verify_names_what_is_wrong(world, capsys):
     assert "dataset.json" in err
 
 
-def test_options_of_stages_are_few_and_the_same(capsys):
+def test_resolved_recipe_is_printed_only_on_request(folder, capsys):
+    assert command(folder, "shard", "--dry-run") == 0
+    assert "shard_rows:" not in capsys.readouterr().out
+    assert command(folder, "shard", "--dry-run", "--show-recipe") == 0
+    assert "shard_rows:" in capsys.readouterr().out
+    assert command(folder, "shard", "--show-recipe") == 2
+    assert "--show-recipe needs --dry-run" in capsys.readouterr().err
+
+
+def options_of(name):
+    parameters = typer.main.get_group(app).commands[name].params
+    return {flag for parameter in parameters for flag in parameter.opts if flag.startswith("--")}
+
+
+RECIPE_OPTIONS = {
+    "--recipe", "--set", "--address", "--model", "--dry-run", "--show-recipe", "--json", "--debug",
+}  # fmt: skip
+
+
+def test_options_are_few_and_the_same_for_all_stages():
     """The list of options is part of the contract: adding one is a decision, not an accident."""
-    for stage in STAGES:
-        with pytest.raises(SystemExit):
-            main([stage, "--help"])
-        text = capsys.readouterr().out
-        found = {word.strip("[],") for word in text.split() if word.startswith(("--", "[--"))}
-        assert {f.lstrip("[") for f in found} - {"--help"} == {
-            "--recipe", "--set", "--address", "--model", "--dry-run", "--json", "--debug",
-        }  # fmt: skip
+    assert {stage: options_of(stage) for stage in STAGES} == dict.fromkeys(STAGES, RECIPE_OPTIONS)
+    jobs = {"--no-wait", "--status", "--logs", "--stop"}
+    assert options_of("submit") == RECIPE_OPTIONS | jobs
+    assert options_of("verify") == options_of("selftest") == {"--json", "--debug"}
+    assert options_of("inspect") == {"--out", "--split", "--json", "--debug"}
 
 
-def test_nothing_to_say_to_an_unknown_command(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["trian"])
-    assert caught.value.code == 2
+def test_names_on_the_command_line_are_those_of_the_code():
+    assert set(STAGES) == set(STAGE_FUNCTIONS)
+    commands = typer.main.get_group(app).commands
+    (split,) = [p for p in commands["inspect"].params if p.name == "split"]
+    assert split.metavar == "|".join(SPLITS)
+    (subject,) = [p for p in commands["selftest"].params if p.name == "subject"]
+    assert all(name in subject.help for name in SUBJECTS)
+
+
+@pytest.mark.parametrize("name", sorted(typer.main.get_group(app).commands))
+def test_help_has_an_example(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Example: genmod {name}" in text
+    assert all(option in text for option in options_of(name))
+
+
+def test_help_lists_the_commands_in_groups(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    groups = ["Pipeline stages", "Cluster jobs", "Inspect and check"]
+    assert sorted(groups, key=text.index) == groups
+    assert "Example: genmod run --recipe quickstart" in text
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"genmod {version('genmod')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "stage", "expected"),
+    [
+        (("trian",), None, "no command 'trian'; did you mean 'train'?"),
+        ((), None, "missing command (see genmod --help)"),
+        (("shard", "--recpie", "x"), "shard", "no option --recpie; did you mean '--recipe'?"),
+        (("shard",), "shard", "missing option '--recipe' (see genmod shard --help)"),
+        (("shard", "--recipe"), "shard", "option '--recipe' requires an argument"),
+        (("submit", "shrad"), "submit", "got 'shrad'; did you mean 'shard'?"),
+        (("submit", "shard"), "submit", "genmod submit run --recipe quickstart"),
+        (("submit", "--status", "x", "--addres", "y"), "submit", "did you mean '--address'?"),
+        (("verify",), "verify", "missing argument 'url'"),
+        (("verify", "a", "b"), "verify", "unexpected extra argument"),
+        (("inspect", "a", "--split", "trian"), "inspect", "did you mean 'train'?"),
+        (("selftest", "densty"), "selftest", "did you mean 'density'?"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_2(capsys, words, stage, expected):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith("genmod: error: ")
+    assert expected in err
+    if words:
+        assert main([words[0], "--json", *words[1:]]) == 2
+        result = json.loads(capsys.readouterr().out)
+        assert (result["stage"], result["status"]) == (stage, "refused")
+
+
+def genmod(*words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *words],
+        env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("genmod ru", ["run"]),
+        ("genmod run --recipe quick", ["quickstart"]),
+        ("genmod submit ret", ["retrain"]),
+        ("genmod inspect x --split t", ["train", "test"]),
+    ],
+)
+def test_shell_completion(words, expected):
+    environment = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = genmod(_GENMOD_COMPLETE="complete_bash", **environment)
+    assert done.stdout.split() == expected
+
+
+def test_completion_script_names_the_program():
+    done = genmod("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert done.returncode == 0
+    assert "_GENMOD_COMPLETE=complete_bash" in done.stdout
+
+
+HEAVY = {"torch", "ray", "mlflow", "pandas", "numpy", "pyarrow", "fsspec", "yaml", "jinja2"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"], ["trian"]])
+def test_help_and_usage_errors_import_no_heavy_module(words):
+    script = "import sys; from pipelines.cli import main; main(sys.argv[1:]); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert "typer" in modules
+    assert modules & HEAVY == set()
+    if words[0].startswith("--"):
+        assert "pydantic" not in modules  # typer needs it to parse the options of a command

@@ -1,0 +1,299 @@
+"""The commands of the program and their arguments: parses words to an :class:`Invocation`.
+
+Imports of other rooms are inside functions: help, completion and usage errors load no torch, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import typer
+
+from genmod.errors import ConfigError, sanitize
+from pipelines.cli import options
+
+PROGRAM = "genmod"
+
+STAGES = {
+    "run": (
+        "Run all stages: shard, train, distill, sample, score, evaluate.",
+        "--recipe quickstart",
+    ),
+    "shard": (
+        "Convert a data source to WebDataset shards.",
+        "--recipe quickstart --set data.source=folder:photos",
+    ),
+    "train": ("Train the recipe's models.", "--recipe quickstart --model vae"),
+    "distill": (
+        "Distill trained models, e.g. for sampling in two steps.",
+        "--recipe fashion-two-steps",
+    ),
+    "sample": (
+        "Generate a synthetic dataset with each model.",
+        "--recipe quickstart --set sample.count=50000",
+    ),
+    "score": (
+        "Compute one log-likelihood per row of a split with each model.",
+        "--recipe quickstart --set score.split=test",
+    ),
+    "evaluate": ("Measure each model's samples and write the report.", "--recipe quickstart"),
+    "promote": (
+        "Make a model the champion if it passes the recipe's rules.",
+        "--recipe quickstart --model diffusion",
+    ),
+    "retrain": ("Shard new data, train, evaluate, promote if better.", "--recipe my.yaml"),
+}
+"""Stage -> its help text and an example of its options."""
+
+_STAGES, _CHECKS = "Pipeline stages", "Inspect and check"
+"""Headings in the list of commands."""
+
+_SPLITS = ("train", "val", "test")
+_SELFTESTS = ("density",)
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A parsed command: what it runs and how it reports the result."""
+
+    stage: str | None
+    """None if the command is unknown."""
+    run: Callable[[], dict[str, Any]]
+    as_json: bool
+    debug: bool
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"{PROGRAM} {version(PROGRAM)}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    help="Train, sample and score generative models of images on a Ray cluster.",
+    epilog="Example: genmod run --recipe quickstart",
+    context_settings={"help_option_names": ["--help", "-h"]},
+    suggest_commands=False,
+)
+
+
+@app.callback()
+def _genmod(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _add_stage(stage: str, purpose: str, example: str) -> None:
+    def command(
+        *,
+        recipe: options.Recipe,
+        assignments: options.Assignments = [],  # noqa: B006
+        model: options.Models = [],  # noqa: B006
+        address: options.RayAddress = None,
+        dry_run: options.DryRun = False,
+        show_recipe: options.ShowRecipe = False,
+        as_json: options.AsJson = False,
+        debug: options.Debug = False,
+    ) -> Invocation:
+        if address:
+            assignments = [*assignments, f"cluster.address={address}"]
+        return Invocation(
+            stage,
+            lambda: _run_stage(stage, recipe, assignments, model, _plan(dry_run, show_recipe)),
+            as_json,
+            debug,
+        )
+
+    app.command(
+        stage, help=purpose, epilog=f"Example: {PROGRAM} {stage} {example}", rich_help_panel=_STAGES
+    )(command)
+
+
+for _name, (_purpose, _example) in STAGES.items():
+    _add_stage(_name, _purpose, _example)
+
+
+@app.command(
+    "submit",
+    epilog=f"Example: {PROGRAM} submit train --recipe quickstart --address http://HOST:8265",
+    rich_help_panel="Cluster jobs",
+)
+def _submit(
+    *,
+    stage: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STAGE",
+            help=f"One of: {', '.join(STAGES)}.",
+            callback=options.one_of(*STAGES),
+            autocompletion=options.complete(*STAGES),
+        ),
+    ] = None,
+    recipe: options.OptionalRecipe = None,
+    assignments: options.Assignments = [],  # noqa: B006
+    model: options.Models = [],  # noqa: B006
+    address: options.JobServer = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Submit and return; do not follow the job's log.")
+    ] = False,
+    status: Annotated[str | None, options.job_option("status", "Print a job's status.")] = None,
+    logs: Annotated[str | None, options.job_option("logs", "Print a job's log.")] = None,
+    stop: Annotated[str | None, options.job_option("stop", "Stop a job.")] = None,
+    dry_run: options.DryRun = False,
+    show_recipe: options.ShowRecipe = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> Invocation:
+    """Run a stage as a job on a Ray cluster and follow its log."""
+
+    def run() -> dict[str, Any]:
+        from pipelines.commands.submit import manage, submit
+
+        for action, job in (("status", status), ("logs", logs), ("stop", stop)):
+            if job:
+                return manage(action, job, address)
+        if not stage or not recipe:
+            raise ConfigError(
+                f"submit: no stage or no recipe given, e.g. {PROGRAM} submit run --recipe quickstart"
+            )
+        if plan := _plan(dry_run, show_recipe):
+            return _run_stage(stage, recipe, assignments, model, plan)
+        return submit(
+            stage,
+            recipe=recipe,
+            assignments=assignments,
+            models=tuple(dict.fromkeys(model)),
+            address=address,
+            wait=not no_wait,
+            as_json=as_json,
+        )
+
+    return Invocation("submit", run, as_json, debug)
+
+
+@app.command("verify", epilog=f"Example: {PROGRAM} verify runs/quickstart", rich_help_panel=_CHECKS)
+def _verify(
+    *,
+    url: Annotated[str, typer.Argument(help="Folder of a dataset, model, scores or report.")],
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> Invocation:
+    """Check every digest below a URL. Exits with 1 if a file is missing or has changed."""
+
+    def run() -> dict[str, Any]:
+        from pipelines.commands.verify import verify
+
+        problems = verify(url)
+        for problem in problems:
+            print(sanitize(problem), file=sys.stderr)
+        print(f"{len(problems)} problems" if problems else "whole", file=sys.stderr)
+        return {
+            "stage": "verify",
+            "status": "broken" if problems else "whole",
+            "output": url,
+            "fingerprint": None,
+            "problems": problems,
+            "exit_code": 1 if problems else 0,
+        }
+
+    return Invocation("verify", run, as_json, debug)
+
+
+@app.command(
+    "inspect", epilog=f"Example: {PROGRAM} inspect runs/quickstart/data", rich_help_panel=_CHECKS
+)
+def _inspect(
+    *,
+    url: Annotated[str, typer.Argument(help="Folder of a dataset.")],
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="The contact sheet; an existing file is replaced.")
+    ] = "contact-sheet.png",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(_SPLITS),
+            help="Split of the contact sheet. Default: the first that has rows.",
+            callback=options.one_of(*_SPLITS),
+            autocompletion=options.complete(*_SPLITS),
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> Invocation:
+    """Summarize a dataset and write a contact sheet of its images."""
+
+    def run() -> dict[str, Any]:
+        from pipelines.commands.inspect import inspect
+
+        summary, text = inspect(url, out, cast("Any", split))
+        print(text)
+        return {"stage": "inspect", "status": "done", "output": url, **summary}
+
+    return Invocation("inspect", run, as_json, debug)
+
+
+@app.command("selftest", epilog=f"Example: {PROGRAM} selftest density", rich_help_panel=_CHECKS)
+def _selftest(
+    *,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="density: every estimator of log p(x).",
+            callback=options.one_of(*_SELFTESTS),
+            autocompletion=options.complete(*_SELFTESTS),
+        ),
+    ],
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> Invocation:
+    """Check estimators against densities that are known in closed form."""
+
+    def run() -> dict[str, Any]:
+        from pipelines.commands.selftest import selftest
+
+        return {"output": None, "fingerprint": None, **selftest(subject)}
+
+    return Invocation("selftest", run, as_json, debug)
+
+
+def _plan(dry_run: bool, show_recipe: bool) -> Mapping[str, bool]:
+    """Options of a dry run; empty if there is none."""
+    if show_recipe and not dry_run:
+        raise ConfigError("--show-recipe needs --dry-run; give both or neither")
+    return {"show_recipe": show_recipe} if dry_run else {}
+
+
+def _run_stage(
+    stage: str,
+    recipe: str,
+    assignments: Sequence[str],
+    models: Sequence[str],
+    plan: Mapping[str, bool],
+) -> dict[str, Any]:
+    from pipelines.recipe.context import Context
+    from pipelines.recipe.recipe import load
+
+    loaded = load(recipe, assignments)
+    names = tuple(dict.fromkeys(models or loaded.model))
+    if plan:
+        from pipelines.commands.dry_run import dry_run
+
+        return dry_run(stage, Context(loaded, names), **plan)
+    from pipelines.stages.table import STAGES as FUNCTIONS
+
+    context = Context(loaded, names)
+    try:
+        return FUNCTIONS[stage](context)
+    finally:
+        context.close()
