@@ -43,19 +43,19 @@ class Latents:
 class LatentModel(nn.Module):
     """A module that may have latent vectors. By default it has none."""
 
-    encodes: ClassVar[bool] = False
-    """Whether :meth:`codes` may be asked."""
+    has_latents: ClassVar[bool] = False
+    """Whether :meth:`latents` may be asked."""
 
-    def codes(self, batch: Batch, rng: Rng) -> Latents:
+    def latents(self, batch: Batch, rng: Rng) -> Latents:
         """Latent vectors of some images. Row b depends on image b and ``rng``'s row b."""
         raise AssertionError(f"{type(self).__name__} has no latents")
 
-    def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
+    def decode_latents(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
         """The expected image given latents, (B, C, H, W) in [-1, 1]."""
         raise AssertionError(f"{type(self).__name__} has no latents")
 
 
-def usage(codes: Latents) -> dict[str, float]:
+def latent_usage(latents: Latents) -> dict[str, float]:
     """How the latents are used by these rows.
 
     ``active_units``: those whose mean has a variance over images above 0.01 of the prior's. ``kl_nats``: of
@@ -64,36 +64,36 @@ def usage(codes: Latents) -> dict[str, float]:
     group under q, E[log q(z | x) - log q(z)] with q(z) the mixture over these rows, so at most log B
     (``mutual_information_limit_nats``).
     """
-    q, z_BZ = codes.posterior.double(), codes.z_BZ.double()
+    q, z_BZ = latents.posterior.double(), latents.z_BZ.double()
     mean_BZ = q.mean_BZ
-    kl_Z = kl_per_unit(codes)
-    variance_1Z = (2 * codes.prior.moments(z_BZ).log_std_BZ).exp()
+    kl_Z = kl_per_unit(latents)
+    variance_1Z = (2 * latents.prior.moments(z_BZ).log_std_BZ).exp()
     active_Z = mean_BZ.var(0, correction=0) > ACTIVE * variance_1Z[0]
     told = {
         "active_units": float(active_Z.sum()),
         "active_share": float(active_Z.double().mean()),
-        "kl_nats": float(codes.prior.kl_nats(q, z_BZ).sum(1).mean()),
-        "mutual_information_nats": _information(codes),
+        "kl_nats": float(latents.prior.kl_nats(q, z_BZ).sum(1).mean()),
+        "mutual_information_nats": _information(latents),
         "mutual_information_limit_nats": math.log(len(mean_BZ)),
     }
-    if len(codes.groups) > 1:
-        sums = [float(part.sum()) for part in kl_Z.split(codes.groups)]
+    if len(latents.groups) > 1:
+        sums = [float(part.sum()) for part in kl_Z.split(latents.groups)]
         told |= {f"kl_nats_of_group/{number:02d}": kl for number, kl in enumerate(sums)}
     return told | {f"kl_nats_of_unit/{z:03d}": kl for z, kl in enumerate(kl_Z.tolist())}
 
 
-def kl_per_unit(codes: Latents) -> Tensor:
+def kl_per_unit(latents: Latents) -> Tensor:
     """KL of each unit from the normal with the prior's mean and variance, mean over rows: (Z,) float64."""
-    q = codes.posterior.double()
-    return q.kl_nats(codes.prior.moments(q.mean_BZ)).mean(0)
+    q = latents.posterior.double()
+    return q.kl_nats(latents.prior.moments(q.mean_BZ)).mean(0)
 
 
-def _information(codes: Latents) -> float:
+def _information(latents: Latents) -> float:
     """Of images and the first group of latents, whose posterior depends on the image alone."""
-    first, rows = codes.groups[0], len(codes.z_BZ)
-    q = codes.posterior.double()
+    first, rows = latents.groups[0], len(latents.z_BZ)
+    q = latents.posterior.double()
     q = Gaussian(q.mean_BZ[:, :first], q.log_std_BZ[:, :first])
-    z_BZ = codes.z_BZ[:, :first].double()
+    z_BZ = latents.z_BZ[:, :first].double()
     mixed_B = torch.stack(
         [torch.logsumexp(q.nats(z_Z.expand(rows, first)), 0) - math.log(rows) for z_Z in z_BZ]
     )

@@ -108,7 +108,7 @@ class ModelPage:
     events: Sequence[str] = ()
     """What happened when its samples and latents were watched."""
     latents: Mapping[str, float] = field(default_factory=dict[str, float])
-    """How they were used at the end of training, see :func:`genmod.interface.latents.usage`."""
+    """How they were used at the end of training, see :func:`genmod.interface.latents.latent_usage`."""
 
 
 @dataclass(frozen=True)

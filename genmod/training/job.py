@@ -248,7 +248,7 @@ def _plan(
             config.collapse_monitor, read_rows(job.data_root, data, "val", shown), job.seed, options
         )
     latents = None
-    if config.latent_monitor is not None and model.encodes and data.rows("val") > 1:
+    if config.latent_monitor is not None and model.has_latents and data.rows("val") > 1:
         shown = range(min(config.latent_monitor.rows, data.rows("val")))
         rows = read_rows(job.data_root, data, "val", shown)
         latents = LatentMonitor(config.latent_monitor, rows, job.seed)

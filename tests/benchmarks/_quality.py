@@ -149,8 +149,8 @@ def ours(
     for (model, nimg), share in zip(models, (0.5, 1.0), strict=True):
         with torch.no_grad():
             rng = rng_for(seed, "bench/draw", range(DRAWS))
-            z_BZ = model.prior.draw(rng.fold("latent"), model.net.latents, torch.float32)
-            draws = torch.cat([model.decoded(z, None) for z in z_BZ.split(200)])
+            z_BZ = model.prior.draw(rng.fold("latent"), model.config.latents, torch.float32)
+            draws = torch.cat([model.decode_latents(z, None) for z in z_BZ.split(200)])
         scores = [
             model.log_prob(
                 some.rows(slice(i, i + 50)), rng_for(seed, "score", range(i, i + 50)), how

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 
 from genmod import units
 from genmod.interface.batch import Batch
-from genmod.interface.latents import usage
+from genmod.interface.latents import latent_usage
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
@@ -161,10 +161,10 @@ def blur(model: Model, test_NCHW: Tensor, judge: Judge, seed: int) -> dict[str, 
     x_BCHW = some.x_BCHW()
     rng = rng_for(seed, "bench/draw", range(DRAWS))
     drawn_BCHW = model.sample(None, rng, VAESample(output="mean"))
-    codes = model.codes(some, rng)
-    rec_BCHW = model.decoded(codes.posterior.mean_BZ, None)
+    latents = model.latents(some, rng)
+    rec_BCHW = model.decode_latents(latents.posterior.mean_BZ, None)
     missed = (laplacian(rec_BCHW) - laplacian(x_BCHW)).square().sum()
-    used = usage(codes)
+    used = latent_usage(latents)
     return {
         "sigma": float(model.noise().exp()),
         "draws laplacian": roughness(drawn_BCHW) / roughness(real_NCHW),
@@ -220,7 +220,7 @@ def density(model: Model, test_BCHW: Tensor, seed: int) -> dict[str, float]:
     """Bounds of log p in nats, and what the latents are used for."""
     batch = Batch(test_BCHW, None, torch.arange(len(test_BCHW)))
     rng, how = rng_for(seed, "bench/score", batch.index_B), VAEScore(k=PARTICLES, chunk=10_000)
-    used = usage(model.codes(batch, rng))
+    used = latent_usage(model.latents(batch, rng))
     return {
         "nats": -float(model.log_prob(batch, rng, how).nats_B.mean()),
         "elbo_nats": -float(model.loss("elbo", batch, rng, 1 << 40).terms["elbo_nats"]),

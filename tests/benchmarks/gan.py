@@ -67,7 +67,7 @@ def _plain(model: Model) -> Callable[[], object]:
             layer.__class__ = torch.nn.Conv2d
         elif isinstance(layer, Linear):
             layer.__class__ = torch.nn.Linear
-    z_dim, gamma = model.net.z_dim, model.net.gamma.base
+    z_dim, gamma = model.config.z_dim, model.config.gamma.base
 
     def penalised(x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
@@ -126,7 +126,7 @@ def bench() -> list[dict]:
     def plain_sample() -> None:
         with torch.no_grad():
             for _ in range(DRAWINGS):
-                model.generator(torch.randn(BATCH, model.net.z_dim), batch.labels_B)
+                model.generator(torch.randn(BATCH, model.config.z_dim), batch.labels_B)
 
     drawn = in_turns([sample, plain_sample], ROUNDS)
     plain = "plain torch, same nets"

@@ -58,7 +58,7 @@ def _bare_step(model: Model, batch: Batch) -> None:
 
 @torch.no_grad()
 def _bare_sample(model: Model, batch: Batch) -> None:
-    z_BZ = torch.randn(BATCH, model.net.latents)
+    z_BZ = torch.randn(BATCH, model.config.latents)
     model.decoder(torch.cat((z_BZ, model.classes(batch.labels_B)), dim=1))
 
 

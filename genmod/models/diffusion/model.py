@@ -124,10 +124,10 @@ class Model(GenerativeModel):
     Config = DiffusionConfig
     Sample = DiffusionSample
     Score = DiffusionScore
+    config: DiffusionConfig
 
     def __init__(self, config: DiffusionConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
-        self.net = config
         unet = UNet(
             spec.channels,
             unshuffle=config.unshuffle,
@@ -196,19 +196,19 @@ class Model(GenerativeModel):
         """
         assert phase == "denoise", phase
         dtype = torch.promote_types(self._dtype, torch.float32)
-        net = self.net
+        config = self.config
         u_2B = rng.fold("level").uniform(2, dtype=torch.float64).T + 2.0**-33  # never 0
-        sigma_B = net.noise.quantile(u_2B[0], net.sigma_min, net.sigma_max).to(dtype)
+        sigma_B = config.noise.quantile(u_2B[0], config.sigma_min, config.sigma_max).to(dtype)
         noise_BCHW = rng.fold("noise").normal(*self.spec.shape, dtype=dtype)
         class_B = self._classes(batch.labels_B)
         if class_B is not None:
-            class_B = class_B.where(u_2B[1] >= net.label_drop, self.spec.classes)
-        if net.objective == "likelihood":
+            class_B = class_B.where(u_2B[1] >= config.label_drop, self.spec.classes)
+        if config.objective == "likelihood":
             process = self._process(class_B, "")
             return Losses(*vlb.training_loss(process, batch.x_BCHW(dtype), rng))
         y_BCHW = self._continuous(batch, rng.fold("dequantise"), dtype)
-        if net.objective == "consistency":
-            r_B = previous_level(sigma_B, 1 + nimg // net.halve_nimg, net.sigma_min)
+        if config.objective == "consistency":
+            r_B = previous_level(sigma_B, 1 + nimg // config.halve_nimg, config.sigma_min)
             f = self._process(class_B, "").denoise
             return Losses(consistency_loss(f, y_BCHW, noise_BCHW, sigma_B, r_B).mean())
         noisy_BCHW = y_BCHW + sigma_B[:, None, None, None] * noise_BCHW
@@ -225,7 +225,7 @@ class Model(GenerativeModel):
         prior = self._prior()
         noise_BCHW = rng.fold("prior").normal(*self.spec.shape, dtype=torch.float64)
         x_BCHW = prior.mean_C11 + prior.std * noise_BCHW
-        x_BCHW = options.solve(denoise, x_BCHW, rng, self.net.sigma_min, self.net.sigma_max)
+        x_BCHW = options.solve(denoise, x_BCHW, rng, self.config.sigma_min, self.config.sigma_max)
         # Outside [-1, 1] lie the bins of the edge pixels.
         binary = self.spec.levels == 2
         return (units.binarise(x_BCHW) if binary else x_BCHW.clamp(-1, 1)).to(self._dtype)
@@ -233,7 +233,7 @@ class Model(GenerativeModel):
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:
         """Of the flow, or of the noisy process: see :mod:`genmod.likelihood.diffusion`."""
-        self.check_scorable(self.net, options)
+        self.check_scorable(self.config, options)
         class_B = self._classes(batch.labels_B)
         given = "" if class_B is None else ", given the label"
         if class_B is not None and options.unconditional:
@@ -245,7 +245,7 @@ class Model(GenerativeModel):
         return self.denoiser.unet.stem.weight.dtype
 
     def _prior(self) -> GaussianPrior:
-        std = math.hypot(self.net.sigma_max, self.denoiser.sigma_data)
+        std = math.hypot(self.config.sigma_max, self.denoiser.sigma_data)
         return GaussianPrior(self.denoiser.mean_C11.double(), std)
 
     def _process(self, class_B: Tensor | None, given: str) -> Process:
@@ -253,8 +253,8 @@ class Model(GenerativeModel):
         return Process(
             denoise=lambda x_BCHW, sigma_B: self.denoiser(x_BCHW, sigma_B, class_B),
             prior=self._prior(),
-            sigma_min=self.net.sigma_min,
-            sigma_max=self.net.sigma_max,
+            sigma_min=self.config.sigma_min,
+            sigma_max=self.config.sigma_max,
             sigma_data=self.denoiser.sigma_data,
             spec=self.spec,
             given=given,
@@ -281,7 +281,7 @@ class Model(GenerativeModel):
     def _solvable(self, labels_B: Tensor | None, options: DiffusionSample) -> Denoise:
         """The denoiser that the sampler solves, guided if it is asked for."""
         class_B = self._classes(labels_B)
-        options.require_guidable(self.spec.classes, self.net.label_drop)
+        options.require_guidable(self.spec.classes, self.config.label_drop)
         if class_B is None or options.guidance == 1.0:
             return self._at(class_B)
         unconditional = self._at(torch.full_like(class_B, self.spec.classes))

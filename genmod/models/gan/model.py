@@ -75,12 +75,12 @@ class Model(GenerativeModel):
     Sample: ClassVar[type[SampleOptions]] = GanSample
     Score: ClassVar[type[ScoreOptions]] = GanScore
 
+    config: GanConfig
     gamma_scale: Tensor
     augment_probability: Tensor
 
     def __init__(self, config: GanConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
-        self.net = config
         self.generator = Generator(
             spec.shape,
             spec.classes,
@@ -139,19 +139,19 @@ class Model(GenerativeModel):
     def phases(self) -> tuple[Phase, ...]:
         """D first, so that G follows the gradient of a D that knows its newest images."""
         critic = Phase("discriminator", ("discriminator",))
-        return critic, Phase("generator", ("generator",), every=self.net.generator_every)
+        return critic, Phase("generator", ("generator",), every=self.config.generator_every)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
         """L_D or L_G; ``total`` of D includes the penalties."""
         if phase == "discriminator":
-            return self._discriminator_loss(batch, rng.fold(phase), self.net.gamma.at(nimg))
+            return self._discriminator_loss(batch, rng.fold(phase), self.config.gamma.at(nimg))
         assert phase == "generator", f"no phase is called {phase!r}"
         return self._generator_loss(batch, rng.fold(phase))
 
     def _discriminator_loss(self, batch: Batch, rng: Rng, gamma_now: float) -> Losses:
         with torch.no_grad():
             fake_BCHW = self._generate(batch.labels_B, rng, 1.0)
-        penalty, every = self.net.penalties
+        penalty, every = self.config.penalties
         judged = judge(
             (self._critic(batch, rng.fold("real")), self._critic(batch, rng.fold("fake"))),
             batch.x_BCHW(self._dtype),
@@ -162,9 +162,9 @@ class Model(GenerativeModel):
             mix_B=rng.fold("mix").uniform(dtype=self._dtype),
         )
         gap_B = judged.real_B - judged.fake_B
-        pairing = discriminator_loss(self.net.loss, judged.real_B, judged.fake_B)
+        pairing = discriminator_loss(self.config.loss, judged.real_B, judged.fake_B)
         gamma = self.gamma_scale * gamma_now
-        sure_B = gap_B if self.net.loss == "rpgan" else judged.real_B
+        sure_B = gap_B if self.config.loss == "rpgan" else judged.real_B
         terms = {
             "adversarial_loss": pairing,
             "logit_gap": gap_B.mean(),
@@ -175,7 +175,7 @@ class Model(GenerativeModel):
         }
         norms = {"r1_sq_norm": judged.r1, "r2_sq_norm": judged.r2, "gradient_penalty": judged.gp}
         terms |= {name: value for name, value in norms.items() if value is not None}
-        if self.net.augment is not None:
+        if self.config.augment is not None:
             terms["augment_probability"] = self.augment_probability
         total = pairing + judged.penalty(gamma)
         return Losses(total, {name: value.detach().clone() for name, value in terms.items()})
@@ -185,9 +185,9 @@ class Model(GenerativeModel):
 
         def critic(x_NCHW: Tensor, rows_N: Tensor) -> Tensor:
             labels_N = None if batch.labels_B is None else batch.labels_B[rows_N]
-            if self.net.augment is not None:
+            if self.config.augment is not None:
                 draws = rng.fold("augment").rows(rows_N)
-                kinds = self.net.augment.kinds
+                kinds = self.config.augment.kinds
                 x_NCHW = augmented(x_NCHW, draws, kinds, self.augment_probability)
             return self.discriminator(x_NCHW, labels_N)
 
@@ -197,27 +197,27 @@ class Model(GenerativeModel):
         rows_B = torch.arange(len(batch), device=rng.index_B.device)
         fake_BCHW = self._generate(batch.labels_B, rng, 1.0)
         fake_B = self._critic(batch, rng.fold("fake"))(fake_BCHW, rows_B)
-        if self.net.loss != "rpgan":
-            total = generator_loss(self.net.loss, fake_B, None)
+        if self.config.loss != "rpgan":
+            total = generator_loss(self.config.loss, fake_B, None)
             return Losses(total, {"logit_fake": fake_B.mean().detach()})
         with torch.no_grad():
             critic = self._critic(batch, rng.fold("real"))
             real_B = critic(batch.x_BCHW(self._dtype), rows_B)
-        total = generator_loss(self.net.loss, fake_B, real_B)
+        total = generator_loss(self.config.loss, fake_B, real_B)
         gap = (fake_B - real_B).mean().detach()
         return Losses(total, {"adversarial_loss": total.detach(), "logit_gap": gap})
 
     def adapts(self) -> tuple[str, ...]:
         """D's sureness, if the augmentation follows it."""
-        adaptive = self.net.augment is not None and self.net.augment.target is not None
+        adaptive = self.config.augment is not None and self.config.augment.target is not None
         return ("discriminator/overfitting_heuristic",) if adaptive else ()
 
     @torch.no_grad()
     def adapt(self, means_K: Tensor, images: int) -> None:
         """Augment more often if D is too sure, else less often."""
-        assert self.net.augment is not None
+        assert self.config.augment is not None
         p = self.augment_probability
-        p.copy_(adapted(p, means_K[0].to(p.dtype), self.net.augment, images))
+        p.copy_(adapted(p, means_K[0].to(p.dtype), self.config.augment, images))
 
     def strengthen(self, factor: float) -> None:
         """Raise gamma."""
@@ -228,7 +228,7 @@ class Model(GenerativeModel):
         return next(self.generator.parameters()).dtype
 
     def _generate(self, labels_B: Tensor | None, rng: Rng, psi: float) -> Tensor:
-        z_BZ = rng.fold("z").normal(self.net.z_dim, dtype=self._dtype)
+        z_BZ = rng.fold("z").normal(self.config.z_dim, dtype=self._dtype)
         return self.generator(z_BZ * psi, labels_B)
 
     @torch.no_grad()
@@ -250,4 +250,4 @@ class Model(GenerativeModel):
         return self._augmentation().prepare(batch, rng, options)
 
     def _augmentation(self) -> NoisyGenerator:
-        return NoisyGenerator(self.generator, self.net.z_dim, self.spec, self._dtype)
+        return NoisyGenerator(self.generator, self.config.z_dim, self.spec, self._dtype)

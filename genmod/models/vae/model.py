@@ -27,7 +27,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.latents import Latents
 from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, Problem
-from genmod.likelihood import vae_likelihood as encoded
+from genmod.likelihood import vae_likelihood
 from genmod.manifest import ImageSpec
 from genmod.models.vae.config import VAEConfig, VAESample, VAEScore
 from genmod.models.vae.hierarchical import HierarchicalPosterior
@@ -43,11 +43,11 @@ class Model(GenerativeModel):
     Config = VAEConfig
     Sample = VAESample
     Score = VAEScore
-    encodes = True
+    has_latents = True
+    config: VAEConfig
 
     def __init__(self, config: VAEConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
-        self.net = config
         noise = LearnedSigma(stats.sigma) if config.likelihood == "gaussian_sigma" else None
         self.noise = noise or nn.Identity()
         self.likelihood = likelihood_of(config.likelihood, spec, config.components, noise)
@@ -118,8 +118,8 @@ class Model(GenerativeModel):
         rec_B = self.likelihood.nats(self._decode(z_BZ, e_BE), x_BCHW)
         kl_BZ = self.prior.kl_nats(q, z_BZ)
         kl_B = floored_B = kl_BZ.sum(1)
-        if self.net.free_bits_nats:
-            floored_B = free_bits(kl_BZ, self.net.free_bits_nats, self.net.free_bits_group)
+        if self.config.free_bits_nats:
+            floored_B = free_bits(kl_BZ, self.config.free_bits_nats, self.config.free_bits_group)
         beta = self.beta(nimg)
         total = (beta * floored_B - rec_B).mean()
         with torch.no_grad():
@@ -137,35 +137,35 @@ class Model(GenerativeModel):
 
     def beta(self, nimg: int) -> float:
         """Weight of the KL term, linear in images seen until the end of its warm-up."""
-        warmup_nimg = self.net.kl_warmup_nimg
-        return self.net.beta * (min(1.0, nimg / warmup_nimg) if warmup_nimg else 1.0)
+        warmup_nimg = self.config.kl_warmup_nimg
+        return self.config.beta * (min(1.0, nimg / warmup_nimg) if warmup_nimg else 1.0)
 
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, options: VAESample) -> Tensor:
         """Latents from the prior, pixels from the decoder; both addressed by ``rng``'s rows."""
         z_BZ = self.prior.draw(
-            rng.fold("latent"), self.net.latents, self._dtype, options.temperature
+            rng.fold("latent"), self.config.latents, self._dtype, options.temperature
         )
         raw_BPHW = self._decode(z_BZ, self._embed(labels_B))
         if options.output == "mean":
             return self.likelihood.mean(raw_BPHW)
         return self.likelihood.draw(raw_BPHW, rng.fold("pixels"))
 
-    def codes(self, batch: Batch, rng: Rng) -> Latents:
+    def latents(self, batch: Batch, rng: Rng) -> Latents:
         """Of q(z | x, y)."""
         posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
         z_BZ, q = posterior.draw_with_conditionals(rng.fold("posterior"))
-        lengths = (self.net.latents // self.net.groups,) * self.net.groups
+        lengths = (self.config.latents // self.config.groups,) * self.config.groups
         return Latents(q, z_BZ, lengths, self.prior)
 
-    def decoded(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
+    def decode_latents(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
         """The expectation of p(x | z, y), grey where pixels are binary."""
         return self.likelihood.expected(self._decode(z_BZ, self._embed(labels_B)))
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, options: VAEScore) -> LogProb:
         """A bound on log P(pixels | label), with beta = 1."""
-        self.check_scorable(self.net, options)
+        self.check_scorable(self.config, options)
         x_BCHW = batch.x_BCHW(self._dtype)
         e_BE = self._embed(batch.labels_B)
         posterior = self._posterior(x_BCHW, e_BE)
@@ -179,7 +179,7 @@ class Model(GenerativeModel):
         extra = self._in_bins if self.likelihood.is_density else None
         of = "decoder and prior, beta 1" + (", given the label" if self.spec.classes else "")
         of += ", uniform dequantisation" if extra else ""
-        return encoded.vae_bound(posterior, log_joint, rng, options, extra).log_prob(of)
+        return vae_likelihood.vae_bound(posterior, log_joint, rng, options, extra).log_prob(of)
 
     def _in_bins(self, rng: Rng) -> Tensor:
         """Where in its bin each pixel lies, uniform in [0, 1)."""

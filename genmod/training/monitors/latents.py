@@ -17,7 +17,7 @@ from genmod.config import Config
 from genmod.data.format.image_grid import grid, png
 from genmod.errors import TrainingDiverged
 from genmod.interface.batch import Batch
-from genmod.interface.latents import kl_per_unit, usage
+from genmod.interface.latents import kl_per_unit, latent_usage
 from genmod.interface.model import GenerativeModel
 from genmod.rng import rng_for
 from genmod.training.monitors.collapse import MonitorState
@@ -75,7 +75,7 @@ class LatentMonitor:
         """
         real = self.real.to(world.device)
         rng = rng_for(self.seed, "train/latents", range(len(real)), world.device)
-        found = usage(model.codes(real, rng))
+        found = latent_usage(model.latents(real, rng))
         if bad := [name for name, value in found.items() if not math.isfinite(value)]:
             raise TrainingDiverged(
                 f"latents of the averaged weights have no finite {bad[0]} on the validation rows at "
@@ -106,19 +106,19 @@ class LatentMonitor:
         """
         real = self.real.to(device)
         rng = rng_for(self.seed, "train/latents", range(len(real)), device)
-        codes = model.codes(real, rng)
+        latents = model.latents(real, rng)
         few = real.rows(slice(0, _SHOWN))
-        again_NCHW = model.decoded(codes.z_BZ[:_SHOWN], few.labels_B)
+        again_NCHW = model.decode_latents(latents.z_BZ[:_SHOWN], few.labels_B)
         both_NCHW = torch.cat((few.pixels_BCHW, units.to_pixels(again_NCHW)))
-        order = kl_per_unit(codes).argsort(descending=True)[:_UNITS].tolist()
-        z_NZ = codes.z_BZ[:1].repeat(len(order) * _STEPS, 1)
-        wide = codes.prior.moments(z_NZ)
+        order = kl_per_unit(latents).argsort(descending=True)[:_UNITS].tolist()
+        z_NZ = latents.z_BZ[:1].repeat(len(order) * _STEPS, 1)
+        wide = latents.prior.moments(z_NZ)
         for row, unit in enumerate(order):
             mean, std = wide.mean_BZ[0, unit], wide.log_std_BZ[0, unit].exp()
             away_S = torch.linspace(-3, 3, _STEPS, device=device)
             z_NZ[row * _STEPS : (row + 1) * _STEPS, unit] = mean + std * away_S
         labels_N = None if real.labels_B is None else real.labels_B[:1].repeat(len(z_NZ))
-        moved_NCHW = units.to_pixels(model.decoded(z_NZ, labels_N))
+        moved_NCHW = units.to_pixels(model.decode_latents(z_NZ, labels_N))
         scale = max(1, 56 // max(moved_NCHW.shape[2:]))
         folder = storage.join(root, LATENT_IMAGES)
         for name, pixels_NCHW, columns in (

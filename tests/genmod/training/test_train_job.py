@@ -71,7 +71,7 @@ def test_from_data_to_model(data, tmp_path):
     assert paths[:4] == ["config.json", "ema.safetensors", "raw.safetensors", "history.json"]
     assert paths[4:6] == ["grids/000000000032.png", "grids/000000000064.png"]
     of_latents = ["latents/reconstructions.png", "latents/traversals.png"]
-    assert paths[6:] == (of_latents if load_model(mine.root).encodes else [])
+    assert paths[6:] == (of_latents if load_model(mine.root).has_latents else [])
     assert made.parents == {"data": data.digest}
     assert made.metadata["class_names"] == ["a", "b", "c"]
     assert made.metadata["final"].keys() >= {

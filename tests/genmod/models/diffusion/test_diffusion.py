@@ -230,7 +230,7 @@ def test_density_of_a_new_model_is_its_gaussian():
     model, rows = build(mean=0.1), batch(6)
     options = DiffusionScore(dequantise="none", steps=48, order=4)
     log_prob = model.log_prob(rows, rng_for(0, "score", range(6)), options)
-    std = math.hypot(SIGMA_DATA, model.net.sigma_min)
+    std = math.hypot(SIGMA_DATA, model.config.sigma_min)
     truth = Normal(0.1, std).log_prob(rows.x_BCHW(torch.float64)).flatten(1).sum(1)
     assert torch.allclose(log_prob.nats_B, truth, atol=1e-3)
     assert log_prob.stderr_B.max() < 1e-9  # c_skip I has the same trace under every probe
@@ -248,7 +248,7 @@ def test_bounds_the_probability_of_the_pixels(levels):
     rows = Batch(pixels, None, torch.arange(8))
     options = DiffusionScore(steps=32, order=4, draws=8)
     log_prob = model.log_prob(rows, rng_for(0, "score", range(8)), options)
-    normal = Normal(0, torch.tensor(math.hypot(SIGMA_DATA, model.net.sigma_min)).double())
+    normal = Normal(0, torch.tensor(math.hypot(SIGMA_DATA, model.config.sigma_min)).double())
     index = (pixels.double() * (levels - 1) / 255).round()
     low, high = index * 2 / levels - 1, (index + 1) * 2 / levels - 1
     low[index == 0], high[index == levels - 1] = -math.inf, math.inf

@@ -90,7 +90,7 @@ def softplus(value: float) -> float:
 
 
 def fakes(model: Model, phase: str, batch: Batch) -> torch.Tensor:
-    z = rng_of(batch).fold(phase).fold("z").normal(model.net.z_dim, dtype=torch.float64)
+    z = rng_of(batch).fold(phase).fold("z").normal(model.config.z_dim, dtype=torch.float64)
     with torch.no_grad():
         return model.generator(z, batch.labels_B)
 
@@ -100,7 +100,7 @@ def test_linear_discriminator_in_closed_form():
     model.discriminator = Linear(GREY.dims)
     w = model.discriminator.w.detach()
     losses = model.loss("discriminator", batch, rng_of(batch), nimg=0)
-    gamma = model.net.gamma.base
+    gamma = model.config.gamma.base
     real = batch.x_BCHW(torch.float64).flatten(1)
     fake = fakes(model, "discriminator", batch).flatten(1)
     gaps = [float(w @ (r - f)) for r, f in zip(real, fake, strict=True)]
@@ -271,7 +271,7 @@ def test_under_noise_it_has_a_density_with_the_right_label():
 def test_the_critic_moves_n_times_for_once_of_the_generator(tmp_path):
     """Each time on rows of its own. What stops before G's first turn goes on as if it had not."""
     model = make(PLAIN, loss="wgan_gp")
-    assert model.net.generator_every == 5
+    assert model.config.generator_every == 5
     optim = OptimConfig(lr=1e-3, warmup_nimg=0, floor=1.0)
     config = TrainConfig(
         nimg=72, batch=6, optim=optim, checkpoint_every_nimg=6, validate_every_nimg=6

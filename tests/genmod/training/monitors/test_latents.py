@@ -15,7 +15,7 @@ from genmod.config import as_json
 from genmod.data.format.image_grid import GAP
 from genmod.distributions.gaussian import Gaussian
 from genmod.interface.batch import Batch
-from genmod.interface.latents import Latents, usage
+from genmod.interface.latents import Latents, latent_usage
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import ImageSpec
@@ -39,7 +39,7 @@ def test_usage_of_posteriors_that_are_known():
     log_std_BZ[:, 0] = math.log(0.01)
     q = Gaussian(mean_BZ, log_std_BZ)
     rng = rng_for(1, "usage", range(rows))
-    found = usage(Latents(q, q.draw(rng), (3,)))
+    found = latent_usage(Latents(q, q.draw(rng), (3,)))
     assert found["active_units"] == 1
     assert found["kl_nats_of_unit/000"] == pytest.approx(
         0.5 * (1e-4 + 5 - 1) - math.log(0.01), rel=1e-5
@@ -49,7 +49,7 @@ def test_usage_of_posteriors_that_are_known():
     assert found["kl_nats"] == pytest.approx(sum(found[f"kl_nats_of_unit/00{z}"] for z in range(3)))
     assert found["mutual_information_nats"] == pytest.approx(math.log(4), abs=1e-6)
     assert found["mutual_information_limit_nats"] == pytest.approx(math.log(rows))
-    told = usage(Latents(q, q.draw(rng), (1, 2)))
+    told = latent_usage(Latents(q, q.draw(rng), (1, 2)))
     assert told["kl_nats_of_group/01"] == pytest.approx(0.5)
 
 
