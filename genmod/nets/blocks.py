@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -23,6 +24,16 @@ from torch.nn import functional as F
 from genmod.nets.linear import Linear
 
 LayerT = TypeVar("LayerT", nn.Conv2d, nn.Linear)
+
+
+def stride_of(unshuffle: int, widths: Sequence[int]) -> int:
+    """Pixels per side that one position of the coarsest level covers.
+
+    Args:
+        unshuffle: side of the pixel squares that the stem folds into channels.
+        widths: channels of each level; each level after the first halves height and width.
+    """
+    return unshuffle * 2 ** (len(widths) - 1)
 
 
 def zeroed(layer: LayerT) -> LayerT:
@@ -60,7 +71,7 @@ class NoiseEmbedding(nn.Module):
         return self.second(F.silu(self.first(features_BF)))
 
 
-class ResidualBlock(nn.Module):
+class GroupNormBlock(nn.Module):
     """``skip(x) + conv(silu(film(norm(conv(silu(norm(x)))))))``; FiLM is an affine map of the embedding."""
 
     def __init__(self, channels: int, out: int, embedding: int) -> None:

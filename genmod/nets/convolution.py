@@ -17,19 +17,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from genmod.nets.derivatives import Gradients, eager_on_cpu, of, wanted
+from genmod.nets.derivatives import Gradients, apply_function, eager_on_cpu, needed_gradients
 
-LEAST_ROWS = 32
+MIN_ROWS = 32
 """With fewer rows, calling Python for each derivative costs more than is gained."""
 
 
 def _gradients(
-    g_BNHW: Tensor, x_BCHW: Tensor, w_NCKK: Tensor, wanted: tuple[bool, bool, bool]
+    g_BNHW: Tensor, x_BCHW: Tensor, w_NCKK: Tensor, needed_gradients: tuple[bool, bool, bool]
 ) -> Gradients:
     """Of g . y(x, w, b) by x, w and b, each where wanted."""
     pad = [w_NCKK.shape[-1] // 2] * 2
     made: Any = torch.ops.aten.convolution_backward(
-        g_BNHW, x_BCHW, w_NCKK, [len(w_NCKK)], [1, 1], pad, [1, 1], False, [0, 0], 1, wanted
+        g_BNHW,
+        x_BCHW,
+        w_NCKK,
+        [len(w_NCKK)],
+        [1, 1],
+        pad,
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        needed_gradients,
     )
     return tuple(made)
 
@@ -49,12 +59,12 @@ class _Output(Function):
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (g_BNHW,) = gradients
         x_BCHW, w_NCKK = ctx.saved_tensors
-        by_x, by_w, by_b = wanted(ctx)
+        by_x, by_w, by_b = needed_gradients(ctx)
         if not torch.is_grad_enabled():
             return _gradients(g_BNHW, x_BCHW, w_NCKK, (by_x, by_w, by_b))
         return (
-            of(_ByImage, g_BNHW, x_BCHW.detach(), w_NCKK) if by_x else None,
-            of(_ByKernel, g_BNHW, x_BCHW, w_NCKK.detach()) if by_w else None,
+            apply_function(_ByImage, g_BNHW, x_BCHW.detach(), w_NCKK) if by_x else None,
+            apply_function(_ByKernel, g_BNHW, x_BCHW, w_NCKK.detach()) if by_w else None,
             g_BNHW.sum((0, 2, 3)) if by_b else None,
         )
 
@@ -72,11 +82,11 @@ class _ByImage(Function):
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (h_BCHW,) = gradients
         g_BNHW, w_NCKK = ctx.saved_tensors
-        by_g, _, by_w = wanted(ctx)
+        by_g, _, by_w = needed_gradients(ctx)
         return (
-            of(_Output, h_BCHW, w_NCKK, None) if by_g else None,
+            apply_function(_Output, h_BCHW, w_NCKK, None) if by_g else None,
             None,
-            of(_ByKernel, g_BNHW, h_BCHW, w_NCKK.detach()) if by_w else None,
+            apply_function(_ByKernel, g_BNHW, h_BCHW, w_NCKK.detach()) if by_w else None,
         )
 
 
@@ -93,10 +103,10 @@ class _ByKernel(Function):
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (v_NCKK,) = gradients
         g_BNHW, x_BCHW = ctx.saved_tensors
-        by_g, by_x, _ = wanted(ctx)
+        by_g, by_x, _ = needed_gradients(ctx)
         return (
-            of(_Output, x_BCHW, v_NCKK, None) if by_g else None,
-            of(_ByImage, g_BNHW, x_BCHW.detach(), v_NCKK) if by_x else None,
+            apply_function(_Output, x_BCHW, v_NCKK, None) if by_g else None,
+            apply_function(_ByImage, g_BNHW, x_BCHW.detach(), v_NCKK) if by_x else None,
             None,
         )
 
@@ -108,5 +118,9 @@ class Conv2d(nn.Conv2d):
         """(B, C, H, W) to (B, N, H, W)."""
         side = self.kernel_size[0]
         assert (self.stride, self.padding, self.groups) == ((1, 1), (side // 2,) * 2, 1)
-        quick = len(input) >= LEAST_ROWS and self.weight.requires_grad and eager_on_cpu(input)
-        return of(_Output, input, self.weight, self.bias) if quick else super().forward(input)
+        quick = len(input) >= MIN_ROWS and self.weight.requires_grad and eager_on_cpu(input)
+        return (
+            apply_function(_Output, input, self.weight, self.bias)
+            if quick
+            else super().forward(input)
+        )

@@ -1,4 +1,4 @@
-"""Encoder and decoder of plain layers, each of all pixels: many more images a second than convolutions.
+"""DenseEncoder and decoder of plain layers, each of all pixels: many more images a second than convolutions.
 
 For small images alone: their size is that of the first and last layer. A row's result depends on that row
 alone. Letters: B batch, C channels, H height, W width, E embedding, Z vector.
@@ -35,7 +35,7 @@ def _layers(lengths: Sequence[int], activation: Activation) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-class Encoder(nn.Module):
+class DenseEncoder(nn.Module):
     """Images to vectors."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         return self.head(self.layers(x_BX if e_BE is None else torch.cat((x_BX, e_BE), dim=1)))
 
 
-class Decoder(nn.Module):
+class DenseDecoder(nn.Module):
     """Vectors to images."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         hidden: Sequence[int],
         activation: Activation = "silu",
     ) -> None:
-        """Build the net, the mirror of :class:`Encoder`.
+        """Build the net, the mirror of :class:`DenseEncoder`.
 
         Args:
             inputs: length of the vector that it reads.

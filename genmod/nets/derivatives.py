@@ -26,7 +26,7 @@ def _asked_for(node: Any) -> bool:
         return True
 
 
-def wanted(ctx: Any) -> tuple[bool, ...]:
+def needed_gradients(ctx: Any) -> tuple[bool, ...]:
     """For each input, whether the pass under way asks for its gradient: a penalty asks only for images'.
 
     Of the inputs only the last may be None instead of a tensor.
@@ -38,7 +38,7 @@ def wanted(ctx: Any) -> tuple[bool, ...]:
     )
 
 
-def of(function: type[Function], *inputs: Tensor | None) -> Tensor:
+def apply_function(function: type[Function], *inputs: Tensor | None) -> Tensor:
     """The function's value, which autograd can go back through."""
     return cast(Tensor, function.apply(*inputs))
 

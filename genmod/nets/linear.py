@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from genmod.nets.derivatives import Gradients, eager_on_cpu, of, wanted
+from genmod.nets.derivatives import Gradients, apply_function, eager_on_cpu, needed_gradients
 
-LEAST_PRODUCTS = 2**22
+MIN_PRODUCTS = 2**22
 """With fewer multiplications, calling Python for each derivative costs more than is gained."""
 
 DTYPES = (torch.float32,)
@@ -37,7 +37,7 @@ def _times(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     return nn.functional.linear(a_MK, b_NK, bias_N)
 
 
-class Product(Function):
+class _MatrixProduct(Function):
     """a b' + bias."""
 
     @staticmethod
@@ -54,18 +54,18 @@ class Product(Function):
         """Of a, b and the bias, each where wanted."""
         (g_MN,) = gradients
         a_MK, b_NK = ctx.saved_tensors
-        by_a, by_b, by_bias = wanted(ctx)
+        by_a, by_b, by_bias = needed_gradients(ctx)
         return (
-            product(g_MN, b_NK.T) if by_a else None,
-            product(g_MN.T, a_MK.T) if by_b else None,
+            matrix_product(g_MN, b_NK.T) if by_a else None,
+            matrix_product(g_MN.T, a_MK.T) if by_b else None,
             g_MN.sum(0) if by_bias else None,
         )
 
 
-def product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+def matrix_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """A b' + bias, which can be differentiated any number of times."""
     if torch.is_grad_enabled():
-        return of(Product, a_MK, b_NK, bias_N)
+        return apply_function(_MatrixProduct, a_MK, b_NK, bias_N)
     return _times(a_MK, b_NK, bias_N)
 
 
@@ -77,7 +77,7 @@ def _quick(x: Tensor, weight_NK: Tensor) -> bool:
         and torch.backends.mkldnn.enabled
         and x.dim() > 1
         and rows > 1
-        and rows * weight_NK.numel() >= LEAST_PRODUCTS
+        and rows * weight_NK.numel() >= MIN_PRODUCTS
         and x.shape[-1] == weight_NK.shape[1]
         and x.dtype == weight_NK.dtype
         and x.dtype in DTYPES
@@ -96,4 +96,6 @@ class Linear(nn.Linear):
         """(..., K) to (..., N)."""
         if not _quick(input, self.weight):
             return super().forward(input)
-        return product(input.flatten(0, -2), self.weight, self.bias).unflatten(0, input.shape[:-1])
+        return matrix_product(input.flatten(0, -2), self.weight, self.bias).unflatten(
+            0, input.shape[:-1]
+        )

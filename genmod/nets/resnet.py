@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genmod.nets.blocks import stride_of
 from genmod.nets.linear import Linear
 
 
-class Block(nn.Module):
+class FilmBlock(nn.Module):
     """``x + conv(silu(film(conv(silu(x)))))``; the last convolution starts at zero.
 
     FiLM scales and shifts each channel by an affine function of the conditioning vector.
@@ -45,18 +46,13 @@ class Block(nn.Module):
         return h_BNHW + self.second(F.silu(r_BNHW))
 
 
-def stride_of(unshuffle: int, widths: Sequence[int]) -> int:
-    """Pixels per side that one place of the coarsest level covers."""
-    return unshuffle * 2 ** (len(widths) - 1)
-
-
 def _grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Height and width of the coarsest level; images are padded up to a multiple of the stride."""
     height, width = size
     return -(-height // stride), -(-width // stride)
 
 
-class Encoder(nn.Module):
+class ResNetEncoder(nn.Module):
     """Images to vectors."""
 
     def __init__(
@@ -88,7 +84,7 @@ class Encoder(nn.Module):
         self.padding = (0, columns * stride - size[1], 0, rows * stride - size[0])
         self.stem = nn.Conv2d(channels * unshuffle**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
-            nn.ModuleList(Block(width, embedding) for _ in range(blocks)) for width in widths
+            nn.ModuleList(FilmBlock(width, embedding) for _ in range(blocks)) for width in widths
         )
         self.downs = nn.ModuleList(
             nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in itertools.pairwise(widths)
@@ -108,7 +104,7 @@ class Encoder(nn.Module):
         return self.head(F.silu(h_BNHW).flatten(1))
 
 
-class Decoder(nn.Module):
+class ResNetDecoder(nn.Module):
     """Vectors to images."""
 
     def __init__(
@@ -121,7 +117,7 @@ class Decoder(nn.Module):
         widths: Sequence[int],
         blocks: int,
     ) -> None:
-        """Build the net, the mirror of :class:`Encoder`.
+        """Build the net, the mirror of :class:`ResNetEncoder`.
 
         Args:
             inputs: length of the vector that it reads; it also conditions every block.
@@ -138,7 +134,7 @@ class Decoder(nn.Module):
         self.coarsest = (widths[-1], rows, columns)
         self.stem = Linear(inputs, widths[-1] * rows * columns)
         self.levels = nn.ModuleList(
-            nn.ModuleList(Block(width, inputs) for _ in range(blocks)) for width in widths[::-1]
+            nn.ModuleList(FilmBlock(width, inputs) for _ in range(blocks)) for width in widths[::-1]
         )
         self.ups = nn.ModuleList(
             nn.Conv2d(coarse, 4 * fine, 1) for coarse, fine in itertools.pairwise(widths[::-1])

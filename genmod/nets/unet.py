@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from genmod.nets.blocks import (
     Down,
+    GroupNormBlock,
     NoiseEmbedding,
-    ResidualBlock,
     SelfAttention,
     Up,
     group_norm,
@@ -32,17 +32,12 @@ from genmod.nets.blocks import (
 )
 
 
-def stride_of(unshuffle: int, widths: Sequence[int]) -> int:
-    """What the height and width of images must be divisible by."""
-    return unshuffle * 2 ** (len(widths) - 1)
-
-
-class Stage(nn.Module):
+class UNetBlock(nn.Module):
     """A residual block, with self-attention behind it where ``head`` is not 0."""
 
     def __init__(self, channels: int, out: int, embedding: int, head: int) -> None:
         super().__init__()
-        self.block = ResidualBlock(channels, out, embedding)
+        self.block = GroupNormBlock(channels, out, embedding)
         self.attention = SelfAttention(out, head) if head else nn.Identity()
 
     def forward(self, h_BCHW: Tensor, e_BE: Tensor) -> Tensor:
@@ -64,7 +59,7 @@ class UNet(nn.Module):
         head: int,
         embedding: int,
         classes: int,
-        seen: int = 1,
+        inputs_per_channel: int = 1,
     ) -> None:
         """Build the net.
 
@@ -78,24 +73,24 @@ class UNet(nn.Module):
             head: channels in each attention head; divides the widths of those levels.
             embedding: length of the vector that conditions every block.
             classes: rows of the class embedding, 0 for none. What each row means is the caller's.
-            seen: what the net is given for each channel of the image that it makes: the channel, and more.
+            inputs_per_channel: input channels for each image channel: itself and its Fourier features.
         """
         super().__init__()
         self.unshuffle = unshuffle
         self.noise = NoiseEmbedding(min(64, 2 * embedding), embedding)
         self.classes = nn.Embedding(classes, embedding) if classes else None
         folded = channels * unshuffle**2
-        self.stem = nn.Conv2d(seen * folded, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(inputs_per_channel * folded, widths[0], 3, padding=1)
         levels = range(len(widths))
         heads = [head if level in attention else 0 for level in levels]
 
         def stages(level: int, inputs: Sequence[int]) -> nn.ModuleList:
             width = widths[level]
-            return nn.ModuleList(Stage(n, width, embedding, heads[level]) for n in inputs)
+            return nn.ModuleList(UNetBlock(n, width, embedding, heads[level]) for n in inputs)
 
         self.down = nn.ModuleList(stages(level, [widths[level]] * blocks) for level in levels)
         self.coarser = nn.ModuleList(Down(widths[i], widths[i + 1]) for i in levels[:-1])
-        self.middle = Stage(widths[-1], widths[-1], embedding, heads[-1])
+        self.middle = UNetBlock(widths[-1], widths[-1], embedding, heads[-1])
         self.up = nn.ModuleList(stages(level, [2 * widths[level]] * blocks) for level in levels)
         self.finer = nn.ModuleList(Up(widths[i + 1], widths[i]) for i in levels[:-1])
         self.norm = group_norm(widths[0])

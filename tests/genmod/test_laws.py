@@ -238,7 +238,7 @@ def _counted(times, used):
 @every_case
 def test_own_products_change_nothing(case, monkeypatch):
     """The linear layers of these nets are too small for them otherwise."""
-    monkeypatch.setattr(linear, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(linear, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(linear, "DTYPES", (torch.float64,))
     used: list[int] = []
     monkeypatch.setattr(linear, "_times", _counted(linear._times, used))

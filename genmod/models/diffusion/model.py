@@ -35,8 +35,9 @@ from genmod.likelihood import vlb
 from genmod.likelihood.diffusion import DiffusionScore
 from genmod.likelihood.process import GaussianPrior, Process
 from genmod.manifest import ImageSpec
-from genmod.models.diffusion.preconditioning import Denoiser, Prediction
-from genmod.nets.unet import UNet, stride_of
+from genmod.models.diffusion.preconditioning import Denoiser, PredictionType
+from genmod.nets.blocks import stride_of
+from genmod.nets.unet import UNet
 from genmod.rng import Rng
 from genmod.samplers.consistency import consistency_loss, previous_level
 from genmod.samplers.guidance import GuidedSolver, guided
@@ -71,7 +72,7 @@ class DiffusionConfig(FamilyConfig):
     ``consistency``: for a model that distills another, so that 2 calls make an image; it has no density."""
     halve_nimg: int = Field(default=50_000, ge=1)
     """Of ``consistency``: after so many images, levels learn from others half as far away."""
-    prediction: Prediction = "edm"
+    prediction: PredictionType = "edm"
     """What the net gives: EDM's mixture of image and noise, or DDPM's ``eps``, ``x0`` or ``v``."""
     noise: TrainingNoise = TrainingNoise()
     """Which noise levels training is on; not for ``likelihood``, which has all of them alike, in ln sigma."""
@@ -137,7 +138,7 @@ class Model(GenerativeModel):
             head=config.head,
             embedding=config.embedding,
             classes=spec.classes + 1 if spec.classes else 0,  # the last one: no label
-            seen=1 + 2 * len(config.fourier),
+            inputs_per_channel=1 + 2 * len(config.fourier),
         )
         sigma_data = config.sigma_data or stats.sigma
         if sigma_data <= 0:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from genmod.nets.unet import UNet
 
-Prediction = Literal["edm", "eps", "x0", "v"]
+PredictionType = Literal["edm", "eps", "x0", "v"]
 """What the net gives."""
 
 
@@ -46,7 +46,7 @@ class Denoiser(nn.Module):
         mean: Sequence[float],
         sigma_data: float,
         fourier: Sequence[int] = (),
-        prediction: Prediction = "edm",
+        prediction: PredictionType = "edm",
     ) -> None:
         """``unet`` is F; ``mean`` of each channel and ``sigma_data`` around it are the clean images'.
 
@@ -57,7 +57,7 @@ class Denoiser(nn.Module):
         """
         super().__init__()
         self.unet = unet
-        self.prediction: Prediction = prediction
+        self.prediction: PredictionType = prediction
         self.fourier = tuple(fourier)
         self.sigma_data = sigma_data
         mean_C11 = torch.tensor(mean, dtype=torch.float64)[:, None, None]

@@ -1,8 +1,8 @@
-"""Augmentations that D sees of real and fake images alike, so that little data is not learnt by heart.
+"""Augmentations of all images that D sees, real and generated alike, against overfitting of small datasets.
 
-Colour, translation and cutout: Zhao et al. 2020, Differentiable augmentation for data-efficient GAN training,
-sec. 3.2. Each is applied to a row with probability p; adapting p: Karras et al. 2020, Training generative
-adversarial networks with limited data (ADA), sec. 3. All randomness is addressed by row.
+Colour, translation and cutout are those of Zhao et al. 2020, Differentiable augmentation for data-efficient
+GAN training, sec. 3.2. Each is applied to a row with probability p. Adaptation of p: Karras et al. 2020,
+Training generative adversarial networks with limited data (ADA), sec. 3. All randomness is addressed by row.
 
 Letters: B batch, C channels, H height, W width.
 """
@@ -20,28 +20,29 @@ from genmod.config import Config
 from genmod.rng import Rng
 
 SHIFT_SHARE = 0.125
-"""An image is moved by at most this share of its sides."""
+"""Largest translation, as a share of the image's side."""
 CUT_SHARE = 0.5
-"""Sides of the square that is cut out, as a share of the image's."""
+"""Side of the cutout square, as a share of the image's side."""
 
 Kind = Literal["colour", "translation", "cutout"]
 
 
 class AugmentConfig(Config):
-    """Which augmentations, and how often."""
+    """Kinds of augmentation and their probability."""
 
     kinds: tuple[Kind, ...] = Field(default=("colour", "translation", "cutout"), min_length=1)
+    """Augmentations, in the order in which they are applied."""
     probability: float = Field(default=1.0, ge=0, le=1)
-    """Of each kind on each image; where it starts from if it adapts."""
+    """Of each kind for each image; the initial value if it adapts."""
     target: float | None = Field(default=None, gt=0, lt=1)
-    """Keep D's sureness r here (ADA uses 0.6) by adapting the probability; null to leave it alone. r is
-    E sign(D(x)), and E sign(D(x) - D(G(z))) for the relativistic loss, whose logits have no zero."""
+    """Adapt the probability so that the overfitting heuristic r_t stays near this value (ADA uses 0.6); null
+    for a constant probability. r_t is E sign(D(x)), or E sign(D(x) - D(G(z))) for the relativistic loss."""
     adapt_nimg: int = Field(default=500_000, gt=0)
-    """Images in which the probability can go from 0 to 1."""
+    """Images in which the probability can rise from 0 to 1."""
 
 
 def augmented(x_BCHW: Tensor, rng: Rng, kinds: tuple[Kind, ...], probability: Tensor) -> Tensor:
-    """Each kind applied to each row with a probability, a scalar; differentiable by the image."""
+    """Apply each kind to each row with the scalar probability; differentiable by the image."""
     for kind in kinds:
         draws = rng.fold(kind)
         changed_BCHW = _KINDS[kind](x_BCHW, draws)
@@ -53,14 +54,14 @@ def augmented(x_BCHW: Tensor, rng: Rng, kinds: tuple[Kind, ...], probability: Te
 def adapted(
     probability: Tensor, overfitting_heuristic: Tensor, config: AugmentConfig, images: int
 ) -> Tensor:
-    """The probability after a batch of so many images in which D was so sure."""
+    """The probability after a batch of ``images`` with this value of the overfitting heuristic."""
     assert config.target is not None
     step = images / config.adapt_nimg
     return (probability + step * torch.sign(overfitting_heuristic - config.target)).clamp(0.0, 1.0)
 
 
 def _colour(x_BCHW: Tensor, rng: Rng) -> Tensor:
-    """Brightness by up to a quarter of the range, saturation 0 .. 2, contrast a half .. one and a half."""
+    """Brightness by up to a quarter of the range, saturation times 0 to 2, contrast times 0.5 to 1.5."""
     draws_B3 = rng.uniform(3, dtype=x_BCHW.dtype)
     bright, saturation, contrast = (draws_B3[:, n].view(-1, 1, 1, 1) for n in range(3))
     x_BCHW = x_BCHW + (bright - 0.5)
@@ -72,7 +73,7 @@ def _colour(x_BCHW: Tensor, rng: Rng) -> Tensor:
 
 
 def _translation(x_BCHW: Tensor, rng: Rng) -> Tensor:
-    """Moved by whole pixels; what comes in is middle grey."""
+    """Translation by whole pixels, padded with middle grey."""
     rows, channels, height, width = x_BCHW.shape
     down, right = max(1, round(height * SHIFT_SHARE)), max(1, round(width * SHIFT_SHARE))
     y_B = rng.fold("y").integers(2 * down + 1, 1)
@@ -88,7 +89,7 @@ def _translation(x_BCHW: Tensor, rng: Rng) -> Tensor:
 
 
 def _cutout(x_BCHW: Tensor, rng: Rng) -> Tensor:
-    """A rectangle of middle grey, whose centre is any pixel."""
+    """A rectangle of middle grey around a random pixel."""
     _, _, height, width = x_BCHW.shape
     inside: list[Tensor] = []
     for name, size in (("y", height), ("x", width)):

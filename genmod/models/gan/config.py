@@ -1,4 +1,4 @@
-"""Sizes of generator and discriminator, and what they play for."""
+"""Configuration of the GAN: sizes of both nets, loss, penalty, augmentation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pydantic import Field
 from genmod.config import Config
 from genmod.interface.options import FamilyConfig
 from genmod.models.gan.augment import AugmentConfig
-from genmod.models.gan.losses import USUAL, USUAL_CRITIC_STEPS, LossName, PenaltyName
+from genmod.models.gan.losses import DEFAULT_CRITIC_STEPS, DEFAULT_PENALTY, LossName, PenaltyName
+from genmod.nets.blocks import stride_of
 
 
 class Penalty(Config):
     """gamma, the weight of both gradient penalties: a half cosine from ``base`` to ``final``."""
 
     base: float = Field(default=1.0, gt=0)
-    """At the start. Larger for larger images; too small, and D memorises or diverges."""
+    """At the start. Larger images need more; with too little, D memorises the data or diverges."""
     final: float = Field(default=0.1, gt=0)
-    """After ``nimg`` images and from then on."""
+    """From ``nimg`` images on."""
     nimg: int = Field(default=100_000, gt=0)
-    """Images seen until ``final`` is reached."""
+    """Images seen when ``final`` is reached."""
 
     def at(self, nimg: int) -> float:
         """The weight after ``nimg`` images."""
@@ -30,56 +31,58 @@ class Penalty(Config):
 
 
 class Tower(Config):
-    """Size of one of the two nets."""
+    """Size of the generator or of the discriminator."""
 
     widths: tuple[int, ...] = Field(min_length=1)
     """Channels of each level, finest first; each next level has half the sides."""
     blocks: int = Field(default=1, gt=0)
     """Residual blocks on each level."""
     patch: int = Field(default=2, gt=0)
-    """Side of the square of pixels that is one position of the finest level."""
+    """Side of the pixel square that one position of the finest level covers."""
 
     @property
     def multiple(self) -> int:
-        """What height and width must be multiples of."""
-        return self.patch * 2 ** (len(self.widths) - 1)
+        """What height and width of images must be multiples of."""
+        return stride_of(self.patch, self.widths)
 
 
 @final
 class GanConfig(FamilyConfig):
-    """Sizes of both nets and the weight of the penalties."""
+    """Sizes of both nets, the loss, the penalty and the augmentation."""
 
     z_dim: int = Field(default=64, gt=0)
+    """Z, length of the latent vector."""
     generator: Tower = Tower(widths=(32, 96), blocks=1, patch=2)
-    """G's levels, run from the coarsest to the finest."""
+    """Size of G, which runs from the coarsest level to the finest."""
     discriminator: Tower = Tower(widths=(64,), blocks=2, patch=4)
-    """D's levels, run from the finest to the coarsest."""
+    """Size of D, which runs from the finest level to the coarsest."""
     features: int = Field(default=128, gt=0)
-    """Length of the vector that D makes of an image."""
+    """Length of D's feature vector of an image."""
     loss: LossName = "rpgan"
+    """Adversarial loss of both nets."""
     penalty: PenaltyName | Literal["usual"] = "usual"
-    """On D's gradient; ``usual`` is the one that the loss was published with."""
+    """Penalty on D's gradient; ``usual`` is the one that the loss was published with."""
     penalty_every: int | None = Field(default=None, gt=0)
-    """One row of so many pays it, so many times over; null for what is usual."""
+    """k: one row in k is penalised, with k times the weight; null for the loss's default."""
     critic_steps: int | None = Field(default=None, gt=0)
-    """Steps of D for one of G, each on a batch of its own, all of which count as images seen: G takes part in
-    the last, with that batch's labels. Null for what is usual: 5 for ``wgan_gp``, else 1."""
+    """Steps of D for each step of G. Each has its own batch, which counts as images seen; G takes part in the
+    last, with that batch's labels. Null for the loss's default: 5 for ``wgan_gp``, else 1."""
     gamma: Penalty = Penalty()
     augment: AugmentConfig | None = None
-    """Of all that D sees, for small data; null for none."""
+    """Augmentation of all images that D sees, for small datasets; null for none."""
 
     @property
     def penalties(self) -> tuple[PenaltyName, int]:
-        """Which penalty, and that every how many rows pay it."""
-        usual, every = USUAL[self.loss]
+        """The penalty, and k: one row in k is penalised."""
+        penalty, every = DEFAULT_PENALTY[self.loss]
         if self.penalty != "usual":
-            usual, every = self.penalty, 1
-        return usual, self.penalty_every or every
+            penalty, every = self.penalty, 1
+        return penalty, self.penalty_every or every
 
     @property
     def generator_every(self) -> int:
-        """G takes part in the last of so many steps."""
-        return self.critic_steps or USUAL_CRITIC_STEPS[self.loss]
+        """k: G takes part in one step of k, the last."""
+        return self.critic_steps or DEFAULT_CRITIC_STEPS[self.loss]
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:

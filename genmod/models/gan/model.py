@@ -1,17 +1,18 @@
-"""GAN: a relativistic pairing loss with two gradient penalties (RpGAN + R1 + R2, Huang et al. 2024, R3GAN).
+"""GAN with a relativistic loss and two gradient penalties (RpGAN + R1 + R2, Huang et al. 2024, R3GAN).
 
     L_D = E softplus(-(D(x) - D(G(z)))) + gamma/2 (E ||grad_x D(x)||^2 + E ||grad_x D(G(z))||^2)
     L_G = E softplus(-(D(G(z)) - D(x)))
 
-A real image is paired with one fake of the same label. Squared gradient norms are sums over C, H, W.
-That loss is the default; the others and the augmentations are in :mod:`genmod.adversarial`.
-D sees real images at the middle of their pixels' bins: the penalties already smooth it over distances
-far above half a bin, so dequantising them would add only noise.
+Each real image is paired with one generated image of the same label. Squared gradient norms are sums over
+C, H, W. This loss is the default; :mod:`genmod.models.gan.losses` has the others, and
+:mod:`genmod.models.gan.augment` the augmentations.
+D sees real images at the middle of their pixels' bins. The penalties smooth D over distances far above half
+a bin, so dequantisation would only add noise.
 
-D's value is no log p up to a constant, so no likelihood is labelled ``unnormalised``: the best D of the
-relativistic and of the non-saturating loss is log p_data - log p_G up to one (Goodfellow et al. 2014,
-Proposition 1), flat when G is right; that of the others is no logarithm at all. Densities are of G under
-declared noise.
+D's logit is not log p up to a constant, so no likelihood has the label ``unnormalised``. The optimal D of
+the relativistic and of the non-saturating loss is log p_data - log p_G up to a constant (Goodfellow et al.
+2014, Proposition 1), which is flat when G is right; the optimal D of the other losses is no logarithm.
+Densities are those of G under declared noise.
 
 Letters: B batch, C channels, H height, W width, Z latent dimensions.
 """
@@ -34,42 +35,42 @@ from genmod.likelihood.noisy_generator import NoisyGenerator, NoisyGeneratorScor
 from genmod.manifest import ImageSpec
 from genmod.models.gan.augment import adapted, augmented
 from genmod.models.gan.config import GanConfig
-from genmod.models.gan.losses import Critic, discriminator_loss, generator_loss, judge
+from genmod.models.gan.losses import LogitsFn, discriminate, discriminator_loss, generator_loss
 from genmod.models.gan.nets import Discriminator, Generator
 from genmod.rng import Rng
 
-NO_DENSITY = "a GAN has no density of its own"
+NO_DENSITY = "a GAN has no density"
 
 
 class GanSample(SampleOptions):
-    """How to sample a GAN."""
+    """Sampling options of a GAN."""
 
     psi: float = Field(default=1.0, ge=0)
-    """Truncation: scales z. Below 1, images are more typical and less varied, and no draws from p(x)."""
+    """Truncation: factor on z. Below 1, images are more typical and less diverse, and not draws from p(x)."""
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """Truncated."""
+        """One that truncates."""
         return (cls(psi=0.7),)
 
     @property
     def draws_from_p(self) -> bool:
-        """Only without truncation."""
+        """True only without truncation."""
         return self.psi == 1.0
 
     @property
     def sampler(self) -> str:
-        """One pass of G, and the truncation if there is one."""
+        """``generator``, with the truncation if there is any."""
         return "generator" if self.psi == 1.0 else f"generator-psi={self.psi:g}"
 
 
 class GanScore(NoisyGeneratorScore):
-    """How to bound the density of the generator under declared noise."""
+    """Options of the bound on the density of the generator under declared noise."""
 
 
 @final
 class Model(GenerativeModel):
-    """Generator G and discriminator D, each moved in a phase of its own."""
+    """Generator G and discriminator D, each trained in its own phase."""
 
     Config: ClassVar[type[FamilyConfig]] = GanConfig
     Sample: ClassVar[type[SampleOptions]] = GanSample
@@ -104,21 +105,20 @@ class Model(GenerativeModel):
 
     @classmethod
     def check(cls, config: GanConfig, spec: ImageSpec) -> None:
-        """Raise ConfigError unless the sides can be folded as often as the nets do."""
+        """Raise ConfigError unless height and width are multiples of each net's stride."""
         for name, tower in (
             ("generator", config.generator),
             ("discriminator", config.discriminator),
         ):
             by = tower.multiple
             if spec.height % by or spec.width % by:
-                near = "x".join(
+                nearest = "x".join(
                     str(max(by, round(side / by) * by)) for side in (spec.height, spec.width)
                 )
                 raise ConfigError(
-                    f"gan: net.{name} has patch {tower.patch} and {len(tower.widths)} levels, which "
-                    f"needs sides that are multiples of {by}, but images are "
-                    f"{spec.height}x{spec.width}; use fewer levels or a smaller patch, "
-                    f"or resize the data to {near}"
+                    f"gan: net.{name} with patch {tower.patch} and {len(tower.widths)} levels needs "
+                    f"image sides that are multiples of {by}, got {spec.height}x{spec.width}; "
+                    f"use fewer levels or a smaller patch, or resize the data to {nearest}"
                 )
 
     @classmethod
@@ -137,23 +137,25 @@ class Model(GenerativeModel):
         return super().hint(problem)
 
     def phases(self) -> tuple[Phase, ...]:
-        """D first, so that G follows the gradient of a D that knows its newest images."""
-        critic = Phase("discriminator", ("discriminator",))
-        return critic, Phase("generator", ("generator",), every=self.config.generator_every)
+        """D first, so that G follows the gradient of the newest D."""
+        discriminator = Phase("discriminator", ("discriminator",))
+        every = self.config.generator_every
+        return discriminator, Phase("generator", ("generator",), every=every)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
         """L_D or L_G; ``total`` of D includes the penalties."""
         if phase == "discriminator":
             return self._discriminator_loss(batch, rng.fold(phase), self.config.gamma.at(nimg))
-        assert phase == "generator", f"no phase is called {phase!r}"
+        assert phase == "generator", f"unknown phase {phase!r}"
         return self._generator_loss(batch, rng.fold(phase))
 
-    def _discriminator_loss(self, batch: Batch, rng: Rng, gamma_now: float) -> Losses:
+    def _discriminator_loss(self, batch: Batch, rng: Rng, scheduled_gamma: float) -> Losses:
         with torch.no_grad():
             fake_BCHW = self._generate(batch.labels_B, rng, 1.0)
         penalty, every = self.config.penalties
-        judged = judge(
-            (self._critic(batch, rng.fold("real")), self._critic(batch, rng.fold("fake"))),
+        output = discriminate(
+            self._logits_fn(batch, rng.fold("real")),
+            self._logits_fn(batch, rng.fold("fake")),
             batch.x_BCHW(self._dtype),
             fake_BCHW,
             penalty=penalty,
@@ -161,29 +163,30 @@ class Model(GenerativeModel):
             index_B=rng.index_B,
             mix_B=rng.fold("mix").uniform(dtype=self._dtype),
         )
-        gap_B = judged.real_B - judged.fake_B
-        pairing = discriminator_loss(self.config.loss, judged.real_B, judged.fake_B)
-        gamma = self.gamma_scale * gamma_now
-        sure_B = gap_B if self.config.loss == "rpgan" else judged.real_B
+        gap_B = output.real_B - output.fake_B
+        adversarial = discriminator_loss(self.config.loss, output.real_B, output.fake_B)
+        gamma = self.gamma_scale * scheduled_gamma
+        # ADA's r_t; logits of the relativistic loss have no zero, so it uses their difference.
+        sign_B = (gap_B if self.config.loss == "rpgan" else output.real_B).sign()
         terms = {
-            "adversarial_loss": pairing,
+            "adversarial_loss": adversarial,
             "logit_gap": gap_B.mean(),
-            "logit_real": judged.real_B.mean(),
-            "logit_fake": judged.fake_B.mean(),
-            "overfitting_heuristic": sure_B.sign().mean(),
+            "logit_real": output.real_B.mean(),
+            "logit_fake": output.fake_B.mean(),
+            "overfitting_heuristic": sign_B.mean(),
             "gamma": gamma,
         }
-        norms = {"r1_sq_norm": judged.r1, "r2_sq_norm": judged.r2, "gradient_penalty": judged.gp}
+        norms = {"r1_sq_norm": output.r1, "r2_sq_norm": output.r2, "gradient_penalty": output.gp}
         terms |= {name: value for name, value in norms.items() if value is not None}
         if self.config.augment is not None:
             terms["augment_probability"] = self.augment_probability
-        total = pairing + judged.penalty(gamma)
+        total = adversarial + output.penalty(gamma)
         return Losses(total, {name: value.detach().clone() for name, value in terms.items()})
 
-    def _critic(self, batch: Batch, rng: Rng) -> Critic:
-        """D of augmented images, for some rows of a batch."""
+    def _logits_fn(self, batch: Batch, rng: Rng) -> LogitsFn:
+        """D of augmented images, as a function of images and of their rows in the batch."""
 
-        def critic(x_NCHW: Tensor, rows_N: Tensor) -> Tensor:
+        def logits(x_NCHW: Tensor, rows_N: Tensor) -> Tensor:
             labels_N = None if batch.labels_B is None else batch.labels_B[rows_N]
             if self.config.augment is not None:
                 draws = rng.fold("augment").rows(rows_N)
@@ -191,36 +194,36 @@ class Model(GenerativeModel):
                 x_NCHW = augmented(x_NCHW, draws, kinds, self.augment_probability)
             return self.discriminator(x_NCHW, labels_N)
 
-        return critic
+        return logits
 
     def _generator_loss(self, batch: Batch, rng: Rng) -> Losses:
         rows_B = torch.arange(len(batch), device=rng.index_B.device)
         fake_BCHW = self._generate(batch.labels_B, rng, 1.0)
-        fake_B = self._critic(batch, rng.fold("fake"))(fake_BCHW, rows_B)
+        fake_B = self._logits_fn(batch, rng.fold("fake"))(fake_BCHW, rows_B)
         if self.config.loss != "rpgan":
             total = generator_loss(self.config.loss, fake_B, None)
             return Losses(total, {"logit_fake": fake_B.mean().detach()})
         with torch.no_grad():
-            critic = self._critic(batch, rng.fold("real"))
-            real_B = critic(batch.x_BCHW(self._dtype), rows_B)
+            logits_of_real = self._logits_fn(batch, rng.fold("real"))
+            real_B = logits_of_real(batch.x_BCHW(self._dtype), rows_B)
         total = generator_loss(self.config.loss, fake_B, real_B)
         gap = (fake_B - real_B).mean().detach()
         return Losses(total, {"adversarial_loss": total.detach(), "logit_gap": gap})
 
     def adapts(self) -> tuple[str, ...]:
-        """D's sureness, if the augmentation follows it."""
+        """The overfitting heuristic of D, if the augmentation adapts to it."""
         adaptive = self.config.augment is not None and self.config.augment.target is not None
         return ("discriminator/overfitting_heuristic",) if adaptive else ()
 
     @torch.no_grad()
     def adapt(self, means_K: Tensor, images: int) -> None:
-        """Augment more often if D is too sure, else less often."""
+        """Raise the augmentation probability if D overfits, else lower it."""
         assert self.config.augment is not None
         p = self.augment_probability
         p.copy_(adapted(p, means_K[0].to(p.dtype), self.config.augment, images))
 
     def strengthen(self, factor: float) -> None:
-        """Raise gamma."""
+        """Multiply gamma, the weight of the gradient penalties."""
         self.gamma_scale.mul_(factor)
 
     @property
@@ -233,7 +236,7 @@ class Model(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, options: GanSample) -> Tensor:
-        """G(psi z, label) cut to [-1, 1], z addressed by ``rng``."""
+        """G(psi z, label) clamped to [-1, 1], z addressed by ``rng``."""
         x_BCHW = self._generate(labels_B, rng, options.psi)
         if self.spec.levels == 2:
             # The model of binary data is G followed by the nearer of the two levels.
@@ -246,7 +249,7 @@ class Model(GenerativeModel):
         return self._augmentation().log_prob(batch, rng, options)
 
     def prepare_scores(self, batch: Batch | None, rng: Rng, options: GanScore) -> Prepared:
-        """Fit sigma, measure the gap between lower and upper bound."""
+        """Fit sigma, and measure the gap between the lower and the upper bound."""
         return self._augmentation().prepare(batch, rng, options)
 
     def _augmentation(self) -> NoisyGenerator:

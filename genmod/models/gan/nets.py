@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genmod.nets.blocks import stride_of
 from genmod.nets.convolution import Conv2d
 from genmod.nets.linear import Linear
 
@@ -55,7 +56,7 @@ def _scaled(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Conv2d | nn.Linear:
     return layer
 
 
-class ResidualBlock(nn.Module):
+class FixupBlock(nn.Module):
     """x + conv(act(conv(act(x)))), both 3x3 and of the same width."""
 
     def __init__(self, channels: int, blocks: int, layer: type[nn.Conv2d] = nn.Conv2d) -> None:
@@ -93,7 +94,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = shape
-        fold = patch * 2 ** (len(widths) - 1)
+        fold = stride_of(patch, widths)
         self.base_shape = (widths[-1], height // fold, width // fold)
         self.embed = nn.Embedding(classes, z_dim) if classes else None
         inputs = z_dim * (2 if classes else 1)
@@ -103,7 +104,7 @@ class Generator(nn.Module):
         total = blocks * len(widths)
         coarse_first = list(reversed(widths))
         for level, here in enumerate(coarse_first):
-            self.blocks.append(nn.Sequential(*(ResidualBlock(here, total) for _ in range(blocks))))
+            self.blocks.append(nn.Sequential(*(FixupBlock(here, total) for _ in range(blocks))))
             if level + 1 < len(coarse_first):
                 self.narrow.append(_scaled(nn.Conv2d(here, coarse_first[level + 1], 1), 1.0))
         self.to_patch = _scaled(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1), 1.0)
@@ -157,7 +158,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = shape
-        fold = patch * 2 ** (len(widths) - 1)
+        fold = stride_of(patch, widths)
         self.fold = nn.PixelUnshuffle(patch)
         # The penalties differentiate D twice.
         self.stem = _scaled(Conv2d(channels * patch**2, widths[0], 3, padding=1), 1.0)
@@ -166,7 +167,7 @@ class Discriminator(nn.Module):
         total = blocks * len(widths)
         for level, here in enumerate(widths):
             self.blocks.append(
-                nn.Sequential(*(ResidualBlock(here, total, Conv2d) for _ in range(blocks)))
+                nn.Sequential(*(FixupBlock(here, total, Conv2d) for _ in range(blocks)))
             )
             if level + 1 < len(widths):
                 self.widen.append(_scaled(nn.Conv2d(here, widths[level + 1], 1), 1.0))

@@ -32,8 +32,19 @@ from genmod.manifest import ImageSpec
 from genmod.models.vae.config import VAEConfig, VAESample, VAEScore
 from genmod.models.vae.hierarchical import HierarchicalPosterior
 from genmod.models.vae.hierarchical_net import TopDownNet
-from genmod.nets import dense, resnet
+from genmod.nets.blocks import stride_of
+from genmod.nets.dense import DenseDecoder, DenseEncoder
+from genmod.nets.resnet import ResNetDecoder, ResNetEncoder
 from genmod.rng import Rng
+
+
+def _nets(config: VAEConfig) -> tuple[type[Any], type[Any], dict[str, Any]]:
+    """Classes of encoder and decoder, and the sizes that both take: plain layers or convolutions."""
+    if config.hidden:
+        sizes = {"hidden": config.hidden, "activation": config.activation}
+        return DenseEncoder, DenseDecoder, sizes
+    names = "unshuffle", "widths", "blocks"
+    return ResNetEncoder, ResNetDecoder, {name: getattr(config, name) for name in names}
 
 
 @final
@@ -53,9 +64,6 @@ class Model(GenerativeModel):
         self.likelihood = likelihood_of(config.likelihood, spec, config.components, noise)
         embedding = config.embedding if spec.classes else 0
         size = (spec.height, spec.width)
-        names = {"hidden", "activation"} if config.hidden else {"unshuffle", "widths", "blocks"}
-        shape: dict[str, Any] = config.model_dump(include=names)
-        nets = dense if config.hidden else resnet
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
         latents, out = config.latents, 2 * config.latents
         mixed = config.prior_components
@@ -66,16 +74,17 @@ class Model(GenerativeModel):
                 config.groups, latents // config.groups, config.ladder_width
             )
             latents = out = config.ladder_width
-        self.encoder = nets.Encoder(spec.channels, size, out, embedding=embedding, **shape)
-        self.decoder = nets.Decoder(
-            latents + embedding, self.likelihood.parameters * spec.channels, size, **shape
+        encoder, decoder, sizes = _nets(config)
+        self.encoder = encoder(spec.channels, size, out, embedding=embedding, **sizes)
+        self.decoder = decoder(
+            latents + embedding, self.likelihood.parameters * spec.channels, size, **sizes
         )
 
     @classmethod
     def check(cls, config: VAEConfig, spec: ImageSpec) -> None:
         """Refuse a likelihood that is none for such pixels, and images smaller than the nets' grid."""
         pixels.check(config.likelihood, spec, "vae")
-        stride = resnet.stride_of(config.unshuffle, config.widths)
+        stride = stride_of(config.unshuffle, config.widths)
         if not config.hidden and stride > min(spec.height, spec.width):
             raise ConfigError(
                 f"vae: widths and unshuffle reduce images {stride}-fold, which is more than images "

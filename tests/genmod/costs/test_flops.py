@@ -9,7 +9,7 @@ from genmod.costs.flops import META, flops_of, parameters_of, shapes_of, trainin
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
-from genmod.nets.linear import LEAST_PRODUCTS, Linear
+from genmod.nets.linear import MIN_PRODUCTS, Linear
 
 
 def config(name, **net):
@@ -31,7 +31,7 @@ def test_a_convolution_by_hand():
 def test_a_linear_layer_by_hand_wherever_it_is_computed():
     for device in (META, torch.device("cpu")):
         layer, x = Linear(256, 512, device=device), torch.zeros(64, 256, device=device)
-        assert LEAST_PRODUCTS <= 64 * 256 * 512
+        assert MIN_PRODUCTS <= 64 * 256 * 512
         assert flops_of(lambda layer=layer, x=x: layer(x)) == 2 * 64 * 256 * 512
         assert (
             flops_of(lambda layer=layer, x=x: layer(x).sum().backward()) == 2 * 2 * 64 * 256 * 512

@@ -8,27 +8,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from genmod.nets.convolution import LEAST_ROWS, Conv2d
+from genmod.nets.convolution import MIN_ROWS, Conv2d
 
 
 def made(seed: int = 0) -> tuple[Conv2d, Tensor]:
     torch.manual_seed(seed)
-    return Conv2d(2, 3, 3, padding=1).double(), torch.randn(LEAST_ROWS, 2, 3, 2).double()
+    return Conv2d(2, 3, 3, padding=1).double(), torch.randn(MIN_ROWS, 2, 3, 2).double()
 
 
 def test_derivatives_are_those_of_differences():
     layer, x = made()
 
-    def of(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def apply_function(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return torch.func.functional_call(layer, {"weight": w, "bias": b}, (x,))
 
     inputs = (x.requires_grad_(), layer.weight, layer.bias)
-    assert "_OutputBackward" in type(of(*inputs).grad_fn).__name__
-    assert gradcheck(of, inputs, fast_mode=True)
-    assert gradgradcheck(of, inputs, fast_mode=True)
+    assert "_OutputBackward" in type(apply_function(*inputs).grad_fn).__name__
+    assert gradcheck(apply_function, inputs, fast_mode=True)
+    assert gradgradcheck(apply_function, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("rows", [LEAST_ROWS - 1, LEAST_ROWS])
+@pytest.mark.parametrize("rows", [MIN_ROWS - 1, MIN_ROWS])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_penalty_has_torchs_gradients(rows, layout):
     layer, x = made()

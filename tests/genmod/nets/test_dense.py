@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from genmod.nets.dense import Decoder, Encoder
+from genmod.nets.dense import DenseDecoder, DenseEncoder
 
 
 def test_every_pixel_reaches_the_vector_and_every_latent_every_pixel():
     torch.manual_seed(0)
-    encoder = Encoder(3, (5, 7), 4, hidden=(9, 6), embedding=2).double()
-    decoder = Decoder(4, 6, (5, 7), hidden=(9, 6)).double()
+    encoder = DenseEncoder(3, (5, 7), 4, hidden=(9, 6), embedding=2).double()
+    decoder = DenseDecoder(4, 6, (5, 7), hidden=(9, 6)).double()
     x_BCHW = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
     e_BE = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
     z_BZ = encoder(x_BCHW, e_BE)
@@ -24,7 +24,7 @@ def test_every_pixel_reaches_the_vector_and_every_latent_every_pixel():
 
 
 def test_the_decoder_goes_through_the_lengths_the_other_way():
-    decoder = Decoder(4, 1, (5, 7), hidden=(9, 6))
+    decoder = DenseDecoder(4, 1, (5, 7), hidden=(9, 6))
     assert [tuple(p.shape) for p in decoder.parameters() if p.dim() == 2] == [
         (6, 4),
         (9, 6),
@@ -33,11 +33,11 @@ def test_the_decoder_goes_through_the_lengths_the_other_way():
 
 
 def test_tanh_stands_after_each_layer_between():
-    encoder = Encoder(1, (2, 2), 3, hidden=(5, 4), activation="tanh")
+    encoder = DenseEncoder(1, (2, 2), 3, hidden=(5, 4), activation="tanh")
     first, last = encoder.layers[0], encoder.layers[2]
     assert isinstance(first, torch.nn.Linear)
     assert isinstance(last, torch.nn.Linear)
     assert not first.bias.any()
     x_BCHW = torch.randn(3, 1, 2, 2)
-    wanted = encoder.head(torch.tanh(last(torch.tanh(first(x_BCHW.flatten(1))))))
-    torch.testing.assert_close(encoder(x_BCHW), wanted)
+    expected = encoder.head(torch.tanh(last(torch.tanh(first(x_BCHW.flatten(1))))))
+    torch.testing.assert_close(encoder(x_BCHW), expected)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from genmod.nets import linear
-from genmod.nets.linear import LEAST_PRODUCTS, Linear, product
+from genmod.nets.linear import MIN_PRODUCTS, Linear, matrix_product
 
 ROWS, INPUTS, OUTPUTS = 128, 192, 192
 
@@ -20,8 +20,8 @@ def test_derivatives_are_those_of_differences(bias):
     torch.manual_seed(0)
     made = [torch.randn(*size, dtype=torch.float64) for size in ((5, 4), (3, 4), (3,))]
     inputs = [value.requires_grad_() for value in made[: 2 + bias]]
-    assert gradcheck(product, inputs)
-    assert gradgradcheck(product, inputs)
+    assert gradcheck(matrix_product, inputs)
+    assert gradgradcheck(matrix_product, inputs)
 
 
 @pytest.mark.parametrize("leading", [(ROWS,), (4, ROWS // 4)])
@@ -31,9 +31,9 @@ def test_a_penalty_has_torchs_gradients(leading, bias):
     layers = [Linear(INPUTS, OUTPUTS, bias=bias), nn.Linear(INPUTS, OUTPUTS, bias=bias)]
     layers[1].load_state_dict(layers[0].state_dict())
     data = torch.randn(*leading, INPUTS)
-    assert ROWS * INPUTS * OUTPUTS >= LEAST_PRODUCTS
-    assert "ProductBackward" in _nodes(layers[0](data))
-    assert "ProductBackward" not in _nodes(layers[1](data))
+    assert ROWS * INPUTS * OUTPUTS >= MIN_PRODUCTS
+    assert "_MatrixProductBackward" in _nodes(layers[0](data))
+    assert "_MatrixProductBackward" not in _nodes(layers[1](data))
     found = []
     for layer in layers:
         x = data.clone().requires_grad_()
@@ -68,7 +68,7 @@ def test_torchs_own_layer_serves_where_ours_does_not(change):
     size = {"small": (2, INPUTS), "one row": (1, INPUTS), "vector": (INPUTS,)}
     layer, x = Linear(INPUTS, OUTPUTS), torch.randn(size.get(change, (ROWS, INPUTS)))
     if change in ("one row", "vector"):
-        layer = Linear(INPUTS, LEAST_PRODUCTS // INPUTS + 1)
+        layer = Linear(INPUTS, MIN_PRODUCTS // INPUTS + 1)
     if change == "float64":
         layer, x = layer.double(), x.double()
     with (
@@ -79,7 +79,7 @@ def test_torchs_own_layer_serves_where_ours_does_not(change):
         torch.testing.assert_close(
             y, nn.functional.linear(x, layer.weight, layer.bias), rtol=0, atol=0
         )
-    assert "ProductBackward" not in _nodes(y)
+    assert "_MatrixProductBackward" not in _nodes(y)
 
 
 def test_what_does_not_fit_is_told_in_torchs_words():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genmod.nets.resnet import Block, Decoder, Encoder, stride_of
+from genmod.nets.blocks import stride_of
+from genmod.nets.resnet import FilmBlock, ResNetDecoder, ResNetEncoder
 
 SHAPES = [
     ((28, 28), 2, (8, 12)),
@@ -19,8 +20,8 @@ SHAPES = [
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_height_and_width(size, unshuffle, widths, channels):
     shape = {"unshuffle": unshuffle, "widths": widths, "blocks": 1}
-    encoder = Encoder(channels, size, 5, **shape)
-    decoder = Decoder(5, 2 * channels, size, **shape)
+    encoder = ResNetEncoder(channels, size, 5, **shape)
+    decoder = ResNetDecoder(5, 2 * channels, size, **shape)
     x_BCHW = torch.zeros(2, channels, *size)
     z_BZ = encoder(x_BCHW)
     assert z_BZ.shape == (2, 5)
@@ -35,8 +36,8 @@ def test_stride_counts_the_stem_and_each_halving():
 def test_every_pixel_reaches_the_vector_and_every_latent_every_pixel():
     torch.manual_seed(0)
     shape = {"unshuffle": 2, "widths": (6, 6), "blocks": 1}
-    encoder = Encoder(1, (10, 7), 3, **shape).double()
-    decoder = Decoder(3, 1, (10, 7), **shape).double()
+    encoder = ResNetEncoder(1, (10, 7), 3, **shape).double()
+    decoder = ResNetDecoder(3, 1, (10, 7), **shape).double()
     x_BCHW = torch.randn(1, 1, 10, 7, dtype=torch.float64, requires_grad=True)
     (seen,) = torch.autograd.grad(encoder(x_BCHW).square().sum(), x_BCHW)
     assert (seen != 0).all()
@@ -47,7 +48,9 @@ def test_every_pixel_reaches_the_vector_and_every_latent_every_pixel():
 
 def test_a_row_depends_on_that_row_alone():
     torch.manual_seed(0)
-    encoder = Encoder(1, (9, 9), 4, unshuffle=2, widths=(6, 8), blocks=2, embedding=3).double()
+    encoder = ResNetEncoder(
+        1, (9, 9), 4, unshuffle=2, widths=(6, 8), blocks=2, embedding=3
+    ).double()
     x_BCHW = torch.randn(5, 1, 9, 9, dtype=torch.float64)
     e_BE = torch.randn(5, 3, dtype=torch.float64)
     whole = encoder(x_BCHW, e_BE)
@@ -60,7 +63,7 @@ def test_a_row_depends_on_that_row_alone():
 
 def test_a_block_starts_as_the_identity_and_then_heeds_its_conditioning():
     torch.manual_seed(0)
-    block = Block(4, 3)
+    block = FilmBlock(4, 3)
     torch.nn.init.zeros_(block.second.bias)
     h_BNHW, e_BE = torch.randn(2, 4, 5, 5), torch.randn(2, 3)
     torch.testing.assert_close(block(h_BNHW, e_BE), h_BNHW, rtol=0, atol=0)
@@ -71,8 +74,8 @@ def test_a_block_starts_as_the_identity_and_then_heeds_its_conditioning():
 def test_every_parameter_gets_a_gradient():
     torch.manual_seed(0)
     shape = {"unshuffle": 2, "widths": (4, 6), "blocks": 2}
-    encoder = Encoder(1, (8, 8), 3, embedding=2, **shape)
-    decoder = Decoder(5, 2, (8, 8), **shape)
+    encoder = ResNetEncoder(1, (8, 8), 3, embedding=2, **shape)
+    decoder = ResNetDecoder(5, 2, (8, 8), **shape)
     e_BE = torch.randn(3, 2)
     z_BZ = encoder(torch.randn(3, 1, 8, 8), e_BE)
     decoder(torch.cat((z_BZ, e_BE), dim=1)).square().sum().backward()

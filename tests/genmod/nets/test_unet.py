@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from genmod.models.diffusion.preconditioning import Denoiser
-from genmod.nets.blocks import Down, ResidualBlock, SelfAttention, Up, group_norm
-from genmod.nets.unet import UNet, stride_of
+from genmod.nets.blocks import Down, GroupNormBlock, SelfAttention, Up, group_norm, stride_of
+from genmod.nets.unet import UNet
 
 
 def unet(channels=1, classes=3, unshuffle=2, widths=(8, 16), attention=(1,), blocks=2):
@@ -50,7 +50,7 @@ def test_a_new_net_gives_zeros():
 
 def test_a_new_block_is_its_skip():
     h, e = torch.randn(2, 8, 4, 4), torch.randn(2, 12)
-    assert torch.equal(ResidualBlock(8, 8, 12)(h, e), h)
+    assert torch.equal(GroupNormBlock(8, 8, 12)(h, e), h)
     assert torch.equal(SelfAttention(8, 4)(h), h)
 
 

@@ -248,7 +248,7 @@ def test_sides_that_do_not_fold_are_refused(height, width):
 
 def test_without_declared_noise_it_is_unscorable_and_says_why():
     model, batch = make(GREY), rows(GREY)
-    with pytest.raises(Unscorable, match="no density of its own") as caught:
+    with pytest.raises(Unscorable, match="a GAN has no density") as caught:
         Model.check_scorable(GanConfig.tiny(), GanScore())
     assert "\n" not in str(caught.value)
     with pytest.raises(Unscorable, match=r"score\.sigma: fit"):

@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from genmod.models.gan.losses import Judged, discriminator_loss, generator_loss, judge
+from genmod.models.gan.losses import (
+    DiscriminatorOutput,
+    discriminate,
+    discriminator_loss,
+    generator_loss,
+)
 
 REAL = torch.tensor([0.3, -2.0, 4.0], dtype=torch.float64)
 FAKE = torch.tensor([1.2, 0.1, -0.7], dtype=torch.float64)
@@ -36,17 +41,19 @@ def test_losses_by_hand(name):
         assert found.item() == pytest.approx(wanted, rel=1e-12)
 
 
-def judged(penalty: str, every: int, rows: slice, weight: float = 1.5) -> Judged:
+def discriminated(
+    penalty: str, every: int, rows: slice, weight: float = 1.5
+) -> DiscriminatorOutput:
     """D(x) = weight |x|^2 / 2: its gradient is weight x."""
     made = torch.Generator().manual_seed(1)
     real, fake = torch.randn(2, 12, 1, 2, 3, dtype=torch.float64, generator=made)
     mix = torch.rand(12, dtype=torch.float64, generator=made)
 
-    def critic(x, _):
+    def logits_of(x, _):
         return 0.5 * weight * x.square().sum(dim=(1, 2, 3))
 
-    return judge(
-        (critic, critic), real[rows], fake[rows], penalty=penalty, every=every,
+    return discriminate(
+        logits_of, logits_of, real[rows], fake[rows], penalty=penalty, every=every,
         index_B=torch.arange(100, 112)[rows], mix_B=mix[rows],
     )  # fmt: skip
 
@@ -54,9 +61,10 @@ def judged(penalty: str, every: int, rows: slice, weight: float = 1.5) -> Judged
 @pytest.mark.parametrize(("penalty", "field"), [("r1", "r1"), ("r1r2", "r2"), ("gp", "gp")])
 @pytest.mark.parametrize("every", [1, 4])
 def test_a_penalty_of_the_whole_is_the_mean_over_its_parts(penalty, field, every):
-    whole = getattr(judged(penalty, every, slice(None)), field)
+    whole = getattr(discriminated(penalty, every, slice(None)), field)
     parts = [
-        getattr(judged(penalty, every, slice(row, row + 1)), field).item() for row in range(12)
+        getattr(discriminated(penalty, every, slice(row, row + 1)), field).item()
+        for row in range(12)
     ]
     assert whole.item() == pytest.approx(sum(parts) / 12, rel=1e-12)
     assert sum(part > 0 for part in parts) == 12 // every
@@ -66,17 +74,17 @@ def test_penalties_in_closed_form():
     made = torch.Generator().manual_seed(1)
     real, fake = torch.randn(2, 12, 6, dtype=torch.float64, generator=made)
     mix = torch.rand(12, dtype=torch.float64, generator=made)[:, None]
-    both = judged("r1r2", 1, slice(None))
+    both = discriminated("r1r2", 1, slice(None))
     assert both.r1.item() == pytest.approx(2.25 * real.square().sum(1).mean().item())
     assert both.r2.item() == pytest.approx(2.25 * fake.square().sum(1).mean().item())
     gamma = torch.tensor(0.4, dtype=torch.float64)
     assert both.penalty(gamma).item() == pytest.approx(0.2 * (both.r1 + both.r2).item())
     between = mix * real + (1 - mix) * fake
     slope = (1.5 * between.norm(dim=1) - 1).square().mean().item()
-    found = judged("gp", 1, slice(None))
+    found = discriminated("gp", 1, slice(None))
     assert found.gp.item() == pytest.approx(slope, rel=1e-9)
     assert found.penalty(gamma).item() == pytest.approx(10 * slope, rel=1e-9)
-    assert judged("none", 1, slice(None)).penalty(gamma).item() == 0
+    assert discriminated("none", 1, slice(None)).penalty(gamma).item() == 0
 
 
 @pytest.mark.parametrize("name", BY_HAND)

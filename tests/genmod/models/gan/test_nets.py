@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genmod.models.gan.nets import Discriminator, Generator, ResidualBlock, bend
+from genmod.models.gan.nets import Discriminator, FixupBlock, Generator, bend
 
 SHAPES = [((1, 8, 8), 0), ((1, 28, 20), 10), ((3, 12, 16), 3)]
 
@@ -71,7 +71,7 @@ def test_gradient_reaches_every_weight(shape, classes):
 def test_signals_keep_their_size_in_a_deep_net():
     # Without normalisation only the initialisation keeps them so.
     torch.manual_seed(0)
-    blocks = torch.nn.Sequential(*(ResidualBlock(16, 20) for _ in range(20)))
+    blocks = torch.nn.Sequential(*(FixupBlock(16, 20) for _ in range(20)))
     x = torch.randn(8, 16, 8, 8)
     with torch.no_grad():
         y = blocks(x)
