@@ -1,65 +1,117 @@
-"""What a model costs, measured by doing a little of it on one core of this machine."""
+"""Seconds of a call that works on a batch, measured by doing it a few times on this machine.
+
+A call is timed at the batch size that the work will have, or, if that takes too long, at two smaller ones and
+extrapolated. The first call at each size is a warm-up: it allocates memory and chooses kernels.
+
+Other load on the machine must not count. A call of one thread takes as long as its CPU time on a core of
+its own, so the smaller of wall time and CPU time counts; with several threads that is the wall time.
+"""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
-from genmod.interface.batch import Batch
-from genmod.interface.model import GenerativeModel, Phase
-from genmod.interface.options import SampleOptions, ScoreOptions
-from genmod.rng import rng_for
+REPETITIONS = 15
+"""Most calls that are timed at one size."""
 
-PROBE_ROWS = 8
-"""Images of the one call that is timed."""
+FIRST_ROWS = 4
+"""Batch size of the first call."""
 
-
-def _probe_batch(model: GenerativeModel) -> Batch:
-    rng = rng_for(0, "plan", range(PROBE_ROWS))
-    channels, height, width = model.spec.shape
-    pixels_BCHW = rng.integers(model.spec.levels, channels, height, width)
-    pixels_BCHW = pixels_BCHW * (255 // (model.spec.levels - 1))
-    labels_B = rng.fold("label").integers(model.spec.classes) if model.spec.classes else None
-    return Batch(pixels_BCHW.to(torch.uint8), labels_B, rng.index_B)
+_GROWTH = 4
+"""Factor between the batch sizes that are tried."""
 
 
-def step_s_per_image(model: GenerativeModel) -> float:
-    """Seconds of forward and backward passes per image, all phases, measured on one core here."""
-    batch, rng = _probe_batch(model), rng_for(0, "plan", range(PROBE_ROWS))
+@dataclass(frozen=True)
+class CallTime:
+    """Time of a call at its batch size."""
 
-    def turn(phase: Phase) -> None:
-        mine = {id(parameter) for parameter in model.parameters_of(phase).values()}
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in mine)
-        model.loss(phase.name, batch, rng, 0).total.backward()
-
-    return sum(_timed(partial(turn, phase)) / phase.every for phase in model.phases())
+    first_s: float
+    """What the first call takes longer."""
+    usual_s: float
+    """Median of the calls after it."""
 
 
-def sample_s_per_image(model: GenerativeModel, options: SampleOptions) -> float:
-    """Seconds of sampling per image, measured on one core here."""
-    batch, rng = _probe_batch(model), rng_for(0, "plan", range(PROBE_ROWS))
-    with torch.no_grad():
-        return _timed(lambda: model.sample(batch.labels_B, rng, options))
+class Clock:
+    """Measures laps: the smaller of wall time and CPU time of this process, in seconds."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+
+    def lap(self) -> float:
+        """Seconds since the last lap or the start."""
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        seconds = min(wall_s - self._wall_s, cpu_s - self._cpu_s)
+        self._wall_s, self._cpu_s = wall_s, cpu_s
+        return seconds
 
 
-def score_s_per_image(model: GenerativeModel, options: ScoreOptions) -> float:
-    """Seconds of scoring per image, measured on one core here."""
-    batch, rng = _probe_batch(model), rng_for(0, "plan", range(PROBE_ROWS))
-    little, times = options.probe()
-    return times * _timed(lambda: model.log_prob(batch, rng, little))
-
-
-def _timed(call: Callable[[], object]) -> float:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+@contextmanager
+def torch_threads(threads: int) -> Generator[None]:
+    """Let torch compute with this many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        call()  # the first call allocates
-        start_s = time.perf_counter()
-        call()
-        return (time.perf_counter() - start_s) / PROBE_ROWS
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def call_time(call: Callable[[int], object], rows: int, budget_s: float) -> CallTime:
+    """Time of ``call(rows)``.
+
+    Args:
+        call: works on a batch of the given size.
+        rows: batch size of interest.
+        budget_s: about how long to measure; two calls at :data:`FIRST_ROWS` take as long as they take.
+    """
+    start_s = time.perf_counter()
+    size = min(rows, FIRST_ROWS)
+    cold_s, usual_s = _seconds(call, size), _seconds(call, size)
+    first_s = max(0.0, cold_s - usual_s)
+    points = [(size, usual_s)]
+    # Grow the batch while the next size, were it in proportion, fits the budget.
+    while size < rows:
+        larger = min(rows, _GROWTH * size)
+        if usual_s * larger / size > budget_s / 3:
+            break
+        call(larger)
+        size, usual_s = larger, _seconds(call, larger)
+        points.append((size, usual_s))
+    # Repeat at the size that was reached.
+    seconds = [usual_s]
+    while len(seconds) < REPETITIONS and time.perf_counter() - start_s + usual_s < budget_s:
+        seconds.append(_seconds(call, size))
+    points[-1] = size, statistics.median(seconds)
+    return CallTime(first_s, extrapolated(points, rows))
+
+
+def extrapolated(points: list[tuple[int, float]], rows: int) -> float:
+    """Seconds at a batch size by the line through the last two of (batch size, seconds).
+
+    With one point, or a line that does not rise, seconds are in proportion to the batch size.
+
+    >>> extrapolated([(4, 1.0), (16, 2.5)], 32)
+    4.5
+    >>> extrapolated([(4, 1.0)], 8)
+    2.0
+    """
+    size, seconds = points[-1]
+    if size >= rows:
+        return seconds
+    slope = seconds / size
+    if len(points) > 1:
+        smaller, smaller_s = points[-2]
+        slope = (seconds - smaller_s) / (size - smaller)
+    return seconds + slope * (rows - size) if slope > 0 else seconds * rows / size
+
+
+def _seconds(call: Callable[[int], object], rows: int) -> float:
+    clock = Clock()
+    call(rows)
+    return clock.lap()

@@ -1,4 +1,4 @@
-"""What a recipe for GPUs costs, by counting: ``--dry-run`` prints it where neither GPU nor data are, too."""
+"""The price of a recipe for GPUs, from counted operations: ``--dry-run`` needs neither a GPU nor data."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from genmod.costs.flops import training_cost
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import ImageSpec
+from pipelines.commands.text_table import text_table
 
 if TYPE_CHECKING:
     from pipelines.recipe.recipe import Recipe
 
 
 def spec_of(recipe: Recipe) -> ImageSpec | None:
-    """What the images are by the recipe alone; None if it does not say."""
+    """The images by the recipe's ``data`` alone; None if ``image_size`` or ``channels`` is not set."""
     data = recipe.data
     if data.image_size is None or data.channels is None:
         return None
@@ -27,42 +28,46 @@ def spec_of(recipe: Recipe) -> ImageSpec | None:
 
 
 def prices(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """For each model what its training costs; nothing for a recipe without ``about``, size or channels."""
+    """What the training of each model costs; empty for a recipe without ``about``, size or channels."""
     about, spec = recipe.about, spec_of(recipe)
     if about is None or spec is None:
         return {}
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for name in recipe.model:
         entry, train = recipe.entry(name), recipe.train_config(name)
         stats = DataStats(mean=(0.0,) * spec.channels, std=(0.5,) * spec.channels)
         model = ModelConfig(family=entry.family, net=entry.net, spec=spec, stats=stats)
-        work = training_cost(model)
-        images_per_s = work.images_per_s(about.gpu)
+        cost = training_cost(model)
+        images_per_s = cost.images_per_s(about.gpu)
         gpu_hours = train.total_nimg / images_per_s / 3600
-        found[name] = {
-            "parameters": work.parameters,
-            "forward GFLOP/image": round(work.forward_flops / 1e9, 2),
-            "training GFLOP/image": round(work.step_flops / 1e9, 2),
+        result[name] = {
+            "parameters": cost.parameters,
+            "forward GFLOP/image": round(cost.forward_flops / 1e9, 2),
+            "training GFLOP/image": round(cost.step_flops / 1e9, 2),
             "images": train.total_nimg,
             f"images/s on one {about.gpu}": round(images_per_s),
             f"{about.gpu} hours": round(gpu_hours, 1),
             f"hours on {train.workers} workers": round(gpu_hours / train.workers, 1),
         }
-    return found
+    return result
 
 
-def text(recipe: Recipe, found: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines for people."""
+def price_lines(recipe: Recipe, prices: dict[str, dict[str, Any]]) -> list[str]:
+    """A table with a column for each model, then the lines of the recipe's ``about``."""
     about = recipe.about
-    if about is None:
+    if about is None or not prices:
         return []
-    lines = [f"price {name}: " + _facts(metadata) for name, metadata in found.items()]
-    told = about.model_dump(exclude={"gpu"}, exclude_defaults=True)
-    return lines + [f"{key.replace('_', ' ')}: {_number(value)}" for key, value in told.items()]
-
-
-def _facts(metadata: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_number(value)}" for key, value in metadata.items())
+    quantities = dict.fromkeys(key for price in prices.values() for key in price)
+    rows = [
+        [quantity, *(_number(price.get(quantity, "")) for price in prices.values())]
+        for quantity in quantities
+    ]
+    columns = range(1, len(prices) + 1)
+    notes = about.model_dump(exclude={"gpu"}, exclude_defaults=True)
+    return [
+        *text_table(["price", *prices], rows, right=columns),
+        *(f"{key.replace('_', ' ')}: {_number(value)}" for key, value in notes.items()),
+    ]
 
 
 def _number(value: object) -> str:

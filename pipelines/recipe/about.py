@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from genmod.config import Config
 
-if TYPE_CHECKING:
-    pass
-
 
 class AboutConfig(Config):
-    """The recipe's ``about``: where its settings are from and what they gave. Of no effect on results."""
+    """The recipe's ``about``: the source of its settings and the published result. Results ignore it."""
 
     source: str
-    """The paper, and where in it."""
+    """The paper, and the section or table in it."""
     published: str
-    """The result to compare with, and by what protocol."""
+    """The published result to compare with, and its protocol."""
     published_cost: str = ""
-    """What its authors spent."""
+    """Computing time that the authors report."""
     published_parameters: int | None = Field(default=None, gt=0)
-    """Of the authors' net."""
+    """Number of parameters of the authors' network."""
     differs: str = ""
-    """In what this recipe is not theirs."""
+    """How this recipe differs from the paper."""
     gpu: Literal["v100", "a100", "h100"] = "a100"
-    """What the price is told in."""
+    """The GPU for which ``--dry-run`` prints the price."""

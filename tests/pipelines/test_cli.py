@@ -87,9 +87,14 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, capsys):
     assert planned[0] == ("shard", "data")
     assert {("train", "small"), ("sample", "game"), ("score", "small")} <= set(planned)
     assert answer["plan"][0]["work"]["images"] == 200
-    assert any(line.startswith("# train small: to do; images ") for line in out)
-    unscorable = next(s for s in answer["plan"] if (s["stage"], s["name"]) == ("score", "game"))
-    assert "Unscorable" in unscorable["work"]
+    lines = [line.removeprefix("# ") for line in out]
+    header, *rows = [line.split() for line in lines if line.startswith(("stage ", "train "))]
+    assert header[:5] == ["stage", "model", "images", "parameters", "bytes"]
+    assert any(row[:2] == ["train", "small"] and row[-2:] == ["to", "do"] for row in rows)
+    skipped = next(s for s in answer["plan"] if (s["stage"], s["name"]) == ("score", "game"))
+    assert skipped["state"] == ("skipped: no density (set model.game.score.sigma: fit to score it)")
+    trained = next(s for s in answer["plan"] if (s["stage"], s["name"]) == ("train", "small"))
+    assert trained["expected_s"] > 0
     assert not (folder / "out").exists()
 
 

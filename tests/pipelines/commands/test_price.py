@@ -61,9 +61,11 @@ def test_dry_run_prices_without_data(capsys, tmp_path):
     )  # fmt: skip
     out = capsys.readouterr().out
     assert code == 0
-    assert "# price edm: parameters 56," in out
-    assert "# published: FID 1.97" in out
-    assert "# not planned further: " in out
+    cells = [line.removeprefix("# ").split() for line in out.splitlines()]
+    assert ["price", "edm"] in cells
+    assert any(row[0] == "parameters" and row[1].startswith("56,") for row in cells if row)
+    assert "published: FID 1.97" in out
+    assert "no plan: " in out
     assert json.loads(out.splitlines()[-1])["price"]["edm"]["images"] == 200_000_000
 
 

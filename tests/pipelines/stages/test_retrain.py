@@ -16,7 +16,7 @@ from PIL import Image
 
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import DatasetManifest, Manifest, load_manifest
-from pipelines.commands import dry_run as plan
+from pipelines.commands.plan import plan
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import DONE, Context
 from pipelines.stages import retrain, run
@@ -119,7 +119,7 @@ def test_retrain(ray_session, place):
     before = _digests(root)
     add_images(root.parent / "images", 600, 1100)
     made = root / "retrain" / "v0002"
-    planned = _do(recipe, partial(plan.plan, "retrain"))
+    planned = _do(recipe, partial(plan, "retrain"))
     assert [(step.stage, step.done) for step in planned][:2] == [("shard", False), ("train", False)]
     assert planned[0].work["images"] == 500
     assert not made.exists()
@@ -145,7 +145,7 @@ def test_retrain(ray_session, place):
     assert _digests(root) == after
     assert _champion(recipe) == champion
     assert not (root / "retrain" / "v0003").exists()
-    planned = _do(recipe, partial(plan.plan, "retrain"))
+    planned = _do(recipe, partial(plan, "retrain"))
     assert all(step.done for step in planned)
 
 

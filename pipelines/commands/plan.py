@@ -1,0 +1,264 @@
+"""The plan of a command: every stage of every model with its sizes, its state and its expected time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from genmod import storage
+from genmod.config import Config
+from genmod.costs.flops import parameters_of
+from genmod.data.sharding.plan import ShardPlan
+from genmod.errors import Unscorable
+from genmod.evaluation.jobs import EvaluationJob
+from genmod.generation.synthetic import label_request, shard_count, size_bytes_at_most
+from genmod.interface.model import GenerativeModel
+from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
+from pipelines.commands.expected_times import (
+    Cores,
+    Expected,
+    sampling_time,
+    scoring_time,
+    training_time,
+)
+from pipelines.jobs.score_plan import ROW_BYTES_AT_MOST
+from pipelines.recipe.checks import Data, check
+from pipelines.recipe.context import Context
+from pipelines.recipe.selection import check_scorable, is_scorable
+from pipelines.stages.run import STEPS
+
+_WEIGHT_BYTES = 8
+"""Of a trained model's file for each parameter: the weights and their average."""
+
+
+class Step(Config):
+    """One stage of one model in a plan."""
+
+    stage: str
+    name: str
+    done: bool
+    fingerprint: str | None = None
+    """None while an input does not exist yet."""
+    state: str = "to do"
+    """``done``, ``to do``, or ``skipped: `` and the reason."""
+    expected_s: float | None = None
+    """Seconds that the work will take without the start of processes; None if done, skipped or not known."""
+    work: dict[str, Any]
+    """Sizes: ``images``, ``parameters``, ``bytes``, and what else the stage has."""
+
+
+def plan(stage: str, context: Context) -> list[Step]:
+    """The steps of a stage for the command's models.
+
+    Raises:
+        ConfigError: a stage would refuse its work, e.g. because its folder holds other work.
+    """
+    from pipelines.stages.dataset_versions import is_there, next_version
+    from pipelines.stages.evaluate import evaluation_job
+    from pipelines.stages.retrain import frozen_job, next_cycle
+
+    stages = {"run": tuple(STEPS), "retrain": (*STEPS, "promote")}.get(stage, (stage,))
+    job_for = evaluation_job
+    if stage == "retrain":
+        job_for = partial(frozen_job, context)
+        context, first, data = plan_growth(context, next_cycle)
+    elif stage == "shard" and context.recipe.data.append and is_there(context):
+        context, first, data = plan_growth(context, next_version)
+    else:
+        first, data = plan_data(context)
+    models = check(context, data, stages)
+    if stage == "score" and not any(is_scorable(context, name) for name in models):
+        check_scorable(context, context.models[0])  # raises the reason
+    steps = [first] if "shard" in stages else []
+    for name, model in models.items():
+        training = "distill" if context.recipe.entry(name).distills else "train"
+        if training in stages:
+            steps.append(_train(context, name, training, model, data))
+        if "sample" in stages:
+            steps.append(_sample(context, name, model, data))
+        if "score" in stages:
+            steps.append(_score(context, name, model, data))
+    if "evaluate" in stages:
+        steps += [_evaluate(context, job_for(context, name)) for name in models]
+    if "promote" in stages:
+        steps += [_promote(context, name) for name in models]
+    return steps
+
+
+def plan_data(context: Context) -> tuple[Step, Data]:
+    """The plan of the shard stage, and the dataset as it is or will be."""
+    from pipelines.jobs.sharding import plan_shard
+
+    recipe = context.recipe
+    shards = plan_shard(recipe.data, context.at("data"), recipe.seed)
+    dataset = load_manifest(DatasetManifest, context.at("data"), "dataset")
+    step = _shard(shards, done=dataset is not None)
+    return step, Data.of(dataset) if dataset else Data.planned(shards)
+
+
+def plan_growth(
+    context: Context, version: Callable[[Context], tuple[Context, ShardPlan | None]]
+) -> tuple[Context, Step, Data]:
+    """The plan of the dataset's next version, that version, and the command's context on it."""
+    first = context.dataset()
+    context, shards = version(context)
+    if shards is not None:
+        grown = Data.planned(shards)
+        rows = {split: first.rows(split) + grown.rows[split] for split in SPLITS}
+        return context, _shard(shards, done=False), replace(grown, rows=rows)
+    data = context.dataset()
+    work = {"images": sum(data.rows(split) for split in SPLITS), "spec": str(data.spec)}
+    step = _step("shard", "data", done=True, fingerprint=data.fingerprint, work=work)
+    return context, step, Data.of(data)
+
+
+def _step(
+    stage: str,
+    name: str,
+    *,
+    done: bool,
+    fingerprint: str | None,
+    work: dict[str, Any],
+    expected: Callable[[], Expected] | None = None,
+) -> Step:
+    """A step that is done or to do; its time is measured only if it is to do."""
+    return Step(
+        stage=stage,
+        name=name,
+        done=done,
+        fingerprint=fingerprint,
+        state="done" if done else "to do",
+        expected_s=None if done or expected is None else round(expected().total_s, 1),
+        work=work,
+    )
+
+
+def _shard(shards: ShardPlan, done: bool) -> Step:
+    work = {
+        "images": shards.rows,
+        "shards": shards.shards,
+        "bytes": shards.size_bytes,
+        "spec": str(shards.spec),
+    }
+    return _step("shard", "data", done=done, fingerprint=shards.fingerprint, work=work)
+
+
+def _lookup(root: str, kind: str, fingerprint: str) -> tuple[bool, str]:
+    """Whether this work is done, and its fingerprint. ConfigError if the folder has other work."""
+    schema = DatasetManifest if kind == "dataset" else Manifest
+    return find_done(schema, root, kind, fingerprint) is not None, fingerprint
+
+
+_UNKNOWN: tuple[bool, None] = False, None
+"""Work whose input does not exist yet."""
+
+
+def _train(context: Context, name: str, stage: str, model: GenerativeModel, data: Data) -> Step:
+    from pipelines.stages.train import job_of
+
+    config = context.recipe.train_config(name)
+    parameters = parameters_of(model)
+    done, fingerprint = _UNKNOWN
+    distills = context.recipe.entry(name).distills
+    if data.manifest is not None and (distills is None or _model_exists(context, distills)):
+        job = job_of(context, name, data.manifest)
+        done, fingerprint = _lookup(job.root, "model", job.fingerprint)
+    work = {
+        "images": config.total_nimg,
+        "steps": config.total_nimg // config.batch,
+        "global batch": config.batch,
+        "workers": config.workers,
+        "parameters": parameters,
+        "bytes": _WEIGHT_BYTES * parameters,
+        "memory bytes of a worker": 20 * parameters,  # weights, gradients, two moments, average
+        "checkpoint bytes": 16 * parameters,
+    }
+    measure = _if_known(context, lambda cores: training_time(model, config, cores))
+    return _step(stage, name, done=done, fingerprint=fingerprint, work=work, expected=measure)
+
+
+def _model_exists(context: Context, name: str) -> bool:
+    return load_manifest(Manifest, context.at("models", name), "model") is not None
+
+
+def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
+    from pipelines.stages.sample import plan_of
+
+    config = context.recipe.sample
+    options = context.recipe.sample_options(name)
+    done, fingerprint = _UNKNOWN
+    if _model_exists(context, name):
+        planned = plan_of(context, name)
+        done, fingerprint = _lookup(planned.out_root, "dataset", planned.fingerprint)
+    work = {
+        "images": config.count,
+        "shards": shard_count(config),
+        "bytes": size_bytes_at_most(config, model.spec),
+        "workers": config.workers,
+        "sampler": options.sampler,
+        "draws from p(x)": options.draws_from_p,
+    }
+    request = label_request(config.labels, model.spec, data.class_names)
+    measure = _if_known(
+        context, lambda cores: sampling_time(model, options, request, config, cores)
+    )
+    return _step("sample", name, done=done, fingerprint=fingerprint, work=work, expected=measure)
+
+
+def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
+    from pipelines.stages.score import plan_of
+
+    config = context.recipe.score
+    work: dict[str, Any] = {"split": config.split, "workers": config.workers}
+    try:
+        check_scorable(context, name)
+    except Unscorable as error:
+        state = f"skipped: {error.summary(name)}"
+        return Step(stage="score", name=name, done=False, state=state, work=work)
+    done, fingerprint = _UNKNOWN
+    if data.manifest is not None and _model_exists(context, name):
+        planned = plan_of(context, name)
+        done, fingerprint = _lookup(planned.out_root, "scores", planned.fingerprint)
+    options, split_rows = context.recipe.score_options(name), data.rows[config.split]
+    if config.data is not None:
+        root = storage.resolve(config.data)
+        split_rows = require(DatasetManifest, root, "dataset", "shard").rows(config.split)
+    rows = min(split_rows, config.max_rows or split_rows, options.max_rows or split_rows)
+    work |= {"images": rows, "bytes": rows * ROW_BYTES_AT_MOST}
+    calibration_rows = 0
+    if config.calibration is not None:
+        most = min(config.calibration.rows, options.max_rows or config.calibration.rows)
+        work["calibration images"] = min(data.rows[config.calibration.split], most)
+        same = config.data is None and config.calibration.split == config.split
+        calibration_rows = 0 if same else work["calibration images"]
+    measure = _if_known(
+        context,
+        lambda cores: scoring_time(model, options, rows + calibration_rows, config, cores),
+    )
+    return _step("score", name, done=done, fingerprint=fingerprint, work=work, expected=measure)
+
+
+def _evaluate(context: Context, job: EvaluationJob) -> Step:
+    config = context.recipe.evaluate
+    done, fingerprint = _UNKNOWN
+    if all(storage.exists(url) for url in job.manifests()):
+        done, fingerprint = _lookup(job.out_root, "evaluation", job.fingerprint())
+    work = {"reference split": config.reference, "images at most": config.images}
+    return _step("evaluate", job.name, done=done, fingerprint=fingerprint, work=work)
+
+
+def _promote(context: Context, name: str) -> Step:
+    decision = load_manifest(Manifest, context.at("decision", name), "decision")
+    fingerprint = decision.fingerprint if decision else None
+    work = {"rules": ", ".join(context.recipe.promote.rules)}
+    return _step("promote", name, done=decision is not None, fingerprint=fingerprint, work=work)
+
+
+def _if_known(
+    context: Context, measure: Callable[[Cores], Expected]
+) -> Callable[[], Expected] | None:
+    """The measurement on this machine's cores; None where the recipe requests GPUs."""
+    cluster = context.recipe.cluster
+    return None if cluster.gpus_per_worker > 0 else lambda: measure(Cores.of(cluster))
