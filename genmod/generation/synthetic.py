@@ -36,6 +36,7 @@ class SampleConfig(Config):
     """The recipe's ``sample``: how many images, with which labels, and how the work is cut."""
 
     count: int = Field(default=10_000, gt=0)
+    """Images to generate with each model."""
     shard_rows: int = Field(default=1_000, gt=0)
     """Images of one tar, the unit of work. A multiple of ``micro_batch`` wastes nothing."""
     micro_batch: int = Field(default=100, gt=0)
@@ -46,6 +47,7 @@ class SampleConfig(Config):
     workers: int = Field(default=1, gt=0)
     """Actors, each with the model on a device of its own. They do not change the result."""
     weights: Literal["ema", "raw"] = "ema"
+    """``ema``: the moving average; ``raw``: the trained weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
     output: str = Field(default="samples", min_length=1)

@@ -42,6 +42,7 @@ class FeaturesConfig(Config):
     train_images: int = Field(default=80_000, ge=1)
     """How many images the classifier sees while it is trained, over all epochs."""
     batch_images: int = Field(default=64, ge=1)
+    """Images of a training step of the classifier."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """The highest; it falls to 0 along half a cosine."""
 

@@ -46,6 +46,7 @@ class ScoreConfig(Config):
     """The recipe's ``score``: which rows get a log-likelihood, and how the work is cut."""
 
     split: Split = "val"
+    """The split to score."""
     max_rows: int | None = Field(default=None, gt=0)
     """Score so many rows, drawn from the split by the seed; all of them if not given."""
     micro_batch: int = Field(default=50, gt=0)
@@ -55,6 +56,7 @@ class ScoreConfig(Config):
     workers: int = Field(default=1, gt=0)
     """Actors, each with the model on a device of its own. They do not change the result."""
     weights: Literal["ema", "raw"] = "ema"
+    """``ema``: the moving average; ``raw``: the trained weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
     data: str | None = None

@@ -25,6 +25,7 @@ class OptimConfig(Config):
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the first and second moment per step."""
     eps: float = Field(default=1e-8, gt=0)
+    """Added to the denominator of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled, times the learning rate."""
     clip_norm: float | None = Field(default=1.0, gt=0)

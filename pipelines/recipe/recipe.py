@@ -39,6 +39,7 @@ class ModelEntry(Config):
     """One model of a recipe."""
 
     family: str
+    """Name of a family: a file or folder of ``genmod/models``."""
     distills: str | None = None
     """Name of another model of the recipe: this one starts from its weights, and has its ``net`` but for what
     its own changes. ``genmod distill`` trains it, after ``genmod train``."""
@@ -60,6 +61,7 @@ class Recipe(Config):
     root: str
     """URL of the folder that all results go below."""
     seed: int = Field(0, ge=0)
+    """Addresses every random number of the run."""
     data: DataConfig
     model: dict[ModelName, ModelEntry] = Field(min_length=1)
     train: TrainConfig = TrainConfig()

@@ -60,10 +60,12 @@ class TrackingConfig(Config):
     """The recipe's ``tracking``: where runs are logged."""
 
     enabled: bool = True
+    """Whether runs are logged to MLflow."""
     uri: str | None = None
     """Of an MLflow server, or ``sqlite:///FILE``, which keeps artifacts beside the file. If not given,
     FILE is ``mlflow.db`` below the root, which must then be a local folder."""
     experiment: str = "genmod"
+    """Name of the MLflow experiment."""
     prefix: str | None = None
     """Registered models are called PREFIX-NAME; the experiment's name if not given."""
     upload_bytes: int = 256 << 20

@@ -24,7 +24,9 @@ class Splits(Config):
     """Shares of the rows that are held out. Which rows: by a hash of the key, whatever the seed."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the rows for validation."""
     test: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the rows for evaluation."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
