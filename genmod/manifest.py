@@ -1,9 +1,9 @@
-"""Done means: its manifest is there.
+"""Manifests: a stage is done if and only if its manifest exists.
 
-A stage writes its files, then its manifest, last, by a create-if-absent write. The manifest names every
-file with size and digest and carries the fingerprint of what the stage was made from. Running a finished
-stage again finds the manifest and does nothing; a manifest with another fingerprint belongs to somebody
-else's work and is never overwritten.
+A stage writes its files first and its manifest last, by a create-if-absent write. The manifest lists every
+file with size and digest, and carries the fingerprint of the configuration and inputs. When a finished stage
+runs again, it finds the manifest and does nothing. A manifest with another fingerprint belongs to other work
+and is never overwritten.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from genmod.config import Config, fingerprint
 from genmod.errors import ConfigError, DataError
 
 FORMAT = 1
-"""Version of everything that is written below a root. Readers refuse a newer one."""
+"""Version of everything that is written below a root. Readers refuse newer versions."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class FileEntry(Config):
-    """One file: where it is (relative to the manifest, or absolute), how long, and its digest."""
+    """Path (relative to the manifest, or absolute), size and digest of one file."""
 
     path: str
     size_bytes: int
@@ -34,18 +34,19 @@ class FileEntry(Config):
 
 
 class ImageSpec(Config):
-    """What an image of a dataset is, and so what a model of it makes."""
+    """Shape and pixel values of a dataset's images, and so of a model's samples."""
 
     channels: Literal[1, 3]
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     classes: int = Field(0, ge=0)
-    """Number of labels, 0 if there are none."""
+    """Number of labels; 0 without labels."""
     levels: Literal[2, 256] = 256
-    """Values a pixel takes: 256, or 2 for binary data (stored as pixels 0 and 255)."""
+    """Number of pixel values: 256, or 2 for binary data (stored as 0 and 255)."""
     draw_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
-    """Of binary data whose shards hold greys: a pixel is on with the probability that its grey says. The seed
-    of each row's one draw; training draws anew whenever a row comes. See :mod:`genmod.data.format.binary`."""
+    """Seed of binary data that is stored as grey levels: each pixel is on with probability grey / 255. Each
+    row has one draw with this seed; training draws again at every use. See :mod:`genmod.data.format.binary`.
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,7 +55,7 @@ class ImageSpec(Config):
 
     @property
     def dims(self) -> int:
-        """D = C H W, what bits per dimension divide by."""
+        """D = C H W, the divisor of bits per dimension."""
         return self.channels * self.height * self.width
 
     def __str__(self) -> str:
@@ -75,15 +76,15 @@ class ShardEntry(Config):
 
 
 class Manifest(Config):
-    """What a stage made. ``digest`` is over all other fields."""
+    """Result of a stage. ``digest`` covers all other fields."""
 
     kind: str
-    """dataset, model, scores, evaluation, report or decision."""
+    """A key of :data:`MANIFEST_NAMES`, e.g. ``dataset`` or ``model``."""
     format: int = FORMAT
     fingerprint: str
-    """Of the configuration and the inputs' digests: what this was made from."""
+    """Of the configuration and the digests of the inputs."""
     parents: dict[str, str] = {}
-    """Name of an input -> its digest."""
+    """Digest of each input, by name."""
     files: tuple[FileEntry, ...] = ()
     metadata: dict[str, Any] = {}
     """JSON values that readers of this kind need, e.g. metrics with their labels."""
@@ -92,18 +93,20 @@ class Manifest(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.format > FORMAT:
-            raise ValueError(f"format {self.format} is newer than this genmod reads ({FORMAT})")
+            raise ValueError(
+                f"format {self.format}, but this genmod reads up to {FORMAT}; update it"
+            )
         return self
 
     def sealed(self) -> Self:
-        """The same with its digest filled in."""
+        """A copy with the digest filled in."""
         return self.model_copy(update={"digest": self._digest()})
 
     def _digest(self) -> str:
         return fingerprint(self.model_dump(mode="json", exclude={"digest"}))
 
     def is_whole(self) -> bool:
-        """Whether the digest fits the fields."""
+        """Whether the digest matches the fields."""
         return self.digest == self._digest()
 
 
@@ -114,7 +117,7 @@ class DatasetManifest(Manifest):
     spec: ImageSpec
     shards: tuple[ShardEntry, ...]
     quarantined: int = 0
-    """Inputs that were refused; quarantine.parquet says why."""
+    """Number of refused inputs; quarantine.parquet contains the reasons."""
     class_names: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -128,13 +131,13 @@ class DatasetManifest(Manifest):
         return tuple(shard for shard in self.shards if shard.split == split)
 
     def rows(self, split: Split) -> int:
-        """How many samples a split has."""
+        """Number of samples in a split."""
         return sum(shard.rows for shard in self.of_split(split))
 
 
 ManifestT = TypeVar("ManifestT", bound=Manifest)
 
-NAMES = {
+MANIFEST_NAMES = {
     "dataset": "dataset.json",
     "model": "model.json",
     "scores": "scores.json",
@@ -147,12 +150,8 @@ NAMES = {
 
 
 def load_manifest(schema: type[ManifestT], root: str, kind: str) -> ManifestT | None:
-    """The manifest in a folder, or None if there is none.
-
-    Raises:
-        DataError: it is there but broken.
-    """
-    url = storage.join(root, NAMES[kind])
+    """The manifest in a folder, or None if there is none. DataError if it is invalid or was changed."""
+    url = storage.join(root, MANIFEST_NAMES[kind])
     try:
         data = storage.read_bytes(url)
     except FileNotFoundError:
@@ -161,14 +160,16 @@ def load_manifest(schema: type[ManifestT], root: str, kind: str) -> ManifestT | 
         manifest = schema.model_validate(json.loads(data))
     except (ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{url} is not a {kind} manifest ({reason}); make it again") from None
+        raise DataError(
+            f"{url} is not a valid {kind} manifest ({reason}); remove its folder and run the stage again"
+        ) from None
     if not manifest.is_whole():
-        raise DataError(f"{url} does not fit its own digest: it was changed after it was written")
+        raise DataError(f"{url} does not match its own digest: it was changed after it was written")
     return manifest
 
 
 def require(schema: type[ManifestT], root: str, kind: str, made_by: str) -> ManifestT:
-    """The manifest in a folder; its absence is a ConfigError that names the stage which makes it."""
+    """As :func:`load_manifest`; ConfigError that names the stage ``made_by`` if there is no manifest."""
     manifest = load_manifest(schema, root, kind)
     if manifest is None:
         raise missing_manifest(root, kind, made_by)
@@ -177,30 +178,30 @@ def require(schema: type[ManifestT], root: str, kind: str, made_by: str) -> Mani
 
 def missing_manifest(root: str, kind: str, made_by: str) -> ConfigError:
     """The error for a folder without a manifest; ``made_by`` is the command that writes one."""
-    return ConfigError(f"no {kind} at {root}; make it first: genmod {made_by}")
+    return ConfigError(f"no {kind} at {root}; create it first: genmod {made_by}")
 
 
-def find_done(schema: type[ManifestT], root: str, kind: str, wanted: str) -> ManifestT | None:
-    """The manifest if this very work is done, None if it is still to do.
+def find_done(schema: type[ManifestT], root: str, kind: str, expected: str) -> ManifestT | None:
+    """The manifest of finished work, or None if the work is not finished.
 
     Raises:
-        ConfigError: the folder holds work with another fingerprint, done or under way.
+        ConfigError: the folder contains work with another fingerprint than ``expected``, finished or not.
     """
-    return check_done(load_manifest(schema, root, kind), root, kind, wanted)
+    return check_done(load_manifest(schema, root, kind), root, kind, expected)
 
 
-def check_done(manifest: ManifestT | None, root: str, kind: str, wanted: str) -> ManifestT | None:
-    """As :func:`find_done`, of a manifest that was read already."""
-    found = manifest.fingerprint if manifest else _claimed(root)
-    if found is not None and found != wanted:
-        state = "holds" if manifest else "is being filled with"
-        real = manifest is not None and "source" in manifest.metadata
-        grown = "; if its source has grown: genmod retrain" if real else ""
+def check_done(manifest: ManifestT | None, root: str, kind: str, expected: str) -> ManifestT | None:
+    """As :func:`find_done`, for a manifest that was read before (None: the folder has none)."""
+    present = manifest.fingerprint if manifest else _claimed(root)
+    if present is not None and present != expected:
+        state = "contains" if manifest else "is being filled with"
+        is_source_data = manifest is not None and "source" in manifest.metadata
+        grown = "; if the source has new data, run genmod retrain" if is_source_data else ""
         article = {"scores": "", "evaluation": "an "}.get(kind, "a ")
         raise ConfigError(
-            f"{root} {state} {article}{kind} made from something else "
-            f"(fingerprint {found[:12]}, this recipe's is {wanted[:12]}); "
-            f"give another root with --set root=URL, or remove that folder{grown}"
+            f"{root} {state} {article}{kind} made from other inputs or settings "
+            f"(fingerprint {present[:12]}, this recipe's is {expected[:12]}); "
+            f"choose another root with --set root=URL, or remove that folder{grown}"
         )
     return manifest
 
@@ -208,23 +209,24 @@ def check_done(manifest: ManifestT | None, root: str, kind: str, wanted: str) ->
 _CLAIM = "claim.json"
 
 
-def claim(root: str, wanted: str) -> None:
-    """Say whose work a folder will hold, before the first file of it; checked by :func:`find_done`."""
-    storage.create(storage.join(root, _CLAIM), json.dumps({"fingerprint": wanted}).encode())
-    found = _claimed(root)
-    if found != wanted:
-        raise ConfigError(f"{root} was just claimed by another recipe; give another root")
+def claim(root: str, fingerprint: str) -> None:
+    """Reserve a folder before its first file is written. ConfigError if it is reserved for other work."""
+    storage.create(storage.join(root, _CLAIM), json.dumps({"fingerprint": fingerprint}).encode())
+    if _claimed(root) != fingerprint:
+        raise ConfigError(
+            f"{root} was just claimed by another recipe; choose another root with --set root=URL"
+        )
 
 
 def release_claim(root: str) -> None:
-    """Let a folder go whose work cannot be done, and with it the receipts of that work."""
+    """Release a folder whose work cannot be finished, and remove the receipts of that work."""
     storage.remove(storage.join(root, "receipts"))
     storage.remove(storage.join(root, _CLAIM))
 
 
 def is_claimed(names: Collection[str]) -> bool:
-    """Whether a folder with such files is being filled, or was and has lost its manifest."""
-    return _CLAIM in names and not any(name in names for name in NAMES.values())
+    """Whether a folder with these files is claimed and has no manifest: in progress, or lost."""
+    return _CLAIM in names and not any(name in names for name in MANIFEST_NAMES.values())
 
 
 def _claimed(root: str) -> str | None:
@@ -235,39 +237,62 @@ def _claimed(root: str) -> str | None:
 
 
 def publish(root: str, manifest: ManifestT) -> ManifestT:
-    """Seal and publish, the last write of a stage. If another writer was first, theirs is returned.
+    """Seal and publish a manifest, as the last write of a stage.
+
+    Returns:
+        The published manifest: this one, or that of another writer who was first.
 
     Raises:
-        ConfigError: theirs was made from something else.
+        ConfigError: the other writer's manifest has another fingerprint.
     """
     sealed = manifest.sealed()
     data = json.dumps(sealed.model_dump(mode="json"), indent=1).encode() + b"\n"
-    if storage.create(storage.join(root, NAMES[manifest.kind]), data):
+    if storage.create(storage.join(root, MANIFEST_NAMES[manifest.kind]), data):
         return sealed
-    theirs = find_done(type(manifest), root, manifest.kind, manifest.fingerprint)
-    assert theirs is not None
-    return theirs
+    first = find_done(type(manifest), root, manifest.kind, manifest.fingerprint)
+    assert first is not None
+    return first
 
 
 def write_file(root: str, path: str, data: bytes | memoryview) -> FileEntry:
-    """Write one file of a stage below its root and say what it is."""
+    """Write one file of a stage below its root, and return its entry for the manifest."""
     storage.write_bytes(storage.join(root, path), data)
     return FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data))
 
 
+def read_checked(root: str, entry: FileEntry, hint: str) -> bytes:
+    """The bytes of a listed file. DataError, ending in ``hint``, if it is missing or was changed."""
+    url = storage.join(root, entry.path)
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        raise DataError(f"{url} is missing, but its manifest lists it; {hint}") from None
+    if storage.sha256(data) != entry.sha256:
+        raise DataError(f"{url} does not match its digest: it was changed; {hint}")
+    return data
+
+
+def read_listed(root: str, manifest: Manifest, path: str, hint: str) -> bytes:
+    """As :func:`read_checked`, for the file with this path. DataError if the manifest does not list it."""
+    entry = next((entry for entry in manifest.files if entry.path == path), None)
+    if entry is None:
+        raise DataError(f"{root}: its manifest lists no {path}; {hint}")
+    return read_checked(root, entry, hint)
+
+
 def find_problems(root: str, files: Sequence[FileEntry]) -> list[str]:
-    """What is wrong with files that a manifest names: missing, of another size, of another digest."""
-    found: list[str] = []
+    """One line for each listed file that is missing, unreadable, or of another size or digest."""
+    problems: list[str] = []
     for entry in files:
         url = storage.join(root, entry.path)
         try:
             size_bytes = storage.size_bytes(url)
             if size_bytes != entry.size_bytes:
-                found.append(f"{url}: {size_bytes} bytes, wanted {entry.size_bytes}")
+                problems.append(f"{url}: {size_bytes} bytes, expected {entry.size_bytes}")
             elif storage.sha256_of(url) != entry.sha256:
-                found.append(f"{url}: its sha256 is not {entry.sha256[:12]}…")
+                problems.append(f"{url}: its sha256 is not {entry.sha256[:12]}…")
         except FileNotFoundError:
-            found.append(f"{url}: missing")
+            problems.append(f"{url}: missing")
         except OSError as error:
-            found.append(f"{url}: cannot be read ({error.strerror or error})")
-    return found
+            problems.append(f"{url}: cannot be read ({error.strerror or error})")
+    return problems

@@ -18,7 +18,7 @@ from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.generation.synthetic import SAMPLE_SPLIT
 from genmod.manifest import (
-    NAMES,
+    MANIFEST_NAMES,
     DatasetManifest,
     FileEntry,
     Manifest,
@@ -130,7 +130,8 @@ class EvaluationJob(Config):
         """URLs of the inputs' manifests."""
         kinds = {"data": "dataset", "samples": "dataset", "ood": "scores"}
         return [
-            storage.join(root, NAMES[kinds.get(name, name)]) for name, root in self.roots().items()
+            storage.join(root, MANIFEST_NAMES[kinds.get(name, name)])
+            for name, root in self.roots().items()
         ]
 
     def given(self) -> dict[str, Manifest]:

@@ -17,8 +17,9 @@ from genmod.config import fingerprint
 from genmod.errors import DataError
 from genmod.interface.model import GenerativeModel
 from genmod.interface.registry import ModelConfig
-from genmod.manifest import FileEntry, Manifest, require
+from genmod.manifest import FileEntry, Manifest, read_listed, require
 
+_HINT = "remove the folder and train the model again"
 CONFIG, HISTORY, GRIDS = "config.json", "history.json", "grids"
 
 
@@ -65,31 +66,16 @@ def load_model(root: str, weights: Weights = "ema") -> GenerativeModel:
     manifest = require(Manifest, root, "model", "train")
     model = _config(root, manifest).build()
     name = WEIGHTS[weights]
-    load_weights(model, _checked(root, manifest, name), storage.join(root, name))
+    load_weights(model, read_listed(root, manifest, name, _HINT), storage.join(root, name))
     return model.requires_grad_(False).eval()
 
 
 def _config(root: str, manifest: Manifest) -> ModelConfig:
     try:
-        return ModelConfig.model_validate(json.loads(_checked(root, manifest, CONFIG)))
+        return ModelConfig.model_validate(json.loads(read_listed(root, manifest, CONFIG, _HINT)))
     except (ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{root}/{CONFIG} configures no model of this genmod ({reason})") from None
-
-
-def _checked(root: str, manifest: Manifest, name: str) -> bytes:
-    """A file that the manifest names, if it fits its digest."""
-    url = storage.join(root, name)
-    entry = next((file for file in manifest.files if file.path == name), None)
-    if entry is None:
-        raise DataError(f"{root}: its manifest names no {name}")
-    try:
-        data = storage.read_bytes(url)
-    except FileNotFoundError:
-        raise DataError(f"{url} is missing; train the model again") from None
-    if storage.sha256(data) != entry.sha256:
-        raise DataError(f"{url} does not fit its digest; train the model again")
-    return data
 
 
 def weights_bytes(model: nn.Module) -> bytes:

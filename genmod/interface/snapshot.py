@@ -5,7 +5,7 @@ from __future__ import annotations
 from genmod import storage
 from genmod.interface.model_store import PublishedModel, open_model
 from genmod.manifest import (
-    NAMES,
+    MANIFEST_NAMES,
     DatasetManifest,
     Manifest,
     ManifestT,
@@ -71,4 +71,4 @@ class Snapshot:
 
 
 def _url(root: str, kind: str) -> str:
-    return storage.join(root, NAMES[kind])
+    return storage.join(root, MANIFEST_NAMES[kind])

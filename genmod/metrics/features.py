@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from genmod import storage, units
 from genmod.config import Config, canonical_json, fingerprint
 from genmod.errors import ConfigError, DataError, TrainingDiverged
-from genmod.manifest import FileEntry, ImageSpec, Manifest, require, write_file
+from genmod.manifest import FileEntry, ImageSpec, Manifest, read_checked, require, write_file
 from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca
 from genmod.permutation import shuffle
 from genmod.rng import philox_key, rng_for
@@ -206,13 +206,9 @@ def load_extractor(root: str) -> Extractor:
     """The feature space in a folder. ConfigError if there is none, DataError if it is not whole."""
     manifest = require(Manifest, root, "features", "evaluate")
     config_entry, weights_entry = manifest.files
-    config_data = storage.read_bytes(storage.join(root, config_entry.path))
-    weights = storage.read_bytes(storage.join(root, weights_entry.path))
-    for entry, data in ((config_entry, config_data), (weights_entry, weights)):
-        if storage.sha256(data) != entry.sha256:
-            raise DataError(
-                f"{storage.join(root, entry.path)} does not fit its digest; make it again"
-            )
+    hint = "remove the folder and run genmod evaluate again"
+    config_data = read_checked(root, config_entry, hint)
+    weights = read_checked(root, weights_entry, hint)
     config = ExtractorConfig.model_validate(json.loads(config_data))
     with torch.random.fork_rng(devices=[]):
         network = config.build()

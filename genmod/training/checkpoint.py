@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from genmod import storage
 from genmod.config import Config, as_json, canonical_json
 from genmod.errors import ConfigError, DataError, StorageError
-from genmod.manifest import Manifest, write_file
+from genmod.manifest import Manifest, read_checked, write_file
 from genmod.training.state import Snapshot, TrainState
 from genmod.training.writer import storage_errors
 from genmod.world import World, broadcast_int
@@ -120,14 +120,8 @@ class Checkpoints:
         receipt = self._receipt(nimg)
         files: dict[str, bytes] = {}
         for entry in receipt.files:
-            url = storage.join(self.url, entry.path)
-            try:
-                data = storage.read_bytes(url)
-            except FileNotFoundError:
-                raise DataError(f"{url} is missing") from None
-            if storage.sha256(data) != entry.sha256:
-                raise DataError(f"{url} does not fit its digest")
-            files[entry.path.rpartition("/")[2]] = data
+            name = entry.path.rpartition("/")[2]
+            files[name] = read_checked(self.url, entry, "an older checkpoint is used")
         state.load(files)
 
     def nimgs(self) -> list[int]:

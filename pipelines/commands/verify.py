@@ -14,7 +14,7 @@ from genmod.config import fingerprint
 from genmod.data.format.verify import shard_problems
 from genmod.errors import DataError
 from genmod.manifest import (
-    NAMES,
+    MANIFEST_NAMES,
     DatasetManifest,
     FileEntry,
     find_problems,
@@ -33,14 +33,14 @@ def verify(url: str) -> list[str]:
     whose bytes changed it says which samples did.
     """
     name = url.rpartition("/")[2]
-    if name in NAMES.values():
+    if name in MANIFEST_NAMES.values():
         return _verify_one(url) if storage.exists(url) else [f"{url}: missing"]
-    there = [name for name in storage.list_names(url) if name in NAMES.values()]
+    there = [name for name in storage.list_names(url) if name in MANIFEST_NAMES.values()]
     if there:
         return [fault for name in there for fault in _verify_one(storage.join(url, name))]
     manifests, found = _below(url)
     if not manifests and not found:
-        return [f"{url}: no manifest there ({', '.join(sorted(NAMES.values()))})"]
+        return [f"{url}: no manifest there ({', '.join(sorted(MANIFEST_NAMES.values()))})"]
     found += [fault for manifest in manifests for fault in _verify_one(manifest)]
     return found + _lost_parents(manifests)
 
@@ -59,7 +59,7 @@ def _below(url: str) -> tuple[list[str], list[str]]:
         for folder, names in folders
         if is_claimed(names)
     ]
-    kinds = NAMES.values()
+    kinds = MANIFEST_NAMES.values()
     return [f"{folder}/{n}" for folder, names in folders for n in kinds if n in names], lost
 
 

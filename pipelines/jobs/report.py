@@ -8,7 +8,6 @@ from typing import Any
 from genmod import storage
 from genmod.config import Config, fingerprint
 from genmod.data.reading.reader import open_dataset
-from genmod.errors import DataError
 from genmod.evaluation.measure import metrics_from
 from genmod.interface.model_store import HISTORY
 from genmod.manifest import (
@@ -18,6 +17,7 @@ from genmod.manifest import (
     claim,
     find_done,
     publish,
+    read_listed,
     require,
     write_file,
 )
@@ -143,18 +143,8 @@ def _evaluation(root: str) -> Manifest:
 
 
 def _file(root: str, manifest: Manifest, path: str) -> bytes:
-    """A file that a manifest names, if it fits its digest."""
-    entry = next((entry for entry in manifest.files if entry.path == path), None)
-    if entry is None:
-        raise DataError(f"{root}: its manifest names no {path}")
-    url = storage.join(root, path)
-    try:
-        data = storage.read_bytes(url)
-    except FileNotFoundError:
-        raise DataError(f"{url} is missing; make it again") from None
-    if storage.sha256(data) != entry.sha256:
-        raise DataError(f"{url} does not fit its digest; make it again")
-    return data
+    """A file that a manifest lists. DataError if it is missing or was changed."""
+    return read_listed(root, manifest, path, "remove that folder and run its stage again")
 
 
 def _about(data: DatasetManifest) -> list[tuple[str, str]]:

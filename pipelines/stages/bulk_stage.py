@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from genmod import storage
 from genmod.config import as_json, fingerprint
 from genmod.generation.synthetic import SampleConfig
-from genmod.manifest import NAMES
+from genmod.manifest import MANIFEST_NAMES
 from genmod.scoring.table import ScoreConfig
 from pipelines.jobs.bulk import Job, ManifestT, Options, ReceiptT, WorkUnitActor, run_jobs
 from pipelines.recipe.context import Context, Result
@@ -50,7 +50,7 @@ def run_stage(
     for job, run_of_job, manifest in zip(jobs, runs, manifests, strict=True):
         values = {k: v for k, v in manifest.metadata.items() if isinstance(v, float)}
         run_of_job.log_metrics(values, 0)
-        run_of_job.log_artifact(storage.join(job.out_root, NAMES[job.kind]))
+        run_of_job.log_artifact(storage.join(job.out_root, MANIFEST_NAMES[job.kind]))
         run_of_job.finish("FINISHED", {"digest": manifest.digest, "root": job.out_root})
     made = {
         job.name: {

@@ -14,7 +14,7 @@ from genmod.config import as_json
 from genmod.data.sharding.plan import DatasetPlan, ShardPlan, make_plan
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.errors import ConfigError
-from genmod.manifest import NAMES, DatasetManifest, find_done, load_manifest
+from genmod.manifest import MANIFEST_NAMES, DatasetManifest, find_done, load_manifest
 from pipelines.jobs.sharding import shard
 from pipelines.recipe.context import Context
 
@@ -105,7 +105,7 @@ def grow(context: Context) -> Version | None:
         plan=plan,
     )
     assert data is not None, "the plan had shards"
-    run.log_artifact(storage.join(data_root, NAMES["dataset"]))
+    run.log_artifact(storage.join(data_root, MANIFEST_NAMES["dataset"]))
     run.finish("FINISHED", {"digest": data.digest, "root": data_root})
     version = Version(number, root, data)
     return version if version.rows > newest.rows else None

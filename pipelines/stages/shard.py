@@ -6,7 +6,7 @@ import time
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.manifest import NAMES, DatasetManifest, find_done, load_manifest
+from genmod.manifest import MANIFEST_NAMES, DatasetManifest, find_done, load_manifest
 from pipelines.jobs.sharding import shard
 from pipelines.recipe.context import Context, Result
 
@@ -28,7 +28,7 @@ def stage(context: Context) -> Result:
         made = shard(recipe.data, root, seed=recipe.seed, progress=context.progress, plan=plan)
         assert made is not None, "only growing a dataset can come to nothing"
     run.log_metrics({f"rows/{split}": float(rows) for split, rows in plan.rows_by_split.items()}, 0)
-    run.log_artifact(storage.join(root, NAMES["dataset"]))
+    run.log_artifact(storage.join(root, MANIFEST_NAMES["dataset"]))
     run.finish("FINISHED", {"digest": made.digest, "root": root})
     _tell_refused(context, made, root)
     return context.result("shard", start_s, new, root, made, digest=made.digest)

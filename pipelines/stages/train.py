@@ -15,7 +15,7 @@ from genmod import storage
 from genmod.config import as_json, fingerprint
 from genmod.errors import ConfigError
 from genmod.interface.model_store import GRIDS, HISTORY, open_model
-from genmod.manifest import NAMES, DatasetManifest, Manifest, require
+from genmod.manifest import MANIFEST_NAMES, DatasetManifest, Manifest, require
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job
 from genmod.training.metric_log import read_metrics
 from pipelines.jobs.training import TrainOptions, train_models
@@ -101,7 +101,7 @@ def make(context: Context, stage: str) -> Result:
     for job, manifest in zip(jobs, manifests, strict=True):
         run = runs[job.name]
         run.replay(lambda root=job.root: [(p.nimg, p.metrics) for p in read_metrics(root)])
-        for path in (NAMES["model"], HISTORY):
+        for path in (MANIFEST_NAMES["model"], HISTORY):
             run.log_artifact(storage.join(job.root, path))
         for entry in manifest.files:
             if entry.path.startswith(f"{GRIDS}/"):

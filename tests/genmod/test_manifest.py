@@ -24,9 +24,9 @@ def test_publish_then_find(tmp_path):
 def test_another_fingerprint_is_refused_and_kept(tmp_path):
     root = str(tmp_path)
     first = m.publish(root, make())
-    with pytest.raises(ConfigError, match="made from something else"):
+    with pytest.raises(ConfigError, match="made from other inputs"):
         m.find_done(m.Manifest, root, "model", "0" * 64)
-    with pytest.raises(ConfigError, match="made from something else"):
+    with pytest.raises(ConfigError, match="made from other inputs"):
         m.publish(root, make("0" * 64))
     assert m.load_manifest(m.Manifest, root, "model") == first
 
@@ -78,7 +78,7 @@ def test_faults_name_the_file(tmp_path):
     storage.remove(str(tmp_path / "d"))
     found = m.find_problems(root, [good, short, changed, gone])
     assert [text.split("/")[-1] for text in found] == [
-        "b: 1 bytes, wanted 10",
+        "b: 1 bytes, expected 10",
         f"c: its sha256 is not {changed.sha256[:12]}…",
         "d: missing",
     ]

@@ -73,7 +73,7 @@ def test_output_of_another_recipe_is_refused_and_kept(folder, capsys):
     publish(str(folder / "out" / "data"), other)
     before = storage.read_bytes(str(folder / "out" / "data" / "dataset.json"))
     assert command(folder, "shard") == 2
-    assert "made from something else" in capsys.readouterr().err
+    assert "made from other inputs" in capsys.readouterr().err
     assert storage.read_bytes(str(folder / "out" / "data" / "dataset.json")) == before
     assert sorted(p.name for p in (folder / "out" / "data").iterdir()) == ["dataset.json"]
 

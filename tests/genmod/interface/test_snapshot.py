@@ -22,7 +22,7 @@ def test_a_manifest_is_read_once(root):
     storage.remove(f"{root}/scores.json")
     assert snapshot.load(Manifest, root, "scores") == published
     assert snapshot.find_done(Manifest, root, "scores", "work") == published
-    with pytest.raises(ConfigError, match="made from something else"):
+    with pytest.raises(ConfigError, match="made from other inputs"):
         snapshot.find_done(Manifest, root, "scores", "other work")
 
 
@@ -30,7 +30,7 @@ def test_an_absent_manifest_stays_absent_until_it_is_added_or_reloaded(root):
     snapshot = Snapshot()
     assert snapshot.find_done(Manifest, root, "scores", "work") is None
     published = publish(root, SCORES)
-    with pytest.raises(ConfigError, match=r"no scores at .*; make it first: genmod score"):
+    with pytest.raises(ConfigError, match=r"no scores at .*; create it first: genmod score"):
         snapshot.require(Manifest, root, "scores", "score")
     assert snapshot.reload(Manifest, root, "scores") == published
     other = Snapshot()

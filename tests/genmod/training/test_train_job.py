@@ -102,7 +102,7 @@ def test_changed_weights_are_not_loaded(data, tmp_path):
     url = storage.join(mine.root, "ema.safetensors")
     weights = storage.read_bytes(url)
     storage.write_bytes(url, weights[:-1] + bytes([weights[-1] ^ 1]))
-    with pytest.raises(DataError, match=r"ema\.safetensors does not fit its digest"):
+    with pytest.raises(DataError, match=r"ema\.safetensors does not match its digest"):
         load_model(mine.root)
     load_model(mine.root, "raw")
 

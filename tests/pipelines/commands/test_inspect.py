@@ -71,7 +71,7 @@ def test_the_same_as_json_and_the_sheet_elsewhere(root, tmp_path, capsys):
     ("where", "words", "says"),
     [
         ("run", (), "no dataset at .*run, but there is one at .*run/data; give that"),
-        ("nowhere", (), "no dataset at .*nowhere; make it first: genmod shard"),
+        ("nowhere", (), "no dataset at .*nowhere; create it first: genmod shard"),
         ("run/data", ("--split", "val"), "the val split has no rows"),
     ],
 )

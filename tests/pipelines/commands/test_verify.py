@@ -91,11 +91,11 @@ def test_a_tar_that_was_cut_off_or_grew(root):
     tar = root / "data" / "train-000000.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[: len(whole) // 2])
-    assert any("bytes, wanted" in fault for fault in verify(str(root)))
+    assert any("bytes, expected" in fault for fault in verify(str(root)))
     assert any("cut off" in fault for fault in verify(str(root)))
     tar.write_bytes(whole + bytes(512))
     (fault,) = verify(str(root))
-    assert "bytes, wanted" in fault
+    assert "bytes, expected" in fault
 
 
 def line_of(root, number):
@@ -134,7 +134,7 @@ def test_every_sample_that_a_cut_tar_lost_is_named(root):
     line = index.to_pylist()[12]
     tar.write_bytes(tar.read_bytes()[: line["offset"] + 10])
     faults = verify(str(root))
-    assert f"{tar}: {line['offset'] + 10} bytes, wanted" in faults[0]
+    assert f"{tar}: {line['offset'] + 10} bytes, expected" in faults[0]
     assert f"{tar}: key 0-012, byte {line['offset'] - 512}: cut off in the member" in faults[1]
     lost = [fault for fault in faults if "is missing, it ends at byte" in fault]
     assert [fault.split(": ")[1] for fault in lost] == [f"key 0-{i:03d}" for i in range(12, 20)]

@@ -330,9 +330,9 @@ def test_finished_work_is_looked_up_without_ray(root, sampled, scored):
 
 @pytest.mark.ray
 def test_a_folder_with_other_work_is_left_alone(root, sampled, scored):
-    with pytest.raises(ConfigError, match="made from something else"):
+    with pytest.raises(ConfigError, match="made from other inputs"):
         sample_models(sample_jobs(root, sampled[0]), SAMPLE, seed=SEED + 1)
-    with pytest.raises(ConfigError, match="made from something else"):
+    with pytest.raises(ConfigError, match="made from other inputs"):
         score_models(
             score_jobs(root, scored[0]), SCORE.model_copy(update={"max_rows": 3}), seed=SEED
         )

@@ -290,7 +290,7 @@ def test_the_same_work_elsewhere_gives_the_same_facts(evaluated, tmp_path):
 
 def test_another_way_of_judging_does_not_go_into_the_same_folder(evaluated):
     other = CONFIG.model_copy(update={"neighbours": 3})
-    with pytest.raises(ConfigError, match="made from something else"):
+    with pytest.raises(ConfigError, match="made from other inputs"):
         evaluation_job(evaluated, "vae", config=other).do()
 
 
@@ -398,7 +398,7 @@ def test_a_report_on_changed_pictures_is_refused(tmp_path):
     for name in ("vae", "gan"):
         evaluation_job(root, name).do()
     storage.write_bytes(f"{root}/evaluation/gan/samples.png", b"x")
-    with pytest.raises(DataError, match=r"samples\.png does not fit its digest"):
+    with pytest.raises(DataError, match=r"samples\.png does not match its digest"):
         report_job(root).do()
 
 

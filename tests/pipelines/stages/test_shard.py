@@ -97,7 +97,7 @@ def test_again_does_nothing_and_another_recipe_is_refused(done):
     assert shard(DIGITS, str(folder), seed=3) == manifest
     assert times(folder) == before
     for act in (shard, plan_shard):
-        with pytest.raises(ConfigError, match="made from something else"):
+        with pytest.raises(ConfigError, match="made from other inputs"):
             act(DIGITS, str(folder), seed=4)
     assert times(folder) == before
 

@@ -187,7 +187,7 @@ def test_models_are_trained_in_one_launch_and_progress_is_told(undisturbed, data
     again = training.train_models(jobs, options(root, connect=never))
     assert [m.digest for m in again] == [m.digest for m in manifests[:2]]
     other = job(dataset, root, "one", TRAIN.model_copy(update={"nimg": 500}))
-    with pytest.raises(ConfigError, match="made from something else"):
+    with pytest.raises(ConfigError, match="made from other inputs"):
         training.train_models([other], options(root))
 
 

@@ -131,7 +131,7 @@ def test_an_empty_split_and_no_dataset(dataset, tmp_path):
     with pytest.raises(ConfigError, match="val split is empty"):
         TrainingStream(root, bare, "val", global_batch=4)
     assert list(iter_split(root, bare, "val", 4)) == []
-    with pytest.raises(ConfigError, match="make it first: genmod shard"):
+    with pytest.raises(ConfigError, match="create it first: genmod shard"):
         open_dataset(str(tmp_path))
 
 
