@@ -13,6 +13,7 @@ from pydantic import Field
 from genmod import storage
 from genmod.config import Config
 from genmod.errors import ConfigError
+from genmod.interface.external import FAMILIES_VARIABLE
 
 LOCAL = "local"
 AUTO = "auto"
@@ -87,7 +88,8 @@ def worker_environment() -> dict[str, str]:
     stores are, a job has told its workers when it was submitted.
     """
     names = storage.FORWARDED_VARIABLES if _JOB not in os.environ else ()
-    return {name: os.environ[name] for name in (*names, storage.VARIABLE) if name in os.environ}
+    names = (*names, storage.VARIABLE, FAMILIES_VARIABLE)
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def disconnect() -> None:

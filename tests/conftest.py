@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from cluster.environment import set_environment
+from genmod.interface.external import FAMILIES_VARIABLE
 from tests.stores import proxy as proxies
 from tests.stores import weed
 
 set_environment()
+os.environ[FAMILIES_VARIABLE] = str(Path(__file__).parent / "families")
 settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )

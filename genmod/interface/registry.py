@@ -1,15 +1,21 @@
-"""The registry of families: one file or folder of ``genmod/models`` is one family."""
+"""The registry of families: each file or folder of ``genmod/models`` is one family.
+
+More families are found in the folders of ``GENMOD_FAMILIES``, see :mod:`genmod.interface.external`.
+"""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from genmod.config import Config, parse
 from genmod.errors import ConfigError, did_you_mean
+from genmod.interface.external import FAMILIES_VARIABLE, family_folders
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.manifest import ImageSpec
 from genmod.rng import philox_key
@@ -19,32 +25,66 @@ PACKAGE = "genmod.models"
 
 
 def families() -> tuple[str, ...]:
-    """Names of all families: the files and folders of ``genmod/models``."""
-    package = importlib.import_module(PACKAGE)
-    return tuple(sorted(info.name for info in pkgutil.iter_modules(package.__path__)))
+    """Sorted names of all families: those of ``genmod/models``, and those of ``GENMOD_FAMILIES``.
+
+    Raises:
+        ConfigError: a folder of ``GENMOD_FAMILIES`` does not exist, or two families have one name.
+    """
+    folders = _package().__path__
+    names = sorted(info.name for f in folders for info in pkgutil.iter_modules([f]))
+    for name, following in itertools.pairwise(names):
+        if name == following:
+            raise ConfigError(
+                f"{FAMILIES_VARIABLE}: there are two families {name!r}; rename the file of one"
+            )
+    return tuple(names)
 
 
 def family(name: str) -> type[GenerativeModel]:
-    """The model class of a family."""
+    """The model class of a family.
+
+    Raises:
+        ConfigError: there is no such family, or its module defines no ``Model``.
+    """
     if name not in families():
         raise ConfigError(f"no family is called {name!r}; {did_you_mean(name, families())}")
-    return importlib.import_module(f"{PACKAGE}.{name}").Model
+    module = importlib.import_module(f"{PACKAGE}.{name}")
+    model_class = getattr(module, "Model", None)
+    if not (isinstance(model_class, type) and issubclass(model_class, GenerativeModel)):
+        raise ConfigError(
+            f"family {name!r} ({module.__file__}) has no class Model derived from GenerativeModel"
+        )
+    return model_class
+
+
+def _package() -> ModuleType:
+    """``genmod.models``, its search path extended by the folders of the environment."""
+    package = importlib.import_module(PACKAGE)
+    assert package.__spec__ is not None
+    own = package.__spec__.submodule_search_locations
+    assert own is not None
+    package.__path__ = [*own[:1], *family_folders()]
+    return package
 
 
 class ModelConfig(Config):
-    """Everything needed to build a model again; config.json of a checkpoint or model folder."""
+    """Everything needed to build a model again; the ``config.json`` of a checkpoint or model folder."""
 
     family: str
+    """Name of a registered family."""
     net: dict[str, Any]
+    """The family's ``Config``, as JSON values."""
     spec: ImageSpec
+    """Shape, levels and classes of the images."""
     stats: DataStats
+    """Moments of the training data."""
 
     def build(self, seed: int = 0) -> GenerativeModel:
-        """A new model. Its weights are a pure function of this configuration and the seed."""
+        """Build a new model. Its weights are a pure function of this configuration and the seed."""
         model_class = family(self.family)
-        net = parse(model_class.Config, self.net, f"model ({self.family}) net")
-        model_class.check(net, self.spec)
+        config = parse(model_class.Config, self.net, f"model ({self.family}) net")
+        model_class.check(config, self.spec)
         with torch.random.fork_rng(devices=[]):
             low, high = philox_key(seed, f"init/{self.family}")
             torch.manual_seed(high << 31 | low >> 1)
-            return model_class(net, self.spec, self.stats)
+            return model_class(config, self.spec, self.stats)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from genmod import storage
 from genmod.config import fingerprint
 from genmod.errors import ConfigError, GenmodError
+from genmod.interface.external import FAMILIES_VARIABLE
 
 if TYPE_CHECKING:  # a recipe takes seconds to import, and a look at a job needs none
     from cluster.jobs import JobRequest, Jobs, JobState
@@ -123,12 +124,13 @@ def _request(
 ) -> JobRequest:
     from cluster.jobs import JobRequest
 
+    forwarded = (*storage.FORWARDED_VARIABLES, FAMILIES_VARIABLE)
     words = ["python", "-m", "pipelines", stage, "--recipe", FILE, *options]
     return JobRequest(
         name=f"genmod-{stage}-{fingerprint(stage, recipe, list(options))[:12]}",
         entrypoint=shlex.join([*words, "--json"] if as_json else words),
         working_dir=folder,
-        env={name: os.environ[name] for name in storage.FORWARDED_VARIABLES if name in os.environ},
+        env={name: os.environ[name] for name in forwarded if name in os.environ},
         metadata={"genmod": stage, "root": recipe.root},
     )
 
