@@ -17,7 +17,8 @@ from genmod.data.order.training_order import (
     make_training_order,
     mixture_parts,
 )
-from genmod.data.reading.reader import TrainingStream, open_dataset, read_rows
+from genmod.data.reading.reader import open_dataset, read_rows
+from genmod.data.reading.training_stream import TrainingStream
 from genmod.errors import ConfigError, DataError, StorageError
 from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import load_model

@@ -25,7 +25,8 @@ from PIL import Image
 
 from genmod.data.format.codecs import PNG_LEVEL
 from genmod.data.format.shards import Row, write_shard
-from genmod.data.reading.reader import TrainingStream, open_dataset
+from genmod.data.reading.reader import open_dataset
+from genmod.data.reading.training_stream import TrainingStream
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.training.loop import Plan, train

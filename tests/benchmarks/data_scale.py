@@ -20,7 +20,8 @@ import numpy as np
 from genmod.data.format.codecs import Codec
 from genmod.data.format.shards import EncodedRows, dataset_metadata, pack_shard
 from genmod.data.order.row_order import RankSlice, UniformOrder
-from genmod.data.reading.reader import RowReader, _stream
+from genmod.data.reading.reader import RowReader
+from genmod.data.reading.training_stream import read_chunks
 from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, publish
 from tests.benchmarks._data_sets import pin
 
@@ -83,7 +84,7 @@ def _growth(root: str, shard: ShardEntry) -> list[dict[str, Any]]:
         start_s = time.process_time()
         reader.find(np.arange(0, total, SHARD_ROWS))
         loading_us = (time.process_time() - start_s) / total * 1e6
-        stream = _stream(reader, UniformOrder(total, 0), RankSlice(BATCH, 0, 1), 0)
+        stream = read_chunks(reader, UniformOrder(total, 0), RankSlice(BATCH, 0, 1), 0)
         for _ in range(WARM_UP):  # until order is computed in full pieces
             next(stream)
         start_s = time.process_time()

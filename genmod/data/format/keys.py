@@ -1,4 +1,4 @@
-"""Keys of samples: what a tar calls the sample that its source calls by some name."""
+"""Sample keys: the names of samples in a tar, derived from their names in the source."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ _NOT_KEY = re.compile(r"[^A-Za-z0-9_-]+")
 _KEPT, _DIGEST_HEX = 48, 16
 
 
-def key_of(name: str) -> str:
-    """The key of a sample that the source calls ``name``.
+def sample_key(name: str) -> str:
+    """Derive the key of a sample from its name in the source.
 
-    A name of letters, digits, ``-`` and ``_`` is its own key. Anything else (dots and slashes mean something
-    in a tar) is rewritten, and a digest of the whole name keeps keys apart.
+    A name of at most 80 letters, digits, ``-`` and ``_`` is its own key. In other names, special characters
+    become ``-`` (dots and slashes have a meaning in a tar), and a digest of the whole name is appended.
+
+    >>> sample_key("train-00000007")
+    'train-00000007'
     """
     if KEY_PATTERN.match(name):
         return name

@@ -1,7 +1,8 @@
-"""One shard: a plain WebDataset tar, its index, and the facts that travel with it.
+"""Shards of a dataset: a plain WebDataset tar each, with an index and row statistics.
 
-A sample is the members KEY.png, KEY.cls if it has a label, KEY.json if it has a sidecar, in this order. The
-same rows give the same bytes in any process. Letters: C channels, H height, W width, K classes.
+A sample consists of the members KEY.png, KEY.cls if it has a label, and KEY.json if it has a sidecar, in this
+order. The same rows yield the same bytes in any process. Letters: C channels, H height, W width, K classes,
+N samples, M members, U unique labels, V pixel values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from genmod.config import Config
 from genmod.data.format.codecs import Codec
 from genmod.data.format.keys import KEY_PATTERN, MAX_KEY_LENGTH
-from genmod.data.format.tar import Members, tar_of
+from genmod.data.format.tar import Members, build_tar
 from genmod.errors import DataError
 from genmod.manifest import FileEntry, ImageSpec, ShardEntry, Split, write_file
 from genmod.units import LEVELS
@@ -38,44 +39,44 @@ INDEX_SCHEMA = pa.schema(
         pa.field("name", pa.string()),
     ]
 )
-"""One row per sample: ``index`` is unique in its split for ever, with gaps where inputs were refused;
-``offset`` and ``bytes`` are of the image in the tar, ``checksum`` is its CRC-32; ``name`` is what the source
-calls the sample, where that is not the key."""
+"""One row per sample. ``index``: permanent number, unique in the split, with gaps for rejected inputs.
+``offset`` and ``bytes``: position and size of the image in the tar. ``checksum``: CRC-32 of the image.
+``name``: the sample's name in the source, where it differs from the key."""
 
 QUARANTINE = "quarantine.parquet"
-"""The file below a dataset's root that says which inputs were refused."""
+"""File below a dataset's root that lists the rejected inputs with reasons."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A sample that goes into a shard."""
+    """A sample to write into a shard."""
 
     key: str
     index: int
-    """Unique in its split: what addresses its randomness when it is scored."""
+    """Unique in its split; addresses the randomness of the sample's scores."""
     image_HWC: NDArray[np.uint8]
     label: int | None = None
     sidecar: Mapping[str, Any] | None = None
     """JSON values for KEY.json."""
     name: str | None = None
-    """What the source calls it, if that is not the key."""
+    """Name in the source, if it differs from the key."""
 
 
 class RowStats(Config):
-    """What is known of some rows of a split. Pixels are 0..255 and sums are exact, so facts add up."""
+    """Statistics of rows of a split. Pixels are 0..255 and sums are exact integers, so statistics add up."""
 
     rows: int = 0
     next_index: int = 0
-    """Above every ``index`` in use."""
+    """Greater than every ``index`` in use."""
     pixels: int = 0
-    """Of each channel."""
+    """Number of pixels per channel."""
     pixel_sum_C: tuple[int, ...] = ()
     pixel_square_sum_C: tuple[int, ...] = ()
     rows_K: tuple[int, ...] = ()
-    """By class."""
+    """Number of rows of each class."""
 
     def __add__(self, other: RowStats) -> RowStats:
-        """Of both together."""
+        """Statistics of the union of two disjoint sets of rows."""
         return RowStats(
             rows=self.rows + other.rows,
             next_index=max(self.next_index, other.next_index),
@@ -91,29 +92,29 @@ def _add(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class _Histogram:
-    """Counts of pixel values by channel, taken some images at a time."""
+    """Counts of pixel values per channel, updated 64 images at a time."""
 
     def __init__(self, spec: ImageSpec) -> None:
         self._images_NHWC = np.empty((64, spec.height, spec.width, spec.channels), dtype=np.uint8)
-        self._held = 0
+        self._buffered = 0
         self._counts_CV = np.zeros((spec.channels, LEVELS), dtype=np.int64)
         value_V = np.arange(LEVELS, dtype=np.int64)
         is_drawn = spec.draw_seed is not None  # then E[pixel^2] = 255 E[pixel]
         self._square_V = value_V * (LEVELS - 1) if is_drawn else value_V**2
 
     def add(self, image_HWC: NDArray[np.uint8]) -> None:
-        self._images_NHWC[self._held] = image_HWC
-        self._held += 1
-        if self._held == len(self._images_NHWC):
+        self._images_NHWC[self._buffered] = image_HWC
+        self._buffered += 1
+        if self._buffered == len(self._images_NHWC):
             self._flush()
 
     def _flush(self) -> None:
         for c in range(len(self._counts_CV)):
-            held = self._images_NHWC[: self._held, :, :, c]
-            self._counts_CV[c] += np.bincount(held.reshape(-1), minlength=LEVELS)
-        self._held = 0
+            buffer_NHW = self._images_NHWC[: self._buffered, :, :, c]
+            self._counts_CV[c] += np.bincount(buffer_NHW.reshape(-1), minlength=LEVELS)
+        self._buffered = 0
 
-    def metadata(self, rows: int, next_index: int, rows_K: Sequence[int]) -> RowStats:
+    def stats(self, rows: int, next_index: int, rows_K: Sequence[int]) -> RowStats:
         self._flush()
         value_V = np.arange(LEVELS, dtype=np.int64)
         return RowStats(
@@ -129,18 +130,18 @@ class _Histogram:
 def write_shard(
     root: str, name: str, split: Split, spec: ImageSpec, rows: Iterable[Row]
 ) -> tuple[ShardEntry, RowStats]:
-    """Write NAME.tar and NAME.idx.parquet below ``root``. The same rows give the same bytes.
+    """Encode rows and write NAME.tar and NAME.idx.parquet below ``root``. Same rows, same bytes.
 
     Args:
         root: URL of the dataset.
-        name: of the shard, e.g. ``train-000000``.
-        split: that the rows belong to.
-        spec: of the dataset; each image has its shape, and each row a label below ``spec.classes`` if
-            that is not 0.
-        rows: at least one, keys unique.
+        name: name of the shard, e.g. ``train-000000``.
+        split: split of the rows.
+        spec: spec of the dataset: the shape of every image, and with ``spec.classes`` > 0 every row has a
+            label below it.
+        rows: at least one row; keys are unique.
 
     Raises:
-        DataError: a row's key, shape or label is not allowed.
+        DataError: invalid key, image shape or label; or no rows.
     """
     codec, histogram = Codec(spec), _Histogram(spec)
     keys, numbers, images = list[str](), list[int](), list[bytes]()
@@ -151,26 +152,26 @@ def write_shard(
         numbers.append(row.index)
         images.append(codec.encode(row.image_HWC))
         names.append(row.name)
-        told = None if row.sidecar is None else json.dumps(row.sidecar, sort_keys=True).encode()
-        sidecars.append(told)
+        sidecar = None if row.sidecar is None else json.dumps(row.sidecar, sort_keys=True).encode()
+        sidecars.append(sidecar)
         if row.label is not None:
             labels.append(row.label)
         histogram.add(row.image_HWC)
     samples = EncodedRows(keys, numbers, images, labels if spec.classes else None, names, sidecars)
     entry = pack_shard(root, name, split, samples)
     rows_K = np.bincount(labels, minlength=spec.classes).tolist() if spec.classes else ()
-    return entry, histogram.metadata(len(keys), max(numbers) + 1, rows_K)
+    return entry, histogram.stats(len(keys), max(numbers) + 1, rows_K)
 
 
 class EncodedRows(NamedTuple):
-    """Samples whose images are files already, by column."""
+    """Samples with encoded images, column by column."""
 
     keys: Sequence[str]
     numbers: Sequence[int]
-    """Their ``index``."""
+    """The ``index`` of each sample."""
     images: Sequence[bytes]
     labels: Sequence[int] | None = None
-    """Of all or of none."""
+    """A label for every sample, or None."""
     names: Sequence[str | None] | None = None
     sidecars: Sequence[bytes | None] = ()
 
@@ -178,22 +179,22 @@ class EncodedRows(NamedTuple):
 def pack_shard(
     root: str, name: str, split: Split, samples: EncodedRows, suffix: str = ".png"
 ) -> ShardEntry:
-    """Write NAME.tar and NAME.idx.parquet of images as they are, ``suffix`` says what they are.
+    """Write NAME.tar and NAME.idx.parquet of encoded images, unchanged; ``suffix`` is their extension.
 
     Raises:
-        DataError: no samples, or two with one key.
+        DataError: no samples, or duplicate keys.
     """
     keys, numbers, images, labels, names, sidecars = samples
     rows = len(keys)
     if not rows or len(set(keys)) != rows:
-        raise DataError(f"{root}/{name}: {rows} rows, wanted some, with unique keys")
+        raise DataError(f"{root}/{name}: got {rows} rows, expected at least one, with unique keys")
     members = [Members(suffix, images)]
     if labels is not None:
-        label_U, at_N = np.unique(np.array(labels), return_inverse=True)
-        members.append(Members(".cls", label_U.astype(np.bytes_)[at_N]))
+        label_U, inverse_N = np.unique(np.array(labels), return_inverse=True)
+        members.append(Members(".cls", label_U.astype(np.bytes_)[inverse_N]))
     if any(sidecar is not None for sidecar in sidecars):
         members.append(Members(".json", sidecars))
-    whole, offset_NM = tar_of(keys, members)
+    tar, offset_NM = build_tar(keys, members)
     table = {
         "key": keys,
         "index": numbers,
@@ -206,25 +207,25 @@ def pack_shard(
     return ShardEntry(
         split=split,
         rows=rows,
-        tar=write_file(root, f"{name}.tar", whole),
-        index=write_file(root, f"{name}.idx.parquet", table_bytes(table, INDEX_SCHEMA)),
+        tar=write_file(root, f"{name}.tar", tar),
+        index=write_file(root, f"{name}.idx.parquet", _table_bytes(table, INDEX_SCHEMA)),
     )
 
 
 def _check_row(row: Row, spec: ImageSpec) -> None:
     if not KEY_PATTERN.match(row.key):
-        raise DataError(f"key {row.key!r}: wanted 1 to {MAX_KEY_LENGTH} of A-Z a-z 0-9 _ -")
-    wanted = (spec.height, spec.width, spec.channels)
-    if row.image_HWC.shape != wanted or row.image_HWC.dtype != np.uint8:
+        raise DataError(f"key {row.key!r}: expected 1 to {MAX_KEY_LENGTH} of A-Z a-z 0-9 _ -")
+    shape = (spec.height, spec.width, spec.channels)
+    if row.image_HWC.shape != shape or row.image_HWC.dtype != np.uint8:
         got = f"{row.image_HWC.dtype} {row.image_HWC.shape}"
-        raise DataError(f"{row.key}: image is {got}, wanted uint8 {wanted}")
-    fits = spec.classes == 0 if row.label is None else 0 <= row.label < spec.classes
-    if not fits:
+        raise DataError(f"{row.key}: image is {got}, expected uint8 {shape}")
+    is_valid = spec.classes == 0 if row.label is None else 0 <= row.label < spec.classes
+    if not is_valid:
         raise DataError(f"{row.key}: label {row.label}, the dataset has {spec.classes} classes")
 
 
-def table_bytes(columns: Mapping[str, Any], schema: Any) -> bytes:
-    """A small Parquet file with a pyarrow schema; the same bytes for the same values."""
+def _table_bytes(columns: Mapping[str, Any], schema: Any) -> bytes:
+    """Encode a small table as Parquet; the same values yield the same bytes."""
     sink = pa.BufferOutputStream()
     table = pa.table(dict(columns), schema=schema)
     pq.write_table(table, sink, compression="zstd", write_statistics=False, use_dictionary=False)
@@ -232,58 +233,62 @@ def table_bytes(columns: Mapping[str, Any], schema: Any) -> bytes:
 
 
 def read_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> Any:
-    """A pyarrow table of some columns of a Parquet file. DataError if it is none."""
+    """Read a Parquet file, or some of its columns, as a pyarrow table.
+
+    Raises:
+        DataError: not readable, or a column is missing; the message starts with ``where``.
+    """
     try:
-        wanted = list(columns) if columns else None
-        table = pq.ParquetFile(pa.BufferReader(data)).read(wanted, use_threads=False)
-        return table.select(wanted) if wanted else table  # a column that is not there: KeyError
+        names = list(columns) if columns else None
+        table = pq.ParquetFile(pa.BufferReader(data)).read(names, use_threads=False)
+        return table.select(names) if names else table  # KeyError for a missing column
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0][:160]
-        raise DataError(f"{where} is not a Parquet file that can be read ({reason})") from None
+        raise DataError(f"{where} is not a readable Parquet file ({reason})") from None
 
 
 class ShardReceipt(Config):
-    """What the maker of one shard says of it; create-if-absent, so one maker wins."""
+    """Result of writing one shard. Written create-if-absent, so the first of two writers wins."""
 
     fingerprint: str
-    """Of the dataset that the shard is for."""
+    """Fingerprint of the shard's dataset."""
     shard: ShardEntry | None
-    """None if every row was refused."""
+    """None if every row was rejected."""
     metadata: RowStats | None
     rejected: tuple[tuple[str, str, str], ...] = ()
-    """(key, name, reason)."""
+    """(key, name, reason) of each rejected row."""
 
 
-def dataset_metadata(made: Mapping[Split, RowStats]) -> dict[str, Any]:
-    """What a dataset's manifest tells of its rows and pixels.
+def dataset_metadata(stats: Mapping[Split, RowStats]) -> dict[str, Any]:
+    """Metadata of a dataset's manifest: row and pixel statistics.
 
     Args:
-        made: for each split that has rows, the sum of its shards' facts.
+        stats: for each split with rows, the sum of the statistics of its shards.
 
     Returns:
-        ``splits``: the facts of each split as JSON; ``stats``: ``mean`` and ``std`` of each channel over the
-        train split in network units, [-1, 1] (absent if that split is empty).
+        ``splits``: the statistics of each split as JSON; ``stats``: ``mean`` and ``std`` of each channel over
+        the train split in network units, [-1, 1] (absent if that split is empty).
     """
     metadata: dict[str, Any] = {
-        "splits": {split: made[split].model_dump(mode="json") for split in made}
+        "splits": {split: stats[split].model_dump(mode="json") for split in stats}
     }
-    if "train" in made:
-        metadata["stats"] = _network_stats(made["train"])
+    if "train" in stats:
+        metadata["stats"] = _network_stats(stats["train"])
     return metadata
 
 
-def _network_stats(metadata: RowStats) -> dict[str, list[float]]:
-    """Integers until the last division; a pixel p is x = 2 (p + 1/2) / 256 - 1, as in genmod.units."""
-    scale, count = 2.0 / LEVELS, metadata.pixels
-    both = zip(metadata.pixel_sum_C, metadata.pixel_square_sum_C, strict=True)
-    std = [math.sqrt(squares * count - total * total) / count * scale for total, squares in both]
-    mean = [(total / count + 0.5) * scale - 1.0 for total in metadata.pixel_sum_C]
+def _network_stats(stats: RowStats) -> dict[str, list[float]]:
+    """Exact integers until the last division; pixel p is x = 2 (p + 1/2) / 256 - 1, as in genmod.units."""
+    scale, count = 2.0 / LEVELS, stats.pixels
+    sums = zip(stats.pixel_sum_C, stats.pixel_square_sum_C, strict=True)
+    std = [math.sqrt(squares * count - total * total) / count * scale for total, squares in sums]
+    mean = [(total / count + 0.5) * scale - 1.0 for total in stats.pixel_sum_C]
     return {"mean": mean, "std": std}
 
 
 def quarantine_file(root: str, rejected: Sequence[Sequence[str]]) -> FileEntry:
-    """Write quarantine.parquet: (key, name, reason) of every input that was refused."""
+    """Write quarantine.parquet: (key, name, reason) of every rejected input."""
     names = ("key", "name", "reason")
     columns = {name: [row[i] for row in rejected] for i, name in enumerate(names)}
     schema = pa.schema([(name, pa.string()) for name in names])
-    return write_file(root, QUARANTINE, table_bytes(columns, schema))
+    return write_file(root, QUARANTINE, _table_bytes(columns, schema))

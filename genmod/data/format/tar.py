@@ -1,7 +1,9 @@
-"""Tar files, written and read by hand: USTAR with nothing in it that differs from one run to the next.
+"""Deterministic tar files (USTAR): a vectorised writer, and a reader that finds members without unpacking.
 
-Header fields as POSIX.1-1988 (USTAR) lays them out, 512-byte blocks. The reader also follows the PAX and GNU
-extensions for names and sizes that other writers use.
+Headers follow POSIX.1-1988 (USTAR) in 512-byte blocks; owner and time fields are zero, so that the bytes
+depend only on the contents. The reader also supports the PAX and GNU extensions for long names and sizes.
+Letters: N samples, M members per sample, K blocks, B bytes of a block, L bytes of a text, U bytes of a
+header that are not all zero, D octal digits, S bytes of a suffix.
 """
 
 from __future__ import annotations
@@ -17,70 +19,79 @@ from numpy.typing import NDArray
 from genmod.errors import DataError
 
 BLOCK = 512
-MAX_NAME_BYTES = 100
+_MAX_NAME_BYTES = 100
 
 _ZEROS = bytes(BLOCK)
 _SIZE_AT, _SUM_AT = 124, 148
-# mode, uid, gid / size / mtime, checksum as spaces, type, link name, magic, names, device.
+# The fields after the name: mode, uid, gid / (size) / mtime, checksum as spaces, type, link name / magic,
+# owner and group names, device numbers, name prefix.
 _OWNER = b"0000644\x00" + b"0000000\x00" * 2
 _AFTER_SIZE = b"00000000000\x00" + b" " * 8 + b"0" + bytes(100)
 _AFTER_LINK = b"ustar\x0000" + bytes(64) + b"0000000\x00" * 2 + bytes(155 + 12)
-_EMPTY = bytes(MAX_NAME_BYTES) + _OWNER + bytes(12) + _AFTER_SIZE + _AFTER_LINK
+_EMPTY = bytes(_MAX_NAME_BYTES) + _OWNER + bytes(12) + _AFTER_SIZE + _AFTER_LINK
 _USED = len(_EMPTY.rstrip(b"\x00"))
 _SHIFT_D = 3 * np.arange(10, -1, -1)
 
 
 class Members(NamedTuple):
-    """What every sample of a tar has one of: the files KEY + suffix."""
+    """One kind of member: the files KEY + suffix of all samples of a tar."""
 
     suffix: str
     bodies: Sequence[bytes | None] | NDArray[np.bytes_]
-    """One a sample, None where it has no such file. An array holds texts of at most ``BLOCK`` bytes."""
+    """One per sample; None where the sample lacks the file. An array contains texts up to ``BLOCK`` bytes."""
 
 
-def tar_of(keys: Sequence[str], members: Sequence[Members]) -> tuple[memoryview, NDArray[np.int64]]:
-    """A whole tar, sample by sample; the same samples give the same bytes.
+def build_tar(
+    keys: Sequence[str], members: Sequence[Members]
+) -> tuple[memoryview, NDArray[np.int64]]:
+    """Build a tar in memory, sample by sample; the same samples yield the same bytes.
 
     Args:
-        keys: of the samples, in ASCII, with no suffix longer than ``MAX_NAME_BYTES``.
-        members: each sample's files in their order.
+        keys: ASCII keys of the samples; key and suffix have at most 100 bytes together.
+        members: the files of every sample, in their order in the tar.
 
     Returns:
-        The file, and where each body begins in it: a sample a row, members in columns.
+        The bytes of the tar, and int64 (N, M) offsets of the bodies in it.
     """
     key_N = np.array(keys, dtype=np.bytes_)
     length_N = np.char.str_len(key_N)
     longest = max((len(suffix) for suffix, _ in members), default=0)
-    assert key_N.dtype.itemsize + longest <= MAX_NAME_BYTES
+    assert key_N.dtype.itemsize + longest <= _MAX_NAME_BYTES
+    # Sizes of the bodies, -1 for absent members.
     size_NM = np.empty((len(keys), len(members)), dtype=np.int64)
     for size_N, (_, bodies) in zip(size_NM.T, members, strict=True):
         size_N[:] = _sizes(bodies)
     assert size_NM.max(initial=0) < 8**11
+    # First block of each member: a header block, then the body in whole blocks.
     blocks_NM = np.where(size_NM < 0, 0, 1 + (size_NM + BLOCK - 1) // BLOCK)
     end_NM = np.cumsum(blocks_NM).reshape(blocks_NM.shape)
     begin_NM = end_NM - blocks_NM
-    whole_KB = np.zeros((int(end_NM.max(initial=0)) + 2, BLOCK), dtype=np.uint8)
-    whole = whole_KB.data.cast("B")
+    # The tar ends with two zero blocks.
+    tar_KB = np.zeros((int(end_NM.max(initial=0)) + 2, BLOCK), dtype=np.uint8)
+    tar = tar_KB.data.cast("B")
     for m, (suffix, bodies) in enumerate(members):
-        is_there_N = size_NM[:, m] >= 0
-        begin_N, size_N = begin_NM[is_there_N, m], size_NM[is_there_N, m]
-        header_NU = _headers(key_N[is_there_N], length_N[is_there_N], suffix, size_N)
-        whole_KB[begin_N, :_USED] = header_NU
+        # Write the headers of this kind of member.
+        is_present_N = size_NM[:, m] >= 0
+        begin_N, size_N = begin_NM[is_present_N, m], size_NM[is_present_N, m]
+        header_NU = _headers(key_N[is_present_N], length_N[is_present_N], suffix, size_N)
+        tar_KB[begin_N, :_USED] = header_NU
+        # Short texts fill one block each: write all at once.
         if isinstance(bodies, np.ndarray):
             text_NL = _letters(bodies)
-            whole_KB[begin_N + 1, : text_NL.shape[1]] = text_NL
+            tar_KB[begin_N + 1, : text_NL.shape[1]] = text_NL
             continue
+        # Copy the other bodies one by one.
         begins, ends = (begin_N + 1) * BLOCK, (begin_N + 1) * BLOCK + size_N
-        there = cast(Sequence[bytes], bodies)
-        if not is_there_N.all():
-            there = [body for body in bodies if body is not None]
-        for begin, end, body in zip(begins.tolist(), ends.tolist(), there, strict=True):
-            whole[begin:end] = body
-    return whole, (begin_NM + 1) * BLOCK
+        present = cast(Sequence[bytes], bodies)
+        if not is_present_N.all():
+            present = [body for body in bodies if body is not None]
+        for begin, end, body in zip(begins.tolist(), ends.tolist(), present, strict=True):
+            tar[begin:end] = body
+    return tar, (begin_NM + 1) * BLOCK
 
 
 def _sizes(bodies: Sequence[bytes | None] | NDArray[np.bytes_]) -> NDArray[np.int64]:
-    """In bytes; -1 of one that is not there."""
+    """Size of each body in bytes; -1 for None."""
     if isinstance(bodies, np.ndarray):
         assert bodies.dtype.itemsize <= BLOCK
         return np.char.str_len(bodies)
@@ -91,7 +102,7 @@ def _sizes(bodies: Sequence[bytes | None] | NDArray[np.bytes_]) -> NDArray[np.in
 
 
 def _letters(text_N: NDArray[np.bytes_]) -> NDArray[np.uint8]:
-    """A text a row, zeros behind it."""
+    """Bytes of each text as one row, padded with zeros."""
     return np.ascontiguousarray(text_N).view(np.uint8).reshape(-1, text_N.dtype.itemsize)
 
 
@@ -101,9 +112,10 @@ def _headers(
     suffix: str,
     size_N: NDArray[np.int64],
 ) -> NDArray[np.uint8]:
-    """One header a row, as far as there is anything but zeros in it."""
+    """One header per row, without its trailing zeros."""
     key_NL, suffix_S = _letters(key_N), np.frombuffer(suffix.encode("ascii"), dtype=np.uint8)
     size_N11 = _octal(size_N, 11)
+    # Constant fields, then name and size.
     header_NU = np.empty((len(key_N), _USED), dtype=np.uint8)
     header_NU[:] = np.frombuffer(_EMPTY, dtype=np.uint8)[:_USED]
     header_NU[:, : key_NL.shape[1]] = key_NL
@@ -111,6 +123,7 @@ def _headers(
         suffix_S
     )
     header_NU[:, _SIZE_AT : _SIZE_AT + 11] = size_N11
+    # Checksum: the sum of all header bytes, with spaces in the checksum field.
     sum_N = key_NL.sum(axis=1, dtype=np.int64) + size_N11.sum(axis=1, dtype=np.int64)
     header_NU[:, _SUM_AT : _SUM_AT + 6] = _octal(sum_N + (int(suffix_S.sum()) + sum(_EMPTY)), 6)
     header_NU[:, _SUM_AT + 6] = 0
@@ -118,66 +131,69 @@ def _headers(
 
 
 def _octal(value_N: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
-    """Digits in ASCII, one number a row."""
+    """ASCII octal digits, one number per row."""
     return ((value_N[:, None] >> _SHIFT_D[-digits:]) & 7).astype(np.uint8) + np.uint8(ord("0"))
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar."""
+    """One member of a tar."""
 
     name: str
     offset: int
-    """Of its body, in bytes from the tar's start."""
+    """Offset of the body in bytes from the start of the tar."""
     size_bytes: int
     regular: bool = True
-    """Not a link, a folder, a device or a sparse file."""
+    """A regular file: not a link, folder, device or sparse file."""
 
 
 _REGULAR = (b"0", b"\x00", b"7")
 
 
 def walk(stream: IO[bytes], where: str, every: bool = False, begin: int = 0) -> Iterator[Member]:
-    """The regular files of a seekable tar, in order, or every member. Bodies are skipped, not read.
+    """List the regular files of a seekable tar, in order. Bodies are skipped, not read.
 
     Args:
         stream: the tar.
-        where: what it is called in errors.
-        every: links and folders too.
-        begin: byte of the first header to look at.
+        where: name of the tar in errors.
+        every: also list links, folders and devices.
+        begin: offset of the first header to read.
 
     Raises:
-        DataError: not a tar, or one that was cut off; ``where`` names it.
+        DataError: not a tar, or a truncated one.
     """
     end = stream.seek(0, 2)
-    at, extended = begin, _Extended()
+    at, extended = begin, _ExtendedHeader()
     while True:
+        # Read the next header. A zero block, or the end of the file, ends the tar.
         stream.seek(at)
         header = stream.read(BLOCK)
         if len(header) < BLOCK or header == _ZEROS:
             if header.strip(b"\x00") or (not header and at == 0):
-                raise DataError(f"{where}: cut off in a header at byte {at}; fetch it again")
+                raise DataError(f"{where}: truncated in a header at byte {at}; download it again")
             return
+        # Take the size from the header, or from the extended header before it.
         size_bytes = _check_header(header, where, at)
         kind, body_at = header[156:157], at + BLOCK
         if kind in _REGULAR and extended.size_bytes is not None:
             size_bytes = extended.size_bytes
         if body_at + size_bytes > end:
-            raise DataError(f"{where}: cut off in the member at byte {at}; fetch it again")
-        if kind in (b"x", b"L"):
+            raise DataError(f"{where}: truncated in the member at byte {at}; download it again")
+        if kind in (b"x", b"L"):  # extended headers (PAX, GNU) of the next member
             extended.read(kind, stream.read(min(size_bytes, 1 << 20)))
-        elif kind in (b"K", b"g"):  # the target of a link, defaults for all
+        elif kind in (b"K", b"g"):  # a long link target (GNU), global defaults (PAX): not needed
             pass
         else:
             if every or kind in _REGULAR:
                 name = extended.name or _name(header)
                 yield Member(name, body_at, size_bytes, kind in _REGULAR)
-            extended = _Extended()
+            extended = _ExtendedHeader()
+        # Bodies are padded to whole blocks.
         at = body_at + size_bytes + -size_bytes % BLOCK
 
 
-class _Extended:
-    """What a PAX or GNU header says of the member that follows it."""
+class _ExtendedHeader:
+    """Name and size that a PAX or GNU header sets for the next member."""
 
     name: str | None = None
     size_bytes: int | None = None
@@ -201,18 +217,19 @@ class _Extended:
 
 
 def _check_header(header: bytes, where: str, at: int) -> int:
-    """The size in a header whose checksum fits."""
+    """Verify the checksum of a header and return the size of its member in bytes."""
     stored, field = _number(header[148:156]), header[124:136]
     size_bytes = int.from_bytes(field[1:]) if field[0] & 0x80 else _number(field)
-    wanted = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
-    if stored != wanted or size_bytes is None:
-        hint = "it is compressed; unpack it" if header[:2] == b"\x1f\x8b" else "not a whole tar"
+    checksum = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
+    if stored != checksum or size_bytes is None:
+        is_gzip = header[:2] == b"\x1f\x8b"
+        hint = "it is compressed; decompress it" if is_gzip else "not a tar, or a corrupt one"
         raise DataError(f"{where}: no tar header at byte {at}: {hint}")
     return size_bytes
 
 
 def _number(field: bytes) -> int | None:
-    """Octal digits; None if there is anything else, a sign for one."""
+    """Parse octal digits; None for anything else, e.g. a sign."""
     digits = field.strip(b"\x00 ") or b"0"
     return int(digits, 8) if re.fullmatch(rb"[0-7]+", digits) else None
 

@@ -1,4 +1,4 @@
-"""Looks at the samples of a shard one by one: for ``genmod verify``."""
+"""Verifies the samples of a shard one by one, for ``genmod verify``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from genmod.data.format.tar import BLOCK, Member, walk
 from genmod.errors import DataError
 from genmod.manifest import DatasetManifest, ShardEntry
 
-ENDED = "the tar ends here, but the index goes on"
+_ENDED = "the tar ends here, but the index has more rows"
 
-MAX_FAULTS = 20
-"""Lines about one shard; the others are counted."""
+_MAX_PROBLEMS = 20
+"""Problems reported per shard; further ones are counted."""
 
 
 def shard_problems(root: str, manifest: DatasetManifest, shard: ShardEntry) -> list[str]:
-    """Each sample of which the tar and the index tell different things, or whose image is none.
+    """Compare a shard's tar with its index, and decode every image.
 
-    Every line names the file, the key of the sample and the member. What is missing altogether is not told
-    here: :func:`genmod.manifest.faults` does.
+    Returns:
+        One line per problem, with the file, the key of the sample and the member. Missing files are not
+        reported here, but by :func:`genmod.manifest.faults`.
     """
     url = storage.join(root, shard.tar.path)
     index_url = storage.join(root, shard.index.path)
@@ -37,23 +38,25 @@ def shard_problems(root: str, manifest: DatasetManifest, shard: ShardEntry) -> l
         rows = _index_rows(index, index_url)
     except DataError as error:
         return [str(error)]
+    # The tar itself, each row against its members, members without a row, the order of the index.
     members, broken = _members(data, rows)
-    found = [f"{url}: {fault}" for fault in broken]
+    problems = [f"{url}: {problem}" for problem in broken]
     codec = Codec(manifest.spec)
     for row in rows:
-        found += [f"{url}: key {row['key']}: {f}" for f in _row_faults(row, data, members, codec)]
+        row_problems = _row_problems(row, data, members, codec)
+        problems += [f"{url}: key {row['key']}: {problem}" for problem in row_problems]
     keys = {row["key"] for row in rows}
-    found += [
+    problems += [
         f"{url}: key {name.partition('.')[0]}: member {name} is not in the index"
         for name in members
         if name.partition(".")[0] not in keys
     ]
-    found += [f"{index_url}: {fault}" for fault in _index_faults(rows, shard)]
-    if len(found) > MAX_FAULTS:
-        found[MAX_FAULTS:] = [
-            f"{url}: {len(found) - MAX_FAULTS} more faults, the last: {found[-1]}"
+    problems += [f"{index_url}: {problem}" for problem in _index_problems(rows, shard)]
+    if len(problems) > _MAX_PROBLEMS:
+        problems[_MAX_PROBLEMS:] = [
+            f"{url}: {len(problems) - _MAX_PROBLEMS} more problems, the last: {problems[-1]}"
         ]
-    return found
+    return problems
 
 
 def _index_rows(index: bytes, where: str) -> list[dict[str, Any]]:
@@ -63,50 +66,53 @@ def _index_rows(index: bytes, where: str) -> list[dict[str, Any]]:
             field.name not in table.column_names
             or table.schema.field(field.name).type != field.type
         ):
-            raise DataError(f"{where}: has no column {field.name} of {field.type}")
+            raise DataError(f"{where}: has no column {field.name} of type {field.type}")
         if table[field.name].null_count and not field.nullable:
             raise DataError(f"{where}: a row has no {field.name}")
     return table.to_pylist()
 
 
 def _members(data: bytes, rows: list[dict[str, Any]]) -> tuple[dict[str, Member], list[str]]:
-    """The members that can be found, and what is wrong between them.
+    """Members of a tar by name, and problems of the tar's structure.
 
-    Behind damage the walk goes on at the next sample that the index knows.
+    After corruption, reading resumes at the next sample in the index.
     """
     members: dict[str, Member] = {}
-    found: list[str] = []
+    problems: list[str] = []
     stream, at = BytesIO(data), 0
     while True:
-        fault = ENDED
+        # Read members from ``at`` to the end, or to the first corrupt header.
+        problem = _ENDED
         try:
             for member in walk(stream, "tar", begin=at):
                 if member.name in members:
                     key = member.name.partition(".")[0]
-                    found.append(f"key {key}: member {member.name} is there twice")
+                    problems.append(f"key {key}: member {member.name} occurs twice")
                 members[member.name] = member
                 at = member.offset + member.size_bytes + -member.size_bytes % BLOCK
         except DataError as error:
-            fault = str(error).removeprefix("tar: ")
+            problem = str(error).removeprefix("tar: ")
+        # Done if the index has no further rows.
         later = [row for row in rows if row["offset"] - BLOCK >= at]
         if not later:
-            if fault is not ENDED:
-                found.append(f"{_key_at(rows, at)}, byte {at}: {fault}")
-            return members, found
-        found.append(f"{_key_at(rows, at)}, byte {at}: {fault}")
+            if problem is not _ENDED:
+                problems.append(f"{_key_at(rows, at)}, byte {at}: {problem}")
+            return members, problems
+        # Report the problem and skip to the next row of the index.
+        problems.append(f"{_key_at(rows, at)}, byte {at}: {problem}")
         beyond = [row["offset"] - BLOCK for row in later if row["offset"] - BLOCK > at]
-        if not beyond or min(beyond) >= len(data) or len(found) > MAX_FAULTS:
-            return members, found
+        if not beyond or min(beyond) >= len(data) or len(problems) > _MAX_PROBLEMS:
+            return members, problems
         at = min(beyond)
 
 
 def _key_at(rows: list[dict[str, Any]], at: int) -> str:
-    """Which sample has the header at a byte."""
+    """Name the sample that a byte of the tar belongs to."""
     before = [row for row in rows if row["offset"] - BLOCK <= at]
     return f"key {max(before, key=lambda row: row['offset'])['key']}" if before else "no key"
 
 
-def _row_faults(
+def _row_problems(
     row: dict[str, Any], data: bytes, members: dict[str, Member], codec: Codec
 ) -> Iterator[str]:
     key = row["key"]
@@ -118,13 +124,13 @@ def _row_faults(
         return
     if (image.offset, image.size_bytes) != (row["offset"], row["bytes"]):
         yield (
-            f"member {image.name} is at byte {image.offset}, {image.size_bytes} long, not where the index "
-            f"says ({row['offset']}, {row['bytes']})"
+            f"member {image.name} is at byte {image.offset}, {image.size_bytes} long; according to the index "
+            f"at byte {row['offset']}, {row['bytes']} long"
         )
         return
     blob = data[image.offset : image.offset + image.size_bytes]
     if crc32(blob) != row["checksum"]:
-        yield f"member {image.name} does not fit its checksum in the index"
+        yield f"member {image.name} does not match its checksum in the index"
     else:
         try:
             codec.decode([blob])
@@ -133,16 +139,16 @@ def _row_faults(
     label = members.get(f"{key}.cls")
     text = b"" if label is None else data[label.offset : label.offset + label.size_bytes]
     if text != (b"" if row["label"] is None else str(row["label"]).encode()):
-        yield f"member {key}.cls is {text[:16]!r}, the index says {row['label']}"
+        yield f"member {key}.cls is {text[:16]!r}, the label in the index is {row['label']}"
 
 
-def _index_faults(rows: list[dict[str, Any]], shard: ShardEntry) -> Iterator[str]:
-    """What is wrong with the index by itself."""
+def _index_problems(rows: list[dict[str, Any]], shard: ShardEntry) -> Iterator[str]:
+    """Problems of the index itself: number and order of the rows."""
     if len(rows) != shard.rows:
-        yield f"{len(rows)} rows, the manifest says {shard.rows}"
+        yield f"{len(rows)} rows, the manifest has {shard.rows}"
     for number, (before, row) in enumerate(pairwise(rows)):
         if row["offset"] <= before["offset"]:
             yield (
-                f"row {number + 1}, key {row['key']}: its member lies before that of the row before, "
+                f"row {number + 1}, key {row['key']}: its member precedes the member of row {number}, "
                 f"key {before['key']}; rows were swapped"
             )

@@ -1,4 +1,4 @@
-"""A thread that makes the next items while the caller works on this one."""
+"""Prefetching: a thread computes the next items while the caller works on the current one."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ _CLOSE_S = 10.0
 
 
 class _Ended:
-    """Last thing in the queue: why nothing follows."""
+    """Last element of the queue, with the error that ended the iteration if there was one."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 class Prefetch(Generic[T]):
-    """Iterates over ``items`` in a thread of its own, at most ``depth`` ahead with the one it is making.
+    """Iterates over ``items`` in a separate thread, at most ``depth`` items ahead.
 
-    An exception in ``items`` is raised to whoever asks for the item that it stood for. The thread ends when
-    the items do, when :meth:`close` is called, or when nobody holds the iterator any more.
+    An exception in ``items`` is raised by the ``next`` call for that item. The thread ends with the items,
+    on :meth:`close`, or when the iterator is garbage collected.
     """
 
     def __init__(self, items: Iterator[T], depth: int) -> None:
         self.waited_s = 0.0
-        """Wall time that the caller has waited here so far."""
+        """Seconds that the caller has waited for items so far."""
         self._queue: queue.SimpleQueue[T | _Ended] = queue.SimpleQueue()
-        self._room = threading.Semaphore(depth)
+        self._free_slots = threading.Semaphore(depth)
         self._stop = threading.Event()
         self._ended: _Ended | None = None
         self._thread = threading.Thread(
             target=_fill,
-            args=(items, self._queue, self._room, self._stop),
+            args=(items, self._queue, self._free_slots, self._stop),
             name="prefetch",
             daemon=True,
         )
@@ -50,11 +50,11 @@ class Prefetch(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        began_s = time.monotonic()
+        start_s = time.monotonic()
         item = self._ended or self._get()
-        self.waited_s += time.monotonic() - began_s
+        self.waited_s += time.monotonic() - start_s
         if not isinstance(item, _Ended):
-            self._room.release()
+            self._free_slots.release()
             return item
         self._ended = item
         if item.error is None:
@@ -70,10 +70,10 @@ class Prefetch(Generic[T]):
         return _Ended(None)
 
     def close(self) -> None:
-        """Stop the thread and wait for it. Nothing comes after this."""
+        """Stop the thread and wait for it; the iteration ends."""
         self._stop.set()
         self._ended = self._ended or _Ended(None)
-        self._room.release()  # so that the thread looks up at once
+        self._free_slots.release()  # wakes the thread
         self._thread.join(_CLOSE_S)
 
     def __enter__(self) -> Self:
@@ -90,22 +90,23 @@ class Prefetch(Generic[T]):
 
 def _fill(
     items: Iterator[T],
-    into: queue.SimpleQueue[T | _Ended],
-    room: threading.Semaphore,
+    output: queue.SimpleQueue[T | _Ended],
+    free_slots: threading.Semaphore,
     stop: threading.Event,
 ) -> None:
-    """Runs in the thread; holds no reference to the Prefetch, so that it can be collected."""
+    """Main function of the thread. It has no reference to the Prefetch, which can thus be collected."""
     try:
-        while _has_room(room, stop):
-            into.put(next(items))
+        while _acquire(free_slots, stop):
+            output.put(next(items))
     except StopIteration:
-        into.put(_Ended(None))
+        output.put(_Ended(None))
     except BaseException as error:
-        into.put(_Ended(error))
+        output.put(_Ended(error))
 
 
-def _has_room(room: threading.Semaphore, stop: threading.Event) -> bool:
+def _acquire(free_slots: threading.Semaphore, stop: threading.Event) -> bool:
+    """Wait for a free slot; False once ``stop`` is set."""
     while not stop.is_set():
-        if room.acquire(timeout=_POLL_S):
+        if free_slots.acquire(timeout=_POLL_S):
             return not stop.is_set()
     return False

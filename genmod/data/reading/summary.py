@@ -1,14 +1,14 @@
-"""What a dataset is, for people: spec, counts, statistics, sizes, versions, and a sheet of its images.
+"""Summary of a dataset: spec, counts, statistics, sizes, versions, and a contact sheet of its images.
 
-Numbers are from the manifest alone, so a large dataset is told of as soon as a small one; the sheet reads
-some shards. Letters: C channels, K classes, N images, H height, W width.
+The numbers come from the manifest alone, so a large dataset takes no longer than a small one; the contact
+sheet reads a few shards. Letters: C channels, K classes, N images, H height, W width, S shards.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,30 +23,34 @@ from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, ShardEntry, Spli
 from genmod.permutation import shuffle
 from genmod.units import LEVELS
 
-COLUMNS = 16
-"""Images of a class, or of a row of the sheet."""
+SHEET_COLUMNS = 16
+"""Images in a row of the contact sheet."""
 
-ROWS = 10
-"""Of the sheet where there are no classes."""
+SHEET_ROWS = 10
+"""Rows of the contact sheet of unlabelled data."""
 
-MAX_CLASSES = 40
-"""Classes on the sheet: the first ones."""
+SHEET_BACKGROUND = 128
+"""Grey level of cells without an image."""
 
-FEW_SHARDS, MAX_SHARDS = 16, 256
-"""Shards that images are taken from, and that are looked at for images of a rare class."""
+_SHEET_CLASSES = 40
+"""Maximum number of classes on the contact sheet."""
 
-THUMB_PIXELS = 64
-"""Larger images are scaled down to it on their longer side, smaller ones up by a whole number."""
+_SHARDS, _MAX_SHARDS = 16, 256
+"""Shards to read for a contact sheet, and the maximum while images of a rare class are missing."""
 
-PAPER = 128
-"""What shows where there is no image."""
+_THUMBNAIL_PIXELS = 64
+"""Longer side of a thumbnail. Larger images are reduced to it, smaller ones enlarged by an integer."""
 
-REASONS = 5
-"""Reasons of refusals that are told, the most frequent ones."""
+_MAX_REASONS = 5
+"""Number of the most frequent reasons of rejection to list."""
 
 
 def dataset_summary(root: str, manifest: DatasetManifest) -> dict[str, Any]:
-    """JSON values: what a dataset is, by its manifest, and why inputs were refused."""
+    """Summarise a dataset as JSON values: spec, counts, statistics, sizes, reasons of rejection.
+
+    Raises:
+        DataError: the list of rejected inputs is missing or corrupt.
+    """
     metadata = manifest.metadata
     return {
         "spec": manifest.spec.model_dump(mode="json"),
@@ -71,7 +75,7 @@ def _split(manifest: DatasetManifest, split: Split) -> dict[str, Any]:
     shards = manifest.of_split(split)
     rows_S = [shard.rows for shard in shards]
     tar_bytes = sum(shard.tar.size_bytes for shard in shards)
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "rows": sum(rows_S),
         "shards": len(shards),
         "rows_per_shard": [min(rows_S), max(rows_S)],
@@ -81,108 +85,116 @@ def _split(manifest: DatasetManifest, split: Split) -> dict[str, Any]:
     }
     values = manifest.metadata.get("splits", {}).get(split)
     if values is not None:
-        metadata = RowStats.model_validate(values)
-        told["rows_by_class"] = list(metadata.rows_K)
-        stats = dataset_metadata({"train": metadata})["stats"]  # of any split; in network units
-        told["pixel_mean_C"] = [(mean + 1.0) * LEVELS / 2 - 0.5 for mean in stats["mean"]]
-        told["pixel_std_C"] = [std * LEVELS / 2 for std in stats["std"]]
-    return told
+        row_stats = RowStats.model_validate(values)
+        summary["rows_by_class"] = list(row_stats.rows_K)
+        stats = dataset_metadata({"train": row_stats})["stats"]  # of any split; in network units
+        summary["pixel_mean_C"] = [(mean + 1.0) * LEVELS / 2 - 0.5 for mean in stats["mean"]]
+        summary["pixel_std_C"] = [std * LEVELS / 2 for std in stats["std"]]
+    return summary
 
 
 def _reasons(root: str, manifest: DatasetManifest) -> dict[str, int]:
-    """The most frequent reasons of refusals, up to the first colon or semicolon of each."""
+    """Count the most frequent reasons of rejection, each up to its first colon or semicolon."""
     if not manifest.quarantined or all(entry.path != QUARANTINE for entry in manifest.files):
         return {}
     url = storage.join(root, QUARANTINE)
     try:
         table = read_table(storage.read_bytes(url), url, ["reason"])
     except FileNotFoundError:
-        raise DataError(f"{url} is not there, but the dataset's manifest names it") from None
-    words = (reason.split(":")[0].split(";")[0] for reason in table["reason"].to_pylist())
-    return dict(Counter(words).most_common(REASONS))
+        raise DataError(f"{url} does not exist, but the dataset's manifest lists it") from None
+    kinds = (reason.split(":")[0].split(";")[0] for reason in table["reason"].to_pylist())
+    return dict(Counter(kinds).most_common(_MAX_REASONS))
 
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """A picture of some images of a split."""
+    """A grid of example images of a split."""
 
     png: bytes
     split: Split
     images: int
     classes: int
-    """Rows from the top, a class a row; 0 where images have no labels."""
+    """Number of classes shown, one per row from the top; 0 for unlabelled data."""
 
 
 def contact_sheet(root: str, manifest: DatasetManifest, split: Split | None = None) -> ContactSheet:
-    """Images of a split in a mixed order that is always the same, a class a row where there are labels.
+    """Draw images of a split, one class per row if there are labels. The same dataset yields the same sheet.
 
     Args:
         root: URL of the dataset.
-        manifest: its manifest.
-        split: the first that has rows if not given.
+        manifest: manifest of the dataset.
+        split: split to show; by default the first that has rows.
 
     Raises:
-        ConfigError: there is nothing to show.
+        ConfigError: the split has no rows.
         DataError: an image cannot be read.
     """
-    there: list[Split] = [s for s in SPLITS if manifest.rows(s)]
-    split = split or (there[0] if there else "train")
-    if split not in there:
-        others = ", ".join(there) or "none"
-        raise ConfigError(f"{root}: the {split} split has no rows; those that have some: {others}")
+    non_empty: list[Split] = [s for s in SPLITS if manifest.rows(s)]
+    split = split or (non_empty[0] if non_empty else "train")
+    if split not in non_empty:
+        others = ", ".join(non_empty) or "none"
+        raise ConfigError(f"{root}: the {split} split has no rows; splits with rows: {others}")
+    # Choose rows of a few shards in a shuffled order.
     shards = manifest.of_split(split)
     order = shuffle(torch.arange(len(shards)), len(shards), 0, f"inspect/{split}").tolist()
-    mixed = [shards[number] for number in order[:MAX_SHARDS]]
-    classes = min(manifest.spec.classes, MAX_CLASSES)
-    picks_K = _picks(root, manifest, mixed, classes)
-    columns = min(COLUMNS, max(map(len, picks_K)))
-    thumb = _thumb(manifest.spec)
+    shuffled = [shards[number] for number in order[:_MAX_SHARDS]]
+    classes = min(manifest.spec.classes, _SHEET_CLASSES)
+    picks_K = _picks(root, manifest, shuffled, classes)
+    # Start with empty cells; every class begins a new row.
+    columns = min(SHEET_COLUMNS, max(map(len, picks_K)))
+    thumb = _thumbnail_spec(manifest.spec)
     cells = -(-max(map(len, picks_K)) // columns) * columns
-    blank_CHW = np.full(thumb.shape, PAPER, dtype=np.uint8)
+    blank_CHW = np.full(thumb.shape, SHEET_BACKGROUND, dtype=np.uint8)
     images_NCHW = np.stack([blank_CHW] * (cells * len(picks_K)))
-    for place in sorted({place for picks in picks_K for _, place, _ in picks}):
-        here = [
-            (k * cells + n, pick[2])
+    # Read each shard once and put its images into their cells.
+    for number in sorted({pick.shard for picks in picks_K for pick in picks}):
+        cell_rows = [
+            (k * cells + n, pick.row)
             for k, picks in enumerate(picks_K)
             for n, pick in enumerate(picks)
-            if pick[1] == place
+            if pick.shard == number
         ]
-        reader = shard_reader(root, manifest, mixed[place])
-        pixels_NCHW = reader.pixels(np.array([row for _, row in here]))
+        reader = shard_reader(root, manifest, shuffled[number])
+        pixels_NCHW = reader.pixels(np.array([row for _, row in cell_rows]))
         reader.close()
-        for (cell, _), image_CHW in zip(here, pixels_NCHW, strict=True):
+        for (cell, _), image_CHW in zip(cell_rows, pixels_NCHW, strict=True):
             thumb_HWC = to_spec(image_CHW.transpose(1, 2, 0), thumb, "fit")
             images_NCHW[cell] = thumb_HWC.transpose(2, 0, 1)
-    scale = max(1, THUMB_PIXELS // max(thumb.height, thumb.width))
-    picture_CHW = grid(torch.from_numpy(images_NCHW), columns, scale, PAPER)
-    return ContactSheet(png(picture_CHW), split, sum(map(len, picks_K)), classes)
+    scale = max(1, _THUMBNAIL_PIXELS // max(thumb.height, thumb.width))
+    sheet_CHW = grid(torch.from_numpy(images_NCHW), columns, scale, SHEET_BACKGROUND)
+    return ContactSheet(png(sheet_CHW), split, sum(map(len, picks_K)), classes)
 
 
-_Pick = tuple[int, int, int]
-"""How-manieth of its class in its shard, which shard, which row of it."""
+class _Pick(NamedTuple):
+    """A row on the contact sheet. Sorted by rank, picks alternate between shards."""
+
+    rank: int
+    """Position among the rows of its class in its shard."""
+    shard: int
+    row: int
 
 
 def _picks(
     root: str, manifest: DatasetManifest, shards: list[ShardEntry], classes: int
 ) -> list[list[_Pick]]:
-    """Rows to show of each class, or of all: some of each shard first, so that the sheet is varied."""
-    found: list[list[_Pick]] = [[] for _ in range(max(classes, 1))]
-    wanted = COLUMNS if classes else COLUMNS * ROWS
-    for place, shard in enumerate(shards):
-        if place >= FEW_SHARDS and all(len(mine) >= wanted for mine in found):
+    """Choose rows of each class, or of all data, spread over the shards."""
+    picks_K: list[list[_Pick]] = [[] for _ in range(max(classes, 1))]
+    count = SHEET_COLUMNS if classes else SHEET_COLUMNS * SHEET_ROWS
+    for number, shard in enumerate(shards):
+        if number >= _SHARDS and all(len(picks) >= count for picks in picks_K):
             break
         reader = shard_reader(root, manifest, shard)
         row_N = shuffle(torch.arange(shard.rows), shard.rows, 0, "inspect/rows").numpy()
         label_N = reader.find(row_N).label_N if classes else np.zeros_like(row_N)
         reader.close()
-        for k, mine in enumerate(found):
-            rows = row_N[label_N == k][:wanted].tolist()
-            mine += [(number, place, row) for number, row in enumerate(rows)]
-    return [sorted(mine)[:wanted] for mine in found]
+        for k, picks in enumerate(picks_K):
+            rows = row_N[label_N == k][:count].tolist()
+            picks += [_Pick(rank, number, row) for rank, row in enumerate(rows)]
+    return [sorted(picks)[:count] for picks in picks_K]
 
 
-def _thumb(spec: ImageSpec) -> ImageSpec:
-    """The shape of an image on the sheet."""
-    shrink = max(1.0, max(spec.height, spec.width) / THUMB_PIXELS)
+def _thumbnail_spec(spec: ImageSpec) -> ImageSpec:
+    """Shape of an image on the contact sheet."""
+    shrink = max(1.0, max(spec.height, spec.width) / _THUMBNAIL_PIXELS)
     height, width = (max(1, round(side / shrink)) for side in (spec.height, spec.width))
     return ImageSpec(channels=spec.channels, height=height, width=width, classes=0)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genmod.data.format.keys import key_of
+from genmod.data.format.keys import sample_key
 from genmod.data.sharding.disk_buckets import DiskBuckets, Groups, group_by_bucket, parse_line
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Ref, Scan, Source, Splits
 from genmod.manifest import SPLITS, Split
@@ -124,7 +124,7 @@ class Catalog:
                 part.clear()
 
         for name, ref, label, fault in entries:
-            key = key_of(name)
+            key = sample_key(name)
             if fault is not None:
                 self.faults.append((key, name, fault))
                 continue
@@ -211,7 +211,7 @@ class Catalog:
                 row = parse_line(lines[number])
                 twin = code_N[number] == DUPLICATE
                 reason = "its key is in use already" if twin else _label_fault(row.label, classes)
-                yield key_of(row.name), row.name, reason
+                yield sample_key(row.name), row.name, reason
 
     def place(self, group_of: Callable[[Split, int, int], Places]) -> Groups:
         """Deal the rows of all splits to groups.

@@ -9,7 +9,7 @@ from typing import Any
 from genmod import receipts
 from genmod.config import Config
 from genmod.data.format.codecs import Rejected, Resize, to_spec
-from genmod.data.format.keys import key_of
+from genmod.data.format.keys import sample_key
 from genmod.data.format.shards import Row, ShardReceipt, write_shard
 from genmod.data.sources.registry import open_source
 from genmod.data.sources.source import pixels_of
@@ -60,7 +60,7 @@ def _rows(job: ShardJob, rejected: list[tuple[str, str, str]]) -> Iterator[Row]:
     images = open_source(job.source).fetch(job.refs, job.source_fingerprint)
     for number, image in enumerate(images):
         name = job.names[number]
-        key = key_of(name)
+        key = sample_key(name)
         try:
             image_HWC = to_spec(pixels_of(image), job.spec, job.resize)
         except Rejected as reason:

@@ -105,7 +105,7 @@ def _naming(url: str) -> Generator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None):
             reason = " ".join(str(error).split())[:160]
-            raise DataError(f"{url} is not a Parquet file that can be read ({reason})") from None
+            raise DataError(f"{url} is not a readable Parquet file ({reason})") from None
         raise
 
 

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from genmod.data.format import binary
-from genmod.data.reading.reader import TrainingStream, iter_split, read_rows
+from genmod.data.reading.reader import iter_split, read_rows
+from genmod.data.reading.training_stream import TrainingStream
 from genmod.data.sources.source import DataConfig
 
 

@@ -95,7 +95,7 @@ def test_a_png_that_inflates_without_end_is_not_inflated():
     [
         (b"", "empty file"),
         (b"GIF89a-but-not-really", "image"),
-        (encoded(Image.new("RGB", (9, 9), (1, 2, 3)))[:-30], "broken image"),
+        (encoded(Image.new("RGB", (9, 9), (1, 2, 3)))[:-30], "corrupt image"),
         (encoded(Image.new("I;16", (3, 3))), "16 bits"),
         (encoded(Image.new("CMYK", (3, 3)), "JPEG"), "mode CMYK"),
         (encoded(Image.new("RGBA", (3, 3), (1, 2, 3, 9))), "transparent"),
@@ -139,7 +139,7 @@ def test_conform_channels_and_sizes():
     red = np.zeros((4, 8, 3), np.uint8)
     red[..., 0] = 255
     assert set(to_spec(red, spec(4, 8), "none").ravel().tolist()) == {76}  # 0.299 * 255
-    with pytest.raises(Rejected, match=r"4x8, wanted 4x4"):
+    with pytest.raises(Rejected, match=r"4x8, expected 4x4"):
         to_spec(grey, spec(4, 4), "none")
     assert to_spec(grey, spec(2, 2), "fit").tolist() == [[[100]] * 2] * 2
     halves = np.repeat(np.array([[0, 0, 255, 255, 255, 255, 0, 0]], np.uint8), 4, axis=0)

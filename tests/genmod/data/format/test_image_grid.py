@@ -13,7 +13,7 @@ from genmod.data.format.image_grid import GAP, gallery_rows, grid, png
 
 def test_a_grid_holds_every_image_in_reading_order():
     pixels_NCHW = torch.arange(5 * 3 * 2 * 4, dtype=torch.uint8).view(5, 3, 2, 4)
-    picture_CHW = grid(pixels_NCHW, columns=3, scale=2, paper=9)
+    picture_CHW = grid(pixels_NCHW, columns=3, scale=2, background=9)
     assert picture_CHW.shape == (3, 2 * 4 + GAP, 3 * 8 + 2 * GAP)
     for i, image_CHW in enumerate(pixels_NCHW):
         top, left = i // 3 * (4 + GAP), i % 3 * (8 + GAP)

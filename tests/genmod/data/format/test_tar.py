@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genmod.data.format.tar import Members, tar_of, walk
+from genmod.data.format.tar import Members, build_tar, walk
 from genmod.errors import DataError
 
 MEMBERS = st.dictionaries(
@@ -16,7 +16,7 @@ MEMBERS = st.dictionaries(
 
 
 def tar_of_files(files):
-    return tar_of(list(files), [Members("", list(files.values()))])
+    return build_tar(list(files), [Members("", list(files.values()))])
 
 
 @given(MEMBERS)
@@ -41,7 +41,7 @@ def test_a_sample_s_files_are_neighbours_and_may_be_missing(samples):
     images, labels, sidecars = zip(*samples.values(), strict=True) if samples else ((), (), ())
     texts = np.array([b"%d" % label for label in labels], dtype=np.bytes_)
     members = [Members(".png", images), Members(".cls", texts), Members(".json", sidecars)]
-    data, offset_NM = tar_of(list(samples), members)
+    data, offset_NM = build_tar(list(samples), members)
     wanted = [
         (key + suffix, body)
         for key, (image, label, sidecar) in samples.items()
@@ -108,7 +108,7 @@ def test_the_bytes_of_a_tar_never_change():
     files = {"a.png": bytes(range(256)) * 3, "a.cls": b"7", "b.json": b""}
     images, sidecars = [files["a.png"], None], [None, b""]
     members = [Members(".png", images), Members(".cls", [b"7", None]), Members(".json", sidecars)]
-    whole, _ = tar_of(["a", "b"], members)
+    whole, _ = build_tar(["a", "b"], members)
     assert whole == tar_of_files(files)[0]
     wanted = "de71649d8b12596b19569d315288663502b15b9b0a5b074a8ac2fd171a4c6d4a"
     assert hashlib.sha256(whole).hexdigest() == wanted

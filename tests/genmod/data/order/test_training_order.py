@@ -17,7 +17,8 @@ from genmod.data.order.training_order import (
     make_training_order,
     mixture_parts,
 )
-from genmod.data.reading.reader import TrainingStream, split_reader
+from genmod.data.reading.reader import split_reader
+from genmod.data.reading.training_stream import TrainingStream
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry
 

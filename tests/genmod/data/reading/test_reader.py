@@ -16,13 +16,13 @@ from genmod.data.reading import row_index as rowindex
 from genmod.data.reading import tar_files as tarfiles
 from genmod.data.reading.reader import (
     RowReader,
-    TrainingStream,
     iter_split,
     open_dataset,
     read_rows,
     shard_reader,
     split_reader,
 )
+from genmod.data.reading.training_stream import TrainingStream
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS, ImageSpec
 
@@ -169,7 +169,7 @@ def test_an_index_that_does_not_fit_in_memory_finds_the_same(dataset, data):
     wanted = whole.find(np.arange(len(whole)))
     rows = st.lists(st.integers(0, len(whole) - 1), max_size=40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rowindex, "CACHE_ROWS", data.draw(st.integers(1, len(whole))))
+        patch.setattr(rowindex, "INDEX_CACHE_ROWS", data.draw(st.integers(1, len(whole))))
         small = RowReader(root, manifest.spec, shards)
     for _ in range(4):
         row_N = np.array(data.draw(rows), dtype=np.int64)
@@ -179,7 +179,7 @@ def test_an_index_that_does_not_fit_in_memory_finds_the_same(dataset, data):
 
 def test_an_order_that_reads_indexes_in_vain_is_told(dataset, monkeypatch, caplog):
     root, manifest = dataset
-    monkeypatch.setattr(rowindex, "CACHE_ROWS", 1)
+    monkeypatch.setattr(rowindex, "INDEX_CACHE_ROWS", 1)
     reader = RowReader(root, manifest.spec, manifest.of_split("train"))
     assert len(manifest.of_split("train")) > 1
     for _ in range(300):
@@ -220,7 +220,7 @@ def in_memory(dataset):
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
 def test_a_remote_dataset_reads_the_same(dataset, in_memory, cache_bytes, monkeypatch):
-    monkeypatch.setattr(tarfiles, "CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(tarfiles, "MEMORY_CACHE_BYTES", cache_bytes)
     remote = (in_memory, open_dataset(in_memory))
     for mine, theirs in zip(
         joined(stream(remote, 9, global_batch=32)),
@@ -247,7 +247,7 @@ def flip(data, offset):
 def test_a_damaged_member_is_named_to_the_consumer(dataset, in_memory):
     manifest = dataset[1]
     shard, key = damaged(in_memory, manifest, flip)
-    with pytest.raises(DataError, match=f"{shard.tar.path}: member {key} does not fit"):
+    with pytest.raises(DataError, match=f"{shard.tar.path}: member {key} does not match"):
         list(iter_split(in_memory, manifest, "train", 16))
     with (
         TrainingStream(in_memory, manifest, "train", global_batch=16) as source,
@@ -259,10 +259,10 @@ def test_a_damaged_member_is_named_to_the_consumer(dataset, in_memory):
 def test_a_tar_that_is_cut_off_or_missing(dataset, in_memory):
     manifest = dataset[1]
     shard, _ = damaged(in_memory, manifest, lambda data, offset: data[: offset + 10])
-    with pytest.raises(DataError, match=f"{shard.tar.path} is cut off"):
+    with pytest.raises(DataError, match=f"{shard.tar.path} is truncated"):
         list(iter_split(in_memory, manifest, "train", 16))
     storage.remove(f"{in_memory}/{shard.tar.path}")
-    with pytest.raises(DataError, match=f"{shard.tar.path} is not there"):
+    with pytest.raises(DataError, match=f"{shard.tar.path} does not exist"):
         list(iter_split(in_memory, manifest, "train", 16))
 
 

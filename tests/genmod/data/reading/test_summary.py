@@ -9,7 +9,13 @@ from PIL import Image
 from genmod import storage
 from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.data.reading.reader import split_reader
-from genmod.data.reading.summary import COLUMNS, PAPER, ROWS, contact_sheet, dataset_summary
+from genmod.data.reading.summary import (
+    SHEET_BACKGROUND,
+    SHEET_COLUMNS,
+    SHEET_ROWS,
+    contact_sheet,
+    dataset_summary,
+)
 from genmod.errors import ConfigError
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, publish
 
@@ -68,15 +74,15 @@ def test_refusals_are_told_with_their_reasons(tmp_path, images, build):
 def test_the_sheet_has_a_row_of_images_for_each_class(dataset):
     root, manifest = dataset
     sheet = contact_sheet(root, manifest)
-    assert (sheet.split, sheet.classes, sheet.images) == ("train", 3, 3 * COLUMNS)
+    assert (sheet.split, sheet.classes, sheet.images) == ("train", 3, 3 * SHEET_COLUMNS)
     reader = split_reader(root, manifest, "train")
     pixels = reader.pixels(np.arange(len(reader)))[:, 0]
-    shown = cells_of(sheet, 6, 10, COLUMNS)
+    shown = cells_of(sheet, 6, 10, SHEET_COLUMNS)
     for k in range(3):
         own = {
             image.tobytes() for image in pixels[reader.find(np.arange(len(reader))).label_N == k]
         }
-        assert len({image.tobytes() for image in shown[k]} & own) == COLUMNS
+        assert len({image.tobytes() for image in shown[k]} & own) == SHEET_COLUMNS
     assert contact_sheet(root, manifest).png == sheet.png
     assert contact_sheet(root, manifest, "val").png != sheet.png
 
@@ -103,10 +109,10 @@ def made(root, count, side, labels=None, rows_per_shard=10):
 def test_images_without_labels_are_shown_in_a_mixed_order_from_all_shards(tmp_path):
     root = str(tmp_path)
     sheet = contact_sheet(root, made(root, 200, 4))
-    assert (sheet.classes, sheet.images) == (0, COLUMNS * ROWS)
+    assert (sheet.classes, sheet.images) == (0, SHEET_COLUMNS * SHEET_ROWS)
     picture = np.asarray(Image.open(io.BytesIO(sheet.png)))[:: 4 * 8 + 1, :: 8 * 8 + 1, 0]
-    assert picture.shape == (ROWS, COLUMNS)
-    assert len(np.unique(picture)) == COLUMNS * ROWS
+    assert picture.shape == (SHEET_ROWS, SHEET_COLUMNS)
+    assert len(np.unique(picture)) == SHEET_COLUMNS * SHEET_ROWS
     assert len(np.unique(picture // 10)) >= 16
     few = str(tmp_path / "few")
     assert contact_sheet(few, made(few, 3, 4)).images == 3
@@ -115,17 +121,17 @@ def test_images_without_labels_are_shown_in_a_mixed_order_from_all_shards(tmp_pa
 def test_large_images_become_small_and_rare_classes_are_found(tmp_path):
     root, labels = str(tmp_path), [0] * 119 + [1]
     sheet = contact_sheet(root, made(root, 120, 90, labels, rows_per_shard=4))
-    assert sheet.images == COLUMNS + 1
+    assert sheet.images == SHEET_COLUMNS + 1
     picture = np.asarray(Image.open(io.BytesIO(sheet.png)))
-    assert picture.shape == (2 * 33 - 1, COLUMNS * 65 - 1, 3)
+    assert picture.shape == (2 * 33 - 1, SHEET_COLUMNS * 65 - 1, 3)
     assert (picture[33:, :64] == 119).all()
-    assert (picture[33:, 65:] == PAPER).all()
+    assert (picture[33:, 65:] == SHEET_BACKGROUND).all()
 
 
 def test_a_split_without_rows(tmp_path):
     root = str(tmp_path)
     manifest = made(root, 5, 4)
-    with pytest.raises(ConfigError, match="the val split has no rows; those that have some: train"):
+    with pytest.raises(ConfigError, match="the val split has no rows; splits with rows: train"):
         contact_sheet(root, manifest, "val")
-    with pytest.raises(ConfigError, match="those that have some: none"):
+    with pytest.raises(ConfigError, match="splits with rows: none"):
         contact_sheet(root, manifest.model_copy(update={"shards": ()}))

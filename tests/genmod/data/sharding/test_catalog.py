@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmod import storage
-from genmod.data.format.keys import key_of
+from genmod.data.format.keys import sample_key
 from genmod.data.sharding.catalog import Catalog, split_of
 from genmod.data.sources.listing import File, files_below, ordered
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Source, Splits
@@ -42,12 +42,12 @@ def in_memory(entries, known, classes):
     """(rows by split, refused): what the catalogue must find, by lists and sets."""
     rows, used = {split: [] for split in SPLITS}, set()
     rejected = [
-        (key_of(e.name), e.name, e.fault)
+        (sample_key(e.name), e.name, e.fault)
         for e in entries
-        if e.fault and key_of(e.name) not in known
+        if e.fault and sample_key(e.name) not in known
     ]
     for entry in entries:
-        key = key_of(entry.name)
+        key = sample_key(entry.name)
         if entry.fault or key in known:
             continue
         if key in used:
@@ -74,13 +74,13 @@ names = st.text("ab/.", min_size=1, max_size=3)
 )
 def test_it_finds_what_a_plan_in_memory_finds(found, known, classes, chunk_rows):
     entries = [Entry(name, [at], label, fault) for at, (name, label, fault) in enumerate(found)]
-    known = {key_of(name) for name in known}
+    known = {sample_key(name) for name in known}
     rows, rejected = in_memory(entries, known, classes)
     catalog = Catalog(Names(entries), HALVES, [sorted(known)[:1], sorted(known)[1:]], chunk_rows)
     catalog.classify(classes)
     assert list(catalog.rejected(classes)) == rejected
     assert catalog.inputs == len(entries) - len(
-        [e for e in entries if e.fault and key_of(e.name) in known]
+        [e for e in entries if e.fault and sample_key(e.name) in known]
     )
     largest = max([entry.label for entry in entries if not entry.fault], default=-1)
     assert catalog.classes == max(0, largest + 1)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
-from genmod.data.format.keys import key_of
+from genmod.data.format.keys import sample_key
 from genmod.data.reading.reader import split_reader
 from genmod.data.sharding.plan import make_plan
 from genmod.data.sources.registry import open_source
@@ -93,16 +93,16 @@ MARKER = 8 * (JPEG.index(b"\xff\xc0") + 1) + 3
 
 IMAGES = {
     # file name, bytes, the reason that it is refused for (None: it is handled)
-    "png cut in the middle": (".png", PNG[: len(PNG) // 2], "broken image"),
-    "png cut before its end chunk": (".png", PNG[:-12], "broken image: cut off"),
-    "jpeg cut in the middle": (".jpg", JPEG[: len(JPEG) // 2], "broken image"),
-    "jpeg cut of its last bytes": (".jpg", JPEG[:-40], "broken image"),
-    "webp cut": (".webp", encoded(COLOUR, "WEBP", lossless=True)[:-9], "not an image|broken image"),
-    "gif cut": (".gif", encoded(GREY, "GIF")[:-40], "broken image"),
-    "bmp cut": (".bmp", encoded(COLOUR, "BMP")[:-5], "broken image"),
+    "png cut in the middle": (".png", PNG[: len(PNG) // 2], "corrupt image"),
+    "png cut before its end chunk": (".png", PNG[:-12], "corrupt image: truncated"),
+    "jpeg cut in the middle": (".jpg", JPEG[: len(JPEG) // 2], "corrupt image"),
+    "jpeg cut of its last bytes": (".jpg", JPEG[:-40], "corrupt image"),
+    "webp cut": (".webp", encoded(COLOUR, "WEBP", lossless=True)[:-9], "not a readable image|corrupt image"),
+    "gif cut": (".gif", encoded(GREY, "GIF")[:-40], "corrupt image"),
+    "bmp cut": (".bmp", encoded(COLOUR, "BMP")[:-5], "corrupt image"),
     "png with a flipped bit of pixels": (".png", flipped(PNG, 8 * 50), "checksum of its 'IDAT'"),
-    "jpeg with a flipped marker": (".jpg", flipped(JPEG, MARKER), "not an image|broken"),
-    "jpeg with bytes put in": (".jpg", JPEG[:-2] + bytes(9) + JPEG[-2:], "broken.*extraneous"),
+    "jpeg with a flipped marker": (".jpg", flipped(JPEG, MARKER), "not a readable image|corrupt"),
+    "jpeg with bytes put in": (".jpg", JPEG[:-2] + bytes(9) + JPEG[-2:], "corrupt.*extraneous"),
     "png bomb": (".png", declaring("PNG", 60_000, 60_000), "declares"),
     "png bomb below Pillow's limit": (".png", declaring("PNG", 8_200, 8_200), "declares 8200x8200"),
     "jpeg bomb": (".jpg", declaring("JPEG", 65_000, 65_000), "declares"),
@@ -110,9 +110,9 @@ IMAGES = {
     "bmp bomb": (".bmp", declaring("BMP", 40_000, 40_000), "declares"),
     "tiff bomb": (".tif", declaring("TIFF", 40_000, 40_000), "declares"),
     "ppm bomb": (".ppm", declaring("PPM", 40_000, 40_000), "declares"),
-    "png with a text that unpacks to 64 MiB": (".png", text_bomb(), "broken image"),
+    "png with a text that unpacks to 64 MiB": (".png", text_bomb(), "corrupt image"),
     "cmyk": (".jpg", encoded(COLOUR.convert("CMYK"), "JPEG"), "mode CMYK"),
-    "16-bit png": (".png", DEEP, "16 bits a channel"),
+    "16-bit png": (".png", DEEP, "16 bits per channel"),
     "16-bit tiff": (".tif", encoded(Image.fromarray(np.ones((16, 16), np.uint16)), "TIFF"), "16 bits"),
     "16-bit ppm": (".ppm", b"P6 # deep\n16 16 65535\n" + bytes(16 * 16 * 6), "16 bits"),
     "float tiff": (".tif", encoded(Image.new("F", (16, 16)), "TIFF"), "32 bits"),
@@ -121,12 +121,12 @@ IMAGES = {
     "animated png": (".png", animated("PNG"), "more than one frame"),
     "animated webp": (".webp", animated("WEBP"), "more than one frame"),
     "tiff of two pages": (".tif", animated("TIFF"), "more than one frame"),
-    "1x1": (".png", encoded(Image.new("RGB", (1, 1))), "is 1x1, wanted 16x16"),
+    "1x1": (".png", encoded(Image.new("RGB", (1, 1))), "is 1x1, expected 16x16"),
     "empty": (".png", b"", "an empty file"),
-    "text": (".jpeg", b"hello", "not an image"),
-    "html": (".jpg", b"<html>404</html>", "not an image"),
-    "zip": (".png", b"PK\x03\x04" + bytes(100), "not an image"),
-    "svg": (".png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+    "text": (".jpeg", b"hello", "not a readable image"),
+    "html": (".jpg", b"<html>404</html>", "not a readable image"),
+    "zip": (".png", b"PK\x03\x04" + bytes(100), "not a readable image"),
+    "svg": (".png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable image"),
     "palette": (".png", encoded(COLOUR.quantize(256)), None),
     "palette gif": (".gif", encoded(GREY, "GIF"), None),
     "turned by exif": (".jpg", rotated(), None),
@@ -172,7 +172,7 @@ def test_an_image_is_handled_or_refused_with_its_reason(outcome, name):
     _, (_, reasons, names) = outcome
     extension, _, reason = IMAGES[name]
     if reason is None:
-        assert key_of(name + extension) in names
+        assert sample_key(name + extension) in names
     else:
         assert re.search(reason, reasons[name + extension])
 
@@ -292,7 +292,7 @@ def test_tars(tmp_path, build, name):
     _, reasons, names = sharded(build, tmp_path / "d", f"webdataset:{tmp_path}/t.tar", classes=3)
     for key, reason in expected.items():
         if reason is None:
-            assert key_of(f"t/{key}") in names, (key, reasons)
+            assert sample_key(f"t/{key}") in names, (key, reasons)
         else:
             assert reason in reasons[f"t/{key}"]
     assert len(names) == 20 + sum(reason is None for reason in expected.values())
@@ -307,9 +307,9 @@ def test_members_out_of_order_keep_their_labels(tmp_path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "cut off"),
+        (b"", "truncated"),
         (b"not a tar" * 200, "no tar header"),
-        (zlib.compress(b"x" * 9000), "cut off|no tar header"),
+        (zlib.compress(b"x" * 9000), "truncated|no tar header"),
     ],
 )
 def test_a_tar_that_is_none_is_named(tmp_path, data, words):
@@ -322,7 +322,7 @@ def test_a_tar_that_is_cut_off_is_named(tmp_path):
     write_tar(tmp_path / "t.tar", good("a"))
     whole = (tmp_path / "t.tar").read_bytes()
     (tmp_path / "t.tar").write_bytes(whole[:520])
-    with pytest.raises(DataError, match=r"t\.tar: cut off in the member at byte 0"):
+    with pytest.raises(DataError, match=r"t\.tar: truncated in the member at byte 0"):
         open_source(f"webdataset:{tmp_path}/t.tar").listing()
 
 

@@ -230,7 +230,7 @@ def test_a_parquet_file_that_is_broken_inside_is_named(tmp_path, part):
     data = bytearray(path.read_bytes())
     data[at : at + 12] = b"\xff" * 12
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"a\.parquet is not a Parquet file that can be read"):
+    with pytest.raises(DataError, match=r"a\.parquet is not a readable Parquet file"):
         fetched(open_source(f"parquet:{path}"), range(9))
 
 
