@@ -115,9 +115,8 @@ def _add_stage(stage: str, purpose: str, example: str) -> None:
             debug,
         )
 
-    app.command(
-        stage, help=purpose, epilog=f"Example: {PROGRAM} {stage} {example}", rich_help_panel=_STAGES
-    )(command)
+    example = f"Example: {PROGRAM} {stage} {example}"
+    app.command(stage, help=purpose, epilog=example, rich_help_panel=_STAGES)(command)
 
 
 for _name, (_purpose, _example) in STAGES.items():
@@ -290,10 +289,12 @@ def _run_stage(
         from pipelines.commands.dry_run import dry_run
 
         return dry_run(stage, Context(loaded, names), **plan)
+    from pipelines.recipe.progress import ProgressDisplay
     from pipelines.stages.table import STAGES as FUNCTIONS
 
-    context = Context(loaded, names)
-    try:
-        return FUNCTIONS[stage](context)
-    finally:
-        context.close()
+    with ProgressDisplay() as progress:
+        context = Context(loaded, names, progress)
+        try:
+            return FUNCTIONS[stage](context)
+        finally:
+            context.close()

@@ -10,7 +10,7 @@ from pipelines.commands.expected_times import start_up_s
 from pipelines.commands.plan import Step, plan
 from pipelines.commands.text_table import text_table
 from pipelines.recipe.context import Context
-from pipelines.recipe.progress import duration
+from pipelines.recipe.time_left import duration
 
 _HEADER = ("stage", "model", "images", "parameters", "bytes", "expected time", "state")
 

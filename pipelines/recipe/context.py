@@ -15,8 +15,9 @@ from genmod import storage
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import DatasetManifest, Manifest, require
-from pipelines.recipe.progress import Progress, duration
+from pipelines.recipe.progress import ProgressDisplay
 from pipelines.recipe.recipe import Recipe
+from pipelines.recipe.time_left import duration
 from pipelines.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Context:
     recipe: Recipe
     models: tuple[str, ...]
     """Names of the recipe's models that the command is about."""
-    progress: Progress = field(default_factory=Progress)
+    progress: ProgressDisplay = field(default_factory=ProgressDisplay)
 
     def __post_init__(self) -> None:
         if "storage" in self.recipe.model_fields_set:

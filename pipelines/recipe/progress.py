@@ -1,69 +1,137 @@
-"""Progress for people on stderr: what is done, how fast, and when it will end."""
+"""Progress for people on stderr: what is finished, how fast, and the time left.
+
+A terminal shows one bar per task; elsewhere each task prints a line every few seconds.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
 from typing import TextIO
 
+from genmod.errors import sanitize
+from pipelines.recipe.bars import Bars, Counts
+from pipelines.recipe.time_left import TimeLeft, duration, rate_text
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``8 s``, ``2 min 05 s``, ``3 h 20 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+_REFRESH_S = 0.2
+"""Between updates of a bar."""
 
 
 @dataclass
-class Progress:
-    """Prints one line that renews itself on a terminal, and a line every few seconds elsewhere."""
+class _Task:
+    clock: TimeLeft
+    counts: Counts
+    start_s: float
+    shown_s: float = float("-inf")
 
-    stream: TextIO = field(default_factory=lambda: sys.stderr)
-    every_s: float = 5.0
-    """Between lines when the stream is not a terminal."""
-    _begun: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
-    _printed_s: float = 0.0
-    _open_line: bool = False
+
+class ProgressDisplay:
+    """Shows the progress of several tasks. Any thread may call it.
+
+    Args:
+        stream: where to write; ``sys.stderr`` if not given.
+        every_s: seconds between lines of a task where the stream is not a terminal.
+        now: a clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        every_s: float = 5.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._bars = Bars(self._stream, now) if _is_terminal(self._stream) else None
+        self._every_s = every_s if self._bars is None else _REFRESH_S
+        self._now = now
+        self._tasks: dict[str, _Task] = {}
+        self._finished: dict[str, Counts] = {}
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> ProgressDisplay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def log(self, text: str) -> None:
-        """A line of its own."""
-        self._end_line()
-        print(text, file=self.stream, flush=True)
+        """Print a line, above the bars if there are any."""
+        with self._lock:
+            self._print(sanitize(text))
 
     def update(self, task: str, done: int, total: int, unit: str, note: str = "") -> None:
-        """``done`` of ``total`` units of a task; the first call for a task starts its clock."""
-        now_s = time.monotonic()
-        start_s, done_before = self._begun.setdefault(task, (now_s, done))
-        gained, elapsed_s = done - done_before, now_s - start_s
-        last = done >= total
-        terminal = self.stream.isatty()
-        if not last and now_s - self._printed_s < (0.2 if terminal else self.every_s):
-            return
-        self._printed_s = now_s
-        share = done / total if total else 1.0
-        text = f"  {task}: {done:,}/{total:,} {unit} ({share:.0%})"
-        if last:
-            text += f", took {duration(elapsed_s)}"
-        elif gained > 0 and elapsed_s > 0:
-            rate = gained / elapsed_s
-            text += f", {rate:,.0f} {unit}/s" if rate >= 10 else f", {rate:.1f} {unit}/s"
-            text += f", {duration((total - done) / rate)} left"
-        else:
-            text += ", starting"
-        text += f"  {note}" if note else ""
-        if not terminal:
-            print(text, file=self.stream, flush=True)
-            return
-        print(f"\r\x1b[K{text}", end="", file=self.stream, flush=True)
-        self._open_line = True
-        if last:
-            self._end_line()
+        """Show that ``done`` of ``total`` units of a task are finished.
 
-    def _end_line(self) -> None:
-        if self._open_line:
-            print(file=self.stream, flush=True)
-            self._open_line = False
+        The first call starts the clock of the task. Before the first progress, a second call starts it again,
+        so that the start-up does not count.
+        """
+        task, counts = sanitize(task), Counts(done, total, unit, sanitize(note))
+        with self._lock:
+            now_s = self._now()
+            if done >= total:
+                self._finish(task, counts, now_s)
+                return
+            self._finished.pop(task, None)
+            state = self._tasks.setdefault(task, _Task(TimeLeft(now_s, done), counts, now_s))
+            state.clock.update(now_s, done)
+            state.counts = counts
+            if now_s - state.shown_s >= self._every_s:
+                state.shown_s = now_s
+                if self._bars is None:
+                    self._print(_line(task, state, now_s))
+                else:
+                    self._bars.show(task, counts, state.clock)
+
+    def close(self) -> None:
+        """Remove the bars; unfinished tasks leave a line."""
+        with self._lock:
+            if self._bars is not None:
+                self._bars.close()
+                for task, state in self._tasks.items():
+                    self._print(_line(task, state, self._now()))
+            self._tasks.clear()
+
+    def _finish(self, task: str, counts: Counts, now_s: float) -> None:
+        state = self._tasks.pop(task, None)
+        if state is None and self._finished.get(task) == counts:
+            return
+        self._finished[task] = counts
+        if self._bars is not None:
+            self._bars.remove(task)
+        took = "" if state is None else f", took {duration(now_s - state.start_s)}"
+        self._print(f"  {task}: {_share(counts)}{took}{_note(counts)}")
+
+    def _print(self, line: str) -> None:
+        if self._bars is None or not self._bars.print(line):
+            print(line, file=self._stream, flush=True)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _line(task: str, state: _Task, now_s: float) -> str:
+    rate, left_s = state.clock.rate(), state.clock.left_s(now_s, state.counts.total)
+    pace = "starting"
+    if rate is not None and left_s is not None:
+        pace = f"{rate_text(rate)} {state.counts.unit}/s, {duration(left_s)} left"
+    return f"  {task}: {_share(state.counts)}, {pace}{_note(state.counts)}"
+
+
+def _share(counts: Counts) -> str:
+    share = counts.done / counts.total if counts.total else 1.0
+    return f"{counts.done:,}/{counts.total:,} {counts.unit} ({share:.0%})"
+
+
+def _note(counts: Counts) -> str:
+    return f"  {counts.note}" if counts.note else ""

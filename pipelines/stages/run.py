@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from genmod.errors import ConfigError
 from pipelines.recipe.checks import check, data_of
 from pipelines.recipe.context import ALREADY, DONE, Context, Result
-from pipelines.recipe.progress import duration
 from pipelines.recipe.selection import narrowed, of_stage, scorable_models, tuning
+from pipelines.recipe.time_left import duration
 from pipelines.stages import distill, evaluate, sample, score, shard, train
 
 Stage = Callable[[Context], Result]

@@ -32,7 +32,7 @@ from genmod.scoring.table import Rows, ScoreLabel, Scores, summary
 from pipelines.commands.verify import verify
 from pipelines.jobs.report import ReportJob
 from pipelines.recipe.context import Context
-from pipelines.recipe.progress import Progress
+from pipelines.recipe.progress import ProgressDisplay
 from pipelines.recipe.recipe import Recipe
 from pipelines.stages.evaluate import stage
 
@@ -417,7 +417,7 @@ def recipe(root):
 @pytest.mark.ray
 def test_the_stage_does_it_all_in_tasks_and_then_nothing(tmp_path, ray_session, capsys):
     root = fill(str(tmp_path))
-    context = Context(recipe(root), MODELS, Progress(every_s=0))
+    context = Context(recipe(root), MODELS, ProgressDisplay(every_s=0))
     first = stage(context)
     assert first["status"] == "done"
     assert storage.exists(first["report"])
