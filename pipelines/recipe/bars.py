@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from pipelines.recipe.time_left import TimeLeft, duration, rate_text
 
@@ -41,7 +41,7 @@ class Bars:
             self._progress = _start(self._stream, self._now)
         now_s, rate = self._now(), clock.rate()
         left_s, least_s = (clock.left_s(at_s, counts.total) for at_s in (now_s, float("inf")))
-        fields = {
+        fields: dict[str, Any] = {
             "count": f"{counts.done:,}/{counts.total:,} {counts.unit}",
             "pace": "" if rate is None else f"{rate_text(rate)}/s",
             "ends_s": None if left_s is None else now_s + left_s,
