@@ -7,15 +7,16 @@ file names it. Letters: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
 from genmod.config import Config
 from genmod.interface.adaptive import Adaptive
 from genmod.interface.batch import Batch
+from genmod.interface.estimator_check import EstimatorCheck
 from genmod.interface.latents import LatentModel
 from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
@@ -72,6 +73,22 @@ class Losses:
     """Detached scalars, units in the names (``kl_nats``), means over the batch."""
 
 
+class TrainBriefly(Protocol):
+    """Trains a model on rows drawn from a known distribution; returns the trained model."""
+
+    def __call__(
+        self,
+        model: GenerativeModel,
+        draw: Callable[[Rng], Batch],
+        *,
+        seed: int,
+        steps: int,
+        lr: float,
+    ) -> GenerativeModel:
+        """Take ``steps`` optimizer steps with learning rate ``lr`` on rows that ``draw`` returns."""
+        ...
+
+
 class GenerativeModel(Adaptive, LatentModel, ABC):
     """A density p(x | label) and a sampler of it."""
 
@@ -104,6 +121,20 @@ class GenerativeModel(Adaptive, LatentModel, ABC):
         A family overrides this to name its own settings (``net.*``); the default names those of training.
         """
         return _HINTS[problem]
+
+    @classmethod
+    def density_checks(cls, seed: int, train: TrainBriefly) -> Iterator[EstimatorCheck]:
+        """Check this family's ``log_prob`` against known densities, for ``genmod selftest density``.
+
+        By default there are none: estimators that several families share are checked in
+        :mod:`genmod.selftest`.
+
+        Args:
+            seed: of rows and trainings.
+            train: trains a model for some seconds.
+        """
+        del seed, train
+        return iter(())
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:

@@ -1,1 +1,1 @@
-"""Tests of genmod that ship with it: estimators against truths in closed form, on the machine at hand."""
+"""Self-tests that ship with genmod: estimators of log p checked against densities in closed form."""

@@ -1,4 +1,4 @@
-"""``genmod selftest density``: every estimator of log p(x) against truths in closed form."""
+"""``genmod selftest density``: check every estimator of log p against densities in closed form."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from genmod.selftest import density
-from genmod.selftest.check import EstimatorCheck
+from genmod.interface.estimator_check import EstimatorCheck
+from genmod.selftest.density import all_checks, run_checks
 
-SUBJECTS: dict[str, Callable[[], Iterator[EstimatorCheck]]] = {"density": density.run_benches}
+SUBJECTS: dict[str, Callable[[], Iterator[EstimatorCheck]]] = {
+    "density": lambda: run_checks(all_checks())
+}
+"""What can be checked: the argument of ``genmod selftest``."""
 
 
 def selftest(subject: str) -> dict[str, Any]:
-    """Print a line on stderr for each check as it is done; the result, with every check, for ``--json``."""
+    """Run all checks of a subject, print one line per check on stderr, return the result for ``--json``."""
     checks: list[EstimatorCheck] = []
     for check in SUBJECTS[subject]():
         checks.append(check)
         print(line(check), file=sys.stderr, flush=True)
-    failed = sum(not check.holds for check in checks)
+    failed = sum(not check.passed for check in checks)
     seconds = sum(check.seconds for check in checks)
-    what = f"{failed} of {len(checks)} checks failed" if failed else f"{len(checks)} checks hold"
-    print(f"{what}, {seconds:.0f} s", file=sys.stderr)
+    outcome = (
+        f"{failed} of {len(checks)} checks failed" if failed else f"{len(checks)} checks passed"
+    )
+    print(f"{outcome}, {seconds:.0f} s", file=sys.stderr)
     return {
         "stage": "selftest",
         "status": "failed" if failed else "done",
@@ -31,10 +36,10 @@ def selftest(subject: str) -> dict[str, Any]:
 
 
 def line(check: EstimatorCheck) -> str:
-    """One check: estimator, label, error, standard error, the side it must be on, the verdict."""
-    side = {"=": "at", "<=": "below", ">=": "above"}[check.side]
+    """One line: result, distribution, estimator, label, error, standard error, required side, problem."""
+    side = {"=": "equal to", "<=": "at most", ">=": "at least"}[check.side]
     return (
-        f"{'ok  ' if check.holds else 'FAIL'} {check.bench}: {check.estimator} [{check.label}], "
-        f"{check.rows} rows: {check.error_nats:+.4f} nats, standard error {check.stderr_nats:.4f}, "
-        f"to be {side} the truth" + (f": {check.fault}" if check.fault else "")
+        f"{'ok  ' if check.passed else 'FAIL'} {check.distribution}: {check.estimator} [{check.label}], "
+        f"{check.rows} rows: error {check.error_nats:+.4f} nats, standard error {check.stderr_nats:.4f}, "
+        f"expected {side} the true log p" + (f": {check.problem}" if check.problem else "")
     )

@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, Self, final
 
 import torch
@@ -27,8 +28,9 @@ from torch import Tensor
 from genmod import units
 from genmod.errors import ConfigError, Unscorable
 from genmod.interface.batch import Batch
+from genmod.interface.estimator_check import EstimatorCheck
 from genmod.interface.log_prob import LogProb
-from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
+from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, TrainBriefly
 from genmod.interface.options import FamilyConfig, SampleOptions
 from genmod.likelihood import diffusion as likelihood
 from genmod.likelihood import vlb
@@ -36,6 +38,7 @@ from genmod.likelihood.diffusion import DiffusionScore
 from genmod.likelihood.process import GaussianPrior, Process
 from genmod.manifest import ImageSpec
 from genmod.models.diffusion.preconditioning import Denoiser, PredictionType
+from genmod.models.diffusion.selftest import checks
 from genmod.nets.blocks import stride_of
 from genmod.nets.unet import UNet
 from genmod.rng import Rng
@@ -183,6 +186,11 @@ class Model(GenerativeModel):
                 "diffusion: score.unconditional needs a net trained without labels now and then, but "
                 "net.label_drop is 0; train with 0.1, or score p(x | label)"
             )
+
+    @classmethod
+    def density_checks(cls, seed: int, train: TrainBriefly) -> Iterator[EstimatorCheck]:
+        """A new model, which is a Gaussian, and the bound with the true denoiser."""
+        return checks(seed)
 
     def phases(self) -> tuple[Phase, ...]:
         """One: denoise."""

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+from genmod.distributions.closed_form import IsotropicMixture, LinearGaussian
 from genmod.errors import GenmodError
 from genmod.likelihood.adaptive import AdaptiveSteps, log_density_adaptive
 from genmod.likelihood.ode import FixedSteps, log_density_fixed
 from genmod.likelihood.process import GaussianPrior
 from genmod.rng import rng_for
-from genmod.selftest.truths import IsotropicMixture, LinearGaussian
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 RING = IsotropicMixture.ring(6, 0.5, 0.1)

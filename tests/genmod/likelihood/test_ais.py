@@ -7,18 +7,18 @@ import math
 import pytest
 import torch
 
+from genmod.distributions.closed_form import LinearGaussian
 from genmod.distributions.gaussian import Gaussian
 from genmod.likelihood import ais, hmc, iwae
 from genmod.likelihood.ais import AISOptions
 from genmod.likelihood.hmc import Target
 from genmod.rng import rng_for
 from genmod.selftest.annealing import target
-from genmod.selftest.truths import LinearGaussian
 
 ROWS = 30
 MODEL = LinearGaussian.example(dims=12, latents=3, noise=0.3)
 RNG = rng_for(3, "ais", range(100, 100 + ROWS))
-Z_BZ, X_BD = MODEL.draw_both(RNG.fold("data"))
+Z_BZ, X_BD = MODEL.draw_joint(RNG.fold("data"))
 PRIOR = Gaussian(torch.zeros_like(Z_BZ), torch.zeros_like(Z_BZ))
 TARGET = target(MODEL, X_BD, PRIOR)
 OPTIONS = AISOptions(temperatures=150, chains=8, pilot_temperatures=40)
@@ -57,7 +57,7 @@ def test_more_temperatures_close_the_gap():
 def test_weights_have_the_mean_p_of_x_however_few_temperatures():
     """Unbiased by construction, also where the chains are far from their posterior."""
     model = LinearGaussian.example(dims=3, latents=3, noise=0.7)
-    z_BZ, x_BD = model.draw_both(RNG)
+    z_BZ, x_BD = model.draw_joint(RNG)
     easy = target(model, x_BD, PRIOR)
     options = AISOptions(
         temperatures=20, chains=200, leapfrog=2, pilot_temperatures=4, radius=2, chunk=6000

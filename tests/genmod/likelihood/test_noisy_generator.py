@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from genmod import units
+from genmod.distributions.closed_form import LinearGaussian
 from genmod.errors import GenmodError, Unscorable
 from genmod.interface.batch import Batch
 from genmod.likelihood.ais import AISOptions
 from genmod.likelihood.noisy_generator import NoisyGenerator, NoisyGeneratorScore
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
-from genmod.selftest.truths import LinearGaussian
 
 SPEC = ImageSpec(channels=1, height=6, width=6)
 NOISE = 0.12

@@ -8,11 +8,11 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from genmod import units
+from genmod.distributions.closed_form import PointMasses
 from genmod.likelihood import vlb
 from genmod.likelihood.process import GaussianPrior, Process
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
-from genmod.selftest.truths import PointMasses
 
 SPEC = ImageSpec(channels=1, height=2, width=4, classes=0)
 ATOMS = PointMasses.images(5, SPEC)

@@ -1,4 +1,4 @@
-"""One estimator against one truth: how far off, on which side, and whether that is what its label promises.
+"""Checks an estimator of log p against a known density: the error, its sign, and the stated standard error.
 
 Letters: B rows.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from genmod.interface.log_prob import LogProb, LogProbLabel
 
 RequiredSide = Literal["=", "<=", ">="]
-"""What an estimate must be to its truth, up to errors of simulation and of solvers."""
+"""How an estimate must relate to the true log p, up to sampling noise and solver error."""
 
 _REQUIRED_SIDES: dict[LogProbLabel, RequiredSide] = {
     "exact": "=",
@@ -25,49 +25,50 @@ _REQUIRED_SIDES: dict[LogProbLabel, RequiredSide] = {
     "upper_bound": ">=",
     "stochastic_upper_bound": ">=",
 }
-"""What each label promises."""
+"""The relation that each label promises."""
 
 _STANDARD_ERRORS = 3.0
-"""How many standard errors chance may move an estimate."""
+"""Width of the accepted interval, in standard errors."""
 
 _MAX_FAR_SHARE = 0.1
-"""Share of unbiased rows that may be farther off than that. Of Student's t with 7 degrees it is 0.02, and
-0.17 if standard errors are said to be half of what they are."""
+"""Largest accepted share of unbiased rows outside that interval. With Student's t and 7 degrees of freedom
+the share is 0.02; it is 0.17 if the stated standard errors are half of the true ones."""
 
 
 @dataclass(frozen=True)
 class EstimatorCheck:
-    """The verdict on one estimator on one bench. Nats are of the mean over rows, or of the worst row."""
+    """The result of one check. Errors are of the mean over rows; of exact labels, of the worst row."""
 
-    bench: str
+    distribution: str
+    """Name of the known distribution."""
     estimator: str
     label: LogProbLabel
     side: RequiredSide
     rows: int
     error_nats: float
-    """Estimate less truth."""
+    """Estimate minus true log p."""
     stderr_nats: float
-    """The estimator's own, of the mean over rows."""
+    """Standard error of the mean over rows, as the estimator states it."""
     tolerance_nats: float
-    """What solvers and arithmetic may add on either side."""
+    """Accepted error of solver and arithmetic, on both sides."""
     slack_nats: float
-    """How far a bound may lie from the truth on its right side."""
-    fault: str = ""
-    """What is wrong, in a few words; empty if the estimator holds."""
+    """Accepted distance of a bound from the true log p, on its correct side."""
+    problem: str = ""
+    """Why the check failed; empty if it passed."""
     seconds: float = 0.0
 
     @property
-    def holds(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.fault
+    def passed(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problem
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
-        return {**vars(self), "holds": self.holds}
+        """All fields and ``passed``, for ``--json``."""
+        return {**vars(self), "passed": self.passed}
 
 
 def check_estimate(
-    bench: str,
+    distribution: str,
     log_prob: LogProb,
     truth_B: Tensor,
     *,
@@ -77,20 +78,20 @@ def check_estimate(
     in_the_mean: bool = False,
     name: str | None = None,
 ) -> EstimatorCheck:
-    """Compare rows with their truths.
+    """Compare estimates with true log densities.
 
-    Exact labels are asked row by row; what has a standard error, in the mean over the rows.
+    Exact labels are checked row by row; estimates with a standard error in the mean over rows.
 
     Args:
-        bench: its name.
+        distribution: name of the known distribution.
         log_prob: the estimates. Their rows must be independent of each other.
-        truth_B: float64.
-        tolerance_nats: declared error of solver and arithmetic.
-        slack_nats: how loose a bound may be.
-        unbiased: ``truth_B`` is what a bound is expected to be, not log p, so it must be met on both sides.
-        in_the_mean: the label's promise is about the mean over rows alone (as Gibbs' inequality is), so the
-            standard error is that of the rows' scatter.
-        name: of the estimator, if its own does not tell enough.
+        truth_B: the true log densities, (B,) float64 in nats.
+        tolerance_nats: accepted error of solver and arithmetic.
+        slack_nats: accepted looseness of a bound.
+        unbiased: ``truth_B`` is the expectation of the bound instead of log p, so both sides are checked.
+        in_the_mean: the label holds only for the mean over rows (as Gibbs' inequality does), so the standard
+            error comes from the scatter of the rows.
+        name: shown instead of the estimator's name.
     """
     error_B = log_prob.nats_B - truth_B
     side: RequiredSide = "=" if unbiased else _REQUIRED_SIDES[log_prob.label]
@@ -101,7 +102,7 @@ def check_estimate(
     if log_prob.label.startswith("exact") and side == "=" and not in_the_mean:
         error = float(error_B[error_B.abs().argmax()])
     check = EstimatorCheck(
-        bench=bench,
+        distribution=distribution,
         estimator=name or log_prob.estimator,
         label=log_prob.label,
         side=side,
@@ -111,10 +112,12 @@ def check_estimate(
         tolerance_nats=tolerance_nats,
         slack_nats=slack_nats,
     )
-    return replace(check, fault=_fault(check) or _dishonest(check, error_B, stderr_B))
+    problem = _error_problem(check) or _stderr_problem(check, error_B, stderr_B)
+    return replace(check, problem=problem)
 
 
-def _fault(check: EstimatorCheck) -> str:
+def _error_problem(check: EstimatorCheck) -> str:
+    """Why the mean error is not acceptable; empty if it is."""
     error, chance = check.error_nats, _STANDARD_ERRORS * check.stderr_nats + check.tolerance_nats
     if not math.isfinite(error) or not math.isfinite(check.stderr_nats):
         return "not a finite number"
@@ -128,8 +131,8 @@ def _fault(check: EstimatorCheck) -> str:
     return ""
 
 
-def _dishonest(check: EstimatorCheck, error_B: Tensor, stderr_B: Tensor) -> str:
-    """Standard errors that are too small for the scatter of unbiased rows."""
+def _stderr_problem(check: EstimatorCheck, error_B: Tensor, stderr_B: Tensor) -> str:
+    """Whether the stated standard errors are too small for the scatter of unbiased rows."""
     if check.side != "=" or check.stderr_nats == 0:
         return ""
     far_B = error_B.abs() > _STANDARD_ERRORS * stderr_B + check.tolerance_nats

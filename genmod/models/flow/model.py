@@ -23,6 +23,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, Literal, Self, cast, final
 
@@ -35,11 +36,13 @@ from zuko.transforms import MonotonicRQSTransform
 
 from genmod import units
 from genmod.interface.batch import Batch
+from genmod.interface.estimator_check import EstimatorCheck
 from genmod.interface.log_prob import LogProb
-from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
+from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, TrainBriefly
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
 from genmod.likelihood import iwae
 from genmod.manifest import ImageSpec
+from genmod.models.flow.selftest import checks
 from genmod.permutation import shuffle
 from genmod.rng import Rng
 
@@ -173,6 +176,11 @@ class Model(GenerativeModel):
         embedding = config.embedding if spec.classes else 0
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
         self.splines = Splines(config, spec.dims, embedding)
+
+    @classmethod
+    def density_checks(cls, seed: int, train: TrainBriefly) -> Iterator[EstimatorCheck]:
+        """Exactness, Gibbs' inequality and draws of models trained on mixtures."""
+        return checks(seed, train)
 
     def phases(self) -> tuple[Phase, ...]:
         """One: maximum likelihood."""
