@@ -16,8 +16,8 @@ from genmod.config import canonical_json, fingerprint
 from genmod.data.format.codecs import Rejected
 from genmod.data.sources.arrays import row_name
 from genmod.data.sources.folder import MAX_FILE_BYTES
+from genmod.data.sources.patterns import expand_files
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Image, Ref, Scan, Source
-from genmod.data.sources.webdataset import expand_files
 from genmod.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "png", "jpg", "bytes")

@@ -1,4 +1,4 @@
-"""The kinds of source, by the name before the colon of ``data.source``."""
+"""Registry of the kinds of source: the name before the colon of ``data.source``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ KINDS: Mapping[str, type[Source]] = {
 
 
 def open_source(text: str) -> Source:
-    """The source that ``KIND:WHERE`` names. Touches nothing yet.
+    """Create the source that ``KIND:WHERE`` names; nothing is read yet.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: an unknown kind, or a shell command (``pipe:``).
     """
     kind, colon, where = text.partition(":")
     if not colon or not where or where.startswith("//"):
         raise ConfigError(
-            f"recipe: data.source is {text!r}, wanted KIND:WHERE, e.g. folder:{text}; "
+            f"recipe: data.source is {text!r}, expected KIND:WHERE, e.g. folder:{text}; "
             f"kinds: {', '.join(sorted(KINDS))}"
         )
     if kind not in KINDS:
         raise ConfigError(
-            f"recipe: data.source is {text!r}, no kind of source is called {kind!r}; "
-            f"{did_you_mean(kind, KINDS)}"
+            f"recipe: data.source is {text!r}, unknown kind {kind!r}; {did_you_mean(kind, KINDS)}"
+        )
+    if any(link.strip().startswith("pipe:") for link in where.split("::")):
+        raise ConfigError(
+            f"recipe: data.source is {text!r}; shell commands are not run, give files or URLs"
         )
     return KINDS[kind](where if kind == Builtin.kind else storage.resolve(where))

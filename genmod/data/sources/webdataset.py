@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -14,6 +13,7 @@ from genmod.config import canonical_json, fingerprint
 from genmod.data.format.codecs import EXTENSIONS
 from genmod.data.format.tar import walk
 from genmod.data.sources.folder import fetch_ranges
+from genmod.data.sources.patterns import expand_files
 from genmod.data.sources.source import (
     BAD_LABEL,
     NO_LABEL,
@@ -25,50 +25,6 @@ from genmod.data.sources.source import (
     readable_name,
 )
 from genmod.errors import DataError
-
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
-MAX_TARS = 1_000_000
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """``a-{000..002}.tar`` and ``{x,y}.tar`` written out, in order.
-
-    >>> expand_braces("a{8..10}{x,y}")
-    ['a8x', 'a8y', 'a9x', 'a9y', 'a10x', 'a10y']
-    """
-    found = _BRACES.search(pattern)
-    if found is None:
-        return [pattern]
-    before, inside, after = pattern[: found.start()], found[1], pattern[found.end() :]
-    bounds = _RANGE.match(inside)
-    if bounds:
-        first, last = bounds.groups()
-        if int(last) - int(first) >= MAX_TARS:
-            raise DataError(f"{pattern}: more than {MAX_TARS} files")
-        width = len(first) if first.startswith("0") else 0
-        options = [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        options = inside.split(",")
-    return [before + option + rest for option in options for rest in expand_braces(after)]
-
-
-def expand_files(text: str, where: str) -> list[str]:
-    """URLs of files: braces written out, then ``*`` and ``?`` matched. DataError if one is not there."""
-    urls: list[str] = []
-    for pattern in expand_braces(where):
-        fs, path = storage.filesystem(pattern)
-        fs.invalidate_cache()
-        if any(sign in path for sign in "*?"):
-            found = [
-                str(fs.unstrip_protocol(name)) for name in sorted(cast(list[str], fs.glob(path)))
-            ]
-        else:
-            found = [pattern] if fs.isfile(path) else []
-        if not found:
-            raise DataError(f"{text}: no such file: {pattern}")
-        urls += found
-    return urls
 
 
 @dataclass

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from genmod.data.format.codecs import Rejected
+from genmod.data.sources.patterns import expand_braces
 from genmod.data.sources.registry import open_source
 from genmod.data.sources.source import BAD_LABEL, pixels_of
-from genmod.data.sources.webdataset import expand_braces
-from genmod.errors import ConfigError, DataError
+from genmod.errors import ConfigError, DataError, StorageError
 
 
 def png(pixels):
@@ -253,8 +253,8 @@ def test_a_source_that_is_not_there(tmp_path, kind):
     [
         ("fodler:/x", "did you mean 'folder'"),
         ("/data/images", "folder:/data/images"),
-        ("s3://bucket/images", "wanted KIND:WHERE"),
-        ("idx:", "wanted KIND:WHERE"),
+        ("s3://bucket/images", "expected KIND:WHERE"),
+        ("idx:", "expected KIND:WHERE"),
     ],
 )
 def test_a_source_with_a_wrong_name(text, hint):
@@ -271,3 +271,36 @@ def test_braces():
     assert expand_braces("{a,b}-{08..10}.tar") == [
         "a-08.tar", "a-09.tar", "a-10.tar", "b-08.tar", "b-09.tar", "b-10.tar",
     ]  # fmt: skip
+
+
+def test_braces_are_those_of_the_webdataset_package():
+    assert expand_braces("{x,a{1..2}}") == ["x", "a1", "a2"]
+    assert expand_braces("a{0..10..5}") == ["a0", "a5", "a10"]
+    assert expand_braces(r"no\braces") == [r"no\braces"]
+    assert expand_braces("a{b.tar") == ["a{b.tar"]
+    assert expand_braces("zip://{a,b}.tar::s3://x/c.zip") == [
+        "zip://a.tar::s3://x/c.zip", "zip://b.tar::s3://x/c.zip",
+    ]  # fmt: skip
+
+
+def test_braces_with_a_variable(monkeypatch):
+    monkeypatch.setenv("WDS_WHERE", "/data")
+    assert expand_braces("${WHERE}/{a,b}") == ["/data/a", "/data/b"]
+    with pytest.raises(DataError, match="missing environment variable"):
+        expand_braces("${NOWHERE}/a.tar")
+
+
+@pytest.mark.parametrize("pattern", ["{0..1000000}", "{0..9999}-{0..9999}", "{x,a{0..9999999999}}"])
+def test_too_many_files(pattern):
+    with pytest.raises(DataError, match="more than 1000000 files"):
+        expand_braces(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["pipe:touch {0}", "s3://b/a.tar::pipe:touch {0}", "{{a,pipe:touch {0}}}"]
+)
+def test_shell_commands_are_not_run(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ConfigError, DataError, StorageError)):
+        open_source(f"webdataset:{pattern.format(tmp_path / 'ran')}").listing()
+    assert list(tmp_path.iterdir()) == []
