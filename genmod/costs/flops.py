@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from genmod.compat import ONEDNN_LINEAR, TorchDispatchMode
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.interface.registry import ModelConfig, family
-from genmod.nets.linear import NAME as LINEAR
 from genmod.rng import Rng
 
 META = torch.device("meta")
@@ -102,7 +101,7 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func.name() == LINEAR:
+        if func.name() == ONEDNN_LINEAR:
             self.flops += 2 * args[0].numel() * len(args[1])
         elif (formula := flop_registry.get(func.overloadpacket)) is not None:
             self.flops += int(formula(*args, **kwargs, out_val=out))

@@ -1,9 +1,9 @@
-"""A convolution that is quick to differentiate twice.
+"""A convolution with fast second derivatives on CPUs.
 
-A convolution is linear in its image and in its kernel, so three products are closed under differentiation:
-the output, the gradient by the image, and the gradient by the kernel. Where a second derivative needs a
-kernel's gradient, torch runs a convolution whose kernel is as large as the image, which takes twice as long
-as the routine it has for kernels' gradients; here that routine does it every time.
+A convolution is linear in its image and in its kernel, so three operations are closed under differentiation:
+the output, the gradient by the image, and the gradient by the kernel. Where a second derivative needs the
+gradient by the kernel, torch runs a convolution whose kernel is as large as the image. This takes twice as
+long as torch's routine for kernel gradients, which this module always uses.
 
 Letters: B batch, C and N channels, H height, W width, K side of the kernel.
 """
@@ -17,31 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from genmod.compat import conv2d_gradients
 from genmod.nets.derivatives import Gradients, apply_function, eager_on_cpu, needed_gradients
 
 MIN_ROWS = 32
-"""With fewer rows, calling Python for each derivative costs more than is gained."""
-
-
-def _gradients(
-    g_BNHW: Tensor, x_BCHW: Tensor, w_NCKK: Tensor, needed_gradients: tuple[bool, bool, bool]
-) -> Gradients:
-    """Of g . y(x, w, b) by x, w and b, each where wanted."""
-    pad = [w_NCKK.shape[-1] // 2] * 2
-    made: Any = torch.ops.aten.convolution_backward(
-        g_BNHW,
-        x_BCHW,
-        w_NCKK,
-        [len(w_NCKK)],
-        [1, 1],
-        pad,
-        [1, 1],
-        False,
-        [0, 0],
-        1,
-        needed_gradients,
-    )
-    return tuple(made)
+"""Below this batch size the Python calls of each derivative cost more time than is saved."""
 
 
 class _Output(Function):
@@ -61,7 +41,7 @@ class _Output(Function):
         x_BCHW, w_NCKK = ctx.saved_tensors
         by_x, by_w, by_b = needed_gradients(ctx)
         if not torch.is_grad_enabled():
-            return _gradients(g_BNHW, x_BCHW, w_NCKK, (by_x, by_w, by_b))
+            return conv2d_gradients(g_BNHW, x_BCHW, w_NCKK, (by_x, by_w, by_b))
         return (
             apply_function(_ByImage, g_BNHW, x_BCHW.detach(), w_NCKK) if by_x else None,
             apply_function(_ByKernel, g_BNHW, x_BCHW, w_NCKK.detach()) if by_w else None,
@@ -70,13 +50,13 @@ class _Output(Function):
 
 
 class _ByImage(Function):
-    """x'(g, w), the gradient of g . y by x; the x that is given only has the shape."""
+    """x'(g, w), the gradient of g . y by x; the given x only has the shape."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor | None:
         g_BNHW, x_BCHW, w_NCKK = inputs
         ctx.save_for_backward(g_BNHW, w_NCKK)
-        return _gradients(g_BNHW, x_BCHW, w_NCKK, (True, False, False))[0]
+        return conv2d_gradients(g_BNHW, x_BCHW, w_NCKK, (True, False, False))[0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
@@ -91,13 +71,13 @@ class _ByImage(Function):
 
 
 class _ByKernel(Function):
-    """w'(g, x), the gradient of g . y by w; the w that is given only has the shape."""
+    """w'(g, x), the gradient of g . y by w; the given w only has the shape."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor | None:
         g_BNHW, x_BCHW, w_NCKK = inputs
         ctx.save_for_backward(g_BNHW, x_BCHW)
-        return _gradients(g_BNHW, x_BCHW, w_NCKK, (False, True, False))[1]
+        return conv2d_gradients(g_BNHW, x_BCHW, w_NCKK, (False, True, False))[1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
@@ -112,15 +92,12 @@ class _ByKernel(Function):
 
 
 class Conv2d(nn.Conv2d):
-    """torch's, for odd square kernels that keep height and width; quick on CPUs, where it was measured."""
+    """``nn.Conv2d`` for odd kernels that keep height and width, fast to differentiate twice on CPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, N, H, W)."""
         side = self.kernel_size[0]
         assert (self.stride, self.padding, self.groups) == ((1, 1), (side // 2,) * 2, 1)
-        quick = len(input) >= MIN_ROWS and self.weight.requires_grad and eager_on_cpu(input)
-        return (
-            apply_function(_Output, input, self.weight, self.bias)
-            if quick
-            else super().forward(input)
-        )
+        if len(input) >= MIN_ROWS and self.weight.requires_grad and eager_on_cpu(input):
+            return apply_function(_Output, input, self.weight, self.bias)
+        return super().forward(input)

@@ -1,4 +1,4 @@
-"""What layers with derivatives of their own have in common."""
+"""Helpers of layers that define their own derivatives as ``torch.autograd.Function``."""
 
 from __future__ import annotations
 
@@ -9,42 +9,34 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-_engine_runs: Any = vars(torch._C)["_will_engine_execute_node"]  # pyright: ignore[reportPrivateUsage]
-"""Whether the backward pass under way comes to a node; torch has no public name for it."""
+from genmod.compat import backward_reaches
 
 Gradients = tuple[Tensor | None, ...]
-
-
-def _asked_for(node: Any) -> bool:
-    try:
-        return bool(_engine_runs(node))
-    except (
-        RuntimeError
-    ) as error:  # of a leaf that autograd.grad was asked for by name, torch does not say
-        if "leaf node" not in str(error):
-            raise
-        return True
+"""What a backward pass returns: one gradient for each input, None where it is not needed."""
 
 
 def needed_gradients(ctx: Any) -> tuple[bool, ...]:
-    """For each input, whether the pass under way asks for its gradient: a penalty asks only for images'.
+    """For each input, whether the current backward pass needs its gradient.
 
-    Of the inputs only the last may be None instead of a tensor.
+    A gradient penalty needs only the gradient by the image. Only the last input may be None.
+
+    Args:
+        ctx: the function's context in ``backward``.
     """
-    nodes = [node for node, _ in ctx.next_functions]  # of tensors alone
+    nodes = [node for node, _ in ctx.next_functions]  # inputs that are None have no node
     return tuple(
-        needed and (node is None or _asked_for(node))
+        needed and (node is None or backward_reaches(node))
         for needed, node in zip_longest(ctx.needs_input_grad, nodes)
     )
 
 
 def apply_function(function: type[Function], *inputs: Tensor | None) -> Tensor:
-    """The function's value, which autograd can go back through."""
+    """Call a custom function of one output: ``function.apply``, with its type."""
     return cast(Tensor, function.apply(*inputs))
 
 
 def eager_on_cpu(x: Tensor) -> bool:
-    """Whether own derivatives fit: on a CPU, where they were measured, without autocast or a compiler."""
+    """Whether custom derivatives pay off: on a CPU, without autocast and without a compiler."""
     return (
         x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")

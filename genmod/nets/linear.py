@@ -1,9 +1,8 @@
-"""A linear layer whose products oneDNN computes on CPUs.
+"""A linear layer whose matrix products run on oneDNN on CPUs.
 
-torch gives matrix products to MKL. On processors that are not Intel's that leaves the wider vectors unused:
-on an EPYC with AVX-512 oneDNN, which torch has for convolutions, takes half the time
-(tests/benchmarks/quality-vae.md). The product of two matrices is closed under differentiation, so one
-function serves for every derivative.
+torch uses MKL for matrix products. On processors that are not Intel's, MKL leaves the wide vector units
+unused: on an EPYC with AVX-512, oneDNN takes half the time (tests/benchmarks/quality-vae.md). The derivative
+of a matrix product consists of matrix products, so one function serves for derivatives of every order.
 
 Letters: M rows, N outputs, K inputs.
 """
@@ -16,42 +15,36 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from genmod.compat import HAS_ONEDNN_LINEAR, onednn_linear
 from genmod.nets.derivatives import Gradients, apply_function, eager_on_cpu, needed_gradients
 
 MIN_PRODUCTS = 2**22
-"""With fewer multiplications, calling Python for each derivative costs more than is gained."""
+"""With fewer multiplications the Python calls of each derivative cost more time than is saved."""
 
 DTYPES = (torch.float32,)
-"""What oneDNN's product is called for."""
-
-NAME = "mkldnn::_linear_pointwise"
-"""Of oneDNN's product among torch's operators."""
-
-_MKLDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Dtypes of the layers that use :func:`matrix_product`."""
 
 
-def _times(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """A b' + bias, for matrices that lie in memory in any way."""
+def _multiply(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """``a b' + bias`` without a derivative. Inputs may have any strides."""
     if a_MK.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, bias_N, "none", [], "")
+        return onednn_linear(a_MK, b_NK, bias_N)
     return nn.functional.linear(a_MK, b_NK, bias_N)
 
 
 class _MatrixProduct(Function):
-    """a b' + bias."""
+    """``a b' + bias``."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor | None) -> Tensor:
-        """(M, K), (N, K) and (N,) or None to (M, N)."""
         a_MK, b_NK, bias_N = inputs
         assert a_MK is not None
         assert b_NK is not None
         ctx.save_for_backward(a_MK, b_NK)
-        return _times(a_MK, b_NK, bias_N)
+        return _multiply(a_MK, b_NK, bias_N)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
-        """Of a, b and the bias, each where wanted."""
         (g_MN,) = gradients
         a_MK, b_NK = ctx.saved_tensors
         by_a, by_b, by_bias = needed_gradients(ctx)
@@ -63,17 +56,17 @@ class _MatrixProduct(Function):
 
 
 def matrix_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """A b' + bias, which can be differentiated any number of times."""
+    """``a b' + bias``, (M, N), differentiable any number of times."""
     if torch.is_grad_enabled():
         return apply_function(_MatrixProduct, a_MK, b_NK, bias_N)
-    return _times(a_MK, b_NK, bias_N)
+    return _multiply(a_MK, b_NK, bias_N)
 
 
-def _quick(x: Tensor, weight_NK: Tensor) -> bool:
-    """Whether oneDNN takes the product, and less time. What does not fit gets torch's own error."""
+def _is_faster(x: Tensor, weight_NK: Tensor) -> bool:
+    """Whether oneDNN can compute the product and is faster. Shapes that do not fit get torch's error."""
     rows = x.shape[:-1].numel()
     return (
-        _MKLDNN
+        HAS_ONEDNN_LINEAR
         and torch.backends.mkldnn.enabled
         and x.dim() > 1
         and rows > 1
@@ -87,15 +80,14 @@ def _quick(x: Tensor, weight_NK: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """torch's; large products on CPUs by oneDNN.
+    """``nn.Linear`` whose large products on CPUs run on oneDNN.
 
-    Those have derivatives of any order by autograd, but not by torch.func, and no forward-mode ones.
+    Those are differentiable any number of times by autograd, but not by ``torch.func`` or in forward mode.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
-        if not _quick(input, self.weight):
+        if not _is_faster(input, self.weight):
             return super().forward(input)
-        return matrix_product(input.flatten(0, -2), self.weight, self.bias).unflatten(
-            0, input.shape[:-1]
-        )
+        product_MN = matrix_product(input.flatten(0, -2), self.weight, self.bias)
+        return product_MN.unflatten(0, input.shape[:-1])

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
 
-import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from genmod.interface.model import GenerativeModel
 from genmod.training.plan import TrainConfig
-
-_foreach_lerp: Any = vars(torch)["_foreach_lerp_"]
-"""All weights in one call; torch has no public name for it."""
 
 
 def averaged(model: GenerativeModel) -> GenerativeModel:
@@ -41,6 +37,6 @@ class Average:
 
     def update(self, decay: float) -> None:
         """Move the average towards the model's weights; buffers are copied."""
-        _foreach_lerp(self._old, self._new, 1.0 - decay)
+        get_ema_multi_avg_fn(decay)(self._old, self._new, 0)
         for old_buffer, new_buffer in self._buffers:
             old_buffer.copy_(new_buffer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,6 @@ _FUSED_DEVICES = ("cpu", "cuda")
 """Where torch computes a whole AdamW step in one kernel."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-
-_foreach_norm: Any = vars(torch)["_foreach_norm"]
-"""The norms of many tensors in one call; torch has no public name for it."""
 
 
 class PhaseOptimiser:
@@ -64,7 +60,7 @@ class PhaseOptimiser:
     def step(self, lr: float) -> Tensor:
         """Clip, then move. Returns the gradients' norm before clipping, a scalar."""
         gradients = [value.grad for value in self._values if value.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(_foreach_norm(gradients)))
+        norm = nn.utils.get_total_norm(gradients)
         most = self.config.clip_norm
         # A factor of 1 is left out where asking for the norm waits for nothing.
         if most is not None and not (norm.device.type == "cpu" and float(norm) + 1e-6 <= most):

@@ -241,7 +241,7 @@ def test_own_products_change_nothing(case, monkeypatch):
     monkeypatch.setattr(linear, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(linear, "DTYPES", (torch.float64,))
     used: list[int] = []
-    monkeypatch.setattr(linear, "_times", _counted(linear._times, used))
+    monkeypatch.setattr(linear, "_multiply", _counted(linear._multiply, used))
     same(run(case, SingleProcess()), straight(case), rtol=1e-9)
     assert used or not any(isinstance(m, linear.Linear) for m in case.build().modules())
 
