@@ -50,8 +50,8 @@ class PhaseOptimiser:
         """Learning rate after ``nimg`` images."""
         return lr_at(self.config, nimg, total_nimg)
 
-    def begin(self) -> None:
-        """Let only this phase's parameters ask for gradients, and forget those they have."""
+    def zero_grad(self) -> None:
+        """Let only this phase's parameters require gradients, and drop the gradients they have."""
         for value in self._others:
             value.requires_grad = False
         for value in self._values:

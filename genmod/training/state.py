@@ -1,4 +1,4 @@
-"""All that training moves, as files: safetensors for tensors, JSON for the rest. Nothing is pickled."""
+"""The training state as files: safetensors for tensors, JSON for the rest. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ _MODEL_FILE, _EMA_FILE, _OPTIMISER_FILE, _BEST_FILE, _STATE_FILE = (
     "best.safetensors",
     "state.json",
 )
-"""The files of a checkpoint; ``_BEST_FILE`` only where samples are watched."""
+"""The files of a checkpoint; ``_BEST_FILE`` only with a collapse monitor."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state at one moment, on the CPU; training goes on without changing it."""
+    """A copy of the state at one moment, on the CPU, independent of further training."""
 
     nimg: int
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """Name of a file -> what is in it."""
+    """File name -> its tensors."""
     metadata: bytes
-    """The rest, as JSON."""
+    """The rest of the state, as JSON."""
 
     def files(self) -> dict[str, bytes]:
-        """Name -> bytes. The same state gives the same bytes."""
-        named = {name: safetensors.save(dict(held)) for name, held in self.tensors.items()}
-        return {**named, _STATE_FILE: self.metadata}
+        """File name -> bytes. Equal states have equal bytes."""
+        files = {name: safetensors.save(dict(tensors)) for name, tensors in self.tensors.items()}
+        return {**files, _STATE_FILE: self.metadata}
 
 
 @dataclass
 class TrainState:
-    """What one training step turns into the next."""
+    """Everything that a training step changes."""
 
     nimg: int
     """Images seen."""
@@ -56,10 +56,10 @@ class TrainState:
     step_metrics: StepMetrics = field(default_factory=StepMetrics)
     """Losses of the steps that are not logged yet."""
     monitor_state: MonitorState = field(default_factory=MonitorState)
-    """What looks at samples have found."""
+    """What the monitors have measured and done."""
 
     def snapshot(self) -> Snapshot:
-        """A copy of all of it."""
+        """Copy the whole state to the CPU."""
         moments = {
             name: t for optimiser in self.optimisers for name, t in optimiser.tensors().items()
         }
@@ -69,9 +69,7 @@ class TrainState:
             _OPTIMISER_FILE: _copied(moments),
         }
         if self.monitor_state.best:
-            tensors[_BEST_FILE] = dict(
-                self.monitor_state.best
-            )  # replaced as a whole, never changed
+            tensors[_BEST_FILE] = dict(self.monitor_state.best)  # never changed in place
         parts = {
             "step_metrics": self.step_metrics.as_json(),
             "monitors": self.monitor_state.as_json(),
@@ -80,11 +78,15 @@ class TrainState:
         return Snapshot(self.nimg, tensors, metadata)
 
     def files(self) -> dict[str, bytes]:
-        """Name -> bytes. The same state gives the same bytes."""
+        """File name -> bytes. Equal states have equal bytes."""
         return self.snapshot().files()
 
     def load(self, files: Mapping[str, bytes]) -> None:
-        """Take over what :meth:`files` gave. DataError if it does not fit this model."""
+        """Restore a state from its :meth:`files`.
+
+        Raises:
+            DataError: the files do not fit this model.
+        """
         load_weights(self.model, files[_MODEL_FILE], _MODEL_FILE)
         load_weights(self.ema, files[_EMA_FILE], _EMA_FILE)
         moments = tensors_of(files[_OPTIMISER_FILE], _OPTIMISER_FILE)
@@ -96,22 +98,20 @@ class TrainState:
         best = tensors_of(files[_BEST_FILE], _BEST_FILE) if _BEST_FILE in files else {}
         self.monitor_state = MonitorState.from_json(metadata["monitors"], best)
 
-    def record_best(self, found: Mapping[str, float]) -> None:
-        """Keep these averaged weights if their samples cover more than ever."""
-        if found["coverage"] > self.monitor_state.best_coverage:
-            self.monitor_state.best_coverage, self.monitor_state.best_nimg = (
-                found["coverage"],
-                self.nimg,
-            )
-            self.monitor_state.best = _copied(self.ema.state_dict())
+    def record_best(self, coverage: float) -> None:
+        """Keep a copy of the EMA weights if their samples' coverage is the best so far."""
+        monitors = self.monitor_state
+        if coverage > monitors.best_coverage:
+            monitors.best_coverage, monitors.best_nimg = coverage, self.nimg
+            monitors.best = _copied(self.ema.state_dict())
 
     def rollback(self, config: CollapseConfig) -> None:
-        """Both models get the best averaged weights, optimisers begin anew. The clock and the data go on.
+        """Set both models to the best EMA weights and reset the optimisers. ``nimg`` and the data continue.
 
         Raises:
-            TrainingCollapsed: there is no way back, or no further one.
+            TrainingCollapsed: no rollback is left, or there are no such weights.
         """
-        record_rollback(self.monitor_state, config, self.nimg)
+        record_rollback(self.monitor_state, config, self.nimg, self.model.hint("collapsed"))
         for model in (self.model, self.ema):
             model.load_state_dict(self.monitor_state.best)
             model.strengthen(config.penalty_factor)
@@ -122,12 +122,12 @@ class TrainState:
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors on the CPU that share no memory with these."""
+    """Copies on the CPU that share no memory with the originals."""
     return {
         name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()
     }
 
 
 def stack_scalars(tensors: Sequence[Tensor]) -> Tensor:
-    """Scalars as one float64 vector."""
+    """Scalar tensors as one float64 vector."""
     return torch.stack([tensor.detach().double() for tensor in tensors])

@@ -1,6 +1,6 @@
-"""Losses of the steps since the last averages: kept on the device, compared over all ranks when asked for.
+"""Losses of the steps since the last logged average: kept on the device, averaged over all ranks on demand.
 
-A number that is not finite stops training, and names the very step. Letters: K quantities of a step.
+A value that is not finite stops training, and the error names the exact step. Letters: K quantities.
 """
 
 from __future__ import annotations
@@ -16,75 +16,76 @@ from torch import Tensor
 from genmod.errors import TrainingDiverged
 from genmod.world import World
 
-HINT = "lower train.optim.lr, lengthen train.optim.warmup_nimg, or set train.optim.clip_norm"
-"""To somebody whose training diverged."""
-
 
 @dataclass
 class StepMetrics:
-    """Rows of (nimg, a number for each quantity of the phases that took part)."""
+    """One row for each step: ``nimg`` and a value for each quantity of the phases that took part."""
 
     keys: tuple[str, ...] = ()
-    """``phase/quantity``; a phase gives the same at each of its turns."""
-    settled: list[tuple[int, dict[str, float]]] = field(
+    """``phase/quantity``; a phase returns the same quantities at each of its turns."""
+    reduced: list[tuple[int, dict[str, float]]] = field(
         default_factory=list[tuple[int, dict[str, float]]]
     )
-    """World means of earlier steps, alike on all ranks."""
-    open: list[tuple[int, tuple[str, ...], Tensor]] = field(
+    """Means over all ranks of earlier steps, equal on all ranks."""
+    pending: list[tuple[int, tuple[str, ...], Tensor]] = field(
         default_factory=list[tuple[int, tuple[str, ...], Tensor]]
     )
-    """This rank's numbers of the latest steps."""
+    """This rank's values of the latest steps."""
 
     def add(self, nimg: int, keys: Sequence[str], values_K: Tensor) -> None:
-        """Note a step that ended at ``nimg``; waits for nothing."""
+        """Record the step that ended at ``nimg``. Does not synchronize with the device."""
         keys = tuple(keys)
-        if not self.open or self.open[-1][1] != keys:
+        if not self.pending or self.pending[-1][1] != keys:
             phases = {_phase(key) for key in keys}
             known = {_phase(key) for key in self.keys}
             self.keys += tuple(key for key in keys if _phase(key) not in known)
-            mine = tuple(key for key in self.keys if _phase(key) in phases)
-            assert sorted(mine) == sorted(keys), "a phase gave other terms than before"
-        self.open.append((nimg, keys, values_K))
+            expected = tuple(key for key in self.keys if _phase(key) in phases)
+            assert sorted(expected) == sorted(keys), "a phase returned other terms than before"
+        self.pending.append((nimg, keys, values_K))
 
-    def settle(self, world: World) -> None:
-        """Average the latest steps over all ranks, which must all be here.
+    def reduce(self, world: World) -> None:
+        """Average the pending steps over all ranks. Collective: every rank calls it.
 
         Raises:
-            TrainingDiverged: on all ranks alike, if a number is not finite.
+            TrainingDiverged: on all ranks alike, if a value is not finite.
         """
-        if not self.open:
+        if not self.pending:
             return
-        latest, self.open = self.open, []
-        means = iter(world.mean(torch.cat([values_K for *_, values_K in latest])).tolist())
-        for nimg, keys, _ in latest:
+        steps, self.pending = self.pending, []
+        means = iter(world.mean(torch.cat([values_K for *_, values_K in steps])).tolist())
+        for nimg, keys, _ in steps:
             row = {key: next(means) for key in keys}
             if not all(map(math.isfinite, row.values())):
-                raise TrainingDiverged(f"{_story(nimg, row)}; {HINT}")
-            self.settled.append((nimg, row))
+                raise TrainingDiverged(_description(nimg, row))
+            self.reduced.append((nimg, row))
 
-    def close(self, world: World) -> dict[str, float]:
-        """The average of all steps since the last time, by key, where there was one; then begin anew."""
-        self.settle(world)
-        rows, self.settled = self.settled, []
+    def average(self, world: World) -> dict[str, float]:
+        """Mean of each quantity over the steps since the last call that computed it. Collective.
+
+        Raises:
+            TrainingDiverged: on all ranks alike, if a value is not finite.
+        """
+        self.reduce(world)
+        rows, self.reduced = self.reduced, []
         columns = {key: [row[key] for _, row in rows if key in row] for key in self.keys}
         return {key: math.fsum(column) / len(column) for key, column in columns.items() if column}
 
     def terms_of(self, phase: str) -> tuple[str, ...]:
-        """Names of a phase's quantities."""
+        """Names of a phase's quantities, without the phase."""
         prefix = f"{phase}/"
         return tuple(key.removeprefix(prefix) for key in self.keys if key.startswith(prefix))
 
     def as_json(self) -> dict[str, Any]:
-        """What is settled, as JSON values."""
-        assert not self.open, "settle first"
-        return {"keys": list(self.keys), "settled": self.settled}
+        """The reduced rows as JSON values. Call :meth:`reduce` first."""
+        assert not self.pending, "reduce first"
+        return {"keys": list(self.keys), "reduced": self.reduced}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """What :meth:`as_json` gave."""
+        """The inverse of :meth:`as_json`."""
         rows = [
             (int(nimg), {key: float(value) for key, value in row.items()})
-            for nimg, row in values["settled"]
+            for nimg, row in values["reduced"]
         ]
         return cls(tuple(values["keys"]), rows)
 
@@ -93,12 +94,16 @@ def _phase(key: str) -> str:
     return key.partition("/")[0]
 
 
-def _story(nimg: int, row: Mapping[str, float]) -> str:
+def _description(nimg: int, row: Mapping[str, float]) -> str:
+    """Which quantity of which step is not finite, with the phase's other quantities."""
     bad = next(key for key, value in row.items() if not math.isfinite(value))
     phase = _phase(bad)
-    metadata = [f"{key.removeprefix(f'{phase}/')} {value:.6g}" for key, value in row.items()
-             if _phase(key) == phase]  # fmt: skip
+    values = [
+        f"{key.removeprefix(f'{phase}/')} {value:.6g}"
+        for key, value in row.items()
+        if _phase(key) == phase
+    ]
     return (
         f"training diverged: {bad} is not finite in the step that ended at {nimg:,} images "
-        f"(phase {phase}: {', '.join(metadata)})"
+        f"(phase {phase}: {', '.join(values)})"
     )

@@ -1,4 +1,4 @@
-"""Writes that training does not wait for: one at a time, in a thread of their own."""
+"""Storage writes of training: errors as one line for people, and a thread for checkpoints."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def storage_errors(url: str, what: str) -> Generator[None]:
-    """What is written inside is taken by the store, or one line says how to go on.
+def storage_errors(url: str, description: str) -> Generator[None]:
+    """Turn any failure to write inside the block into one line that says how to resume.
+
+    Args:
+        url: what is written to.
+        description: what is written, e.g. ``the checkpoint at 10,000 images``.
 
     Raises:
-        StorageError: the store did not take it.
+        StorageError: the storage refused a write.
     """
     try:
         yield
@@ -26,36 +30,36 @@ def storage_errors(url: str, what: str) -> Generator[None]:
         text = " ".join(str(error).split())
         reason = text if isinstance(error, StorageError) else f"{type(error).__name__}: {text}"
         raise StorageError(
-            f"{url} did not take {what} ({reason}); mend the store or make room in it, and give the "
-            "same command again: it goes on from the newest whole checkpoint"
+            f"cannot write {description} to {url} ({reason}); fix or free the storage, then rerun the same "
+            "command: it resumes from the newest whole checkpoint"
         ) from error
 
 
 class BackgroundWriter:
-    """At most one write is under way; its error is raised where the next thing is asked of the writer."""
+    """Runs at most one write at a time in a thread. Its error is raised by the next call of any method."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def begin(self, write: Callable[[], None]) -> None:
-        """Do ``write`` meanwhile, after the one before it is done.
+    def submit(self, write: Callable[[], None]) -> None:
+        """Start ``write`` in the background, after the previous write is done.
 
         Raises:
-            Exception: what the write before it raised.
+            Exception: the error of the previous write.
         """
         self.wait()
-        self._thread = threading.Thread(target=self._do, args=(write,), name="writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(write,), name="writer", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what a write has raised; waits for nothing."""
+        """Raise the error of a finished write, if it failed. Does not wait."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def wait(self) -> None:
-        """Wait for the write that is under way, and raise what it raised."""
+        """Wait for the current write, and raise its error if it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -70,7 +74,7 @@ class BackgroundWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """The end waits. Of two errors the first is told: the loop's, unless both have lost the store."""
+        """Wait for the current write. The loop's own error wins, unless both are storage errors."""
         try:
             self.wait()
         except Exception as late:
@@ -78,10 +82,10 @@ class BackgroundWriter:
                 isinstance(error, StorageError) and isinstance(late, StorageError)
             ):
                 raise
-            logger.warning("and meanwhile: %s", late)
+            logger.warning("the last checkpoint failed too: %s", late)
 
-    def _do(self, write: Callable[[], None]) -> None:
+    def _run(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except Exception as error:  # raised in the thread that asked for it
+        except Exception as error:  # raised in the thread that submitted the write
             self._error = error

@@ -1,4 +1,4 @@
-"""A look at samples, and what follows from it for the training state."""
+"""Runs the collapse monitor and applies its result to the training state."""
 
 from __future__ import annotations
 
@@ -7,63 +7,65 @@ from genmod.config import canonical_json
 from genmod.errors import TrainingDiverged
 from genmod.training.monitors.collapse import CollapseMonitor, collapse_problems, record_check
 from genmod.training.state import TrainState
-from genmod.training.step_metrics import HINT
 from genmod.training.writer import storage_errors
 from genmod.world import World
 
 COLLAPSE_FILE = "collapse.json"
-"""Below a model's root: what looks at samples found and what was done, newest state."""
+"""File below a model's root with the newest :class:`MonitorState`, for people."""
 
 
 def run_collapse_monitor(
-    samples: CollapseMonitor, state: TrainState, world: World, root: str | None
+    monitor: CollapseMonitor, state: TrainState, world: World, root: str | None
 ) -> dict[str, float]:
-    """Compare samples with data; on a collapse go back to the best weights, or fail. All ranks come here.
+    """Check samples; on a collapse, roll back to the best EMA weights. Collective.
+
+    Returns:
+        The metrics to log, named ``samples/...``.
 
     Raises:
-        TrainingCollapsed: on all ranks alike, if the recipe allows no further way back.
-        StorageError: the store did not take what was seen.
+        TrainingCollapsed: on all ranks alike, if no rollback is left.
+        StorageError: the monitor's state cannot be written.
     """
-    found = samples.measure(state.ema, world)
-    watch, config, nimg = state.monitor_state, samples.config, state.nimg
-    told = collapse_problems(config, watch.best_coverage, found, nimg)
-    collapsed = record_check(watch, config, told, nimg)
-    if not watch.bad_checks:
-        state.record_best(found)
+    statistics = monitor.evaluate(state.ema, world)
+    monitors, config, nimg = state.monitor_state, monitor.config, state.nimg
+    problems = collapse_problems(config, monitors.best_coverage, statistics, nimg)
+    collapsed = record_check(monitors, config, problems, nimg)
+    if not problems:
+        state.record_best(statistics["coverage"])
     try:
         if collapsed:
             state.rollback(config)
     finally:
-        _write_events(state, world, root)
-    told_of = found | {"retries": float(watch.retried)}
-    return {f"samples/{name}": value for name, value in told_of.items()}
+        _write_state(state, world, root)
+    metrics = statistics | {"rollbacks": float(monitors.rollbacks)}
+    return {f"samples/{name}": value for name, value in metrics.items()}
 
 
 def handle_divergence(
     error: TrainingDiverged,
-    samples: CollapseMonitor | None,
+    monitor: CollapseMonitor | None,
     state: TrainState,
     world: World,
     root: str | None,
 ) -> None:
-    """A number is not finite: where samples are watched, a collapse that needs no second look.
+    """Treat a value that is not finite as a collapse: roll back at once, or raise without a monitor.
 
     Raises:
-        TrainingDiverged: the same error, where nobody watches.
-        TrainingCollapsed: on all ranks alike, if the recipe allows no further way back.
-        StorageError: the store did not take what was seen.
+        TrainingDiverged: the same error with the family's hint, if there is no monitor.
+        TrainingCollapsed: on all ranks alike, if no rollback is left.
+        StorageError: the monitor's state cannot be written.
     """
-    if samples is None:
-        raise error
-    state.monitor_state.events.append(str(error).removesuffix(f"; {HINT}"))
+    if monitor is None:
+        raise TrainingDiverged(f"{error}; {state.model.hint('diverged')}") from error
+    state.monitor_state.events.append(str(error))
     try:
-        state.rollback(samples.config)
+        state.rollback(monitor.config)
     finally:
-        _write_events(state, world, root)
+        _write_state(state, world, root)
 
 
-def _write_events(state: TrainState, world: World, root: str | None) -> None:
+def _write_state(state: TrainState, world: World, root: str | None) -> None:
     if root is not None and world.rank == 0:
-        told = canonical_json(state.monitor_state.as_json())
-        with storage_errors(root, f"what samples at {state.nimg:,} images were like"):
-            storage.write_bytes(storage.join(root, COLLAPSE_FILE), told)
+        url = storage.join(root, COLLAPSE_FILE)
+        with storage_errors(url, f"the monitor's state at {state.nimg:,} images"):
+            storage.write_bytes(url, canonical_json(state.monitor_state.as_json()))
