@@ -1,4 +1,4 @@
-"""One model's training from data to published model, as each of its processes does it."""
+"""Trains one model, from dataset to published model. Every process of the training runs :func:`run_job`."""
 
 from __future__ import annotations
 
@@ -20,55 +20,57 @@ from genmod.data.order.training_order import (
 from genmod.data.reading.reader import open_dataset, read_rows
 from genmod.data.reading.training_stream import TrainingStream
 from genmod.errors import ConfigError, DataError, StorageError
+from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, family
 from genmod.interface.snapshot import Snapshot
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
 from genmod.training.checkpoint import Checkpoints
-from genmod.training.loop import Plan, train
+from genmod.training.loop import train
 from genmod.training.monitors.collapse import CollapseMonitor
 from genmod.training.monitors.latents import LatentMonitor
 from genmod.training.monitors.validation import SampleGrid, Validation
 from genmod.training.plan import TrainConfig, training_fingerprint
 from genmod.training.publish import publish_model
+from genmod.training.setup import Plan
 from genmod.world import World, broadcast_int
 
 _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What a local store says when trying again would not help."""
+"""Errors of local files that a retry would meet again."""
 
 
 class InitialModel(Config):
-    """A trained model whose averaged weights another one starts from."""
+    """A trained model whose EMA weights are the initial weights of another one."""
 
     root: str
     """URL of the model's folder."""
     digest: str
-    """Of its manifest, as it was when the job was planned."""
+    """Digest of its manifest when the job was planned."""
 
 
 class TrainJob(Config):
-    """What one model is made from, and where it goes. JSON, so that it travels to any process."""
+    """All inputs of one training, and its output folder. As JSON it can be sent to any process."""
 
     name: str
     root: str
     """URL of the model's folder."""
     data_root: str
     data_digest: str
-    """Of the dataset's manifest, as it was when the job was planned."""
+    """Digest of the dataset's manifest when the job was planned."""
     mixed: dict[str, str] = {}
     """URL -> digest of each other dataset in ``train.order.mixture``."""
     model: ModelConfig
     train: TrainConfig
     sample: dict[str, Any] = {}
-    """The family's sampling options for pictures during training."""
+    """The family's sampling options for sample grids and the collapse monitor."""
     seed: int
     start: InitialModel | None = None
-    """None for new weights."""
+    """None for random weights."""
 
     @property
     def fingerprint(self) -> str:
-        """What the model is made from."""
+        """Fingerprint of everything that the weights depend on."""
         start = None if self.start is None else self.start.digest
         return training_fingerprint(
             self.model, self.train, self.data_digest, self.seed, self.mixed, start=start
@@ -76,16 +78,16 @@ class TrainJob(Config):
 
 
 def plan_job(job: TrainJob, data: DatasetManifest, snapshot: Snapshot | None = None) -> TrainJob:
-    """The same job with every default of its net filled in. Writes nothing.
+    """Fill in all defaults of a job and check it against its data. Writes nothing.
 
     Args:
         job: to check and complete.
         data: the manifest of its dataset.
-        snapshot: the manifests that the command has read; new ones are read where it is not given.
+        snapshot: the manifests that the command has read; None reads them again.
 
     Raises:
         ConfigError: the model, its settings and the data do not go together.
-        DataError: the data has no rows for it.
+        DataError: a split that training reads has no rows.
     """
     model_class = family(job.model.family)
     net = parse(model_class.Config, job.model.net, f"model.{job.name}.net")
@@ -103,7 +105,12 @@ def plan_job(job: TrainJob, data: DatasetManifest, snapshot: Snapshot | None = N
 
 
 def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> None:
-    """DataError if a split that training reads has no rows, ConfigError if it has too few."""
+    """Check that the splits which training reads have enough rows.
+
+    Raises:
+        DataError: a split has no rows.
+        ConfigError: a split has too few rows for the settings.
+    """
     if not rows["train"] and config.order.mixture.get(MAIN, 1):
         raise DataError(f"{data_root}: the train split has no rows; shard more data")
     if config.validate_every_nimg is not None and not rows["val"]:
@@ -121,12 +128,12 @@ def check_rows(config: TrainConfig, data_root: str, rows: Mapping[str, int]) -> 
 
 
 def run_job(job: TrainJob, world: World) -> Manifest:
-    """Train and publish a model, or find that it is done. Every rank of the world calls this.
+    """Train and publish a model, unless it is finished. Collective: every rank calls it.
 
-    Goes on from the newest checkpoint, whatever the number of ranks was then.
+    Training resumes from the newest checkpoint, with any number of ranks.
 
     Raises:
-        GenmodError: something that would come again: the data changed, training diverged, a disk is full.
+        GenmodError: a retry would meet the same error, e.g. changed data, divergence, a full disk.
     """
     done = world.rank == 0 and find_done(Manifest, job.root, "model", job.fingerprint) is not None
     if not broadcast_int(world, int(done)):
@@ -136,8 +143,8 @@ def run_job(job: TrainJob, world: World) -> Manifest:
             if error.errno not in _DISK_FULL_ERRNOS:
                 raise
             raise StorageError(
-                f"{job.root} takes no more ({error.strerror}); make room there and give the same command "
-                "again: it goes on from the newest whole checkpoint"
+                f"cannot write to {job.root} ({error.strerror}); free some space, then rerun the same "
+                "command: it resumes from the newest whole checkpoint"
             ) from error
     if world.rank == 0:
         Checkpoints(job.root, job.fingerprint, job.model).remove()
@@ -152,7 +159,7 @@ def _train_and_publish(job: TrainJob, world: World) -> None:
     data = parts[0].manifest
     model = _new_model(job)
     checkpoints = Checkpoints(job.root, job.fingerprint, job.model, job.train.keep_checkpoints)
-    batches = partial(_stream, job, parts, world)
+    batches = partial(open_stream, job, parts, world)
     state = train(model, batches, world, _plan(job, data, model, checkpoints))
     world.heartbeat.mark("publish")
     if world.rank == 0:
@@ -169,14 +176,14 @@ def _train_and_publish(job: TrainJob, world: World) -> None:
 
 
 def _new_model(job: TrainJob) -> GenerativeModel:
-    """New weights, or those of the model that it starts from. DataError if that is not what was planned."""
+    """A model with random weights, or with those it starts from. DataError if these have changed."""
     model = job.model.build(job.seed)
     if job.start is not None:
-        found = require(Manifest, job.start.root, "model", "train").digest
-        if found != job.start.digest:
+        digest = require(Manifest, job.start.root, "model", "train").digest
+        if digest != job.start.digest:
             raise DataError(
-                f"{job.start.root} holds model {found[:12]}, but the job was planned for "
-                f"{job.start.digest[:12]}; give the command again"
+                f"{job.start.root} contains model {digest[:12]}, but the job was planned for "
+                f"{job.start.digest[:12]}; rerun the command"
             )
         model.load_state_dict(load_model(job.start.root).state_dict())
     return model
@@ -184,18 +191,19 @@ def _new_model(job: TrainJob) -> GenerativeModel:
 
 def check_start(job: TrainJob, start: ModelConfig) -> None:
     """ConfigError if the weights of the model ``start`` do not fit the job's model."""
-    sides = shapes_of(job.model), shapes_of(start)
-    mine, theirs = ({k: v.shape for k, v in side.state_dict().items()} for side in sides)
-    if mine != theirs:
-        odd = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
+    models = shapes_of(job.model), shapes_of(start)
+    shapes, start_shapes = ({k: v.shape for k, v in m.state_dict().items()} for m in models)
+    if shapes != start_shapes:
+        names = sorted({*shapes, *start_shapes})
+        name = next(n for n in names if shapes.get(n) != start_shapes.get(n))
         raise ConfigError(
-            f"model.{job.name}.net: {odd} is {tuple(mine.get(odd, ()))}, in the model that it distills "
-            f"{tuple(theirs.get(odd, ()))}; leave the net's sizes as they are there"
+            f"model.{job.name}.net: {name} has shape {tuple(shapes.get(name, ()))}, expected that of the "
+            f"distilled model, {tuple(start_shapes.get(name, ()))}; use the same net sizes"
         )
 
 
 def _parts(job: TrainJob) -> list[MixturePart]:
-    """The recipe's dataset and those mixed with it. DataError if one is not what was planned."""
+    """The recipe's dataset and those in its mixture. DataError if one has changed since planning."""
     order = job.train.order
     own = MixturePart(job.data_root, open_dataset(job.data_root), order.mixture.get(MAIN, 1.0))
     parts = [own, *mixture_parts(order)]
@@ -203,15 +211,16 @@ def _parts(job: TrainJob) -> list[MixturePart]:
         planned = job.data_digest if part is own else job.mixed[part.root]
         if part.manifest.digest != planned:
             raise DataError(
-                f"{part.root} holds dataset {part.manifest.digest[:12]}, but the job was planned for "
-                f"{planned[:12]}; give the command again"
+                f"{part.root} contains dataset {part.manifest.digest[:12]}, but the job was planned for "
+                f"{planned[:12]}; rerun the command"
             )
     return parts
 
 
-def _stream(
+def open_stream(
     job: TrainJob, parts: list[MixturePart], world: World, start_nimg: int
 ) -> TrainingStream:
+    """This rank's rows of the training stream, from the position ``start_nimg``."""
     config = job.train
     return TrainingStream(
         job.data_root,
@@ -231,26 +240,20 @@ def _stream(
 def _plan(
     job: TrainJob, data: DatasetManifest, model: GenerativeModel, checkpoints: Checkpoints
 ) -> Plan:
+    """The training plan, with the validation rows of each monitor that the job enables."""
     config = job.train
-    validation = grid = None
+    options = parse(model.Sample, job.sample, f"model.{job.name}.sample")
+
+    def val_rows(most: int) -> Batch:
+        return read_rows(job.data_root, data, "val", range(min(most, data.rows("val"))))
+
+    validation = grid = collapse = latents = None
     if config.validate_every_nimg is not None:
-        rows = read_rows(
-            job.data_root, data, "val", range(min(config.validation_rows, data.rows("val")))
-        )
-        validation = Validation(rows, job.seed, config.precision)
+        validation = Validation(val_rows(config.validation_rows), job.seed, config.precision)
     if config.grid_every_nimg is not None:
-        options = parse(model.Sample, job.sample, f"model.{job.name}.sample")
         grid = SampleGrid(config.grid_images, job.seed, options)
-    samples = None
-    if config.collapse_monitor is not None:
-        shown = range(min(config.collapse_monitor.rows, data.rows("val")))
-        options = parse(model.Sample, job.sample, f"model.{job.name}.sample")
-        samples = CollapseMonitor(
-            config.collapse_monitor, read_rows(job.data_root, data, "val", shown), job.seed, options
-        )
-    latents = None
-    if config.latent_monitor is not None and model.has_latents and data.rows("val") > 1:
-        shown = range(min(config.latent_monitor.rows, data.rows("val")))
-        rows = read_rows(job.data_root, data, "val", shown)
-        latents = LatentMonitor(config.latent_monitor, rows, job.seed)
-    return Plan(config, job.seed, job.root, checkpoints, validation, grid, samples, latents)
+    if (monitor := config.collapse_monitor) is not None:
+        collapse = CollapseMonitor(monitor, val_rows(monitor.rows), job.seed, options)
+    if (monitor := config.latent_monitor) is not None and model.has_latents and data.rows("val") > 1:
+        latents = LatentMonitor(monitor, val_rows(monitor.rows), job.seed)
+    return Plan(config, job.seed, job.root, checkpoints, validation, grid, collapse, latents)

@@ -133,7 +133,8 @@ class MetricWriter:
         except StorageError as late:
             if error is None:
                 raise
-            logger.warning("the last metrics are lost: %s", late)
+            if not isinstance(error, StorageError):
+                logger.warning("the last metrics are lost: %s", late)
 
     @property
     def _folder(self) -> str:

@@ -1,4 +1,4 @@
-"""The training job: trains models in one group of Ray Train workers and follows their metrics."""
+"""The training job: trains models in one group of Ray Train workers and follows their metric logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.resources import resource_request
 from cluster.session import ClusterConfig
@@ -18,45 +18,50 @@ from genmod.config import as_json
 from genmod.errors import GenmodError, StorageError
 from genmod.manifest import Manifest, claim, find_done, require
 from genmod.training.job import TrainJob, run_job
-from genmod.training.metric_log import read_metrics
+from genmod.training.metric_log import MetricFollower, MetricPoint, flush_interval_s
 from genmod.world import World
-
-OnProgress = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with a model's name, images seen, images in all, and what was measured there."""
-
+from pipelines.jobs.progress import NO_PROGRESS, Progress
 
 _STACKS_FOLDER = "stacks"
-"""Below a model's root: where workers that hung were. For people, so no manifest names them."""
+"""Folder below a model's root for the stacks of workers that hang. For people; no manifest lists it."""
+
+_LAST_READ_S = 60.0
+"""How long the end of a job waits for the last read of the metric logs."""
 
 
-POLL_S = 0.5
-"""Between looks at what the workers have written."""
+class MetricSink(Protocol):
+    """Receives what one model's training measures, e.g. a tracking run."""
 
-
-def no_progress(name: str, nimg: int, total_nimg: int, metrics: Mapping[str, float]) -> None:
-    """Nobody wants to know."""
+    def log_metrics(self, values: Mapping[str, float], nimg: int) -> None:
+        """Log values measured at ``nimg`` images; ``nimg`` increases from call to call."""
+        ...
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train, beside what the jobs say."""
+    """How to run training jobs."""
 
     cluster: ClusterConfig
     scratch: str
-    """URL of a folder for what only one launch needs."""
-    on_progress: OnProgress = no_progress
+    """URL of a folder for files that only one launch needs."""
+    progress: Progress = NO_PROGRESS
+    metrics: Mapping[str, MetricSink] = field(default_factory=dict[str, MetricSink])
+    """Name of a model -> the receiver of its metrics."""
     connect: Callable[[], None] = lambda: None
-    """Connects to Ray; called if there is work."""
+    """Connects to Ray; called only if a model is not finished."""
 
 
 def train_models(jobs: Sequence[TrainJob], options: TrainOptions) -> list[Manifest]:
-    """Train several models; finished ones are only looked up, others go on from their newest checkpoint.
+    """Train several models. Finished ones are skipped; interrupted ones resume from their newest checkpoint.
 
-    Jobs with as many workers share one launch of the group, since starting it takes many seconds.
+    Jobs with the same number of workers share one launch of the group, since starting it takes many seconds.
+
+    Returns:
+        The manifest of each model.
 
     Raises:
-        ConfigError: a folder holds other work, or the cluster has no room for the workers.
-        GenmodError: a model cannot be trained; models before it are done and stay done.
+        ConfigError: a folder contains other work, or the cluster has too few resources for the workers.
+        GenmodError: a model cannot be trained; the models before it are finished and stay so.
     """
     to_do = [j for j in jobs if find_done(Manifest, j.root, "model", j.fingerprint) is None]
     if to_do:
@@ -68,11 +73,16 @@ def train_models(jobs: Sequence[TrainJob], options: TrainOptions) -> list[Manife
     return [require(Manifest, job.root, "model", "train") for job in jobs]
 
 
+def metric_values(point: MetricPoint) -> dict[str, float]:
+    """A point's metrics, and its speeds as ``speed/...``."""
+    return {**point.metrics, **{f"speed/{key}": value for key, value in point.timing.items()}}
+
+
 def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
-    """One group of workers for some jobs with as many workers each."""
+    """Train jobs with the same number of workers in one group."""
     scratch = storage.join(options.scratch, uuid.uuid4().hex[:12])
-    notes = storage.join(scratch, "notes")
-    values = {"notes": notes, "jobs": [as_json(job) for job in jobs]}
+    errors = storage.join(scratch, "errors")
+    values = {"errors": errors, "jobs": [as_json(job) for job in jobs]}
     group = GroupOptions(
         workers=jobs[0].train.workers,
         resources=resource_request("auto", options.cluster),
@@ -81,17 +91,17 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         stacks=storage.join(jobs[0].root, _STACKS_FOLDER),
         max_failures=max(job.train.max_failures for job in jobs),
     )
-    watch = _Watch(jobs, options.on_progress)
     try:
-        with watch:
+        with _Follower(jobs, options):
             run_group(run_worker, values, group)
-    except GenmodError as lost:
-        raise read_error(notes) or lost from lost
+    except GenmodError as error:
+        # A worker's own error explains more than the loss of its group.
+        raise read_error(errors) or error from error
     else:
-        if error := read_error(notes):
+        if error := read_error(errors):
             raise error
     finally:
-        # Of no use by now. A store that is gone was told above, and must not be told instead of that.
+        # A storage error here must not hide the one above.
         with suppress(OSError, StorageError):
             storage.remove(scratch)
             if not storage.list_names(options.scratch):
@@ -99,58 +109,77 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
 
 
 def run_worker(world: World, values: dict[str, Any]) -> None:
-    """What each worker does: all jobs in order, until one has an error that would come again."""
-    if read_error(values["notes"]) is not None:
+    """Run all jobs in order on one worker, until one fails with an error that a retry would meet again."""
+    if read_error(values["errors"]) is not None:
         return
-    for told in values["jobs"]:
+    for job in values["jobs"]:
         try:
-            run_job(TrainJob.model_validate(told), world)
+            run_job(TrainJob.model_validate(job), world)
         except GenmodError as error:
-            write_error(values["notes"], world, error)
+            write_error(values["errors"], world, error)
             return
 
 
 @dataclass
-class _Watch:
-    """Reads what the workers write, in a thread of its own while they work, and tells of it."""
+class _Follower:
+    """Reads the metric log of the model in training, in a thread, and reports progress and metrics."""
 
     jobs: Sequence[TrainJob]
-    on_progress: OnProgress
-    _seen: dict[str, int] = field(default_factory=dict[str, int])
+    options: TrainOptions
     _stop: threading.Event = field(default_factory=threading.Event)
     _error: Exception | None = None
 
-    def __enter__(self) -> _Watch:
-        self._thread = threading.Thread(target=self._run, name="watch-training", daemon=True)
+    def __enter__(self) -> _Follower:
+        # The jobs run one after the other, so only the first unfinished one has new points.
+        self._logs = [(job, MetricFollower(job.root)) for job in self.jobs]
+        self._interval_s = flush_interval_s(self.jobs[0].root)
+        self._thread = threading.Thread(target=self._run, name="follow-metrics", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=60)
+        self._thread.join(timeout=_LAST_READ_S)
         if self._error is not None and error is None:
             raise self._error
 
     def _run(self) -> None:
-        while not self._stop.wait(POLL_S):
-            self._look()
-        self._look()
+        while not self._stop.wait(self._interval_s):
+            self._read()
+        self._read()
 
-    def _look(self) -> None:
-        for job in self.jobs:
-            if self._seen.get(job.name, -1) >= job.train.total_nimg:
-                continue
+    def _read(self) -> None:
+        """Report the new points of the current job, and of the next ones if it has ended."""
+        while self._logs:
+            job, log = self._logs[0]
             try:
-                points = read_metrics(job.root, self._seen.get(job.name, -1))
-            except OSError:
-                return  # a store's hiccup; the next look is soon
-            for point in points:
-                metrics = dict(point.metrics) | {f"speed/{k}": v for k, v in point.timing.items()}
-                self._tell(job, point.nimg, metrics)
-                self._seen[job.name] = point.nimg
+                points = log.read()
+            except (OSError, StorageError):
+                return  # the storage is briefly unavailable; the next read is soon
+            self._report(job, points)
+            if log.last_nimg < job.train.total_nimg:
+                return
+            del self._logs[0]
 
-    def _tell(self, job: TrainJob, nimg: int, metrics: Mapping[str, float]) -> None:
+    def _report(self, job: TrainJob, points: Sequence[MetricPoint]) -> None:
+        sink = self.options.metrics.get(job.name)
         try:
-            self.on_progress(job.name, nimg, job.train.total_nimg, metrics)
-        except Exception as error:  # raised where the group's end is waited for
+            for point in points:
+                if sink is not None:
+                    sink.log_metrics(metric_values(point), point.nimg)
+            if points:
+                self.options.progress.update(
+                    job.name, points[-1].nimg, job.train.total_nimg, "images", _losses(points[-1])
+                )
+        except Exception as error:  # raised in the thread that waits for the group
             self._error = self._error or error
+
+
+def _losses(point: MetricPoint) -> str:
+    """The training losses for people: ``elbo loss 12.3, ...``."""
+    losses = {
+        key.split("/")[1]: value
+        for key, value in point.metrics.items()
+        if key.startswith("train/") and key.endswith("/loss")
+    }
+    return ", ".join(f"{phase} loss {value:.4g}" for phase, value in losses.items())

@@ -1,7 +1,7 @@
-"""The distill stage: trains models that start from another model of the recipe (``model.NAME.distills``).
+"""The distill stage: trains the models that start from another model of the recipe (``model.NAME.distills``).
 
-What makes of a diffusion model one that needs two calls of its net an image is in the tuned model's own
-``net`` (``objective: consistency``) and ``train``. So this is the train stage, later.
+A distilled diffusion model samples an image in two network evaluations. What makes it so is in its own
+``net`` (``objective: consistency``) and ``train``, so this is the train stage for other models.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ from pipelines.stages import train
 
 
 def stage(context: Context) -> Result:
-    """The command: those of its models that tune others, which must be trained."""
-    return train.make(context, "distill")
+    """Run ``genmod distill``: the selected models that distill another one, which must be trained."""
+    return train.run_stage(context, "distill")

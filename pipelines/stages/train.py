@@ -1,14 +1,14 @@
-"""The train stage: a recipe's models, one after the other, in one group of Ray Train workers.
+"""The train stage: trains a recipe's models, one after the other, in one group of Ray Train workers.
 
-Ray Train starts the group and starts it again after a crash; what is trained, where it goes on and when it
-is done are the business of checkpoints and manifests, which know nothing of Ray.
+Ray Train starts the group, and restarts it after a crash. Checkpoints and manifests decide where training
+resumes and when it is done; they do not depend on Ray.
 """
 
 from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from genmod import storage
@@ -18,14 +18,20 @@ from genmod.interface.model_store import GRIDS, HISTORY, open_model
 from genmod.manifest import MANIFEST_NAMES, DatasetManifest, Manifest, require
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job
 from genmod.training.metric_log import read_metrics
-from pipelines.jobs.training import TrainOptions, train_models
+from pipelines.jobs.training import TrainOptions, metric_values, train_models
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import narrowed, need_models, of_stage
 from pipelines.tracking.registry import ModelEntry, register_in_background
+from pipelines.tracking.run import TrackedRun
 
 
 def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
-    """The job of a recipe's model, checked."""
+    """The training job of one of the recipe's models, checked.
+
+    Raises:
+        ConfigError: model, settings and data do not go together, or the model to distill is not trained.
+        DataError: the dataset has no rows for it.
+    """
     recipe = context.recipe
     job = TrainJob(
         name=name,
@@ -41,35 +47,37 @@ def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
     if distills is None:
         return plan_job(job, data)
     start = context.at("models", distills)
-    found = require(Manifest, start, "model", f"train --model {distills}")
-    job = job.model_copy(update={"start": InitialModel(root=start, digest=found.digest)})
-    check_start(job, open_model(start, found).config)
+    teacher = require(Manifest, start, "model", f"train --model {distills}")
+    job = job.model_copy(update={"start": InitialModel(root=start, digest=teacher.digest)})
+    check_start(job, open_model(start, teacher).config)
     return plan_job(job, data)
 
 
-def _inputs(job: TrainJob) -> dict[str, tuple[str, str]]:
-    """Name -> (URL, digest) of every dataset that the model is made from."""
-    mixed = {f"mixed-{digest[:12]}": (url, digest) for url, digest in job.mixed.items()}
-    start = {} if job.start is None else {"start": (job.start.root, job.start.digest)}
-    return {"data": (job.data_root, job.data_digest), **start, **mixed}
-
-
 def stage(context: Context) -> Result:
-    """The command: the recipe's models, but for those that tune others."""
-    return make(context, "train")
+    """Run ``genmod train``: the selected models, except those that distill another."""
+    return run_stage(context, "train")
 
 
-def make(context: Context, stage: str) -> Result:
-    """What ``train`` and ``distill`` do, each with its own of the command's models."""
+def run_stage(context: Context, stage: str) -> Result:
+    """Run ``train`` or ``distill`` for those of the selected models that belong to it.
+
+    Args:
+        context: of the command.
+        stage: ``train`` or ``distill``.
+
+    Raises:
+        ConfigError: no selected model belongs to the stage.
+        GenmodError: a model cannot be trained.
+    """
     need_models(context)
-    mine = of_stage(context.recipe, context.models, stage)
-    if not mine:
+    names = of_stage(context.recipe, context.models, stage)
+    if not names:
         raise ConfigError(
-            f"{stage}: {', '.join(context.models)} distills another model; that is for genmod distill"
+            f"train: {', '.join(context.models)} distills another model; run genmod distill"
             if stage == "train"
-            else f"{stage}: no model distills another; give one model.NAME.distills in the recipe"
+            else "distill: no selected model distills another; set model.NAME.distills in the recipe"
         )
-    context = narrowed(context, mine)
+    context = narrowed(context, names)
     start_s = time.monotonic()
     data = context.dataset()
     jobs = [job_of(context, name, data) for name in context.models]
@@ -77,21 +85,18 @@ def make(context: Context, stage: str) -> Result:
         job.name: context.tracker.run(stage, job.name, job.fingerprint, as_json(job), _inputs(job))
         for job in jobs
     }
-    worked = False
+    trained = False
 
     def connect() -> None:
-        nonlocal worked
-        worked = True
+        nonlocal trained
+        trained = True
         storage.check_writable(context.recipe.root)
         context.connect()
         context.progress.log("  starting the training workers")
 
-    def on_progress(name: str, nimg: int, total_nimg: int, metrics: Mapping[str, float]) -> None:
-        losses = [f"{k.split('/')[1]} loss {v:.4g}" for k, v in metrics.items() if _is_loss(k)]
-        context.progress.update(name, nimg, total_nimg, "images", ", ".join(losses))
-        runs[name].log_metrics(metrics, nimg)
-
-    options = TrainOptions(context.recipe.cluster, context.at(".scratch"), on_progress, connect)
+    options = TrainOptions(
+        context.recipe.cluster, context.at(".scratch"), context.progress, runs, connect
+    )
     try:
         manifests = train_models(jobs, options)
     except BaseException:
@@ -99,29 +104,39 @@ def make(context: Context, stage: str) -> Result:
             run.finish("FAILED")
         raise
     for job, manifest in zip(jobs, manifests, strict=True):
-        run = runs[job.name]
-        run.replay(lambda root=job.root: [(p.nimg, p.metrics) for p in read_metrics(root)])
-        for path in (MANIFEST_NAMES["model"], HISTORY):
-            run.log_artifact(storage.join(job.root, path))
-        for entry in manifest.files:
-            if entry.path.startswith(f"{GRIDS}/"):
-                run.log_artifact(storage.join(job.root, entry.path), GRIDS)
-        recipe_yaml = context.recipe.to_yaml()
-        candidate = ModelEntry(job.name, manifest.digest, job.root, recipe_yaml)
-        register_in_background(context.tracker, run, candidate)
-        metadata = {"digest": manifest.digest, "model_digest": manifest.metadata["model_digest"]}
-        run.finish("FINISHED", {**metadata, "root": job.root})
+        _track(context, runs[job.name], job, manifest)
     answer = _result(jobs, manifests)
-    return context.result(stage, start_s, worked, answer.pop("output"), manifests[0], **answer)
+    return context.result(stage, start_s, trained, answer.pop("output"), manifests[0], **answer)
 
 
-def _is_loss(key: str) -> bool:
-    return key.startswith("train/") and key.endswith("/loss")
+def _inputs(job: TrainJob) -> dict[str, tuple[str, str]]:
+    """Name -> (URL, digest) of every dataset and model that the training reads."""
+    mixed = {f"mixed-{digest[:12]}": (url, digest) for url, digest in job.mixed.items()}
+    start = {} if job.start is None else {"start": (job.start.root, job.start.digest)}
+    return {"data": (job.data_root, job.data_digest), **start, **mixed}
+
+
+def _track(context: Context, run: TrackedRun, job: TrainJob, manifest: Manifest) -> None:
+    """Log a trained model: metrics that are still missing, files, and a version in the registry."""
+
+    def points(after_nimg: int) -> list[tuple[int, dict[str, float]]]:
+        return [(p.nimg, metric_values(p)) for p in read_metrics(job.root, after_nimg)]
+
+    run.catch_up(job.train.total_nimg, points)
+    for path in (MANIFEST_NAMES["model"], HISTORY):
+        run.log_artifact(storage.join(job.root, path))
+    for entry in manifest.files:
+        if entry.path.startswith(f"{GRIDS}/"):
+            run.log_artifact(storage.join(job.root, entry.path), GRIDS)
+    entry = ModelEntry(job.name, manifest.digest, job.root, context.recipe.to_yaml())
+    register_in_background(context.tracker, run, entry)
+    metadata = {"digest": manifest.digest, "model_digest": manifest.metadata["model_digest"]}
+    run.finish("FINISHED", {**metadata, "root": job.root})
 
 
 def _result(jobs: Sequence[TrainJob], manifests: Sequence[Manifest]) -> dict[str, Any]:
-    """What is said of the models that were made."""
-    made = {
+    """The stage's answer: each model, and one output and fingerprint for all."""
+    models = {
         job.name: {
             "output": job.root,
             "fingerprint": job.fingerprint,
@@ -130,7 +145,9 @@ def _result(jobs: Sequence[TrainJob], manifests: Sequence[Manifest]) -> dict[str
         }
         for job, manifest in zip(jobs, manifests, strict=True)
     }
-    single = len(jobs) == 1
-    output = jobs[0].root if single else posixpath.dirname(jobs[0].root)
-    both = jobs[0].fingerprint if single else fingerprint(*(job.fingerprint for job in jobs))
-    return {"models": made, "output": output, "fingerprint": both}
+    if len(jobs) == 1:
+        output, digest = jobs[0].root, jobs[0].fingerprint
+    else:
+        output = posixpath.dirname(jobs[0].root)
+        digest = fingerprint(*(job.fingerprint for job in jobs))
+    return {"models": models, "output": output, "fingerprint": digest}

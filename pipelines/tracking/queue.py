@@ -1,7 +1,7 @@
-"""Calls to a service that may be slow or away, made in order by one thread, so that nobody waits for it.
+"""Runs calls to a slow or unreachable service in one background thread, so that the caller never waits.
 
-A call that fails is made again, after a pause, until it succeeds or the outbox is closed. So calls must
-bear being made twice. A person hears of it once.
+A call that fails is retried after a pause, until it succeeds or the queue is closed. Calls must be
+idempotent, because failed ones are retried. Only the first failure is logged.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ T = TypeVar("T")
 @dataclass
 class _Item:
     call: Callable[[], Any]
-    answer: Future[Any] | None = None
-    """Of a caller who waits: an error goes to them and the call is not made again."""
+    future: Future[Any] | None = None
+    """Set if a caller waits: they get the error, and the call is not retried."""
 
 
 class BackgroundQueue:
-    """One queue, one daemon thread that starts with the first call.
+    """A queue of calls and one daemon thread that starts with the first call.
 
     Args:
         name: of the thread.
-        is_permanent: whether an error would come again; such a call is dropped.
-        warn: told of the first error, once.
-        retry_s: pause before a call that failed is made again.
+        is_permanent: whether a retry would meet the same error; such a call is dropped.
+        warn: receives the first error, once.
+        retry_s: pause before a failed call is retried.
     """
 
     def __init__(
@@ -50,92 +50,94 @@ class BackgroundQueue:
         self._closing = False
         self._failing = False
         self._gave_up = False
-        self._hurry = False
+        self._retry_now = False
         self._attempts = 0
         self._warned = False
 
-    def put(self, call: Callable[[], Any]) -> None:
-        """Make a call some time. Returns at once; after :meth:`close` it does nothing."""
+    def submit(self, call: Callable[[], Any]) -> None:
+        """Add a call. Returns at once; after :meth:`close` it does nothing."""
         self._push(_Item(call))
 
-    def ask(self, call: Callable[[], T], deadline_s: float) -> T:
-        """Make a call after all that were put before it and wait for its answer.
+    def run(self, call: Callable[[], T], timeout_s: float) -> T:
+        """Run a call after all earlier ones and return its result.
 
         Raises:
-            Exception: what the call raised, or what keeps those before it from being made.
-            TimeoutError: neither came in time.
+            Exception: the error of the call, or the one that keeps failing before it.
+            TimeoutError: no result in time.
         """
         item = _Item(call, Future())
         self._push(item)
-        assert item.answer is not None
-        return item.answer.result(deadline_s)
+        assert item.future is not None
+        return item.future.result(timeout_s)
 
-    def close(self, stall_s: float) -> bool:
-        """Wait until every call is made; give up when one fails, or takes longer than ``stall_s``.
+    def close(self, timeout_s: float) -> bool:
+        """Wait until every call is done; give up when one fails or takes longer than ``timeout_s``.
 
         Returns:
-            Whether all were made.
+            Whether all calls are done.
         """
         with self._changed:
-            self._closing = self._hurry = True
+            self._closing = self._retry_now = True
             self._changed.notify_all()
             while self._items and not self._gave_up:
                 attempts = self._attempts
-                self._changed.wait_for(lambda seen=attempts: self._attempts != seen, stall_s)
+                self._changed.wait_for(lambda seen=attempts: self._attempts != seen, timeout_s)
                 if self._attempts == attempts:
-                    self._warn_once(TimeoutError(f"no answer in {stall_s:g} s"))
+                    self._warn_once(TimeoutError(f"no response in {timeout_s:g} s"))
                     break
             return not self._items
 
     def _push(self, item: _Item) -> None:
         with self._changed:
             if self._closing:
-                if item.answer is not None:
-                    item.answer.set_exception(RuntimeError("the outbox is closed"))
+                if item.future is not None:
+                    item.future.set_exception(RuntimeError("the queue is closed"))
                 return
             self._items.append(item)
-            if item.answer is not None and self._failing:
-                self._hurry = True
+            if item.future is not None and self._failing:
+                self._retry_now = True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def _work(self) -> None:
+        """The thread: run the first item until it is done, then the next one."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._closing)
                 if not self._items:
                     return
                 item = self._items[0]
-            error = _make(item)
+            error = _run(item)
             with self._changed:
                 self._attempts += 1
-                self._failing = not self._settle(item, error)
+                self._failing = not self._finish(item, error)
                 if self._failing and self._closing:
                     self._gave_up = True
                 self._changed.notify_all()
                 if self._gave_up:
                     return
                 if self._failing:
-                    self._changed.wait_for(lambda: self._hurry, self._retry_s)
-                    self._hurry = False
+                    self._changed.wait_for(lambda: self._retry_now, self._retry_s)
+                    self._retry_now = False
 
-    def _settle(self, item: _Item, error: Exception | None) -> bool:
-        """Whether an item is done with. The lock is held."""
-        if error is not None and item.answer is None:
+    def _finish(self, item: _Item, error: Exception | None) -> bool:
+        """Remove an item unless it must be retried. Returns whether it is removed. The lock is held."""
+        if error is not None and item.future is None:
             self._warn_once(error)
             if not self._is_permanent(error):
-                self._refuse_waiting(error)
+                self._fail_waiting(error)
                 return False
         self._items.popleft()
         return True
 
-    def _refuse_waiting(self, error: Exception) -> None:
-        for item in [i for i in self._items if i.answer is not None]:
+    def _fail_waiting(self, error: Exception) -> None:
+        """Pass an error to all callers that wait behind the failing call."""
+        for item in [i for i in self._items if i.future is not None]:
             self._items.remove(item)
-            assert item.answer is not None
-            item.answer.set_exception(error)
+            assert item.future is not None
+            item.future.set_exception(error)
 
     def _warn_once(self, error: Exception) -> None:
         if not self._warned:
@@ -143,14 +145,14 @@ class BackgroundQueue:
             self._warn(error)
 
 
-def _make(item: _Item) -> Exception | None:
-    """Make a call; an error is returned, and goes to the caller if one waits."""
+def _run(item: _Item) -> Exception | None:
+    """Run a call. Its error is returned, and passed to the caller if one waits."""
     try:
         result = item.call()
     except Exception as error:
-        if item.answer is not None:
-            item.answer.set_exception(error)
+        if item.future is not None:
+            item.future.set_exception(error)
         return error
-    if item.answer is not None:
-        item.answer.set_result(result)
+    if item.future is not None:
+        item.future.set_result(result)
     return None

@@ -1,6 +1,6 @@
 """The model registry: versions of models, and which of them is the champion.
 
-Unlike tracking, a question to the registry waits for its answer, and fails if there is none.
+Unlike tracking, a request to the registry waits for its result, and fails without one.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pipelines.tracking.tracker import Tracker
 CHAMPION_ALIAS = "champion"
 
 REGISTERED_FILES = ("config.json", "ema.safetensors", "model.json")
-"""What of a model's folder goes into the registry, beside the recipe."""
+"""Files of a model's folder that are copied to the registry, together with the recipe."""
 
 _ARTIFACT_FOLDER = "model"
-"""Of a run's artifacts."""
+"""Folder of a run's artifacts for the model."""
 
 
 class ModelVersion(Config):
     """A version of a registered model."""
 
     name: str
-    """As it is registered, e.g. ``genmod-vae``."""
+    """Registered name, e.g. ``genmod-vae``."""
     version: str
     digest: str
-    """Of the model's manifest; empty if genmod did not register it."""
+    """Digest of the model's manifest; empty if genmod did not register the version."""
     root: str
     """URL of the model's folder."""
     evaluation: str
-    """URL of the folder with its evaluation, empty if it has none yet."""
+    """URL of the folder with its evaluation; empty if it is not evaluated."""
 
 
 @dataclass(frozen=True)
@@ -48,49 +48,49 @@ class ModelEntry:
 
 
 def registered_name(tracker: Tracker, name: str) -> str:
-    """Name in the registry of a recipe's model."""
+    """The registered name of a recipe's model, ``PREFIX-NAME``."""
     return f"{tracker.config.prefix or tracker.config.experiment}-{name}"
 
 
-def register_in_background(tracker: Tracker, run: TrackedRun, candidate: ModelEntry) -> None:
-    """Register a model as a version, in the background; nothing happens if it is one already."""
-    run.submit(lambda run_id: _ensure(tracker, run_id, candidate))
+def register_in_background(tracker: Tracker, run: TrackedRun, entry: ModelEntry) -> None:
+    """Register a model as a version, in the background; does nothing if it is registered."""
+    run.submit(lambda run_id: _ensure(tracker, run_id, entry))
 
 
-def register(tracker: Tracker, run: TrackedRun, candidate: ModelEntry) -> ModelVersion:
-    """The version that holds a model; it is made if there is none, with ``run`` as its source.
+def register(tracker: Tracker, run: TrackedRun, entry: ModelEntry) -> ModelVersion:
+    """The version of a model; created with ``run`` as its source if it does not exist.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not respond.
     """
-    return tracker.ask(lambda _: _ensure(tracker, run.run_id or "", candidate))
+    return tracker.query(lambda _: _ensure(tracker, run.run_id or "", entry))
 
 
 def version_of(tracker: Tracker, name: str, digest: str) -> ModelVersion | None:
-    """The version that holds a model, by the digest of its manifest.
+    """The version of a model, by the digest of its manifest; None if it is not registered.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not respond.
     """
-    return tracker.ask(lambda client: _find(client, registered_name(tracker, name), digest))
+    return tracker.query(lambda client: _find(client, registered_name(tracker, name), digest))
 
 
 def champion(tracker: Tracker, name: str) -> ModelVersion | None:
     """The version that the alias ``champion`` points to, None if there is none.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not respond.
     """
-    return tracker.ask(lambda client: _champion(client, registered_name(tracker, name)))
+    return tracker.query(lambda client: _champion(client, registered_name(tracker, name)))
 
 
 def set_champion(tracker: Tracker, version: ModelVersion) -> None:
-    """Point the alias to a version. Doing it twice does no harm.
+    """Point the alias ``champion`` to a version. Idempotent.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not respond.
     """
-    tracker.ask(
+    tracker.query(
         lambda client: client.set_registered_model_alias(
             version.name, CHAMPION_ALIAS, version.version
         )
@@ -98,14 +98,14 @@ def set_champion(tracker: Tracker, version: ModelVersion) -> None:
 
 
 def tag_evaluation(tracker: Tracker, version: ModelVersion, url: str) -> ModelVersion:
-    """Note on a version where its evaluation is.
+    """Record the URL of its evaluation as a tag of a version.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not respond.
     """
     key = f"{TAG_PREFIX}evaluation"
     if version.evaluation != url:
-        tracker.ask(
+        tracker.query(
             lambda client: client.set_model_version_tag(version.name, version.version, key, url)
         )
     return version.model_copy(update={"evaluation": url})
@@ -119,33 +119,33 @@ def _champion(client: Any, name: str) -> ModelVersion | None:
 
 
 def _find(client: Any, name: str, digest: str) -> ModelVersion | None:
-    found = client.search_model_versions(
-        f"name = '{name}' and tags.`{TAG_PREFIX}digest` = '{digest}'"
-    )
-    return _version(found[0]) if found else None
+    condition = f"name = '{name}' and tags.`{TAG_PREFIX}digest` = '{digest}'"
+    versions = client.search_model_versions(condition)
+    return _version(versions[0]) if versions else None
 
 
-def _ensure(tracker: Tracker, run_id: str, candidate: ModelEntry) -> ModelVersion:
+def _ensure(tracker: Tracker, run_id: str, entry: ModelEntry) -> ModelVersion:
+    """The version of a model, created if it does not exist."""
     client = tracker.client()
-    name = registered_name(tracker, candidate.name)
+    name = registered_name(tracker, entry.name)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    if (found := _find(client, name, candidate.digest)) is not None:
-        return found
+    if (version := _find(client, name, entry.digest)) is not None:
+        return version
     assert run_id, "a model is registered from a run that was opened"
     for file in REGISTERED_FILES:
-        tracker.upload(run_id, storage.join(candidate.root, file), _ARTIFACT_FOLDER)
-    client.log_text(run_id, candidate.recipe_yaml, f"{_ARTIFACT_FOLDER}/recipe.yaml")
-    tags = {f"{TAG_PREFIX}digest": candidate.digest, f"{TAG_PREFIX}root": candidate.root}
+        tracker.upload(run_id, storage.join(entry.root, file), _ARTIFACT_FOLDER)
+    client.log_text(run_id, entry.recipe_yaml, f"{_ARTIFACT_FOLDER}/recipe.yaml")
+    tags = {f"{TAG_PREFIX}digest": entry.digest, f"{TAG_PREFIX}root": entry.root}
     source = f"runs:/{run_id}/{_ARTIFACT_FOLDER}"
     return _version(client.create_model_version(name, source=source, run_id=run_id, tags=tags))
 
 
-def _version(found: Any) -> ModelVersion:
+def _version(version: Any) -> ModelVersion:
     return ModelVersion(
-        name=str(found.name),
-        version=str(found.version),
-        digest=found.tags.get(f"{TAG_PREFIX}digest", ""),
-        root=found.tags.get(f"{TAG_PREFIX}root", ""),
-        evaluation=found.tags.get(f"{TAG_PREFIX}evaluation", ""),
+        name=str(version.name),
+        version=str(version.version),
+        digest=version.tags.get(f"{TAG_PREFIX}digest", ""),
+        root=version.tags.get(f"{TAG_PREFIX}root", ""),
+        evaluation=version.tags.get(f"{TAG_PREFIX}evaluation", ""),
     )

@@ -1,8 +1,9 @@
-"""Tells MLflow what a stage did. The driver alone talks to it, and no stage fails or waits because of it.
+"""Logs to MLflow what a stage did. Only the driver connects to it, and no stage fails or waits because of it.
 
-All calls go through a :class:`~pipelines.tracking.queue.BackgroundQueue`. What could not be logged is logged
-when the same stage runs again: a run is found by its stage, name and fingerprint, a finished one is left
-alone, an unfinished one is gone on with, and a metric is logged only beyond the last ``nimg`` it holds.
+All calls go through a :class:`~pipelines.tracking.queue.BackgroundQueue`. What could not be logged is
+logged when the same stage runs again: a run is identified by its stage, name and fingerprint. A finished
+run is left alone, an unfinished one continues, and a metric is logged only beyond the last ``nimg`` that
+the run contains.
 
 This is the only file that imports mlflow.
 """
@@ -44,16 +45,16 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
-"""What MLflow's client reads; set before it is imported, unless the person has set it."""
+"""Variables that MLflow's client reads; set before it is imported, where the user has not set them."""
 
 ARTIFACTS = "mlartifacts"
-"""Folder beside an embedded MLflow's database: copies that MLflow looks after, not results of ours."""
+"""Folder next to an embedded MLflow's database: copies that MLflow manages, not results of genmod."""
 
 _CLOSE_TIMEOUT_S = 20.0
-"""How long the end of a command waits for an MLflow that gives no sign of life."""
+"""How long the end of a command waits for an MLflow that does not respond."""
 
 _REQUEST_TIMEOUT_S = 60.0
-"""How long a question to the registry may take."""
+"""Timeout of a request to the registry."""
 
 
 class TrackingConfig(Config):
@@ -62,29 +63,29 @@ class TrackingConfig(Config):
     enabled: bool = True
     """Whether runs are logged to MLflow."""
     uri: str | None = None
-    """Of an MLflow server, or ``sqlite:///FILE``, which keeps artifacts beside the file. If not given,
-    FILE is ``mlflow.db`` below the root, which must then be a local folder."""
+    """URI of an MLflow server, or ``sqlite:///FILE`` with artifacts next to the file. The default is
+    ``mlflow.db`` below the root, which must then be a local folder."""
     experiment: str = "genmod"
     """Name of the MLflow experiment."""
     prefix: str | None = None
-    """Registered models are called PREFIX-NAME; the experiment's name if not given."""
+    """Registered models are named PREFIX-NAME; the default prefix is the experiment's name."""
     upload_bytes: int = 256 << 20
-    """Larger files are named by URL instead of being copied into MLflow."""
+    """Of larger files MLflow gets the URL instead of a copy."""
 
 
 class TrackingError(GenmodError):
-    """MLflow did not answer a question that the work depends on."""
+    """A request to MLflow failed that the work depends on."""
 
 
 class Tracker:
-    """MLflow, as one command of genmod sees it.
+    """The MLflow client of one command.
 
     Args:
         config: the recipe's ``tracking``.
         root: URL of the recipe's root.
 
     Raises:
-        ConfigError: there is nowhere to log to.
+        ConfigError: no URI is set and the root is not a local folder.
     """
 
     def __init__(self, config: TrackingConfig, root: str) -> None:
@@ -92,10 +93,10 @@ class Tracker:
         self.uri, self._artifacts = _place(config, root)
         self._client: Any = None
         self._experiment_id = ""
-        self._outbox = BackgroundQueue("genmod-tracking", _is_permanent, self._warn)
+        self._queue = BackgroundQueue("genmod-tracking", _is_permanent, self._warn)
 
     def warm_up(self) -> None:
-        """Import MLflow now (seconds) and open its store in the background."""
+        """Import MLflow, which takes seconds, and connect in the background."""
         if self.config.enabled:
             _import_client()
             self.submit(self.client)
@@ -108,12 +109,12 @@ class Tracker:
         params: Mapping[str, Any],
         inputs: Mapping[str, tuple[str, str]],
     ) -> TrackedRun:
-        """Begin to log a stage, or go on with it.
+        """Start the run of a stage, or continue it.
 
         Args:
             stage: e.g. ``train``.
-            name: of the model, or of what the stage makes.
-            fingerprint: of the work; with stage and name it says which run this is.
+            name: of the model, or of the stage's output.
+            fingerprint: of the work; identifies the run together with stage and name.
             params: nested sections become ``section.key``.
             inputs: name of an input -> (URL, digest).
         """
@@ -129,43 +130,47 @@ class Tracker:
         return TrackedRun(self, lambda: self._start(tags, values, dict(inputs)))
 
     def ui_command(self) -> str:
-        """The command, or the address, that shows the runs."""
+        """The shell command or the address that shows the runs."""
         if not self.config.enabled:
             return "tracking is off"
         if not self._artifacts:
             return self.uri
-        beside = Path(sys.executable).with_name("mlflow")
-        program = str(beside) if beside.exists() else "mlflow"
+        installed = Path(sys.executable).with_name("mlflow")
+        program = str(installed) if installed.exists() else "mlflow"
         return shlex.join([program, "ui", "--backend-store-uri", self.uri])
 
-    def close(self, stall_s: float = _CLOSE_TIMEOUT_S) -> bool:
-        """Wait for what is still to be logged; gives up on an MLflow that fails or stalls."""
-        return self._outbox.close(stall_s)
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> bool:
+        """Wait until everything is logged; give up on an MLflow that fails or does not respond.
+
+        Returns:
+            Whether everything is logged.
+        """
+        return self._queue.close(timeout_s)
 
     def submit(self, call: Callable[[], Any]) -> None:
-        """Make a call in the background."""
-        self._outbox.put(call)
+        """Run a call in the background, after all earlier ones."""
+        self._queue.submit(call)
 
-    def ask(self, question: Callable[[Any], T]) -> T:
-        """Wait for an answer from the client.
+    def query(self, request: Callable[[Any], T]) -> T:
+        """Call ``request`` with the MlflowClient and wait for its result.
 
         Raises:
             ConfigError: tracking is off.
-            TrackingError: MLflow fails, or does not answer in time.
+            TrackingError: MLflow fails, or does not respond in time.
         """
         if not self.config.enabled:
-            raise ConfigError("the model registry is in MLflow: --set tracking.enabled=true")
+            raise ConfigError("the model registry needs MLflow: --set tracking.enabled=true")
         _import_client()
         try:
-            return self._outbox.ask(lambda: question(self.client()), _REQUEST_TIMEOUT_S)
+            return self._queue.run(lambda: request(self.client()), _REQUEST_TIMEOUT_S)
         except Exception as error:
             raise TrackingError(
-                f"MLflow at {self.uri} does not answer ({root_cause(error)}); see that it runs, "
-                "then give the same command again"
+                f"MLflow at {self.uri} does not respond ({root_cause(error)}); check that it is running, "
+                "then rerun the same command"
             ) from error
 
     def client(self) -> Any:
-        """The open MlflowClient. Only for calls in the background."""
+        """The MlflowClient, connected at the first call. Only for calls in the background."""
         if self._client is None:
             if self._artifacts:
                 Path(self._artifacts).parent.mkdir(parents=True, exist_ok=True)
@@ -175,20 +180,20 @@ class Tracker:
         return self._client
 
     def last_nimg(self, run_id: str, key: str) -> int:
-        """The last nimg that a run holds of a metric, -1 if none."""
+        """The last nimg that a run contains of a metric, -1 if none."""
         history = self.client().get_metric_history(run_id, key)
         return max((metric.step for metric in history), default=-1)
 
-    def log(self, run_id: str, samples: Sequence[MetricValue]) -> None:
+    def log(self, run_id: str, values: Sequence[MetricValue]) -> None:
         """Log values of metrics."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(*sample) for sample in samples]
-        for begin in range(0, len(metrics), 1000):
-            self.client().log_batch(run_id, metrics=metrics[begin : begin + 1000])
+        metrics = [Metric(*value) for value in values]
+        for first in range(0, len(metrics), 1000):  # the most that MLflow accepts at once
+            self.client().log_batch(run_id, metrics=metrics[first : first + 1000])
 
     def upload(self, run_id: str, url: str, folder: str) -> None:
-        """Put a file among a run's artifacts, or its URL if it is large."""
+        """Copy a file to a run's artifacts; of a large file, store only its URL."""
         name = url.rsplit("/", maxsplit=1)[-1]
         if storage.size_bytes(url) > self.config.upload_bytes:
             self.client().log_text(run_id, url, storage.join(folder, f"{name}.url").lstrip("/"))
@@ -200,7 +205,7 @@ class Tracker:
             self.client().log_artifact(run_id, copy, folder or None)
 
     def terminate(self, run_id: str, status: RunStatus, tags: Mapping[str, str]) -> None:
-        """End a run."""
+        """End a run with a status and tags."""
         from mlflow.entities import RunTag
 
         self.client().log_batch(run_id, tags=[RunTag(key, tags[key]) for key in tags])
@@ -209,14 +214,14 @@ class Tracker:
     def _start(
         self, tags: dict[str, str], params: dict[str, str], inputs: dict[str, tuple[str, str]]
     ) -> tuple[str, bool, bool]:
-        """Run id, whether it is finished, whether it was there before."""
+        """Open a run: its id, whether it is finished, whether it existed before."""
         client = self.client()
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = client.search_runs([self._experiment_id], wanted, max_results=1)
-        if found and found[0].info.status == "FINISHED":
-            return found[0].info.run_id, True, True
-        if found:
-            run = found[0]
+        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        runs = client.search_runs([self._experiment_id], condition, max_results=1)
+        if runs and runs[0].info.status == "FINISHED":
+            return runs[0].info.run_id, True, True
+        if runs:
+            run = runs[0]
             client.update_run(run.info.run_id, status="RUNNING")
         else:
             title = f"{tags[f'{TAG_PREFIX}stage']} {tags[f'{TAG_PREFIX}name']}"
@@ -224,36 +229,37 @@ class Tracker:
         _log_params(client, run, params)
         if inputs:
             client.log_inputs(run.info.run_id, _datasets(inputs))
-        return run.info.run_id, False, bool(found)
+        return run.info.run_id, False, bool(runs)
 
     def _warn(self, error: Exception) -> None:
         logger.warning(
-            "MLflow at %s does not take what is logged (%s); the work goes on, "
-            "and the same command given again logs what is missing",
+            "cannot log to MLflow at %s (%s); the work continues, and rerunning the same command logs "
+            "what is missing",
             self.uri,
             root_cause(error),
         )
 
 
 def _place(config: TrackingConfig, root: str) -> tuple[str, str]:
-    """The tracking URI, and the folder for artifacts if the store is our own."""
+    """The tracking URI, and the folder for artifacts if the database is embedded."""
     if not config.enabled:
         return "", ""
     if config.uri:
         database = config.uri.removeprefix("sqlite:///")
-        beside = str(Path(database).absolute().parent / ARTIFACTS)
-        return config.uri, beside if database != config.uri else ""
+        artifacts = str(Path(database).absolute().parent / ARTIFACTS)
+        return config.uri, artifacts if database != config.uri else ""
     if "://" in root and not root.startswith("file://"):
         raise ConfigError(
-            f"tracking.uri is not given and the root {root} is not a local folder: name an MLflow "
-            "server with --set tracking.uri=http://HOST:PORT, or --set tracking.enabled=false"
+            f"tracking.uri is not set and the root {root} is not a local folder; set an MLflow server "
+            "with --set tracking.uri=http://HOST:PORT, or turn tracking off with "
+            "--set tracking.enabled=false"
         )
     folder = root.removeprefix("file://")
     return f"sqlite:///{folder}/mlflow.db", f"{folder}/{ARTIFACTS}"
 
 
 def _import_client() -> Any:
-    """The client's class. Called first by the main thread: two threads that import at once can collide."""
+    """The class MlflowClient. The main thread must import it first: imports in two threads can collide."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -264,24 +270,25 @@ def _import_client() -> Any:
 
 
 def _experiment(client: Any, name: str, artifacts: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    """The id of an experiment, which is created if it does not exist."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     location = Path(artifacts).as_uri() if artifacts else None
     return str(client.create_experiment(name, artifact_location=location))
 
 
 def _log_params(client: Any, run: Any, params: Mapping[str, str]) -> None:
-    """Parameters that the run does not hold yet; MLflow refuses to change one."""
+    """Log the parameters that the run does not contain yet; MLflow refuses to change one."""
     from mlflow.entities import Param
 
     fresh = [Param(key, value) for key, value in params.items() if key not in run.data.params]
-    for begin in range(0, len(fresh), 100):
-        client.log_batch(run.info.run_id, params=fresh[begin : begin + 100])
+    for first in range(0, len(fresh), 100):  # the most that MLflow accepts at once
+        client.log_batch(run.info.run_id, params=fresh[first : first + 100])
 
 
 def _datasets(inputs: Mapping[str, tuple[str, str]]) -> list[Any]:
-    """Inputs as MLflow shows them. Its digest holds 36 characters; the whole one is in the profile."""
+    """Inputs as MLflow datasets. Their digest has at most 36 characters; the whole one is in the profile."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     return [
@@ -300,7 +307,7 @@ def _datasets(inputs: Mapping[str, tuple[str, str]]) -> list[Any]:
 
 
 def _is_permanent(error: Exception) -> bool:
-    """Whether the same call would fail again: the request is at fault, not the service."""
+    """Whether the same call would fail again, because the request is wrong and not the service."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):

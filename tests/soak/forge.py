@@ -73,7 +73,7 @@ def note_rows(path: str) -> None:
     """Write down which rows each step gets: their place in the stream, and a digest of their pixels."""
     from genmod.training import job
 
-    real = job._stream
+    real = job.open_stream
 
     def noted(*arguments):
         stream = real(*arguments)
@@ -94,7 +94,7 @@ def note_rows(path: str) -> None:
 
         return Noted()
 
-    job._stream = noted
+    job.open_stream = noted
 
 
 def be_a_rank(told: dict) -> int:

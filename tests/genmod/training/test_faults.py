@@ -160,7 +160,7 @@ def test_a_group_that_is_killed_and_goes_on_ends_bitwise_the_same(size, forge, d
     assert made_by[0] == made_by[1]
 
 
-ONE_LINE = re.compile(r"StorageError: .*goes on from the newest whole checkpoint\n", re.DOTALL)
+ONE_LINE = re.compile(r"StorageError: .*resumes from the newest whole checkpoint\n", re.DOTALL)
 
 
 def told(path: Path) -> str:
@@ -212,7 +212,9 @@ def test_a_file_that_may_not_grow_is_told_in_one_line(forge, dataset, straight, 
 def test_a_store_that_goes_away_is_told_in_one_line(step, forge, dataset, straight, tmp_path):
     job, errors = make_job(*dataset, tmp_path / "m", SHORT), tmp_path / "errors"
     assert forge.run(job, lose_at=step, stderr=str(errors)) == 2
-    assert "checkpoints did not take the checkpoint at 72 images (" in told(errors)
+    assert re.search(
+        r"cannot write the checkpoint at 72 images to \S+/checkpoints \(", told(errors)
+    )
     (tmp_path / "m").unlink()
     (tmp_path / "m.away").rename(tmp_path / "m")
     assert 48 in whole(job)
@@ -225,7 +227,7 @@ def test_a_store_that_goes_away_under_the_metrics_is_told_in_one_line(
     forge, dataset, straight, tmp_path
 ):
     job, errors = make_job(*dataset, tmp_path / "m", SHORT), tmp_path / "errors"
-    step = "os.rename metrics/000000000072.json #1"
+    step = "open metrics/000000.jsonl #3"
     assert forge.run(job, lose_at=step, stderr=str(errors)) == 2
     assert re.search("the (metrics at 72|checkpoint at 48) images", told(errors))
     (tmp_path / "m").unlink()

@@ -119,7 +119,7 @@ def test_faults_are_told_when_the_plan_is_made(data, tmp_path):
     phases = TRAIN.model_copy(update={"phase_optim": {"none": {}}})
     with pytest.raises(ConfigError, match="no phase 'none'"):
         plan_job(job(data, tmp_path, train=phases), data)
-    with pytest.raises(DataError, match="holds dataset"):
+    with pytest.raises(DataError, match="contains dataset"):
         run_job(job(data, tmp_path, data_digest="0" * 64), SingleProcess())
     assert not storage.exists(str(tmp_path / "models"))
 
@@ -150,7 +150,7 @@ def test_a_model_of_a_mix_is_made_from_all_its_datasets(data, tmp_path, monkeypa
     assert model.parents == {"data": data.digest, f"mixed-{second.digest[:12]}": second.digest}
 
     moved = planned.model_copy(update={"root": str(tmp_path / "n"), "mixed": {other: "0" * 64}})
-    with pytest.raises(DataError, match=f"{other} holds dataset {second.digest[:12]}"):
+    with pytest.raises(DataError, match=f"{other} contains dataset {second.digest[:12]}"):
         run_job(moved, SingleProcess())
 
 
@@ -193,7 +193,7 @@ def test_a_model_that_cannot_start_from_another(data, tmp_path):
         update={"family": other, "net": as_json(family(other).Config.tiny())}
     )
     root = str(tmp_path / "models" / "tuned")
-    with pytest.raises(ConfigError, match="leave the net's sizes as they are there"):
+    with pytest.raises(ConfigError, match="use the same net sizes"):
         check_start(
             job(data, tmp_path, root=root, start=start, model=model), job(data, tmp_path).model
         )

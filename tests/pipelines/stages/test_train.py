@@ -220,7 +220,7 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
     def hanging(world, values):
         from genmod.training import job as jobs
 
-        real = jobs._stream
+        real = jobs.open_stream
 
         def stream(job, data, world, start_nimg):
             batches = real(job, data, world, start_nimg)
@@ -237,7 +237,7 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
 
             return Stuck()
 
-        jobs._stream = stream
+        jobs.open_stream = stream
         noted(world, values)
 
     monkeypatch.setattr(training, "run_worker", hanging)

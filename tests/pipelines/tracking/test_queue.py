@@ -1,4 +1,4 @@
-"""The queue of calls that may fail or hang: nothing is lost that could be made, nobody waits for ever."""
+"""The background queue under calls that fail or hang: no call is lost, and every wait has an end."""
 
 from __future__ import annotations
 
@@ -9,102 +9,102 @@ import pytest
 from pipelines.tracking.queue import BackgroundQueue
 
 
-class TrackingClient:
+class FailingService:
     """Fails the first ``times`` calls, then works."""
 
     def __init__(self, times: int, error: Exception) -> None:
-        self.left, self.error = times, error
-        self.made: list[int] = []
+        self.failures, self.error = times, error
+        self.done: list[int] = []
 
     def call(self, number: int):
         def call():
-            if self.left > 0:
-                self.left -= 1
+            if self.failures > 0:
+                self.failures -= 1
                 raise self.error
-            self.made.append(number)
+            self.done.append(number)
             return number
 
         return call
 
 
-def _outbox(heard: list[Exception], retry_s: float = 0.01) -> BackgroundQueue:
+def make_queue(warnings: list[Exception], retry_s: float = 0.01) -> BackgroundQueue:
     return BackgroundQueue(
-        "test", lambda error: isinstance(error, ValueError), heard.append, retry_s
+        "test", lambda error: isinstance(error, ValueError), warnings.append, retry_s
     )
 
 
-def test_calls_are_made_in_order_and_again_until_they_succeed():
-    heard: list[Exception] = []
-    service, outbox = TrackingClient(3, OSError("away")), _outbox(heard)
+def test_calls_run_in_order_and_are_retried_until_they_succeed():
+    warnings: list[Exception] = []
+    service, queue = FailingService(3, OSError("away")), make_queue(warnings)
     for number in range(20):
-        outbox.put(service.call(number))
-    while not service.made:
+        queue.submit(service.call(number))
+    while not service.done:
         threading.Event().wait(0.01)
-    assert outbox.close(60)
-    assert service.made == list(range(20))
-    assert [str(error) for error in heard] == ["away"]
+    assert queue.close(60)
+    assert service.done == list(range(20))
+    assert [str(error) for error in warnings] == ["away"]
 
 
 def test_a_permanent_error_drops_that_call_alone():
-    heard: list[Exception] = []
-    service, outbox = TrackingClient(1, ValueError("wrong")), _outbox(heard)
+    warnings: list[Exception] = []
+    service, queue = FailingService(1, ValueError("wrong")), make_queue(warnings)
     for number in range(3):
-        outbox.put(service.call(number))
-    assert outbox.close(60)
-    assert service.made == [1, 2]
-    assert len(heard) == 1
+        queue.submit(service.call(number))
+    assert queue.close(60)
+    assert service.done == [1, 2]
+    assert len(warnings) == 1
 
 
 def test_close_tries_once_more_and_gives_up():
-    heard: list[Exception] = []
-    service, outbox = TrackingClient(10**9, OSError("away")), _outbox(heard, retry_s=3600)
-    outbox.put(service.call(0))
-    outbox.put(service.call(1))
-    assert not outbox.close(60)
-    assert service.made == []
-    assert len(heard) == 1
+    warnings: list[Exception] = []
+    service, queue = FailingService(10**9, OSError("away")), make_queue(warnings, retry_s=3600)
+    queue.submit(service.call(0))
+    queue.submit(service.call(1))
+    assert not queue.close(60)
+    assert service.done == []
+    assert len(warnings) == 1
 
 
-def test_close_sends_what_a_service_that_is_back_takes():
-    heard: list[Exception] = []
-    service, outbox = TrackingClient(1, OSError("away")), _outbox(heard, retry_s=3600)
-    outbox.put(service.call(0))
-    while not heard:
+def test_close_retries_when_the_service_works_again():
+    warnings: list[Exception] = []
+    service, queue = FailingService(1, OSError("away")), make_queue(warnings, retry_s=3600)
+    queue.submit(service.call(0))
+    while not warnings:
         threading.Event().wait(0.01)
-    assert outbox.close(60)
-    assert service.made == [0]
+    assert queue.close(60)
+    assert service.done == [0]
 
 
 def test_close_gives_up_on_a_call_that_hangs():
-    heard: list[Exception] = []
+    warnings: list[Exception] = []
     hang = threading.Event()
-    outbox = _outbox(heard)
-    outbox.put(hang.wait)
-    assert not outbox.close(0.1)
+    queue = make_queue(warnings)
+    queue.submit(hang.wait)
+    assert not queue.close(0.1)
     hang.set()
-    assert isinstance(heard[0], TimeoutError)
+    assert isinstance(warnings[0], TimeoutError)
 
 
-def test_questions_get_answers_errors_and_deadlines():
-    outbox = _outbox([])
-    assert outbox.ask(lambda: 7, 60) == 7
+def test_run_returns_results_errors_and_timeouts():
+    queue = make_queue([])
+    assert queue.run(lambda: 7, 60) == 7
     with pytest.raises(KeyError):
-        outbox.ask(lambda: {}["no"], 60)
+        queue.run(lambda: {}["no"], 60)
     hang = threading.Event()
     with pytest.raises(TimeoutError):
-        outbox.ask(hang.wait, 0.05)
+        queue.run(hang.wait, 0.05)
     hang.set()
-    assert outbox.close(60)
+    assert queue.close(60)
     with pytest.raises(RuntimeError, match="closed"):
-        outbox.ask(lambda: 1, 60)
+        queue.run(lambda: 1, 60)
 
 
-def test_a_question_behind_a_failing_call_fails_with_it():
-    service = TrackingClient(10**9, OSError("away"))
-    outbox = _outbox([], retry_s=3600)
-    outbox.put(service.call(0))
+def test_run_behind_a_failing_call_fails_with_its_error():
+    service = FailingService(10**9, OSError("away"))
+    queue = make_queue([], retry_s=3600)
+    queue.submit(service.call(0))
     with pytest.raises(OSError, match="away"):
-        outbox.ask(lambda: 1, 60)
+        queue.run(lambda: 1, 60)
     with pytest.raises(OSError, match="away"):
-        outbox.ask(lambda: 1, 60)
-    outbox.close(60)
+        queue.run(lambda: 1, 60)
+    queue.close(60)

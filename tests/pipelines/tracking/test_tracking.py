@@ -109,23 +109,24 @@ def test_an_unfinished_run_goes_on_and_nothing_is_doubled(store, status):
         assert [n for n, _ in _history(store, found.info.run_id, key)] == [1, 2, 4, 6, 8]
 
 
-def test_points_are_replayed_only_for_an_open_run(store):
-    label_request = []
+def test_missing_points_are_read_once_and_only_for_an_open_run(store):
+    reads = []
 
-    def points():
-        label_request.append(1)
-        return [(6, {"loss": 6.0}), (2, {"loss": 2.0})]
+    def points(after_nimg):
+        reads.append(after_nimg)
+        return [(4, {"loss": 4.0}), (6, {"loss": 6.0})]
 
     for _ in range(2):
         tracker = Tracker(TrackingConfig(), str(store))
-        run = tracker.run("train", "vae", "replay", {}, {})
-        run.log_metrics({"loss": 4.0}, 2)
-        run.replay(points)
+        run = tracker.run("train", "vae", "catch-up", {}, {})
+        run.log_metrics({"loss": 2.0}, 2)
+        run.catch_up(2, points)
+        run.catch_up(6, points)
         run.finish()
         assert tracker.close(PATIENCE_S)
-    (found,) = _runs(store, "replay")
-    assert _history(store, found.info.run_id, "loss") == [(2, 4.0), (6, 6.0)]
-    assert label_request == [1]
+    (found,) = _runs(store, "catch-up")
+    assert _history(store, found.info.run_id, "loss") == [(2, 2.0), (4, 4.0), (6, 6.0)]
+    assert reads == [2]
 
 
 def test_a_missing_artifact_is_one_warning_and_the_rest_is_logged(store, caplog):
@@ -172,7 +173,7 @@ def test_a_server_that_never_answers_is_given_up(caplog):
             run = tracker.run("train", "vae", "silent", {}, {})
             run.finish()
             start_s = time.monotonic()
-            assert not tracker.close(stall_s=0.5)
+            assert not tracker.close(timeout_s=0.5)
             assert time.monotonic() - start_s < 9
     assert len(told(caplog)) == 1
 
@@ -182,7 +183,7 @@ def test_a_question_to_a_dead_server_is_an_error():
         held.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{held.getsockname()[1]}"
         tracker = Tracker(TrackingConfig(uri=uri), "memory://nowhere")
-        with pytest.raises(TrackingError, match="does not answer"):
+        with pytest.raises(TrackingError, match="does not respond"):
             registry.champion(tracker, "vae")
         tracker.close()
 
@@ -192,7 +193,7 @@ def test_off_means_that_nothing_happens(tmp_path):
     tracker.warm_up()
     run = tracker.run("train", "vae", "off", {}, {})
     run.log_metrics({"loss": 1.0}, 1)
-    run.replay(lambda: pytest.fail("asked"))
+    run.catch_up(9, lambda after_nimg: pytest.fail("read"))
     run.finish()
     assert tracker.close()
     assert list(tmp_path.iterdir()) == []

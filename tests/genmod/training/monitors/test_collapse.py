@@ -75,7 +75,7 @@ def test_good_samples_cover_and_collapsed_ones_do_not():
 
 
 def test_patience_grace_and_the_end_of_it():
-    config = CollapseConfig(start_nimg=100, patience=2, retries=1)
+    config = CollapseConfig(start_nimg=100, consecutive_checks=2, max_rollbacks=1)
     watch = MonitorState(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})
     bad, good = {"coverage": 0.3, "duplicates": 0.0}, {"coverage": 0.7, "duplicates": 0.0}
 
@@ -88,19 +88,20 @@ def test_patience_grace_and_the_end_of_it():
     assert not collapsed(good, 120)
     assert not collapsed(bad, 140)
     assert collapsed(bad, 160)
-    record_rollback(watch, config, 160)
-    assert (watch.lr_scale, watch.retried, watch.bad_checks) == (0.5, 1, 0)
+    record_rollback(watch, config, 160, "lower lr")
+    assert (watch.lr_scale, watch.rollbacks, watch.failed_checks) == (0.5, 1, 0)
     with pytest.raises(TrainingCollapsed) as caught:
-        record_rollback(watch, config, 200)
+        record_rollback(watch, config, 200, "lower lr")
     told = str(caught.value)
     assert "\n" not in told
     for part in (
         "collapsed at 200 images",
         "at 140 images: coverage 0.300",
-        "back to the averaged",
+        "rolled back to the EMA",
+        "no rollback is left; lower lr",
     ):
         assert part in told
-    assert watch.events[-1] == "at 200 images: training ended, no retry is left"
+    assert watch.events[-1] == "at 200 images: training ended, no rollback is left"
 
 
 def go(
@@ -109,7 +110,7 @@ def go(
     lr: float,
     penalty: str,
     nimg: int,
-    retries: int,
+    rollbacks: int,
     stop: int | None = None,
     grace: int | None = 1280,
     broken: int | None = None,
@@ -125,11 +126,11 @@ def go(
         every_nimg=640,
         rows=128,
         start_nimg=grace or 0,
-        patience=2,
-        retries=retries,
-        most_duplicates=1.0,
-        least_coverage=least,
-        least_of_best=0.3,
+        consecutive_checks=2,
+        max_rollbacks=rollbacks,
+        max_duplicates=1.0,
+        min_coverage=least,
+        min_relative_coverage=0.3,
     )
     config = TrainConfig(
         nimg=nimg, batch=BATCH, log_every_nimg=640, checkpoint_every_nimg=640, collapse_monitor=watch,
@@ -149,7 +150,7 @@ def go(
     held = rows(range(10**6, 10**6 + 128))
     samples = None if grace is None else CollapseMonitor(watch, held, 5, family("gan").Sample())
     checkpoints = Checkpoints(root, "collapse", model)
-    plan = Plan(config, 5, root, checkpoints, samples=samples)
+    plan = Plan(config, 5, root, checkpoints, collapse=samples)
     made = model.build(1)
     return train(made, batches, world, plan)
 
@@ -157,43 +158,43 @@ def go(
 def test_a_real_collapse_is_caught_and_told(tmp_path):
     """No penalties and a high rate: the nets run away from each other."""
     with pytest.raises(TrainingCollapsed) as caught:
-        go(str(tmp_path), lr=0.05, penalty="none", nimg=12_800, retries=1)
+        go(str(tmp_path), lr=0.05, penalty="none", nimg=12_800, rollbacks=1)
     told = str(caught.value)
-    assert "back to the averaged weights" in told
+    assert "rolled back to the EMA weights" in told
     events = json.loads((tmp_path / "collapse.json").read_bytes())
-    assert events["retried"] == 1
+    assert events["rollbacks"] == 1
     assert events["lr_scale"] == 0.5
     assert len(events["events"]) >= 5
 
 
 def test_the_way_back_resumes_bitwise(tmp_path):
     """Stopped after the collapse and its way back, and gone on: the same bytes as the straight run."""
-    straight = go(str(tmp_path / "a"), lr=0.05, penalty="none", nimg=5_120, retries=9)
-    assert straight.monitor_state.retried >= 1
+    straight = go(str(tmp_path / "a"), lr=0.05, penalty="none", nimg=5_120, rollbacks=9)
+    assert straight.monitor_state.rollbacks >= 1
     with pytest.raises(ConnectionError):
-        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, retries=9, stop=4_800)
+        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, rollbacks=9, stop=4_800)
     assert (
-        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, retries=9).files()
+        go(str(tmp_path / "b"), lr=0.05, penalty="none", nimg=5_120, rollbacks=9).files()
         == straight.files()
     )
 
 
 def test_a_number_that_is_not_finite_goes_the_same_way_back(tmp_path):
     calm = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560}
-    state = go(str(tmp_path / "a"), retries=1, broken=1_600, **calm)
+    state = go(str(tmp_path / "a"), rollbacks=1, broken=1_600, **calm)
     assert state.nimg == 2_560
     assert all(bool(weight.isfinite().all()) for weight in state.model.state_dict().values())
-    assert (state.monitor_state.retried, state.monitor_state.lr_scale) == (1, 0.5)
+    assert (state.monitor_state.rollbacks, state.monitor_state.lr_scale) == (1, 0.5)
     seen, done = state.monitor_state.events
     assert "loss is not finite in the step that ended at 1,616 images" in seen
-    assert done.startswith("at 1,920 images: back to the averaged weights of ")
+    assert done.startswith("at 1,920 images: rolled back to the EMA weights of ")
     assert float(state.model.gamma_scale) == 4.0
-    with pytest.raises(TrainingCollapsed, match="no retry is left"):
-        go(str(tmp_path / "b"), retries=0, broken=1_600, **calm)
+    with pytest.raises(TrainingCollapsed, match="no rollback is left"):
+        go(str(tmp_path / "b"), rollbacks=0, broken=1_600, **calm)
     told = json.loads((tmp_path / "b" / "collapse.json").read_bytes())
-    assert told["events"][-1] == "at 1,920 images: training ended, no retry is left"
-    with pytest.raises(TrainingCollapsed, match="no look had found weights"):
-        go(str(tmp_path / "c"), retries=1, broken=16, **calm)
+    assert told["events"][-1] == "at 1,920 images: training ended, no rollback is left"
+    with pytest.raises(TrainingCollapsed, match="no check has found good weights"):
+        go(str(tmp_path / "c"), rollbacks=1, broken=16, **calm)
 
 
 @pytest.mark.slow
@@ -208,7 +209,7 @@ def test_two_ranks_go_back_alike(tmp_path):
             process.kill()
     told = [json.loads((tmp_path / f"rank-{rank}.json").read_bytes()) for rank in range(2)]
     assert told[0] == told[1]
-    assert told[0]["retried"] == 2
+    assert told[0]["rollbacks"] == 2
     assert told[0]["events"][0].startswith("at 1,280 images: coverage")
     assert "not finite in the step that ended at 2,016 images" in told[0]["events"][3]
 
@@ -218,7 +219,7 @@ def one_of_two(folder: str, rank: int) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     try:
         world = Group(torch.device("cpu"))
-        options = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560, "retries": 2, "broken": 2_000}
+        options = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560, "rollbacks": 2, "broken": 2_000}
         state = go(folder, world=world, least=1.0, **options)
     finally:
         dist.destroy_process_group()
@@ -228,8 +229,8 @@ def one_of_two(folder: str, rank: int) -> None:
 
 def test_watching_alone_changes_no_weights(tmp_path):
     """Within the grace, looks at samples leave training as it is without them."""
-    watched = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=1_280, retries=0, grace=10**6)
-    blind = go(str(tmp_path / "b"), lr=2e-3, penalty="r1r2", nimg=1_280, retries=0, grace=None)
+    watched = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=1_280, rollbacks=0, grace=10**6)
+    blind = go(str(tmp_path / "b"), lr=2e-3, penalty="r1r2", nimg=1_280, rollbacks=0, grace=None)
     assert weights_bytes(watched.model) == weights_bytes(blind.model)
     assert weights_bytes(watched.ema) == weights_bytes(blind.ema)
     assert watched.monitor_state.best_nimg > 0
@@ -241,15 +242,18 @@ def test_watching_alone_changes_no_weights(tmp_path):
 def test_with_penalties_it_is_not_called_a_collapse(tmp_path):
     """By the very rule that catches the run without penalties."""
     assert (
-        go(str(tmp_path), lr=2e-3, penalty="r1r2", nimg=4_480, retries=0).monitor_state.events == []
+        go(str(tmp_path), lr=2e-3, penalty="r1r2", nimg=4_480, rollbacks=0).monitor_state.events
+        == []
     )
 
 
 def test_a_store_that_does_not_take_what_was_seen_is_one_line(tmp_path):
-    state = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=640, retries=0)
+    state = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=640, rollbacks=0)
     samples = CollapseMonitor(CollapseConfig(rows=16), rows(range(32)), 5, family("gan").Sample())
     (tmp_path / "b").write_text("not a folder")
-    with pytest.raises(StorageError, match=r"did not take what samples at 640 images were like \("):
+    with pytest.raises(
+        StorageError, match=r"cannot write the monitor's state at 640 images to .*collapse\.json \("
+    ):
         run_collapse_monitor(samples, state, SingleProcess(), str(tmp_path / "b"))
 
 
@@ -258,7 +262,7 @@ def test_too_few_validation_rows_are_told_before_training():
         nimg=640, batch=BATCH, validate_every_nimg=None, collapse_monitor=CollapseConfig()
     )
     check_rows(config, "here", {"train": 100, "val": 6, "test": 0})
-    with pytest.raises(ConfigError, match=r"more than 5 rows of the val split, which has 5"):
+    with pytest.raises(ConfigError, match=r"more than 5 rows in the val split, got 5"):
         check_rows(config, "here", {"train": 100, "val": 5, "test": 0})
 
 

@@ -86,7 +86,7 @@ def test_a_real_collapse_is_told_and_a_healthy_run_is_not(tmp_path, caplog, coll
         state = train(model, batches, SingleProcess(), Plan(config, 5, str(tmp_path), latents=look))
     final = read_metrics(str(tmp_path))[-1].metrics
     assert final["latents/collapsed"] == float(collapses)
-    assert state.monitor_state.latents_idle == collapses
+    assert state.monitor_state.posterior_collapsed == collapses
     assert ("posterior collapse" in caplog.text) == collapses
     told = [event for event in state.monitor_state.events if "posterior collapse" in event]
     assert len(told) == collapses  # once, not at every look
