@@ -254,6 +254,10 @@ def _plan(
         grid = SampleGrid(config.grid_images, job.seed, options)
     if (monitor := config.collapse_monitor) is not None:
         collapse = CollapseMonitor(monitor, val_rows(monitor.rows), job.seed, options)
-    if (monitor := config.latent_monitor) is not None and model.has_latents and data.rows("val") > 1:
+    if (
+        (monitor := config.latent_monitor) is not None
+        and model.has_latents
+        and data.rows("val") > 1
+    ):
         latents = LatentMonitor(monitor, val_rows(monitor.rows), job.seed)
     return Plan(config, job.seed, job.root, checkpoints, validation, grid, collapse, latents)
