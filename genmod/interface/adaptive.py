@@ -1,4 +1,4 @@
-"""What a training loop may change of a model beside its weights. Letters: K quantities."""
+"""What training may change in a model besides its weights. Letters: K terms."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from torch import Tensor, nn
 
 
 class Adaptive(nn.Module):
-    """A module whose buffers follow its own losses. By default nothing adapts."""
+    """A module whose buffers adapt to its own loss terms. By default nothing adapts."""
 
     def adapts(self) -> tuple[str, ...]:
-        """Terms, ``phase/term``, whose means over all ranks :meth:`adapt` wants after each step.
+        """Names of the terms, ``phase/term``, whose means :meth:`adapt` receives after each step.
 
-        Of phases that take part in each step.
+        Only terms of phases that take part in every step.
         """
         return ()
 
     def adapt(self, means_K: Tensor, images: int) -> None:
-        """Change buffers by a step's terms (K,); ``images`` is its batch."""
+        """Update buffers after a step.
+
+        Args:
+            means_K: the terms that :meth:`adapts` names, averaged over all ranks.
+            images: batch size of the step over all ranks.
+        """
 
     def strengthen(self, factor: float) -> None:
-        """After a collapse: weigh by a factor more what holds training back, if there is such a thing."""
+        """After a mode collapse: multiply the weight of the regularisation, if the model has any."""

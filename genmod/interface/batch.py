@@ -1,4 +1,4 @@
-"""What travels from the data to a model. Letters: B batch, C channels, H height, W width."""
+"""Batches of images with labels and indices. Letters: B batch, C channels, H height, W width."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from genmod import units
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of a dataset, in order."""
+    """Rows of a dataset, in order."""
 
     pixels_BCHW: Tensor
-    """uint8."""
+    """Images, uint8."""
     labels_B: Tensor | None
-    """int64 in [0, classes), None for data without labels."""
+    """Labels, int64 in [0, classes); None for data without labels."""
     index_B: Tensor
-    """int64, what addresses each row's randomness: the position in the training stream, or the row's
-    index in its split when it is scored."""
+    """Addresses of each row's random numbers, int64: the position in the training stream, or for scoring the
+    row's index in its split."""
 
     def __len__(self) -> int:
         return self.pixels_BCHW.shape[0]
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """The rows of several, at least one, in order."""
+        """Concatenate the rows of at least one batch, in order."""
         labels = [part.labels_B for part in parts if part.labels_B is not None]
-        assert len(labels) in {0, len(parts)}, "either all have labels or none"
+        assert len(labels) in {0, len(parts)}, "either all batches have labels or none"
         return cls(
             torch.cat([part.pixels_BCHW for part in parts]),
             torch.cat(labels) if labels else None,
@@ -39,11 +39,11 @@ class Batch:
         )
 
     def x_BCHW(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The images as a network sees them, in [-1, 1]."""
+        """The images in network units, in [-1, 1]."""
         return units.to_network(self.pixels_BCHW, dtype)
 
     def to(self, device: torch.device) -> Batch:
-        """On another device; asynchronous from pinned memory."""
+        """Copy the batch to a device; asynchronous from pinned memory."""
         labels_B = self.labels_B
         return Batch(
             self.pixels_BCHW.to(device, non_blocking=True),
@@ -52,7 +52,7 @@ class Batch:
         )
 
     def pinned(self) -> Batch:
-        """In page-locked memory, from where a GPU can fetch it while computing."""
+        """Copy the batch to page-locked memory, from which a GPU can copy it while computing."""
         labels_B = self.labels_B
         return Batch(
             self.pixels_BCHW.pin_memory(),
@@ -60,11 +60,11 @@ class Batch:
             self.index_B.pin_memory(),
         )
 
-    def rows(self, which: slice) -> Batch:
-        """Some of the rows."""
+    def rows(self, index: slice) -> Batch:
+        """Select rows by a slice."""
         labels_B = self.labels_B
         return Batch(
-            self.pixels_BCHW[which],
-            None if labels_B is None else labels_B[which],
-            self.index_B[which],
+            self.pixels_BCHW[index],
+            None if labels_B is None else labels_B[index],
+            self.index_B[index],
         )

@@ -1,6 +1,7 @@
-"""What a model's latent vectors say of images: how many units are used, and how much they tell.
+"""Latent vectors of a model: how many units are active, and how much information they carry.
 
-A posterior that has collapsed is the prior: it tells nothing of the image. Letters: B rows, Z latents.
+A collapsed posterior is equal to the prior and carries no information about the image.
+Letters: B rows, Z latents.
 
 References:
     Importance weighted autoencoders (active units, App. C), Burda et al. 2016, https://arxiv.org/abs/1509.00519
@@ -21,20 +22,22 @@ from genmod.distributions.prior import Prior, StandardNormalPrior
 from genmod.interface.batch import Batch
 from genmod.rng import Rng
 
-ACTIVE = 0.01
-"""Variance over images of a unit's mean from which on it is active, as a share of the prior's."""
+_ACTIVE_SHARE = 0.01
+"""A unit is active if the variance of its mean over images is above this share of the prior's variance."""
 
 
 @dataclass(frozen=True)
 class Latents:
-    """q(z | x) of B rows and a draw of each."""
+    """q(z | x) of B rows, and one draw from each."""
 
     posterior: Gaussian
-    """Of a group of latents, given the draws of the groups before it."""
+    """Of each group of latents, given the draws of the groups before it."""
     z_BZ: Tensor
+    """One draw from each posterior."""
     groups: tuple[int, ...]
-    """Latents of each group, in the order in which they are drawn; they sum up to Z."""
+    """Number of latents in each group, in the order of drawing; their sum is Z."""
     prior: Prior = field(default_factory=StandardNormalPrior)
+    """p(z) of all latents together."""
 
     def __post_init__(self) -> None:
         assert sum(self.groups) == self.z_BZ.shape[1], (self.groups, self.z_BZ.shape)
@@ -44,32 +47,34 @@ class LatentModel(nn.Module):
     """A module that may have latent vectors. By default it has none."""
 
     has_latents: ClassVar[bool] = False
-    """Whether :meth:`latents` may be asked."""
+    """Whether :meth:`latents` and :meth:`decode_latents` are implemented."""
 
     def latents(self, batch: Batch, rng: Rng) -> Latents:
-        """Latent vectors of some images. Row b depends on image b and ``rng``'s row b."""
+        """Latent vectors of a batch. Row b depends on image b and on ``rng``'s row b."""
         raise AssertionError(f"{type(self).__name__} has no latents")
 
     def decode_latents(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
-        """The expected image given latents, (B, C, H, W) in [-1, 1]."""
+        """The expected images given latents, (B, C, H, W) in [-1, 1]."""
         raise AssertionError(f"{type(self).__name__} has no latents")
 
 
 def latent_usage(latents: Latents) -> dict[str, float]:
-    """How the latents are used by these rows.
+    """Measure how these rows use the latents.
 
-    ``active_units``: those whose mean has a variance over images above 0.01 of the prior's. ``kl_nats``: of
-    q(z | x) from the prior, mean over rows; of each group and of each unit it is from the normal with the
-    prior's mean and variance, which N(0, 1) is itself. ``mutual_information_nats``: of x and the first
-    group under q, E[log q(z | x) - log q(z)] with q(z) the mixture over these rows, so at most log B
-    (``mutual_information_limit_nats``).
+    Returns:
+        ``active_units``: units whose mean has a variance over images above 0.01 of the prior's.
+        ``kl_nats``: KL of q(z | x) from the prior, mean over rows. ``kl_nats_of_group/...`` and
+        ``kl_nats_of_unit/...``: the same from the normal with the prior's mean and variance, which is the
+        prior itself if that is N(0, 1). ``mutual_information_nats``: of x and the first group under q,
+        E[log q(z | x) - log q(z)], where q(z) is the mixture over these rows; so it is at most log B
+        (``mutual_information_limit_nats``).
     """
     q, z_BZ = latents.posterior.double(), latents.z_BZ.double()
     mean_BZ = q.mean_BZ
     kl_Z = kl_per_unit(latents)
     variance_1Z = (2 * latents.prior.moments(z_BZ).log_std_BZ).exp()
-    active_Z = mean_BZ.var(0, correction=0) > ACTIVE * variance_1Z[0]
-    told = {
+    active_Z = mean_BZ.var(0, correction=0) > _ACTIVE_SHARE * variance_1Z[0]
+    usage = {
         "active_units": float(active_Z.sum()),
         "active_share": float(active_Z.double().mean()),
         "kl_nats": float(latents.prior.kl_nats(q, z_BZ).sum(1).mean()),
@@ -78,8 +83,8 @@ def latent_usage(latents: Latents) -> dict[str, float]:
     }
     if len(latents.groups) > 1:
         sums = [float(part.sum()) for part in kl_Z.split(latents.groups)]
-        told |= {f"kl_nats_of_group/{number:02d}": kl for number, kl in enumerate(sums)}
-    return told | {f"kl_nats_of_unit/{z:03d}": kl for z, kl in enumerate(kl_Z.tolist())}
+        usage |= {f"kl_nats_of_group/{number:02d}": kl for number, kl in enumerate(sums)}
+    return usage | {f"kl_nats_of_unit/{z:03d}": kl for z, kl in enumerate(kl_Z.tolist())}
 
 
 def kl_per_unit(latents: Latents) -> Tensor:
@@ -89,7 +94,7 @@ def kl_per_unit(latents: Latents) -> Tensor:
 
 
 def _information(latents: Latents) -> float:
-    """Of images and the first group of latents, whose posterior depends on the image alone."""
+    """Mutual information of images and the first group, whose posterior depends on the image alone."""
     first, rows = latents.groups[0], len(latents.z_BZ)
     q = latents.posterior.double()
     q = Gaussian(q.mean_BZ[:, :first], q.log_std_BZ[:, :first])

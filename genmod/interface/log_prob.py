@@ -21,18 +21,18 @@ LogProbLabel = Literal[
     "stochastic_upper_bound",
     "upper_bound",
 ]
-"""How a number relates to the true log p of what ``of`` names.
+"""How an estimate relates to the true log p of the object that ``of`` names.
 
 ``exact``: up to the arithmetic. ``exact_to_tolerance``: up to the tolerance in the budget. ``lower_bound``,
-``upper_bound``: in expectation, and the mean of evaluations whose scatter is the standard error.
-``stochastic_...``: a bound in expectation after a logarithm of random weights, or up to a solver's error.
-``estimate``: on neither side. An estimator has no label that ``genmod selftest density`` does not bear out.
+``upper_bound``: a bound in expectation, estimated by a mean of evaluations with the given standard error.
+``stochastic_...``: a bound in expectation of the logarithm of random weights, or up to a solver's error.
+``estimate``: no bound. ``genmod selftest density`` checks that every estimator deserves its label.
 """
 
 
 @dataclass(frozen=True)
 class LogProb:
-    """Log-likelihoods of B rows, with what they are."""
+    """Log-likelihoods of B rows, with estimator, label, measure and budget."""
 
     nats_B: Tensor
     """float64, summed over dimensions."""
@@ -42,13 +42,13 @@ class LogProb:
     estimator: str
     """Name with version, e.g. ``iwae``."""
     of: str
-    """Which model object's density: prior, sampler, dequantisation."""
+    """The object whose density it is: model, prior, sampler, dequantisation."""
     measure: str
     """``counts``, or ``lebesgue[low,high]``: a density on a declared range (:mod:`genmod.units`)."""
     budget: Mapping[str, int | float | str]
-    """What was spent: ``{"k": 64}``. The same for all rows."""
+    """Settings that decide cost and tightness: ``{"k": 64}``. The same for all rows."""
     columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """More numbers of each row, (B,), units in the names: ``nfe``, ``solver_error_nats``."""
+    """Further numbers of each row, (B,), units in the names: ``nfe``, ``solver_error_nats``."""
 
     def __post_init__(self) -> None:
         shape = self.nats_B.shape
@@ -67,9 +67,9 @@ class LogProb:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before rows are scored."""
+    """Result of preparing a model for scoring, before any row is scored."""
 
     options: Any
-    """The options with nothing left open."""
+    """The options, with all open values fitted."""
     metadata: Mapping[str, float]
     """Numbers for the scores' manifest and the report, units in the names."""

@@ -1,7 +1,7 @@
-"""The one interface of all families, and the registry: one file of this folder is one family.
+"""The interface of all families.
 
-A family's file defines ``Model``, a final subclass of :class:`GenerativeModel`. Nothing outside the
-file names it. Letters: B batch, C channels, H height, W width.
+A family's module defines ``Model``, a final subclass of :class:`GenerativeModel`. No code outside the module
+names it. Letters: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ _HINTS: dict[Problem, str] = {
 
 
 class DataStats(Config):
-    """What a model may know of its training data beforehand, in network units ([-1, 1])."""
+    """Moments of the training data that a model may use, in network units ([-1, 1])."""
 
     mean: tuple[float, ...]
-    """Of each channel, over the training split."""
+    """Mean of each channel over the training split."""
     std: tuple[float, ...]
-    """Of each channel, over the training split."""
+    """Standard deviation of each channel over the training split."""
 
     @property
     def sigma(self) -> float:
-        """Standard deviation over channels together (root of the mean variance)."""
+        """Standard deviation of all channels together: the root of the mean variance."""
         return (sum(s * s for s in self.std) / len(self.std)) ** 0.5
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimiser and one loss."""
+    """A part of the training step with its own optimiser and loss."""
 
     name: str
     modules: tuple[str, ...]
-    """Names of the model's direct children whose parameters this phase moves."""
+    """Names of the model's direct children whose parameters this phase updates."""
     every: int = 1
-    """It takes part in the last of so many steps. Each step has rows of its own and counts them, whichever
-    phases take part, so that who takes part is a function of the clock alone."""
+    """k: the phase takes part in one step of k, the last. Each step counts its own rows, whichever phases take
+    part, so participation is a function of the images seen."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What a phase's forward pass gives."""
+    """Loss and logged terms of a phase."""
 
     total: Tensor
-    """Scalar to descend: the mean over the batch."""
+    """Scalar to minimise: the mean over the batch."""
     terms: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Detached scalars, units in the names (``kl_nats``), means over the batch."""
 
@@ -90,11 +90,14 @@ class TrainBriefly(Protocol):
 
 
 class GenerativeModel(Adaptive, LatentModel, ABC):
-    """A density p(x | label) and a sampler of it."""
+    """A density p(x | label), and a sampler of it."""
 
     Config: ClassVar[type[FamilyConfig]]
+    """Configuration of the net and the loss, the recipe's ``model.NAME.net``."""
     Sample: ClassVar[type[SampleOptions]]
+    """Sampling options, the recipe's ``sample``."""
     Score: ClassVar[type[ScoreOptions]]
+    """Options of the log p estimator, the recipe's ``score``."""
 
     def __init__(self, config: FamilyConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__()
@@ -104,15 +107,15 @@ class GenerativeModel(Adaptive, LatentModel, ABC):
 
     @classmethod
     def check(cls, config: Any, spec: ImageSpec) -> None:
-        """Raise ConfigError if this family cannot model such images. LabelRequest when the plan is made."""
+        """Raise ConfigError if this family cannot model such images. Called before any work."""
 
     @classmethod
     def check_sampling(cls, config: Any, options: Any, spec: ImageSpec) -> None:
-        """Raise ConfigError if such a model cannot be sampled so. LabelRequest when the plan is made."""
+        """Raise ConfigError if the options do not fit the model. Called before any work."""
 
     @classmethod
     def check_scorable(cls, config: Any, options: Any) -> None:
-        """Raise Unscorable if log p cannot be had. LabelRequest when the plan is made."""
+        """Raise Unscorable if the model has no log p with these options. Called before any work."""
 
     @classmethod
     def hint(cls, problem: Problem) -> str:
@@ -138,42 +141,46 @@ class GenerativeModel(Adaptive, LatentModel, ABC):
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
-        """What one training step does, in order. Not all of them have :attr:`Phase.every` above 1."""
+        """Phases of a training step, in order. At least one takes part in every step."""
 
     @abstractmethod
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
-        """A phase's loss on a batch.
+        """Compute a phase's loss on a batch.
 
         Args:
             phase: a name from :meth:`phases`.
             batch: the rows.
-            rng: one row for each of the batch, already keyed to this run; fold purposes from it.
+            rng: one row for each row of the batch, keyed to this run; fold purposes from it.
             nimg: images seen before this step, the clock of all schedules.
         """
 
     @abstractmethod
     def sample(self, labels_B: Tensor | None, rng: Rng, options: Any) -> Tensor:
-        """Make B = len(rng) images, (B, C, H, W) in [-1, 1]. ``options`` is this family's ``Sample``.
+        """Draw B = len(rng) images, (B, C, H, W) in [-1, 1]. ``options`` is this family's ``Sample``.
 
-        Row b depends on the weights, ``labels_B[b]``, ``rng``'s row b and ``options``, on no other row.
+        Row b depends on the weights, ``labels_B[b]``, ``rng``'s row b and ``options``, and on no other row.
         """
 
     @abstractmethod
     def log_prob(self, batch: Batch, rng: Rng, options: Any) -> LogProb:
-        """Log-likelihood of each row; ``options`` is this family's ``Score``. Unscorable if there is none."""
+        """Estimate each row's log-likelihood. ``options`` is this family's ``Score``.
+
+        Raises:
+            Unscorable: the model has no density with these options.
+        """
 
     def prepare_scores(self, batch: Batch | None, rng: Rng, options: Any) -> Prepared:
-        """Fit what ``options`` leaves open, and measure what can be said of the estimate itself.
+        """Fit the open values of ``options``, and measure the accuracy of the estimator.
 
         Args:
-            batch: ``options.held_out_rows`` rows of real data; None if it wants none.
-            rng: keyed to this model's preparation; a row for each of the batch.
+            batch: ``options.held_out_rows`` rows of real data; None if that is 0.
+            rng: keyed to this model's preparation; one row for each row of the batch.
             options: this family's ``Score``.
         """
         return Prepared(options, {})
 
     def parameters_of(self, phase: Phase) -> dict[str, nn.Parameter]:
-        """Names and parameters that a phase moves."""
+        """Parameters that a phase updates, by name."""
         return {
             f"{module}.{name}": parameter
             for module in phase.modules

@@ -11,55 +11,55 @@ from genmod.config import Config
 
 
 class Options(Config):
-    """What a family leaves to the recipe."""
+    """Options of a family, set in the recipe."""
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """Beside the usual, one for each option that changes what is done: for contract tests."""
+        """Non-default values, at least one for each option that changes results: for contract tests."""
         return ()
 
 
 class SampleOptions(Options):
-    """How to sample. Families subclass it with what they can do."""
+    """Sampling options, the recipe's ``sample``. Families subclass it."""
 
     @property
     def draws_from_p(self) -> bool:
-        """Whether images are draws from the model's p(x): not so with guidance, truncation, few steps."""
+        """Whether images are draws from the model's p(x); false with guidance, truncation or few steps."""
         return True
 
     @property
     def sampler(self) -> str:
-        """Name for manifests and reports."""
+        """Name of the sampler, for manifests and reports."""
         return "ancestral"
 
     def nfe_sweep(self) -> tuple[tuple[str, int, Self], ...]:
-        """(Curve, calls of the net, options) from quick to fine; nothing if there is no choice."""
+        """(Curve, network evaluations, options) from fast to accurate; empty if there is no choice."""
         return ()
 
 
 class ScoreOptions(Options):
-    """How to estimate log p. Families subclass it."""
+    """Options of the log p estimator, the recipe's ``score``. Families subclass it."""
 
     max_rows: int | None = Field(default=None, gt=0)
-    """Score at most so many rows with this model; for estimators that take minutes a row."""
+    """Largest number of rows scored with this model; for estimators that take minutes a row."""
 
     @classmethod
     def tiny(cls) -> Self:
-        """Options that take milliseconds a row and ask for a density: for contract tests."""
+        """Options that give a density in milliseconds a row: for contract tests."""
         return cls()
 
     @property
     def prepares(self) -> bool:
-        """Whether :meth:`GenerativeModel.prepare_scores` has something to do before rows are scored."""
+        """Whether :meth:`GenerativeModel.prepare_scores` must run before rows are scored."""
         return False
 
     @property
     def held_out_rows(self) -> int:
-        """Rows of real data, of the split val, that it wants."""
+        """Rows of the val split that :meth:`GenerativeModel.prepare_scores` needs."""
         return 0
 
     def probe(self) -> tuple[Self, float]:
-        """Options that do a small part of the work, and how many times longer these ones take."""
+        """Options that do a small part of the work, and how many times longer the full work takes."""
         return self, 1.0
 
 
