@@ -59,7 +59,7 @@ class Phase:
     modules: tuple[str, ...]
     """Names of the model's direct children whose parameters this phase updates."""
     every: int = 1
-    """k: the phase takes part in one step of k, the last. Each step counts its own rows, whichever phases take
+    """k: the phase takes part in one step of k, the last. Each step counts its rows, whichever phases take
     part, so participation is a function of the images seen."""
 
 
