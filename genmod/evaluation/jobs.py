@@ -1,34 +1,24 @@
-"""Two units of work without Ray: fit the feature space, judge one model. Each ends with its manifest."""
+"""The evaluation of one model, without Ray: reads its samples and scores, publishes a manifest."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from genmod import storage
 from genmod.config import Config, fingerprint
 from genmod.data.format.image_grid import gallery_rows, grid, png
-from genmod.data.reading.reader import open_dataset
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images, read_first, read_shuffled, split_digest
 from genmod.evaluation.measure import Evaluation, Truth, evaluate_samples
 from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.generation.synthetic import SAMPLE_SPLIT
-from genmod.manifest import (
-    MANIFEST_NAMES,
-    DatasetManifest,
-    FileEntry,
-    Manifest,
-    claim,
-    find_done,
-    publish,
-    require,
-    write_file,
-)
-from genmod.metrics.features import fit_extractor, load_extractor, save_extractor
+from genmod.interface.snapshot import Snapshot
+from genmod.manifest import DatasetManifest, FileEntry, Manifest, claim, publish, write_file
+from genmod.metrics.features import load_extractor
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.report.charts import Histogram
 from genmod.scoring.calibrated import read_scores
@@ -43,59 +33,11 @@ TAIL = 0.005
 """Share of scores on either side that a histogram counts but does not spread out."""
 
 
-class FeaturesJob(Config):
-    """Fit the feature space to a dataset's training split."""
-
-    data_root: str
-    out_root: str
-    config: EvaluateConfig
-    seed: int = 0
-
-    def fingerprint(self) -> str:
-        """Of the work; reads the dataset's manifest. ConfigError if the features cannot be made."""
-        data = open_dataset(self.data_root)
-        self.config.features.extractor(data.spec)
-        wanted = self.config.features.model_dump(mode="json")
-        return fingerprint("features", wanted, split_digest(data, "train"), self.seed)
-
-    def done(self) -> Manifest | None:
-        """The manifest if the work is done."""
-        return find_done(Manifest, self.out_root, "features", self.fingerprint())
-
-    def do(self) -> Manifest:
-        """Fit, write, publish. Does nothing if it is done."""
-        wanted = self.fingerprint()
-        if (found := find_done(Manifest, self.out_root, "features", wanted)) is not None:
-            return found
-        claim(self.out_root, wanted)
-        data = open_dataset(self.data_root)
-        config = self.config.features
-        train = read_shuffled(self.data_root, data, "train", config.rows)
-        extractor = fit_extractor(config, data.spec, train.pixels_NCHW, train.labels_N, self.seed)
-        metadata: dict[str, Any] = {
-            "label": extractor.label,
-            "digest": extractor.digest,
-            "rows": len(train),
-        }
-        if train.labels_N is not None and data.rows("val"):
-            held = read_shuffled(self.data_root, data, "val", config.rows)
-            seen_N = extractor.extract(held.pixels_NCHW).classes_N
-            if seen_N is not None and held.labels_N is not None:
-                metadata["val_accuracy"] = float((seen_N == held.labels_N).double().mean())
-                metadata["val_rows"] = len(held)
-        manifest = Manifest(
-            kind="features",
-            fingerprint=wanted,
-            parents={"data": data.digest},
-            files=save_extractor(extractor, self.out_root),
-            metadata=metadata,
-        )
-        return publish(self.out_root, manifest)
-
-
 class EvaluationJob(Config):
     """Judge one model's samples, and sum up its scores."""
 
+    kind: ClassVar[str] = "evaluation"
+    """Kind of its manifest."""
     name: str
     """Of the model."""
     data_root: str
@@ -126,21 +68,20 @@ class EvaluationJob(Config):
         scores = {"scores": self.scores_root, "ood": self.ood_root}
         return roots | {name: root for name, root in scores.items() if root is not None}
 
-    def manifests(self) -> list[str]:
-        """URLs of the inputs' manifests."""
-        kinds = {"data": "dataset", "samples": "dataset", "ood": "scores"}
-        return [
-            storage.join(root, MANIFEST_NAMES[kinds.get(name, name)])
-            for name, root in self.roots().items()
-        ]
+    def has_inputs(self, snapshot: Snapshot) -> bool:
+        """Whether every input is published."""
+        for name, root in self.roots().items():
+            kind = {"data": "dataset", "samples": "dataset", "ood": "scores"}.get(name, name)
+            schema = DatasetManifest if kind == "dataset" else Manifest
+            if snapshot.load(schema, root, kind) is None:
+                return False
+        return True
 
-    def given(self) -> dict[str, Manifest]:
-        """The manifests of what other stages have made. ConfigError for one that is not there."""
-        data = open_dataset(self.data_root)
-        samples = require(
-            DatasetManifest, self.samples_root, "dataset", f"sample --model {self.name}"
-        )
-        found: dict[str, Manifest] = {"data": data, "samples": samples}
+    def check_inputs(self, snapshot: Snapshot) -> dict[str, Manifest]:
+        """The manifests that other stages have published. ConfigError if one is absent or does not fit."""
+        data = snapshot.dataset(self.data_root)
+        samples = snapshot.dataset(self.samples_root, f"sample --model {self.name}")
+        inputs: dict[str, Manifest] = {"data": data, "samples": samples}
         if samples.spec.shape != data.spec.shape:
             raise ConfigError(
                 f"the samples at {self.samples_root} are {samples.spec}, the data at {self.data_root} "
@@ -148,46 +89,54 @@ class EvaluationJob(Config):
             )
         if self.scores_root is not None:
             made_by = f"score --model {self.name}"
-            scores = require(Manifest, self.scores_root, "scores", made_by)
-            found["scores"] = scores
-            scored = open_dataset(self.scored_root) if self.scored_root else data
-            for what, theirs, wanted in (
+            scores = snapshot.require(Manifest, self.scores_root, "scores", made_by)
+            inputs["scores"] = scores
+            scored = snapshot.dataset(self.scored_root) if self.scored_root else data
+            for kind, got, expected in (
                 ("model", scores.parents["model"], samples.parents["model"]),
                 ("dataset", scores.parents["dataset"], scored.digest),
             ):
-                if theirs != wanted:
+                if got != expected:
                     raise ConfigError(
-                        f"the scores at {self.scores_root} are of {what} {theirs[:12]}, the samples at "
-                        f"{self.samples_root} go with {wanted[:12]}; remove the older folder and make "
-                        f"it again: genmod {made_by}"
+                        f"the scores at {self.scores_root} are of {kind} {got[:12]}, the samples at "
+                        f"{self.samples_root} go with {expected[:12]}; remove the older folder, then "
+                        f"rerun genmod {made_by}"
                     )
             if self.ood_root is not None:
                 of_other = f"{made_by}, with score.data and score.output"
-                other = require(Manifest, self.ood_root, "scores", of_other)
+                other = snapshot.require(Manifest, self.ood_root, "scores", of_other)
                 require_comparable_scores(scores, other, self.ood_root)
-                found["ood"] = other
-        return found
+                inputs["ood"] = other
+        return inputs
 
-    def inputs(self) -> dict[str, Manifest]:
-        """The manifests that the work is made from, by name. ConfigError for one that is not there."""
-        features_made = require(Manifest, self.features_root, "features", "evaluate")
-        return self.given() | {"features": features_made}
+    def inputs(self, snapshot: Snapshot) -> dict[str, Manifest]:
+        """The manifests of all inputs, by name. ConfigError if one is absent or does not fit."""
+        features = snapshot.require(Manifest, self.features_root, "features", "evaluate")
+        return self.check_inputs(snapshot) | {"features": features}
 
-    def fingerprint(self) -> str:
-        """Of the work; reads the inputs' manifests."""
-        digests = {name: manifest.digest for name, manifest in self.inputs().items()}
+    def fingerprint(self, inputs: Mapping[str, Manifest]) -> str:
+        """Fingerprint of the work on these inputs."""
+        digests = {name: manifest.digest for name, manifest in inputs.items()}
         parts = self.config.result(), digests, self.unscored, self.name, self.seed
         return fingerprint("evaluation", *parts)
 
-    def done(self) -> Manifest | None:
-        """The manifest if the work is done."""
-        return find_done(Manifest, self.out_root, "evaluation", self.fingerprint())
+    def done(self, snapshot: Snapshot | None = None) -> Manifest | None:
+        """The manifest if the work is done, else None. ConfigError if the folder holds other work.
+
+        Args:
+            snapshot: the manifests that the command has read; new ones are read where it is not given.
+        """
+        snapshot = snapshot or Snapshot()
+        wanted = self.fingerprint(self.inputs(snapshot))
+        return snapshot.find_done(Manifest, self.out_root, "evaluation", wanted)
 
     def do(self) -> Manifest:
-        """Judge, write, publish. Does nothing if it is done."""
-        wanted, inputs = self.fingerprint(), self.inputs()
-        if (found := find_done(Manifest, self.out_root, "evaluation", wanted)) is not None:
+        """Evaluate the samples, write, publish. Does nothing if it is done."""
+        snapshot = Snapshot()
+        if (found := self.done(snapshot)) is not None:
             return found
+        inputs = self.inputs(snapshot)
+        wanted = self.fingerprint(inputs)
         claim(self.out_root, wanted)
         data, samples = inputs["data"], inputs["samples"]
         assert isinstance(data, DatasetManifest)

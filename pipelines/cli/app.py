@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -280,10 +281,11 @@ def _run_stage(
     models: Sequence[str],
     plan: Mapping[str, bool],
 ) -> dict[str, Any]:
-    from pipelines.recipe.context import Context
+    from pipelines.recipe.context import Context, configure_storage
     from pipelines.recipe.recipe import load
 
     loaded = load(recipe, assignments)
+    configure_storage(loaded)
     names = tuple(dict.fromkeys(models or loaded.model))
     if plan:
         from pipelines.commands.dry_run import dry_run
@@ -292,9 +294,5 @@ def _run_stage(
     from pipelines.recipe.progress import ProgressDisplay
     from pipelines.stages.table import STAGES as FUNCTIONS
 
-    with ProgressDisplay() as progress:
-        context = Context(loaded, names, progress)
-        try:
-            return FUNCTIONS[stage](context)
-        finally:
-            context.close()
+    with ProgressDisplay() as progress, closing(Context(loaded, names, progress)) as context:
+        return FUNCTIONS[stage](context)

@@ -15,7 +15,7 @@ from genmod.errors import Unscorable
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.generation.synthetic import label_request, shard_count, size_bytes_at_most
 from genmod.interface.model import GenerativeModel
-from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
+from genmod.manifest import SPLITS, DatasetManifest, Manifest
 from pipelines.commands.expected_times import (
     Cores,
     Expected,
@@ -24,7 +24,7 @@ from pipelines.commands.expected_times import (
     training_time,
 )
 from pipelines.jobs.score_plan import ROW_BYTES_AT_MOST
-from pipelines.recipe.checks import Data, check
+from pipelines.recipe.checks import Data, check_recipe
 from pipelines.recipe.context import Context
 from pipelines.recipe.selection import check_scorable, is_scorable
 from pipelines.stages.run import STEPS
@@ -55,7 +55,7 @@ def plan(stage: str, context: Context) -> list[Step]:
     Raises:
         ConfigError: a stage would refuse its work, e.g. because its folder holds other work.
     """
-    from pipelines.stages.dataset_versions import is_there, next_version
+    from pipelines.stages.dataset_versions import is_sharded, next_version
     from pipelines.stages.evaluate import evaluation_job
     from pipelines.stages.retrain import frozen_job, next_cycle
 
@@ -64,11 +64,11 @@ def plan(stage: str, context: Context) -> list[Step]:
     if stage == "retrain":
         job_for = partial(frozen_job, context)
         context, first, data = plan_growth(context, next_cycle)
-    elif stage == "shard" and context.recipe.data.append and is_there(context):
+    elif stage == "shard" and context.recipe.data.append and is_sharded(context):
         context, first, data = plan_growth(context, next_version)
     else:
         first, data = plan_data(context)
-    models = check(context, data, stages)
+    models = check_recipe(context, data, stages)
     if stage == "score" and not any(is_scorable(context, name) for name in models):
         check_scorable(context, context.models[0])  # raises the reason
     steps = [first] if "shard" in stages else []
@@ -89,11 +89,10 @@ def plan(stage: str, context: Context) -> list[Step]:
 
 def plan_data(context: Context) -> tuple[Step, Data]:
     """The plan of the shard stage, and the dataset as it is or will be."""
-    from pipelines.jobs.sharding import plan_shard
-
-    recipe = context.recipe
-    shards = plan_shard(recipe.data, context.at("data"), recipe.seed)
-    dataset = load_manifest(DatasetManifest, context.at("data"), "dataset")
+    shards = context.dataset_plan.summary()
+    dataset = context.snapshot.find_done(
+        DatasetManifest, context.at("data"), "dataset", shards.fingerprint
+    )
     step = _shard(shards, done=dataset is not None)
     return step, Data.of(dataset) if dataset else Data.planned(shards)
 
@@ -145,10 +144,10 @@ def _shard(shards: ShardPlan, done: bool) -> Step:
     return _step("shard", "data", done=done, fingerprint=shards.fingerprint, work=work)
 
 
-def _lookup(root: str, kind: str, fingerprint: str) -> tuple[bool, str]:
+def _lookup(context: Context, root: str, kind: str, fingerprint: str) -> tuple[bool, str]:
     """Whether this work is done, and its fingerprint. ConfigError if the folder has other work."""
     schema = DatasetManifest if kind == "dataset" else Manifest
-    return find_done(schema, root, kind, fingerprint) is not None, fingerprint
+    return context.snapshot.find_done(schema, root, kind, fingerprint) is not None, fingerprint
 
 
 _UNKNOWN: tuple[bool, None] = False, None
@@ -164,7 +163,7 @@ def _train(context: Context, name: str, stage: str, model: GenerativeModel, data
     distills = context.recipe.entry(name).distills
     if data.manifest is not None and (distills is None or _model_exists(context, distills)):
         job = job_of(context, name, data.manifest)
-        done, fingerprint = _lookup(job.root, "model", job.fingerprint)
+        done, fingerprint = _lookup(context, job.root, "model", job.fingerprint)
     work = {
         "images": config.total_nimg,
         "steps": config.total_nimg // config.batch,
@@ -180,18 +179,18 @@ def _train(context: Context, name: str, stage: str, model: GenerativeModel, data
 
 
 def _model_exists(context: Context, name: str) -> bool:
-    return load_manifest(Manifest, context.at("models", name), "model") is not None
+    return context.snapshot.load(Manifest, context.at("models", name), "model") is not None
 
 
 def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
-    from pipelines.stages.sample import plan_of
+    from pipelines.stages.sample import sample_plan
 
     config = context.recipe.sample
     options = context.recipe.sample_options(name)
     done, fingerprint = _UNKNOWN
     if _model_exists(context, name):
-        planned = plan_of(context, name)
-        done, fingerprint = _lookup(planned.out_root, "dataset", planned.fingerprint)
+        planned = sample_plan(context, name)
+        done, fingerprint = _lookup(context, planned.out_root, "dataset", planned.fingerprint)
     work = {
         "images": config.count,
         "shards": shard_count(config),
@@ -208,7 +207,7 @@ def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> 
 
 
 def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
-    from pipelines.stages.score import plan_of
+    from pipelines.stages.score import score_plan
 
     config = context.recipe.score
     work: dict[str, Any] = {"split": config.split, "workers": config.workers}
@@ -219,12 +218,11 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> S
         return Step(stage="score", name=name, done=False, state=state, work=work)
     done, fingerprint = _UNKNOWN
     if data.manifest is not None and _model_exists(context, name):
-        planned = plan_of(context, name)
-        done, fingerprint = _lookup(planned.out_root, "scores", planned.fingerprint)
+        planned = score_plan(context, name)
+        done, fingerprint = _lookup(context, planned.out_root, "scores", planned.fingerprint)
     options, split_rows = context.recipe.score_options(name), data.rows[config.split]
     if config.data is not None:
-        root = storage.resolve(config.data)
-        split_rows = require(DatasetManifest, root, "dataset", "shard").rows(config.split)
+        split_rows = context.snapshot.dataset(storage.resolve(config.data)).rows(config.split)
     rows = min(split_rows, config.max_rows or split_rows, options.max_rows or split_rows)
     work |= {"images": rows, "bytes": rows * ROW_BYTES_AT_MOST}
     calibration_rows = 0
@@ -243,14 +241,17 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> S
 def _evaluate(context: Context, job: EvaluationJob) -> Step:
     config = context.recipe.evaluate
     done, fingerprint = _UNKNOWN
-    if all(storage.exists(url) for url in job.manifests()):
-        done, fingerprint = _lookup(job.out_root, "evaluation", job.fingerprint())
+    if job.has_inputs(context.snapshot):
+        fingerprint = job.fingerprint(job.inputs(context.snapshot))
+        done = job.done(context.snapshot) is not None
     work = {"reference split": config.reference, "images at most": config.images}
     return _step("evaluate", job.name, done=done, fingerprint=fingerprint, work=work)
 
 
 def _promote(context: Context, name: str) -> Step:
-    decision = load_manifest(Manifest, context.at("decision", name), "decision")
+    from pipelines.stages.promote import find_decision
+
+    decision = find_decision(context, name)
     fingerprint = decision.fingerprint if decision else None
     work = {"rules": ", ".join(context.recipe.promote.rules)}
     return _step("promote", name, done=decision is not None, fingerprint=fingerprint, work=work)

@@ -1,14 +1,14 @@
-"""What bulk sampling and bulk scoring share: several jobs, cut into pieces, in one Ray Data execution.
+"""Bulk jobs (sampling, scoring): several jobs, divided into work units, in one Ray Data execution.
 
-A job has a folder of its own. Each of its pieces ends with a receipt there; the work is the pieces without
-one, so starting a job again goes on where it was. Its manifest is published when the last piece is done.
+A job writes to a folder of its own. Each finished unit has a receipt there; units without one are left to do,
+so a job that is started again resumes. The job's manifest is published when all of its units are done.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
@@ -19,79 +19,72 @@ from cluster.session import ClusterConfig
 from genmod import receipts
 from genmod.config import Config
 from genmod.generation.synthetic import SampleConfig
-from genmod.manifest import Manifest, claim, find_done, publish
+from genmod.interface.snapshot import Snapshot
+from genmod.manifest import ManifestT, claim, publish
 from genmod.receipts import Receipt
 from genmod.scoring.table import ScoreConfig
-
-OnProgress = Callable[[int, int], None]
-"""Called with images done and images in all, over all jobs; first with what was done before."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """Nobody wants to know."""
-
-
-def no_connect() -> None:
-    """Ray is connected already."""
+from pipelines.jobs.progress import NO_PROGRESS, Progress
 
 
 @dataclass(frozen=True)
-class Options:
-    """What does not change the result."""
+class BulkOptions:
+    """Options of an execution that do not change its results."""
 
     cluster: ClusterConfig = ClusterConfig()
-    """What an actor asks for."""
-    on_progress: OnProgress = no_progress
-    connect: Callable[[], None] = no_connect
-    """Called once if there is work to do, so that finished work does not wait for Ray."""
+    """The resources that an actor requests."""
+    progress: Progress = NO_PROGRESS
+    """Receives the images that are done, for each job that has work left."""
+    connect: Callable[[], None] | None = None
+    """Connects to Ray; called once, and only if there is work. None if Ray is connected already."""
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    """The manifests that the command has read."""
 
 
-ALONE = Options()
-"""Ray is connected, nobody watches."""
+DEFAULT = BulkOptions()
+"""Ray is connected, and progress is ignored."""
 
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """What one actor does at a time."""
+    """The work that one actor does at a time: one file of a job."""
 
     name: str
-    """Of its receipt."""
-    rows: int
-    what: dict[str, Any]
-    """JSON values that tell the actor which piece it is."""
-
-
-ManifestT = TypeVar("ManifestT", bound=Manifest)
+    """Name of the file and of its receipt."""
+    num_rows: int
+    parameters: dict[str, Any]
+    """JSON values from which the actor computes the unit."""
 
 
 ReceiptT = TypeVar("ReceiptT", bound=Receipt)
 
 
 @dataclass(frozen=True)
-class Job(Generic[ManifestT, ReceiptT]):
-    """One folder's work."""
+class BulkJob(Generic[ManifestT, ReceiptT]):
+    """The work of one folder."""
 
     name: str
+    title: str
+    """Of its progress, e.g. ``sample vae``."""
     out_root: str
     kind: str
     fingerprint: str
     manifest: type[ManifestT]
     receipt: type[ReceiptT]
-    pieces: Sequence[WorkUnit]
+    units: Sequence[WorkUnit]
     plan: Config
-    """What the actors need to know of the job: a Config."""
+    """Everything else that the actors need."""
     inputs: Mapping[str, tuple[str, str]]
     """Name of an input -> its URL and digest."""
-    finish: Callable[[Sequence[ReceiptT]], ManifestT]
-    """Makes the manifest from the receipts of all pieces, in order."""
-    first: Job[ManifestT, ReceiptT] | None = None
-    """Work that must be done before any piece of this one."""
-    head: WorkUnit | None = None
-    """What one actor does alone, before the others would each do it; it keeps a receipt of its own."""
+    finish: Callable[[Sequence[ReceiptT], ManifestT | None], ManifestT]
+    """Builds the manifest from the receipts of all units, in order, and the manifest of ``first``."""
+    first: BulkJob[ManifestT, ReceiptT] | None = None
+    """A job that must be done before any unit of this one."""
+    setup_task: WorkUnit | None = None
+    """Work that one actor does before the others need its result; it has a receipt of its own."""
 
 
 class WorkUnitActor(ModelActor):
-    """Makes pieces of several jobs. A piece that has its receipt already is not made again."""
+    """Writes the units of several jobs. Units that have a receipt are skipped."""
 
     receipt: ClassVar[type[Any]]
 
@@ -100,95 +93,113 @@ class WorkUnitActor(ModelActor):
         self.plans = plans
 
     @abstractmethod
-    def make(self, plan: Any, piece: str, what: dict[str, Any]) -> Any:
-        """Write a piece's files and give its receipt."""
+    def write_unit(self, plan: Any, name: str, parameters: dict[str, Any]) -> Any:
+        """Write the files of a unit and return its receipt."""
 
     def do(self, task: Task) -> TaskResult:
-        """Make a piece and commit it; the receipt that counts may be that of a faster actor."""
+        """Write a unit and commit its receipt; a faster actor's receipt wins."""
         plan = self.plans[task["job"]]
-        found = receipts.load_receipt(self.receipt, plan.out_root, task["piece"], plan.fingerprint)
-        if found is None:
-            made = self.make(plan, task["piece"], task["what"])
-            found = receipts.commit(plan.out_root, task["piece"], made)
-        metadata = {key: task[key] for key in ("job", "piece", "rows")}
-        return metadata | {"receipt": found.model_dump(mode="json")}
+        receipt = receipts.load_receipt(self.receipt, plan.out_root, task["unit"], plan.fingerprint)
+        if receipt is None:
+            written = self.write_unit(plan, task["unit"], task["parameters"])
+            receipt = receipts.commit(plan.out_root, task["unit"], written)
+        metadata = {key: task[key] for key in ("job", "unit", "num_rows")}
+        return metadata | {"receipt": receipt.model_dump(mode="json")}
 
 
-class _Open(Generic[ManifestT, ReceiptT]):
-    """A job under way: which receipts it has."""
+class _JobInProgress(Generic[ManifestT, ReceiptT]):
+    """A job that is not finished, and the receipts that it has."""
 
-    def __init__(self, job: Job[ManifestT, ReceiptT]) -> None:
-        claim(job.out_root, job.fingerprint)
+    def __init__(self, job: BulkJob[ManifestT, ReceiptT], first: ManifestT | None) -> None:
         self.job = job
-        self.names = [piece.name for piece in job.pieces]
-        self.done = receipts.load_receipts(job.receipt, job.out_root, self.names, job.fingerprint)
+        self._first = first
+        self._names = [unit.name for unit in job.units]
+        self._receipts = receipts.load_receipts(
+            job.receipt, job.out_root, self._names, job.fingerprint
+        )
+        self.total_rows = sum(unit.num_rows for unit in job.units)
+        self.done_rows = sum(unit.num_rows for unit in job.units if unit.name in self._receipts)
 
     def tasks(self, number: int) -> list[Task]:
-        """What is left to do; ``number`` is the job's."""
-        left = [piece for piece in self.job.pieces if piece.name not in self.done]
-        return [self._task(number, piece) for piece in left]
+        """The units without a receipt; ``number`` is the job's."""
+        missing = [unit for unit in self.job.units if unit.name not in self._receipts]
+        return [self._task(number, unit) for unit in missing]
 
-    def heads(self, number: int) -> list[Task]:
-        """What to do before them, if there are several."""
-        head = self.job.head
-        several = len(self.names) - len(self.done) > 1
-        return [self._task(number, head)] if head is not None and several else []
+    def setup_tasks(self, number: int) -> list[Task]:
+        """The setup task, if several units wait for it."""
+        setup_task = self.job.setup_task
+        several = len(self._names) - len(self._receipts) > 1
+        return [self._task(number, setup_task)] if setup_task is not None and several else []
 
-    def _task(self, number: int, piece: WorkUnit) -> Task:
+    def _task(self, number: int, unit: WorkUnit) -> Task:
         return {
-            "name": f"{self.job.name} {piece.name}",
+            "name": f"{self.job.name} {unit.name}",
             "job": number,
-            "piece": piece.name,
-            "rows": piece.rows,
-            "what": piece.what,
+            "unit": unit.name,
+            "num_rows": unit.num_rows,
+            "parameters": unit.parameters,
         }
 
-    def add(self, metadata: TaskResult) -> None:
-        """A piece was done."""
-        self.done[metadata["piece"]] = self.job.receipt.model_validate(metadata["receipt"])
+    def add(self, result: TaskResult) -> None:
+        """Keep the receipt of a unit that an actor has written."""
+        self._receipts[result["unit"]] = self.job.receipt.model_validate(result["receipt"])
+        self.done_rows += result["num_rows"]
 
-    def finished(self) -> ManifestT | None:
-        """The published manifest, if every piece is done."""
-        if len(self.done) < len(self.names):
+    def publish_if_done(self) -> ManifestT | None:
+        """Publish the manifest if every unit has a receipt; None if not."""
+        if len(self._receipts) < len(self._names):
             return None
-        manifest = self.job.finish([self.done[name] for name in self.names])
+        manifest = self.job.finish([self._receipts[name] for name in self._names], self._first)
         return publish(self.job.out_root, manifest)
 
 
 def run_jobs(
-    jobs: Sequence[Job[ManifestT, ReceiptT]],
+    jobs: Sequence[BulkJob[ManifestT, ReceiptT]],
     actor: type[WorkUnitActor],
     config: SampleConfig | ScoreConfig,
-    options: Options,
+    options: BulkOptions,
 ) -> list[ManifestT]:
-    """Do what is left of some jobs and publish each; finished ones are only looked up.
+    """Run jobs and publish each. Finished jobs are skipped; interrupted jobs resume.
 
-    The pieces of the jobs take turns, so that the pace is even and the time left can be told. Models of all
-    jobs must fit on one device together.
+    The units of the jobs alternate, so that the rate is even and the time left can be estimated. The models
+    of all jobs must fit on one device together.
 
     Raises:
-        ConfigError: a folder holds other work; or the cluster has no room for one actor.
-        GenmodError: pieces failed. All others are done and stay done.
+        ConfigError: a folder contains other work; or no node of the cluster has room for one actor.
+        GenmodError: units failed. All others are done and stay done.
     """
+    snapshot = options.snapshot
     manifests: dict[int, ManifestT] = {}
-    in_progress: dict[int, _Open[ManifestT, ReceiptT]] = {}
     for number, job in enumerate(jobs):
-        found = find_done(job.manifest, job.out_root, job.kind, job.fingerprint)
-        if found is not None:
-            manifests[number] = found
-            continue
-        in_progress[number] = opened = _Open(job)
-        if (manifest := opened.finished()) is not None:
-            manifests[number] = manifest
-    before = [opened.job.first for opened in in_progress.values() if opened.job.first is not None]
-    if before:
-        run_jobs(before, actor, config, options)
-    total = sum(piece.rows for job in jobs for piece in job.pieces)
-    turns = zip_longest(*(opened.tasks(number) for number, opened in in_progress.items()))
+        done = snapshot.find_done(job.manifest, job.out_root, job.kind, job.fingerprint)
+        if done is not None:
+            manifests[number] = done
+        else:
+            claim(job.out_root, job.fingerprint)
+
+    # Jobs that must be done before the others.
+    waiting = {number: job for number, job in enumerate(jobs) if number not in manifests}
+    firsts = {number: job.first for number, job in waiting.items() if job.first is not None}
+    done_firsts = run_jobs([*firsts.values()], actor, config, options) if firsts else []
+    first_manifests = dict(zip(firsts, done_firsts, strict=True))
+
+    # The units that are left, one of each job in turn. A job may only lack its manifest.
+    in_progress = {
+        number: _JobInProgress(job, first_manifests.get(number)) for number, job in waiting.items()
+    }
+    turns = zip_longest(*(progress.tasks(number) for number, progress in in_progress.items()))
     tasks = [task for turn in turns for task in turn if task is not None]
-    done = total - sum(task["rows"] for task in tasks)
-    options.on_progress(done, total)
-    if tasks:
+
+    def report(number: int) -> None:
+        """Report a job's progress; publish it and keep its manifest once it is done."""
+        job, state = jobs[number], in_progress[number]
+        options.progress.update(job.title, state.done_rows, state.total_rows, "images")
+        if (manifest := state.publish_if_done()) is not None:
+            manifests[number] = snapshot.add(job.out_root, manifest)
+
+    for number in in_progress:
+        report(number)
+    if tasks and options.connect is not None:
         options.connect()
     do = partial(
         run,
@@ -198,16 +209,12 @@ def run_jobs(
         deadline_s=config.deadline_s,
         plans=[job.plan for job in jobs],
     )
-    heads = [task for number, opened in in_progress.items() for task in opened.heads(number)]
+    setup_tasks = [t for number, state in in_progress.items() for t in state.setup_tasks(number)]
     if config.workers > 1:
-        for _ in do(heads):
+        for _ in do(setup_tasks):
             pass
-    for metadata in do(tasks):
-        opened = in_progress[metadata["job"]]
-        opened.add(metadata)
-        done += metadata["rows"]
-        options.on_progress(done, total)
-        if (manifest := opened.finished()) is not None:
-            manifests[metadata["job"]] = manifest
-    assert len(manifests) == len(jobs), "pieces came to nothing without a word"
+    for result in do(tasks):
+        in_progress[result["job"]].add(result)
+        report(result["job"])
+    assert len(manifests) == len(jobs), "every unit succeeded, but a job has no manifest"
     return [manifests[number] for number in range(len(jobs))]

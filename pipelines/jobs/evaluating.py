@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cluster.tasks import TaskOptions, run_tasks
-from genmod.evaluation.jobs import EvaluationJob, FeaturesJob
+from genmod.evaluation.features_job import FeaturesJob
+from genmod.evaluation.jobs import EvaluationJob
 from pipelines.jobs.progress import NO_PROGRESS, Progress
-
-Job = FeaturesJob | EvaluationJob
-"""A job that finds out whether it is done, and that writes and publishes its own result."""
-
-
-def missing(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that are not done. ConfigError if a folder contains other work."""
-    return [job for job in jobs if job.done() is None]
 
 
 def run_evaluations(
-    jobs: Sequence[Job],
+    jobs: Sequence[FeaturesJob | EvaluationJob],
     connect: Callable[[], None],
     cpus: float,
     progress: Progress = NO_PROGRESS,
@@ -51,7 +44,7 @@ def run_evaluations(
         progress.update("evaluate", count, total, "models")
 
 
-def _run(job: Job, threads: int) -> str:
+def _run(job: FeaturesJob | EvaluationJob, threads: int) -> str:
     """In the task: run the job; only its digest travels back."""
     import torch
 

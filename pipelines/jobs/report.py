@@ -1,4 +1,4 @@
-"""The report: gathers what the stages have said of some models and writes one page."""
+"""The report job: gathers the results of the stages for some models and writes one page."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import Any
 
 from genmod import storage
 from genmod.config import Config, fingerprint
-from genmod.data.reading.reader import open_dataset
 from genmod.evaluation.measure import metrics_from
 from genmod.interface.model_store import HISTORY
+from genmod.interface.snapshot import Snapshot
 from genmod.manifest import (
     SPLITS,
     DatasetManifest,
     Manifest,
     claim,
-    find_done,
     publish,
     read_listed,
-    require,
     write_file,
 )
 from genmod.report.curves import curves
@@ -48,72 +46,80 @@ class ReportJob(Config):
         """Where the page is."""
         return storage.join(self.out_root, PAGE)
 
-    def fingerprint(self) -> str:
-        """Of the work; reads the inputs' manifests. A root that was moved keeps its report."""
-        digests = {name: manifest.digest for name, _, manifest in self._inputs()}
+    def fingerprint(self, snapshot: Snapshot) -> str:
+        """Fingerprint of the work. A root that was moved keeps its report."""
+        digests = {name: manifest.digest for name, _, manifest in self._inputs(snapshot)}
         return fingerprint("report", VERSION, digests)
 
-    def done(self) -> Manifest | None:
-        """The manifest if the work is done."""
-        return find_done(Manifest, self.out_root, "report", self.fingerprint())
+    def done(self, snapshot: Snapshot) -> Manifest | None:
+        """The manifest if the work is done, else None. ConfigError if the folder holds other work."""
+        return snapshot.find_done(Manifest, self.out_root, "report", self.fingerprint(snapshot))
 
-    def do(self) -> Manifest:
-        """Gather, render, write, publish. Does nothing if it is done."""
-        wanted = self.fingerprint()
-        if (found := find_done(Manifest, self.out_root, "report", wanted)) is not None:
-            return found
+    def do(self, snapshot: Snapshot | None = None) -> Manifest:
+        """Gather, render, write, publish. Does nothing if it is done.
+
+        Args:
+            snapshot: the manifests that the command has read; new ones are read where it is not given.
+        """
+        snapshot = snapshot or Snapshot()
+        if (done := self.done(snapshot)) is not None:
+            return done
+        wanted = self.fingerprint(snapshot)
         claim(self.out_root, wanted)
-        page = write_file(self.out_root, PAGE, render(self.content()).encode())
-        parents = {name: manifest.digest for name, _, manifest in self._inputs()}
+        page = write_file(self.out_root, PAGE, render(self.content(snapshot)).encode())
+        parents = {name: manifest.digest for name, _, manifest in self._inputs(snapshot)}
         manifest = Manifest(kind="report", fingerprint=wanted, parents=parents, files=(page,))
-        return publish(self.out_root, manifest)
+        return snapshot.add(self.out_root, publish(self.out_root, manifest))
 
-    def content(self) -> ReportContent:
-        """Everything that the page says."""
-        inputs = self._inputs()
-        data = open_dataset(self._at("data"))
+    def content(self, snapshot: Snapshot) -> ReportContent:
+        """The content of the page, gathered from the published manifests and files."""
+        data = snapshot.dataset(self._at("data"))
         first = self._at("evaluation", self.models[0])
         return ReportContent(
             title=self.title,
             dims=data.spec.dims,
             levels=data.spec.levels,
             data=_about(data),
-            reference_png=_file(first, _evaluation(first), "reference.png"),
-            models=[self._page(name) for name in self.models],
-            provenance=[(name, root, manifest.digest) for name, root, manifest in inputs],
+            reference_png=_file(first, _evaluation(snapshot, first), "reference.png"),
+            models=[self._page(snapshot, name) for name in self.models],
+            provenance=[
+                (name, root, manifest.digest) for name, root, manifest in self._inputs(snapshot)
+            ],
             tracking=self.tracking,
         )
 
     def _at(self, *parts: str) -> str:
         return storage.join(self.root, *parts)
 
-    def _inputs(self) -> list[tuple[str, str, Manifest]]:
-        """Name, URL and manifest of everything that the page is made from."""
-        root = self._at("data")
-        found: list[tuple[str, str, Manifest]] = [("data", root, open_dataset(root))]
-        root = self._at("features")
-        found.append(("features", root, require(Manifest, root, "features", "evaluate")))
+    def _inputs(self, snapshot: Snapshot) -> list[tuple[str, str, Manifest]]:
+        """Name, URL and manifest of every input. ConfigError if one is absent."""
+        inputs: list[tuple[str, str, Manifest]] = []
+
+        def add(name: str, manifest: Manifest, *folder: str) -> None:
+            inputs.append((name, self._at(*folder), manifest))
+
+        add("data", snapshot.dataset(self._at("data")), "data")
+        features = snapshot.require(Manifest, self._at("features"), "features", "evaluate")
+        add("features", features, "features")
         for name in self.models:
-            made_by = f"--model {name}"
-            root = self._at("models", name)
-            model = require(Manifest, root, "model", f"train {made_by}")
-            found.append((f"model {name}", root, model))
-            root = self._at("samples", name)
-            samples = require(DatasetManifest, root, "dataset", f"sample {made_by}")
-            found.append((f"samples of {name}", root, samples))
-            evaluation_root = self._at("evaluation", name)
-            evaluation = _evaluation(evaluation_root)
+            add(f"model {name}", self._model(snapshot, name), "models", name)
+            samples = snapshot.dataset(self._at("samples", name), f"sample --model {name}")
+            add(f"samples of {name}", samples, "samples", name)
+            evaluation = _evaluation(snapshot, self._at("evaluation", name))
             if "scores" in evaluation.parents:
                 root = self._at("scores", name)
-                scores = require(Manifest, root, "scores", f"score {made_by}")
-                found.append((f"scores of {name}", root, scores))
-            found.append((f"evaluation of {name}", evaluation_root, evaluation))
-        return found
+                scores = snapshot.require(Manifest, root, "scores", f"score --model {name}")
+                add(f"scores of {name}", scores, "scores", name)
+            add(f"evaluation of {name}", evaluation, "evaluation", name)
+        return inputs
 
-    def _page(self, name: str) -> ModelPage:
+    def _model(self, snapshot: Snapshot, name: str) -> Manifest:
+        made_by = f"train --model {name}"
+        return snapshot.require(Manifest, self._at("models", name), "model", made_by)
+
+    def _page(self, snapshot: Snapshot, name: str) -> ModelPage:
         model_root, root = self._at("models", name), self._at("evaluation", name)
-        model = require(Manifest, model_root, "model", f"train --model {name}")
-        evaluation = _evaluation(root)
+        model, evaluation = self._model(snapshot, name), _evaluation(snapshot, root)
         history: list[dict[str, Any]] = json.loads(_file(model_root, model, HISTORY))
         losses, quantities = curves(history)
         return ModelPage(
@@ -138,8 +144,8 @@ class ReportJob(Config):
         )
 
 
-def _evaluation(root: str) -> Manifest:
-    return require(Manifest, root, "evaluation", "evaluate")
+def _evaluation(snapshot: Snapshot, root: str) -> Manifest:
+    return snapshot.require(Manifest, root, "evaluation", "evaluate")
 
 
 def _file(root: str, manifest: Manifest, path: str) -> bytes:

@@ -22,11 +22,12 @@ from genmod.generation.synthetic import (
     size_bytes_at_most,
 )
 from genmod.interface.model import GenerativeModel
-from genmod.interface.model_store import load_model, open_model
+from genmod.interface.model_store import load_model
 from genmod.interface.options import SampleOptions
 from genmod.interface.registry import family
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, require
-from pipelines.jobs.bulk import ALONE, Job, Options, WorkUnit, WorkUnitActor, run_jobs
+from genmod.interface.snapshot import Snapshot
+from genmod.manifest import DatasetManifest, ImageSpec
+from pipelines.jobs.bulk import DEFAULT, BulkJob, BulkOptions, WorkUnit, WorkUnitActor, run_jobs
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,17 @@ class SampleJob:
     """One model to sample."""
 
     name: str
+    """Of the model in the recipe."""
     model_root: str
+    """URL of the model's folder."""
     out_root: str
+    """URL of the synthetic dataset's folder."""
     options: Mapping[str, Any]
     """The family's options."""
 
 
 class SamplePlan(Config):
-    """What a sampling job will do; everything that an actor needs to know of it."""
+    """A checked sampling job: everything that its actors need, as JSON values."""
 
     name: str
     model_root: str
@@ -62,36 +66,45 @@ class SamplePlan(Config):
     size_bytes_at_most: int
 
     def parsed_options(self) -> SampleOptions:
-        """The family's options."""
+        """The options as the family's configuration."""
         return parse(family(self.family).Sample, self.options, f"model.{self.name}.sample")
 
     @property
-    def want(self) -> LabelRequest:
-        """Which labels."""
+    def labels(self) -> LabelRequest:
+        """The labels of the samples."""
         return LabelRequest(self.spec.classes, self.only_label)
 
-    def maker(self, model: GenerativeModel) -> SampleGenerator:
-        """What makes the images."""
+    def generator(self, model: GenerativeModel) -> SampleGenerator:
+        """The generator of the images, on the model's device."""
         return SampleGenerator(
-            model, self.parsed_options(), self.want, self.seed, self.config.micro_batch
+            model, self.parsed_options(), self.labels, self.seed, self.config.micro_batch
         )
 
 
-def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePlan:
-    """Check a job against its model and say what it will do. Writes nothing.
+def plan_sample(
+    job: SampleJob, config: SampleConfig, *, seed: int, snapshot: Snapshot | None = None
+) -> SamplePlan:
+    """Check a job against its model and plan it. Writes nothing.
+
+    Args:
+        job: the model and its options.
+        config: the recipe's section.
+        seed: of the recipe.
+        snapshot: the manifests that the command has read; new ones are read where it is not given.
 
     Raises:
-        ConfigError: there is no such model, or it cannot be sampled like that.
+        ConfigError: the model does not exist, or does not support the options.
     """
-    manifest = require(Manifest, job.model_root, "model", "train, with the same --recipe and --set")
-    model = open_model(job.model_root, manifest).config
+    made_by = "train, with the same --recipe and --set"
+    published = (snapshot or Snapshot()).model(job.model_root, made_by)
+    manifest, model = published.manifest, published.config
     model_class = family(model.family)
     options = parse(model_class.Sample, job.options, f"model.{job.name}.sample")
     net = parse(model_class.Config, model.net, f"model {job.name} net")
     model_class.check_sampling(net, options, model.spec)
     class_names = tuple(manifest.metadata.get("class_names", ()))
-    want = label_request(config.labels, model.spec, class_names)
-    result = config.result() | {"labels": want.rule}
+    labels = label_request(config.labels, model.spec, class_names)
+    result = config.result() | {"labels": labels.rule}
     return SamplePlan(
         name=job.name,
         model_root=job.model_root,
@@ -104,7 +117,7 @@ def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePla
         options=as_json(options),
         sampler=options.sampler,
         draws_from_p=options.draws_from_p,
-        only_label=want.only,
+        only_label=labels.only,
         seed=seed,
         fingerprint=fingerprint("sample", SAMPLE_PURPOSE, manifest.digest, result, options, seed),
         shards=shard_count(config),
@@ -114,24 +127,26 @@ def plan_sample(job: SampleJob, config: SampleConfig, *, seed: int) -> SamplePla
 
 
 class SampleActor(WorkUnitActor):
-    """Makes tars of synthetic images."""
+    """Writes tars of synthetic images."""
 
     receipt = ShardReceipt
 
-    def make(self, plan: SamplePlan, piece: str, what: dict[str, Any]) -> ShardReceipt:
-        """One tar with its index."""
+    def write_unit(self, plan: SamplePlan, name: str, parameters: dict[str, Any]) -> ShardReceipt:
+        """Write one tar with its index."""
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
-        maker = plan.maker(model)
-        images = maker.images(shard_range(what["number"], plan.config))
-        rows = (maker.row(index, pixels, plan.model_digest) for index, pixels in images)
-        # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
-        name = piece if self.device == "cpu" else f"{piece}-{uuid.uuid4().hex[:8]}"
+        generator = plan.generator(model)
+        images = generator.images(shard_range(parameters["number"], plan.config))
+        rows = (generator.row(index, pixels, plan.model_digest) for index, pixels in images)
+        # Accelerators of different kinds may round differently, so each attempt has its own file name.
+        if self.device != "cpu":
+            name = f"{name}-{uuid.uuid4().hex[:8]}"
         shard, metadata = write_shard(plan.out_root, name, SAMPLE_SPLIT, plan.spec, rows)
         return ShardReceipt(fingerprint=plan.fingerprint, shard=shard, metadata=metadata)
 
 
-def _job(plan: SamplePlan) -> Job[DatasetManifest, ShardReceipt]:
-    pieces = [
+def bulk_sample_job(plan: SamplePlan) -> BulkJob[DatasetManifest, ShardReceipt]:
+    """The job of a plan, with one tar for each work unit."""
+    units = [
         WorkUnit(
             f"{SAMPLE_SPLIT}-{number:06d}",
             len(shard_range(number, plan.config)),
@@ -140,15 +155,15 @@ def _job(plan: SamplePlan) -> Job[DatasetManifest, ShardReceipt]:
         for number in range(plan.shards)
     ]
 
-    def finish(receipts: Sequence[ShardReceipt]) -> DatasetManifest:
+    def finish(receipts: Sequence[ShardReceipt], first: DatasetManifest | None) -> DatasetManifest:
         shards = [receipt.shard for receipt in receipts if receipt.shard is not None]
         parts = [receipt.metadata for receipt in receipts if receipt.metadata is not None]
         metadata = dataset_metadata({SAMPLE_SPLIT: sum(parts, RowStats())})
         keys = {"name", "family", "options", "sampler", "draws_from_p", "only_label", "seed"}
-        made = {key: value for key, value in as_json(plan).items() if key in keys}
-        metadata["sample"] = made | plan.config.result() | {"labels": plan.want.rule}
+        settings = {key: value for key, value in as_json(plan).items() if key in keys}
+        metadata["sample"] = settings | plan.config.result() | {"labels": plan.labels.rule}
         rows = sum(shard.rows for shard in shards)
-        assert rows == plan.rows, f"{rows} images made, {plan.rows} asked for"
+        assert rows == plan.rows, f"wrote {rows} images, expected {plan.rows}"
         return DatasetManifest(
             fingerprint=plan.fingerprint,
             parents={"model": plan.model_digest},
@@ -158,14 +173,15 @@ def _job(plan: SamplePlan) -> Job[DatasetManifest, ShardReceipt]:
             class_names=plan.class_names,
         )
 
-    return Job(
+    return BulkJob(
         name=plan.name,
+        title=f"sample {plan.name}",
         out_root=plan.out_root,
         kind="dataset",
         fingerprint=plan.fingerprint,
         manifest=DatasetManifest,
         receipt=ShardReceipt,
-        pieces=pieces,
+        units=units,
         plan=plan,
         inputs={"model": (plan.model_root, plan.model_digest)},
         finish=finish,
@@ -173,52 +189,55 @@ def _job(plan: SamplePlan) -> Job[DatasetManifest, ShardReceipt]:
 
 
 def sample_models(
-    jobs: Sequence[SampleJob], config: SampleConfig, *, seed: int, options: Options = ALONE
+    jobs: Sequence[SampleJob], config: SampleConfig, *, seed: int, options: BulkOptions = DEFAULT
 ) -> list[DatasetManifest]:
     """Sample several models in one Ray Data execution, whose start-up is then paid once.
 
-    What is done already is only looked up, and a job that was begun is gone on with.
+    Finished jobs are skipped; interrupted jobs resume.
 
     Raises:
-        ConfigError: a model cannot be sampled like that, or a folder holds other work.
-        GenmodError: pieces failed; all others are done and stay done.
+        ConfigError: a model does not support its options, or a folder contains other work.
+        GenmodError: work units failed; all others are done and stay done.
     """
-    plans = [plan_sample(job, config, seed=seed) for job in jobs]
-    return run_jobs([_job(plan) for plan in plans], SampleActor, config, options)
+    plans = [plan_sample(job, config, seed=seed, snapshot=options.snapshot) for job in jobs]
+    return run_jobs([bulk_sample_job(plan) for plan in plans], SampleActor, config, options)
 
 
 def sample(
-    job: SampleJob, config: SampleConfig, *, seed: int, options: Options = ALONE
+    job: SampleJob, config: SampleConfig, *, seed: int, options: BulkOptions = DEFAULT
 ) -> DatasetManifest:
     """Sample one model: :func:`sample_models` of a list of one."""
     return sample_models([job], config, seed=seed, options=options)[0]
 
 
 def regenerate(dataset_root: str, model_root: str, index: int) -> Row:
-    """Make one image of a synthetic dataset again, alone: the same pixels, label and sidecar.
+    """Generate one image of a synthetic dataset again: the same pixels, label and sidecar.
 
     Args:
         dataset_root: URL of the synthetic dataset.
-        model_root: URL of the model that made it.
-        index: of the image; at least the dataset's size gives an image that it would have had.
+        model_root: URL of the model that generated it.
+        index: of the image, at least 0. Beyond the dataset's size: the image that a larger one would have.
 
     Raises:
-        ConfigError: the model is another one.
+        ConfigError: the dataset is not synthetic, or another model generated it.
     """
-    dataset = require(DatasetManifest, dataset_root, "dataset", "sample")
-    made = dataset.metadata.get("sample")
-    if made is None:
-        raise ConfigError(f"{dataset_root} is not a synthetic dataset; give one that sample made")
-    if index < 0:
-        raise ConfigError(f"image {index}: an index is 0 or more")
-    manifest = require(Manifest, model_root, "model", "train")
-    if manifest.digest != dataset.parents["model"]:
+    snapshot = Snapshot()
+    dataset = snapshot.dataset(dataset_root, "sample")
+    settings = dataset.metadata.get("sample")
+    if settings is None:
         raise ConfigError(
-            f"{model_root} holds model {manifest.digest[:12]}, but {dataset_root} was made by "
-            f"{dataset.parents['model'][:12]}; give that one"
+            f"{dataset_root} is not a synthetic dataset; give one that genmod sample wrote"
         )
-    model = load_model(model_root, made["weights"]).eval()
-    options = parse(type(model).Sample, made["options"], "options")
-    want = LabelRequest(model.spec.classes, made["only_label"])
-    maker = SampleGenerator(model, options, want, made["seed"], made["micro_batch"])
-    return maker.row(index, maker.image(index), manifest.digest)
+    if index < 0:
+        raise ConfigError(f"got index {index}, expected 0 or more")
+    digest = snapshot.model(model_root).manifest.digest
+    if digest != dataset.parents["model"]:
+        raise ConfigError(
+            f"{model_root} contains model {digest[:12]}, but {dataset_root} was made by model "
+            f"{dataset.parents['model'][:12]}; give that model"
+        )
+    model = load_model(model_root, settings["weights"]).eval()
+    options = parse(type(model).Sample, settings["options"], "options")
+    labels = LabelRequest(model.spec.classes, settings["only_label"])
+    generator = SampleGenerator(model, options, labels, settings["seed"], settings["micro_batch"])
+    return generator.row(index, generator.image(index), digest)

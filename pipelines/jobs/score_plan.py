@@ -1,4 +1,4 @@
-"""What a scoring job will do: checked against its model and data, with a fingerprint. Writes nothing."""
+"""Plans a scoring job: checks it against its model and data, and computes its fingerprint. Writes nothing."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from genmod import storage
 from genmod.config import Config, as_json, fingerprint, parse
 from genmod.errors import ConfigError
-from genmod.interface.model_store import open_model
 from genmod.interface.options import ScoreOptions
 from genmod.interface.registry import family
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, require
+from genmod.interface.snapshot import Snapshot
+from genmod.manifest import ImageSpec
 from genmod.scoring.table import ScoreConfig
 from genmod.scoring.work_units import HELD_OUT_SPLIT, SCORE_PURPOSE, rows_to_score, shard_slices
 
 ROW_BYTES_AT_MOST = 240
-"""Of one row of a table, with a key of the longest kind."""
+"""Bytes of one row of a table, with the longest kind of key."""
 
 CALIBRATION = "calibration"
 """Folder of the calibration rows' scores."""
@@ -25,12 +25,16 @@ CALIBRATION = "calibration"
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """One model to score a split with."""
+    """One model and the dataset of which it scores a split."""
 
     name: str
+    """Of the model in the recipe."""
     model_root: str
+    """URL of the model's folder."""
     data_root: str
+    """URL of the dataset that is scored."""
     out_root: str
+    """URL of the scores' folder."""
     options: Mapping[str, Any]
     """The family's options."""
     own_root: str | None = None
@@ -41,7 +45,7 @@ class ScoreJob:
 
 
 class ScorePlan(Config):
-    """What a scoring job will do; everything that an actor needs to know of it."""
+    """A checked scoring job: everything that its actors need, as JSON values."""
 
     name: str
     model_root: str
@@ -61,7 +65,7 @@ class ScorePlan(Config):
     own_root: str
     """URL of the dataset that the model belongs to."""
     calibration: ScorePlan | None
-    """Of the rows that the others are compared with, done before."""
+    """The plan of the rows that all rows are compared with; it runs first."""
 
     @property
     def is_calibrated_by_own_rows(self) -> bool:
@@ -73,11 +77,11 @@ class ScorePlan(Config):
         )
 
     def parsed_options(self) -> ScoreOptions:
-        """The family's options."""
+        """The options as the family's configuration."""
         return parse(family(self.family).Score, self.options, f"model.{self.name}.score")
 
     def metadata(self) -> dict[str, Any]:
-        """What each table says of itself beside its label."""
+        """The metadata of each table, without its label."""
         return {
             "model": self.model_digest,
             "dataset": self.dataset_digest,
@@ -88,16 +92,25 @@ class ScorePlan(Config):
         }
 
 
-def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
-    """Check a job against its model and dataset and say what it will do. Writes nothing.
+def plan_score(
+    job: ScoreJob, config: ScoreConfig, *, seed: int, snapshot: Snapshot | None = None
+) -> ScorePlan:
+    """Check a job against its model and dataset and plan it. Writes nothing.
+
+    Args:
+        job: the model, its options and the dataset.
+        config: the recipe's section.
+        seed: of the recipe.
+        snapshot: the manifests that the command has read; new ones are read where it is not given.
 
     Raises:
-        Unscorable: the model has no density, or not as it is asked for.
-        ConfigError: there is no such model or dataset, or they do not fit together.
+        Unscorable: the model has no density under its options.
+        ConfigError: the model or a dataset does not exist, or they do not fit together.
     """
-    manifest = require(Manifest, job.model_root, "model", "train, with the same --recipe and --set")
-    dataset = require(DatasetManifest, job.data_root, "dataset", "shard")
-    model = open_model(job.model_root, manifest).config
+    snapshot = snapshot or Snapshot()
+    published = snapshot.model(job.model_root, "train, with the same --recipe and --set")
+    manifest, model = published.manifest, published.config
+    dataset = snapshot.dataset(job.data_root)
     model_class = family(model.family)
     options = parse(model_class.Score, job.options, f"model.{job.name}.score")
     net = parse(model_class.Config, model.net, f"model.{job.name}.net")
@@ -112,15 +125,16 @@ def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
             update={"max_rows": min(options.max_rows, config.max_rows or options.max_rows)}
         )
     own_root = job.own_root or job.data_root
-    own = require(DatasetManifest, own_root, "dataset", "shard")
+    own = snapshot.dataset(own_root)
     if options.held_out_rows > own.rows(HELD_OUT_SPLIT):
         raise ConfigError(
-            f"model.{job.name}.score wants {options.held_out_rows} held-out rows to fit itself to, but "
-            f"split {HELD_OUT_SPLIT} has {own.rows(HELD_OUT_SPLIT)}; give that split more, or fit to fewer"
+            f"model.{job.name}.score fits to {options.held_out_rows} held-out rows, but split "
+            f"{HELD_OUT_SPLIT} has {own.rows(HELD_OUT_SPLIT)}; raise data.splits.{HELD_OUT_SPLIT}, or fit "
+            "to fewer rows"
         )
     rows = rows_to_score(dataset, config)
     tables = sum(1 for _ in shard_slices(dataset, config, seed))
-    calibration = _calibration(job, config, seed)
+    calibration = _calibration(job, config, seed, snapshot)
     inputs = [manifest.digest, dataset.digest]
     if own.digest != dataset.digest:
         inputs.append(own.digest)
@@ -147,22 +161,29 @@ def plan_score(job: ScoreJob, config: ScoreConfig, *, seed: int) -> ScorePlan:
     )
 
 
-def _calibration(job: ScoreJob, config: ScoreConfig, seed: int) -> ScorePlan | None:
-    """The plan for the rows that the others are compared with."""
-    wanted = config.calibration
-    if wanted is None:
+def _calibration(
+    job: ScoreJob, config: ScoreConfig, seed: int, snapshot: Snapshot
+) -> ScorePlan | None:
+    """The plan of the calibration rows, None if the recipe has none."""
+    calibration = config.calibration
+    if calibration is None:
         return None
     root = job.own_root or job.data_root
-    there = require(DatasetManifest, root, "dataset", "shard").rows(wanted.split)
-    if there < 2:
+    num_rows = snapshot.dataset(root).rows(calibration.split)
+    if num_rows < 2:
         raise ConfigError(
-            f"recipe: score.calibration.split is {wanted.split}, which has {there} rows; raise "
-            f"data.splits.{wanted.split}, name another split, or set score.calibration=null"
+            f"recipe: score.calibration.split is {calibration.split}, which has {num_rows} rows; raise "
+            f"data.splits.{calibration.split}, name another split, or set score.calibration=null"
         )
-    rows = wanted.rows if wanted.rows < there else None
-    narrow = {"split": wanted.split, "max_rows": rows, "calibration": None, "data": None}
+    max_rows = calibration.rows if calibration.rows < num_rows else None
+    changes = {
+        "split": calibration.split,
+        "max_rows": max_rows,
+        "calibration": None,
+        "data": None,
+    }
     folder = job.calibration_root or storage.join(job.out_root, CALIBRATION)
     inner = replace(job, data_root=root, out_root=folder)
-    plan = plan_score(inner, config.model_copy(update=narrow), seed=seed)
-    # Jobs that ask for the same share it, others have a folder of their own.
+    plan = plan_score(inner, config.model_copy(update=changes), seed=seed, snapshot=snapshot)
+    # Jobs with the same calibration share its folder; others have one of their own.
     return plan.model_copy(update={"out_root": storage.join(folder, plan.fingerprint[:12])})

@@ -12,6 +12,7 @@ from genmod.config import Config, as_json, parse
 from genmod.data.reading.reader import RowReader
 from genmod.errors import GenmodError
 from genmod.interface.model import GenerativeModel
+from genmod.interface.snapshot import Snapshot
 from genmod.manifest import DatasetManifest, FileEntry, Manifest, require, write_file
 from genmod.scoring.calibrated import add_ood_scores, calibration_metadata, read_scores
 from genmod.scoring.ood_scores import count_rare
@@ -24,24 +25,24 @@ from genmod.scoring.table import (
     summary,
 )
 from genmod.scoring.work_units import ShardSlice, prepare, score_rows, shard_slices
-from pipelines.jobs.bulk import ALONE, Job, Options, WorkUnit, WorkUnitActor, run_jobs
+from pipelines.jobs.bulk import DEFAULT, BulkJob, BulkOptions, WorkUnit, WorkUnitActor, run_jobs
 from pipelines.jobs.score_plan import ScoreJob, ScorePlan, plan_score
 
 PREPARED = "prepared"
-"""Name of the receipt of what is done before rows are scored."""
+"""Name of the receipt of the setup task."""
 
 
 class PreparedReceipt(Config):
-    """What was fitted and measured before any row was scored; all tables are made with the same."""
+    """What the setup task fitted and measured; every table is computed with the same."""
 
     fingerprint: str
     options: dict[str, Any]
-    """The family's options with nothing left open."""
+    """The family's options with the fitted values filled in."""
     metadata: dict[str, float]
 
 
 class ScoreReceipt(Config):
-    """What the maker of one table says of it."""
+    """The receipt of one table of scores."""
 
     fingerprint: str
     file: FileEntry
@@ -49,174 +50,199 @@ class ScoreReceipt(Config):
     nats: RunningMoments
     label: ScoreLabel
     prepared: dict[str, float] = {}
-    """Numbers measured before any row was scored."""
+    """Numbers that the setup task measured."""
     rare: dict[str, int] = {}
     """How many rows have a p below :data:`RARE_P`, by column."""
 
 
 class ScoreActor(WorkUnitActor):
-    """Makes tables of log-likelihoods."""
+    """Writes tables of log-likelihoods."""
 
     receipt = ScoreReceipt
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._known_by_fingerprint: dict[str, Scores] = {}
+        self._calibration_scores: dict[str, Scores] = {}
 
     def do(self, task: Task) -> TaskResult:
-        """A table, or what is done once before them."""
-        if task["piece"] != PREPARED:
+        """Write a table, or run the setup task."""
+        if task["unit"] != PREPARED:
             return super().do(task)
         plan = self.plans[task["job"]]
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
-        return {"piece": PREPARED, "receipt": as_json(self._prepared(plan, model))}
+        return {"unit": PREPARED, "receipt": as_json(self._prepared(plan, model))}
 
-    def make(self, plan: ScorePlan, piece: str, what: dict[str, Any]) -> ScoreReceipt:
-        """One table."""
+    def write_unit(self, plan: ScorePlan, name: str, parameters: dict[str, Any]) -> ScoreReceipt:
+        """Write one table: the scores of some rows of one shard."""
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
-        prepared, known = self._prepared(plan, model), self._known(plan)
+        prepared, calibration = self._prepared(plan, model), self._calibration(plan)
         options = parse(model.Score, prepared.options, f"model.{plan.name}.score")
-        part = ShardSlice.model_validate(what)
-        reader = RowReader(plan.data_root, plan.spec, [part.shard])
+        rows = ShardSlice.model_validate(parameters)
+        reader = RowReader(plan.data_root, plan.spec, [rows.shard])
         scores = score_rows(
             model,
             options,
             reader,
-            part.rows(),
+            rows.rows(),
             plan.config.micro_batch,
             seed=plan.seed,
-            known=known if plan.is_calibrated_by_own_rows else None,
+            known=calibration if plan.is_calibrated_by_own_rows else None,
         )
         reader.close()
-        if known is not None:
+        if calibration is not None:
             own = plan.is_calibrated_by_own_rows
-            scores = add_ood_scores(scores, known, plan.spec, own=own)
-        # Two kinds of accelerator may round differently, so each attempt there has a name of its own.
-        name = piece if self.device == "cpu" else f"{piece}-{uuid.uuid4().hex[:8]}"
+            scores = add_ood_scores(scores, calibration, plan.spec, own=own)
+        # Accelerators of different kinds may round differently, so each attempt has its own file name.
+        if self.device != "cpu":
+            name = f"{name}-{uuid.uuid4().hex[:8]}"
         data = scores.to_parquet(plan.spec.dims, plan.metadata(), plan.spec.levels)
         return ScoreReceipt(
             fingerprint=plan.fingerprint,
             file=write_file(plan.out_root, f"{name}.parquet", data),
-            rows=len(part),
+            rows=len(rows),
             nats=RunningMoments.of(scores.nats_B),
             label=scores.label,
             prepared=prepared.metadata,
             rare=count_rare(scores.columns),
         )
 
-    def _known(self, plan: ScorePlan) -> Scores | None:
+    def _calibration(self, plan: ScorePlan) -> Scores | None:
         """The scores of the calibration rows, read once."""
         if plan.calibration is None:
             return None
-        wanted = plan.calibration.fingerprint
-        if wanted not in self._known_by_fingerprint:
+        key = plan.calibration.fingerprint
+        if key not in self._calibration_scores:
             root = plan.calibration.out_root
             manifest = require(Manifest, root, "scores", "score")
-            self._known_by_fingerprint[wanted] = read_scores(root, manifest)
-        return self._known_by_fingerprint[wanted]
+            self._calibration_scores[key] = read_scores(root, manifest)
+        return self._calibration_scores[key]
 
     def _prepared(self, plan: ScorePlan, model: GenerativeModel) -> PreparedReceipt:
-        """What is fitted before rows are scored: once a job, by the first actor that wants it."""
+        """The result of the setup task, which the first actor that needs it runs."""
         if plan.calibration is not None:
             return self._prepared(plan.calibration, model)
         options = plan.parsed_options()
         if not options.prepares:
             return PreparedReceipt(fingerprint=plan.fingerprint, options=plan.options, metadata={})
-        found = receipts.load_receipt(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
-        if found is None:
+        receipt = receipts.load_receipt(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
+        if receipt is None:
             own = require(DatasetManifest, plan.own_root, "dataset", "shard")
-            made = prepare(model, options, plan.own_root, own, seed=plan.seed)
-            metadata = dict(
-                sorted(made.metadata.items())
-            )  # as one who reads the receipt finds them
+            prepared = prepare(model, options, plan.own_root, own, seed=plan.seed)
             receipt = PreparedReceipt(
-                fingerprint=plan.fingerprint, options=as_json(made.options), metadata=metadata
+                fingerprint=plan.fingerprint,
+                options=as_json(prepared.options),
+                metadata=dict(sorted(prepared.metadata.items())),  # as a receipt on disk is sorted
             )
-            found = receipts.commit(plan.out_root, PREPARED, receipt)
-        return found
+            receipt = receipts.commit(plan.out_root, PREPARED, receipt)
+        return receipt
 
 
-def _job(plan: ScorePlan) -> Job[Manifest, ScoreReceipt]:
-    dataset = require(DatasetManifest, plan.data_root, "dataset", "shard")
-    parts = list(shard_slices(dataset, plan.config, plan.seed))
+def bulk_score_job(
+    plan: ScorePlan, snapshot: Snapshot, title: str = ""
+) -> BulkJob[Manifest, ScoreReceipt]:
+    """The job of a plan, with one table for each work unit, after the job of its calibration rows.
 
-    def finish(made: Sequence[ScoreReceipt]) -> Manifest:
-        rows = sum(receipt.rows for receipt in made)
-        if rows != plan.rows or rows != sum(receipt.nats.n for receipt in made):
-            raise GenmodError(
-                f"{plan.out_root}: {plan.rows} rows went in, {rows} came out; remove it and score again"
-            )
-        label = common_label(receipt.label for receipt in made)
-        result = plan.config.result() | plan.metadata()
-        parents = {"model": plan.model_digest, "dataset": plan.dataset_digest}
-        told: dict[str, Any] = {}
-        if plan.calibration is not None:
-            root = plan.calibration.out_root
-            calibration = require(Manifest, root, "scores", "score")
-            parents["calibration"] = calibration.digest
-            known = read_scores(root, calibration)
-            told = calibration_metadata(known, plan.spec) | {
-                "calibration_split": plan.calibration.config.split,
-                "rare": {
-                    name: sum(receipt.rare[name] for receipt in made) / rows
-                    for name in made[0].rare
-                },
-            }
-        return Manifest(
-            kind="scores",
-            fingerprint=plan.fingerprint,
-            parents=parents,
-            files=tuple(receipt.file for receipt in made),
-            metadata=result
-            | {"name": plan.name, "family": plan.family}
-            | {"rows_of_files": [receipt.rows for receipt in made]}
-            | {"prepared": made[0].prepared}
-            | told
-            | summary([receipt.nats for receipt in made], plan.spec.dims, label, plan.spec.levels),
-        )
+    Args:
+        plan: of the job.
+        snapshot: the manifests that the command has read.
+        title: of its progress; ``score NAME`` if not given.
+    """
+    dataset = snapshot.dataset(plan.data_root)
+    slices = list(shard_slices(dataset, plan.config, plan.seed))
 
-    return Job(
+    first = None
+    if plan.calibration is not None:
+        first = bulk_score_job(plan.calibration, snapshot, f"calibrate {plan.name}")
+
+    def finish(tables: Sequence[ScoreReceipt], calibration: Manifest | None) -> Manifest:
+        return _manifest(plan, tables, calibration)
+
+    return BulkJob(
         name=plan.name,
+        title=title or f"score {plan.name}",
         out_root=plan.out_root,
         kind="scores",
         fingerprint=plan.fingerprint,
         manifest=Manifest,
         receipt=ScoreReceipt,
-        pieces=[WorkUnit(part.name, len(part), as_json(part)) for part in parts],
+        units=[WorkUnit(rows.name, len(rows), as_json(rows)) for rows in slices],
         plan=plan,
         inputs={
             "model": (plan.model_root, plan.model_digest),
             "dataset": (plan.data_root, plan.dataset_digest),
         },
         finish=finish,
-        first=None if plan.calibration is None else _job(plan.calibration),
-        head=WorkUnit(PREPARED, 0, {}) if _waits_for_fit(plan) else None,
+        first=first,
+        setup_task=WorkUnit(PREPARED, 0, {}) if _needs_setup(plan) else None,
     )
 
 
-def _waits_for_fit(plan: ScorePlan) -> bool:
-    """Whether something is to be fitted for this job alone, and is not yet."""
+def _manifest(
+    plan: ScorePlan, tables: Sequence[ScoreReceipt], calibration: Manifest | None
+) -> Manifest:
+    """The manifest of all tables, with a summary of their scores. GenmodError if rows were lost."""
+    rows = sum(receipt.rows for receipt in tables)
+    if rows != plan.rows or rows != sum(receipt.nats.n for receipt in tables):
+        raise GenmodError(
+            f"{plan.out_root}: got scores of {rows} rows, expected {plan.rows}; remove that folder and "
+            "score again"
+        )
+    label = common_label(receipt.label for receipt in tables)
+    parents = {"model": plan.model_digest, "dataset": plan.dataset_digest}
+    compared: dict[str, Any] = {}
+    if plan.calibration is not None:
+        assert calibration is not None, "the calibration job runs first"
+        parents["calibration"] = calibration.digest
+        scores = read_scores(plan.calibration.out_root, calibration)
+        compared = calibration_metadata(scores, plan.spec) | {
+            "calibration_split": plan.calibration.config.split,
+            "rare": {
+                name: sum(receipt.rare[name] for receipt in tables) / rows
+                for name in tables[0].rare
+            },
+        }
+    return Manifest(
+        kind="scores",
+        fingerprint=plan.fingerprint,
+        parents=parents,
+        files=tuple(receipt.file for receipt in tables),
+        metadata=plan.config.result()
+        | plan.metadata()
+        | {"name": plan.name, "family": plan.family}
+        | {"rows_of_files": [receipt.rows for receipt in tables]}
+        | {"prepared": tables[0].prepared}
+        | compared
+        | summary([receipt.nats for receipt in tables], plan.spec.dims, label, plan.spec.levels),
+    )
+
+
+def _needs_setup(plan: ScorePlan) -> bool:
+    """Whether this job's own setup task is left to do."""
     if plan.calibration is not None or not plan.parsed_options().prepares:
         return False
     return receipts.load_receipt(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint) is None
 
 
 def score_models(
-    jobs: Sequence[ScoreJob], config: ScoreConfig, *, seed: int, options: Options = ALONE
+    jobs: Sequence[ScoreJob], config: ScoreConfig, *, seed: int, options: BulkOptions = DEFAULT
 ) -> list[Manifest]:
     """Score with several models in one Ray Data execution, whose start-up is then paid once.
 
-    What is done already is only looked up, and a job that was begun is gone on with.
+    Finished jobs are skipped; interrupted jobs resume.
 
     Raises:
         Unscorable: a model has no density; nothing was started.
-        ConfigError: a model and the dataset do not fit, or a folder holds other work.
-        GenmodError: pieces failed; all others are done and stay done.
+        ConfigError: a model and the dataset do not fit, or a folder contains other work.
+        GenmodError: work units failed; all others are done and stay done.
     """
-    plans = [plan_score(job, config, seed=seed) for job in jobs]
-    return run_jobs([_job(plan) for plan in plans], ScoreActor, config, options)
+    snapshot = options.snapshot
+    plans = [plan_score(job, config, seed=seed, snapshot=snapshot) for job in jobs]
+    bulk_jobs = [bulk_score_job(plan, snapshot) for plan in plans]
+    return run_jobs(bulk_jobs, ScoreActor, config, options)
 
 
-def score(job: ScoreJob, config: ScoreConfig, *, seed: int, options: Options = ALONE) -> Manifest:
+def score(
+    job: ScoreJob, config: ScoreConfig, *, seed: int, options: BulkOptions = DEFAULT
+) -> Manifest:
     """Score with one model: :func:`score_models` of a list of one."""
     return score_models([job], config, seed=seed, options=options)[0]

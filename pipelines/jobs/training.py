@@ -16,7 +16,8 @@ from cluster.world import GroupOptions, run_group
 from genmod import storage
 from genmod.config import as_json
 from genmod.errors import GenmodError, StorageError
-from genmod.manifest import Manifest, claim, find_done, require
+from genmod.interface.snapshot import Snapshot
+from genmod.manifest import Manifest, claim
 from genmod.training.job import TrainJob, run_job
 from genmod.training.metric_log import MetricFollower, MetricPoint, flush_interval_s
 from genmod.world import World
@@ -49,6 +50,8 @@ class TrainOptions:
     """Name of a model -> the receiver of its metrics."""
     connect: Callable[[], None] = lambda: None
     """Connects to Ray; called only if a model is not finished."""
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    """The manifests that the command has read."""
 
 
 def train_models(jobs: Sequence[TrainJob], options: TrainOptions) -> list[Manifest]:
@@ -63,14 +66,21 @@ def train_models(jobs: Sequence[TrainJob], options: TrainOptions) -> list[Manife
         ConfigError: a folder contains other work, or the cluster has too few resources for the workers.
         GenmodError: a model cannot be trained; the models before it are finished and stay so.
     """
-    to_do = [j for j in jobs if find_done(Manifest, j.root, "model", j.fingerprint) is None]
+    snapshot = options.snapshot
+    to_do = [
+        job
+        for job in jobs
+        if snapshot.find_done(Manifest, job.root, "model", job.fingerprint) is None
+    ]
     if to_do:
         for job in to_do:
             claim(job.root, job.fingerprint)
         options.connect()
     for workers in sorted({job.train.workers for job in to_do}):
         _launch([job for job in to_do if job.train.workers == workers], options)
-    return [require(Manifest, job.root, "model", "train") for job in jobs]
+    for job in to_do:  # workers have published them
+        snapshot.reload(Manifest, job.root, "model")
+    return [snapshot.require(Manifest, job.root, "model", "train") for job in jobs]
 
 
 def metric_values(point: MetricPoint) -> dict[str, float]:

@@ -11,7 +11,7 @@ from genmod.errors import ConfigError
 from genmod.generation.synthetic import label_request
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig, family
-from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, load_manifest
+from genmod.manifest import SPLITS, DatasetManifest, ImageSpec
 from genmod.training.job import check_rows
 from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.selection import is_scorable
@@ -42,13 +42,15 @@ class Data:
 
 def data_of(context: Context) -> Data:
     """The recipe's dataset if it is there, else as its source would give it. Writes nothing."""
-    there = load_manifest(DatasetManifest, context.at("data"), "dataset")
-    if there is not None:
-        return Data.of(there)
+    manifest = context.snapshot.load(DatasetManifest, context.at("data"), "dataset")
+    if manifest is not None:
+        return Data.of(manifest)
     return Data.planned(context.dataset_plan.summary())
 
 
-def check(context: Context, data: Data, stages: Collection[str]) -> dict[str, GenerativeModel]:
+def check_recipe(
+    context: Context, data: Data, stages: Collection[str]
+) -> dict[str, GenerativeModel]:
     """Refuse what a later stage would refuse, before the first one begins.
 
     Args:
@@ -73,7 +75,13 @@ def check(context: Context, data: Data, stages: Collection[str]) -> dict[str, Ge
         if "train" in stages or "distill" in stages:
             config = recipe.train_config(name)
             check_rows(config, context.at("data"), data.rows)
-            check_order(config.order, "train", data.spec, data.class_names)
+            check_order(
+                config.order.resolved(),
+                "train",
+                data.spec,
+                data.class_names,
+                context.snapshot,
+            )
             config.check_phases(model.phases())
     if "sample" in stages:
         label_request(recipe.sample.labels, data.spec, data.class_names)

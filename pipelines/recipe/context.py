@@ -1,20 +1,21 @@
-"""What every stage is given: the recipe, which models, where to say progress, tracking, a way to Ray."""
+"""Shared state of one command: recipe, selected models, progress, manifests, tracker, connection to Ray."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster import session
 from genmod import storage
 from genmod.interface.model import DataStats
+from genmod.interface.model_store import PublishedModel
 from genmod.interface.registry import ModelConfig
-from genmod.manifest import DatasetManifest, Manifest, require
+from genmod.interface.snapshot import Snapshot
+from genmod.manifest import DatasetManifest, Manifest
 from pipelines.recipe.progress import ProgressDisplay
 from pipelines.recipe.recipe import Recipe
 from pipelines.recipe.time_left import duration
@@ -24,84 +25,117 @@ if TYPE_CHECKING:
     from genmod.data.sharding.plan import DatasetPlan
 
 Result = dict[str, Any]
-"""A stage's answer: stage, status, output, fingerprint, and what else it wants to say."""
+"""The JSON result of a stage: stage, status, output, fingerprint, and values of its own."""
 
 DONE = "done"
-ALREADY = "already done"
+ALREADY_DONE = "already done"
 
 
 @dataclass
+class _Opened:
+    """What a command opens once, on first use; all of its contexts share it."""
+
+    root: str
+    """URL of the command's own root: where an embedded tracking store is."""
+    tracker: Tracker | None = None
+    dataset_plan: DatasetPlan | None = None
+
+
+@dataclass(frozen=True)
 class Context:
-    """One command at work."""
+    """One command: what to do and what it has opened.
+
+    :meth:`with_models` and :meth:`with_root` return contexts of the same command that share all else.
+    """
 
     recipe: Recipe
     models: tuple[str, ...]
-    """Names of the recipe's models that the command is about."""
+    """Names of the recipe's models that are selected."""
     progress: ProgressDisplay = field(default_factory=ProgressDisplay)
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    """The manifests that the command has read."""
+    _opened: _Opened = field(default_factory=lambda: _Opened(""))
 
     def __post_init__(self) -> None:
-        if "storage" in self.recipe.model_fields_set:
-            os.environ.update(storage.environment_of(self.recipe.storage))
         for name in self.models:
             self.recipe.entry(name)
+        self._opened.root = self._opened.root or self.recipe.root
 
-    @cached_property
+    def with_models(self, models: tuple[str, ...]) -> Context:
+        """The same command for these of the recipe's models."""
+        return replace(self, models=models)
+
+    def with_root(self, root: str) -> Context:
+        """The same command with its results below another root. Tracking stays where it is."""
+        return replace(self, recipe=self.recipe.model_copy(update={"root": root}))
+
+    @property
     def tracker(self) -> Tracker:
-        """MLflow, or nothing if the recipe says so. Opened when it is first asked for."""
-        return Tracker(self.recipe.tracking, self.recipe.root)
+        """The MLflow tracker, which logs nothing if the recipe disables it. Opened on first use."""
+        if self._opened.tracker is None:
+            self._opened.tracker = Tracker(self.recipe.tracking, self._opened.root)
+        return self._opened.tracker
 
-    @cached_property
+    @property
     def dataset_plan(self) -> DatasetPlan:
-        """What sharding the recipe's source comes to. Lists the source, once a command."""
+        """The plan of the shard stage. Lists the recipe's source, once a command."""
         from genmod.data.sharding.plan import make_plan
 
-        return make_plan(self.recipe.data, self.recipe.seed)
+        if self._opened.dataset_plan is None:
+            self._opened.dataset_plan = make_plan(self.recipe.data, self.recipe.seed)
+        return self._opened.dataset_plan
 
     def connect(self) -> None:
-        """Connect to Ray, when there is work for it. Says so, since it takes seconds."""
-        if "ray" not in sys.modules or not self._connected():
-            self.progress.log("  starting Ray" if self._local() else "  connecting to Ray")
+        """Connect to Ray and log it, since it takes seconds. Called only if there is work."""
+        if "ray" not in sys.modules or not self._is_connected():
+            local = session.address_of(self.recipe.cluster) == session.LOCAL
+            self.progress.log("  starting Ray" if local else "  connecting to Ray")
         session.connect(self.recipe.cluster)
 
-    def _connected(self) -> bool:
+    def _is_connected(self) -> bool:
         import ray
 
         return ray.is_initialized()
 
-    def _local(self) -> bool:
-        return session.address_of(self.recipe.cluster) == session.LOCAL
-
     def close(self) -> None:
-        """Let tracking finish, leave Ray."""
-        if "tracker" in self.__dict__:
-            self.tracker.close()
+        """Wait for the tracker to log what is left, and disconnect from Ray."""
+        if self._opened.tracker is not None:
+            self._opened.tracker.close()
         if "ray" in sys.modules:
             session.disconnect()
 
     def at(self, *parts: str) -> str:
-        """URL of something below the root."""
+        """URL of a folder or file below the root."""
         return self.recipe.at(*parts)
 
     def dataset(self) -> DatasetManifest:
-        """The recipe's dataset, which must be there."""
-        return require(
-            DatasetManifest, self.at("data"), "dataset", "shard, with the same --recipe and --set"
-        )
+        """The manifest of the recipe's dataset. ConfigError if it does not exist."""
+        return self.snapshot.dataset(self.at("data"), "shard, with the same --recipe and --set")
+
+    def published_model(self, name: str) -> PublishedModel:
+        """A trained model of the recipe. ConfigError if it does not exist."""
+        made_by = "train, with the same --recipe and --set"
+        return self.snapshot.model(self.at("models", name), made_by)
 
     def model_config(self, name: str, dataset: DatasetManifest) -> ModelConfig:
         """The configuration of a model of this dataset."""
         return model_config(self.recipe, name, dataset)
 
-    def counter(self, what: str, unit: str) -> Callable[[int, int], None]:
-        """A callback (done, total) that shows progress."""
-        return lambda done, total: self.progress.update(what, done, total, unit)
-
     def result(
-        self, stage: str, start_s: float, made: bool, output: str, manifest: Manifest, **more: Any
+        self, stage: str, start_s: float, worked: bool, output: str, manifest: Manifest, **more: Any
     ) -> Result:
-        """Say on stderr that a stage is done, and make its answer."""
-        status = DONE if made else ALREADY
-        took = f" in {duration(time.monotonic() - start_s)}" if made else ""
+        """Log that a stage is done, and return its result.
+
+        Args:
+            stage: its name.
+            start_s: ``time.monotonic()`` when it started.
+            worked: whether anything was left to do.
+            output: URL of what it wrote.
+            manifest: of its output; the result has its fingerprint.
+            **more: further values of the result.
+        """
+        status = DONE if worked else ALREADY_DONE
+        took = f" in {duration(time.monotonic() - start_s)}" if worked else ""
         self.progress.log(f"{stage}: {status}{took}: {output}")
         return {
             "stage": stage,
@@ -110,6 +144,12 @@ class Context:
             "fingerprint": manifest.fingerprint,
             **more,
         }
+
+
+def configure_storage(recipe: Recipe) -> None:
+    """Apply the recipe's ``storage`` section to this process and the processes that it starts."""
+    if "storage" in recipe.model_fields_set:
+        os.environ.update(storage.environment_of(recipe.storage))
 
 
 def model_config(recipe: Recipe, name: str, dataset: DatasetManifest) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""Which of the recipe's models a stage applies to."""
+"""Which of the selected models a stage applies to."""
 
 from __future__ import annotations
 
@@ -8,29 +8,20 @@ from pipelines.recipe.context import Context
 from pipelines.recipe.recipe import Recipe
 
 
-def of_stage(recipe: Recipe, models: tuple[str, ...], stage: str) -> tuple[str, ...]:
-    """The models that a stage is about: ``train`` makes those that ``distill`` does not."""
+def models_for(recipe: Recipe, models: tuple[str, ...], stage: str) -> tuple[str, ...]:
+    """The models of a stage: ``distill`` trains those that start from another model, ``train`` the rest."""
     if stage not in ("train", "distill"):
         return models
-    return tuple(name for name in models if (name in tuning(recipe)) == (stage == "distill"))
+    return tuple(name for name in models if (name in distilled(recipe)) == (stage == "distill"))
 
 
-def tuning(recipe: Recipe) -> set[str]:
-    """The models that start from others."""
+def distilled(recipe: Recipe) -> set[str]:
+    """Names of the models that start from others (``model.NAME.distills``)."""
     return {name for name, entry in recipe.model.items() if entry.distills is not None}
 
 
-def narrowed(context: Context, models: tuple[str, ...]) -> Context:
-    """The same command for some of its models; they share tracking and progress."""
-    if models == context.models:
-        return context
-    narrow = Context(context.recipe, models, context.progress)
-    narrow.__dict__["tracker"] = context.tracker
-    return narrow
-
-
 def scorable_models(context: Context) -> tuple[str, ...]:
-    """The models that have a density; says in words which have none."""
+    """The selected models that have a density. Logs which are skipped, and why."""
     names: list[str] = []
     for name in context.models:
         try:
@@ -42,7 +33,7 @@ def scorable_models(context: Context) -> tuple[str, ...]:
 
 
 def is_scorable(context: Context, name: str) -> bool:
-    """Whether a model has a density, as the recipe asks for it."""
+    """Whether a model has a density under the recipe's scoring options."""
     try:
         check_scorable(context, name)
     except Unscorable:
@@ -51,14 +42,14 @@ def is_scorable(context: Context, name: str) -> bool:
 
 
 def check_scorable(context: Context, name: str) -> None:
-    """Raise Unscorable if log p of a model cannot be had as the recipe asks."""
+    """Raise Unscorable if the recipe's scoring options cannot estimate log p of a model."""
     entry = context.recipe.entry(name)
     model_class = family(entry.family)
     config = model_class.Config.model_validate(entry.net)
     model_class.check_scorable(config, context.recipe.score_options(name))
 
 
-def need_models(context: Context) -> None:
-    """Refuse a command that no model is left for."""
+def check_selected(context: Context) -> None:
+    """Raise ConfigError if no model is selected."""
     if not context.models:
-        raise ConfigError("no model is left to do this for; name one with --model")
+        raise ConfigError("no selected model supports this stage; select one with --model NAME")

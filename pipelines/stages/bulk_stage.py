@@ -1,4 +1,4 @@
-"""What the sample and score stages share: run jobs, track them, return the result."""
+"""The common part of the sample and score stages: run jobs, track them, return the result."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ from collections.abc import Sequence
 from genmod import storage
 from genmod.config import as_json, fingerprint
 from genmod.generation.synthetic import SampleConfig
-from genmod.manifest import MANIFEST_NAMES
+from genmod.manifest import MANIFEST_NAMES, ManifestT
 from genmod.scoring.table import ScoreConfig
-from pipelines.jobs.bulk import Job, ManifestT, Options, ReceiptT, WorkUnitActor, run_jobs
+from pipelines.jobs.bulk import BulkJob, BulkOptions, ReceiptT, WorkUnitActor, run_jobs
 from pipelines.recipe.context import Context, Result
 
 
-def run_stage(
-    context: Context,
-    stage: str,
-    jobs: Sequence[Job[ManifestT, ReceiptT]],
-    actor: type[WorkUnitActor],
-    config: SampleConfig | ScoreConfig,
-) -> Result:
-    """The jobs as a command does them: with progress, with tracking, with an answer."""
-    start_s = time.monotonic()
-    runs = [
-        context.tracker.run(stage, job.name, job.fingerprint, as_json(job.plan), job.inputs)
-        for job in jobs
-    ]
-    worked = False
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal worked
-        worked = worked or done < total
-        if worked:
-            context.progress.update(stage, done, total, "images")
+def bulk_options(context: Context) -> BulkOptions:
+    """The command's options of a bulk execution: its cluster, progress and manifests."""
 
     def connect() -> None:
         storage.check_writable(context.recipe.root)
         context.connect()
 
-    options = Options(context.recipe.cluster, on_progress, connect)
+    return BulkOptions(context.recipe.cluster, context.progress, connect, context.snapshot)
+
+
+def run_bulk_stage(
+    context: Context,
+    stage: str,
+    jobs: Sequence[BulkJob[ManifestT, ReceiptT]],
+    actor: type[WorkUnitActor],
+    config: SampleConfig | ScoreConfig,
+) -> Result:
+    """Run the jobs of a stage, log each to the tracker, and return the stage's result."""
+    start_s = time.monotonic()
+    runs = [
+        context.tracker.run(stage, job.name, job.fingerprint, as_json(job.plan), job.inputs)
+        for job in jobs
+    ]
+    worked = any(
+        context.snapshot.find_done(job.manifest, job.out_root, job.kind, job.fingerprint) is None
+        for job in jobs
+    )
     try:
-        manifests = run_jobs(jobs, actor, config, options)
+        manifests = run_jobs(jobs, actor, config, bulk_options(context))
     except BaseException:
-        for run_of_job in runs:
-            run_of_job.finish("FAILED")
+        for run in runs:
+            run.finish("FAILED")
         raise
-    for job, run_of_job, manifest in zip(jobs, runs, manifests, strict=True):
+    for job, run, manifest in zip(jobs, runs, manifests, strict=True):
         values = {k: v for k, v in manifest.metadata.items() if isinstance(v, float)}
-        run_of_job.log_metrics(values, 0)
-        run_of_job.log_artifact(storage.join(job.out_root, MANIFEST_NAMES[job.kind]))
-        run_of_job.finish("FINISHED", {"digest": manifest.digest, "root": job.out_root})
-    made = {
+        run.log_metrics(values, 0)
+        run.log_artifact(storage.join(job.out_root, MANIFEST_NAMES[job.kind]))
+        run.finish("FINISHED", {"digest": manifest.digest, "root": job.out_root})
+    models = {
         job.name: {
             "output": job.out_root,
             "fingerprint": job.fingerprint,
@@ -62,7 +63,7 @@ def run_stage(
     }
     single = len(jobs) == 1
     output = jobs[0].out_root if single else posixpath.dirname(jobs[0].out_root)
-    both = jobs[0].fingerprint if single else fingerprint(*(job.fingerprint for job in jobs))
+    combined = jobs[0].fingerprint if single else fingerprint(*(job.fingerprint for job in jobs))
     return context.result(
-        stage, start_s, worked, output, manifests[0], fingerprint=both, models=made
+        stage, start_s, worked, output, manifests[0], fingerprint=combined, models=models
     )

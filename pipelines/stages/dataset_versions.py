@@ -1,6 +1,6 @@
-"""Versions of a dataset that grows: each has what is new in shards of its own, and shares the others.
+"""Versions of a dataset that grows: each has shards of its new rows and shares the others.
 
-Version 1 lies in the recipe's root. Version N lies in ``retrain/vN`` below it, with what was made of it.
+Version 1 is in the recipe's root. Version N is in ``retrain/vN`` below it, with everything made from it.
 """
 
 from __future__ import annotations
@@ -14,84 +14,72 @@ from genmod.config import as_json
 from genmod.data.sharding.plan import DatasetPlan, ShardPlan, make_plan
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.errors import ConfigError
-from genmod.manifest import MANIFEST_NAMES, DatasetManifest, find_done, load_manifest
+from genmod.manifest import MANIFEST_NAMES, DatasetManifest
 from pipelines.jobs.sharding import shard
 from pipelines.recipe.context import Context
 
-FOLDER = "retrain"
+VERSIONS_FOLDER = "retrain"
+"""Below the recipe's root: a folder for each version after the first."""
 
 NOTHING_NEW = "nothing new"
+"""Status of a command whose source has no rows that the newest version lacks."""
 
 
 @dataclass(frozen=True)
-class Version:
-    """A version of the dataset."""
+class DatasetVersion:
+    """One version of the dataset."""
 
     number: int
     root: str
-    """URL of the folder that holds ``data`` and what was made of it."""
+    """URL of the folder that contains ``data`` and what was made from it."""
     data: DatasetManifest
 
     @property
     def rows(self) -> int:
-        """Of all splits."""
+        """Rows of all splits."""
         return sum(shard.rows for shard in self.data.shards)
 
 
-def is_there(context: Context) -> bool:
-    """Whether there is a version 1 that could grow."""
-    return load_manifest(DatasetManifest, context.at("data"), "dataset") is not None
+def is_sharded(context: Context) -> bool:
+    """Whether version 1 exists, so that the dataset can grow."""
+    return context.snapshot.load(DatasetManifest, context.at("data"), "dataset") is not None
 
 
-def versions(context: Context) -> list[Version]:
-    """Every version whose dataset is there, oldest first."""
-    found = [Version(1, context.recipe.root, context.dataset())]
-    for name in storage.list_names(context.at(FOLDER)):
+def versions(context: Context) -> list[DatasetVersion]:
+    """Every published version, oldest first. ConfigError if there is none."""
+    known = [DatasetVersion(1, context.recipe.root, context.dataset())]
+    for name in storage.list_names(context.at(VERSIONS_FOLDER)):
         if match := re.fullmatch(r"v(\d{4,})", name):
-            root = context.at(FOLDER, name)
-            data = load_manifest(DatasetManifest, storage.join(root, "data"), "dataset")
+            root = context.at(VERSIONS_FOLDER, name)
+            data = context.snapshot.load(DatasetManifest, storage.join(root, "data"), "dataset")
             if data is not None:
-                found.append(Version(int(match[1]), root, data))
-    return sorted(found, key=lambda version: version.number)
-
-
-def at(context: Context, root: str) -> Context:
-    """The same command on another root."""
-    recipe = context.recipe.model_copy(update={"root": root})
-    cycle = Context(recipe, context.models, context.progress)
-    cycle.__dict__["tracker"] = context.tracker
-    return cycle
-
-
-def growth(context: Context, newest: Version) -> DatasetPlan:
-    """The plan of what the source has and the newest version does not."""
-    parent = load_previous_version(storage.join(newest.root, "data"), newest.data)
-    return make_plan(context.recipe.data, context.recipe.seed, parent)
+                known.append(DatasetVersion(int(match[1]), root, data))
+    return sorted(known, key=lambda version: version.number)
 
 
 def next_version(context: Context) -> tuple[Context, ShardPlan | None]:
-    """Where the next version would lie, and its plan; the newest and None if there is nothing new.
+    """Where the next version would be, and its plan; the newest and None if there are no new rows.
 
     Writes nothing.
     """
     newest = versions(context)[-1]
-    plan = growth(context, newest)
+    plan = _plan_next(context, newest)
     if not plan.shards:
-        return at(context, newest.root), None
-    _, root = free(context, newest.number + 1, plan.fingerprint)
-    return at(context, root), plan.summary()
+        return context.with_root(newest.root), None
+    _, root = next_root(context, newest.number + 1, plan.fingerprint)
+    return context.with_root(root), plan.summary()
 
 
-def grow(context: Context) -> Version | None:
-    """Make the next version of the dataset, or finish making it; None if there is nothing new.
+def append_version(context: Context) -> DatasetVersion | None:
+    """Write the next version of the dataset, or finish writing it; None if there are no new rows.
 
-    A version that was begun and whose source has grown since is left behind.
+    An unfinished version whose source has grown since stays unfinished; the next number is used.
     """
     recipe, newest = context.recipe, versions(context)[-1]
-    plan = growth(context, newest)
+    plan = _plan_next(context, newest)
     if not plan.shards:
         return None
-    number, root = free(context, newest.number + 1, plan.fingerprint)
+    number, root = next_root(context, newest.number + 1, plan.fingerprint)
     data_root, parent_root = storage.join(root, "data"), storage.join(newest.root, "data")
     inputs = {"parent": (parent_root, newest.data.digest)}
     params = as_json(recipe.data)
@@ -105,19 +93,27 @@ def grow(context: Context) -> Version | None:
         plan=plan,
     )
     assert data is not None, "the plan had shards"
+    context.snapshot.add(data_root, data)
     run.log_artifact(storage.join(data_root, MANIFEST_NAMES["dataset"]))
     run.finish("FINISHED", {"digest": data.digest, "root": data_root})
-    version = Version(number, root, data)
+    version = DatasetVersion(number, root, data)
     return version if version.rows > newest.rows else None
 
 
-def free(context: Context, first: int, fingerprint: str) -> tuple[int, str]:
-    """Number and folder of the first version whose data is this work, or nobody's."""
+def next_root(context: Context, first: int, fingerprint: str) -> tuple[int, str]:
+    """Number and root of the first version, from ``first`` on, that is free or is this very work."""
     for number in count(first):
-        root = context.at(FOLDER, f"v{number:04d}")
+        root = context.at(VERSIONS_FOLDER, f"v{number:04d}")
+        data_root = storage.join(root, "data")
         try:
-            find_done(DatasetManifest, storage.join(root, "data"), "dataset", fingerprint)
+            context.snapshot.find_done(DatasetManifest, data_root, "dataset", fingerprint)
         except ConfigError:
             continue
         return number, root
     raise AssertionError
+
+
+def _plan_next(context: Context, newest: DatasetVersion) -> DatasetPlan:
+    """The plan of the source's rows that the newest version lacks."""
+    parent = load_previous_version(storage.join(newest.root, "data"), newest.data)
+    return make_plan(context.recipe.data, context.recipe.seed, parent)

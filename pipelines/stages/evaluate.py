@@ -6,63 +6,89 @@ import time
 from collections.abc import Sequence
 
 from genmod.errors import Unscorable
-from genmod.evaluation.jobs import EvaluationJob, FeaturesJob
+from genmod.evaluation.features_job import FeaturesJob
+from genmod.evaluation.jobs import EvaluationJob
 from genmod.evaluation.measure import metrics_from
-from genmod.manifest import Manifest, load_manifest
-from pipelines.jobs.evaluating import missing, run_evaluations
+from genmod.manifest import Manifest
+from pipelines.jobs.evaluating import run_evaluations
+from pipelines.jobs.progress import NO_PROGRESS
 from pipelines.jobs.report import ReportJob
 from pipelines.recipe.context import Context, Result
-from pipelines.recipe.selection import check_scorable, need_models
+from pipelines.recipe.selection import check_scorable, check_selected
 
 
 def stage(context: Context) -> Result:
-    """Features, evaluations of the command's models, report. What is done already is only looked up."""
+    """Run the command: feature space, evaluations of the models, report. Finished jobs are skipped."""
     start_s = time.monotonic()
-    need_models(context)
+    check_selected(context)
     context.dataset()
     jobs = [evaluation_job(context, name) for name in context.models]
     for job in jobs:
-        job.given()
-    fit = features_job(context)
-    made = evaluate(context, fit, jobs)
+        job.check_inputs(context.snapshot)
+    evaluated, manifests = evaluate_models(context, features_job(context), jobs)
     report = report_job(context, jobs)
-    made = made or report.done() is None
-    manifest = report.do()
+    worked = evaluated or report.done(context.snapshot) is None
+    manifest = report.do(context.snapshot)
     run = context.tracker.run("report", ", ".join(context.models), manifest.fingerprint, {}, {})
     run.log_artifact(report.page_url)
     run.finish()
     return context.result(
         "evaluate",
         start_s,
-        made,
+        worked,
         context.at("evaluation"),
         manifest,
         report=report.page_url,
-        models={job.name: {"output": job.out_root, "digest": _digest(job)} for job in jobs},
+        models={
+            job.name: {"output": job.out_root, "digest": evaluation.digest}
+            for job, evaluation in zip(jobs, manifests, strict=True)
+        },
     )
 
 
-def evaluate(context: Context, fit: FeaturesJob, jobs: Sequence[EvaluationJob]) -> bool:
-    """Fit the feature space, judge by it, log the values; whether anything was still to do."""
-    made = bool(missing([fit]))
-    if made:
+def evaluate_models(
+    context: Context, fit: FeaturesJob, jobs: Sequence[EvaluationJob]
+) -> tuple[bool, list[Manifest]]:
+    """Fit the feature space, evaluate by it, log the metrics.
+
+    Returns:
+        Whether anything was left to do, and the manifest of each evaluation.
+    """
+    if fit.done(context.snapshot) is None:
         context.progress.log("  fitting the feature space")
-        run_evaluations([fit], context.connect, context.recipe.cluster.cpus_per_worker)
-    todo = missing(jobs)
-    if todo:
+    fitted, _ = run_evaluation_jobs(context, [fit])
+    evaluated, manifests = run_evaluation_jobs(context, jobs, show_progress=True)
+    for job, manifest in zip(jobs, manifests, strict=True):
+        _track(context, job, manifest)
+    return fitted or evaluated, manifests
+
+
+def run_evaluation_jobs(
+    context: Context, jobs: Sequence[FeaturesJob | EvaluationJob], show_progress: bool = False
+) -> tuple[bool, list[Manifest]]:
+    """Run the jobs that are not done as Ray tasks.
+
+    Returns:
+        Whether any job was left to do, and the manifest of each.
+    """
+    snapshot = context.snapshot
+    missing = [job for job in jobs if job.done(snapshot) is None]
+    if missing:
         run_evaluations(
-            todo,
+            missing,
             context.connect,
             context.recipe.cluster.cpus_per_worker,
-            context.progress,
-            finished=len(jobs) - len(todo),
+            context.progress if show_progress else NO_PROGRESS,
+            finished=len(jobs) - len(missing),
         )
-    _track(context, jobs)
-    return made or bool(todo)
+        for job in missing:  # tasks have published them
+            snapshot.reload(Manifest, job.out_root, job.kind)
+    manifests = [job.done(snapshot) for job in jobs]
+    return bool(missing), [manifest for manifest in manifests if manifest is not None]
 
 
 def features_job(context: Context) -> FeaturesJob:
-    """What fits the recipe's feature space."""
+    """The job that fits the recipe's feature space."""
     return FeaturesJob(
         data_root=context.at("data"),
         out_root=context.at("features"),
@@ -72,7 +98,7 @@ def features_job(context: Context) -> FeaturesJob:
 
 
 def evaluation_job(context: Context, name: str) -> EvaluationJob:
-    """What judges a model of the recipe. A model with a density must have been scored."""
+    """The job that evaluates a model of the recipe. A model with a density must have been scored."""
     recipe = context.recipe
     scores_root, unscored = context.at("scores", name), ""
     try:
@@ -99,7 +125,7 @@ def evaluation_job(context: Context, name: str) -> EvaluationJob:
 
 
 def report_job(context: Context, jobs: Sequence[EvaluationJob]) -> ReportJob:
-    """The report on some of the recipe's models: of all of them in ``report``, of some beside it."""
+    """The report on the evaluated models, in ``report``, or in ``report-NAMES`` if some are left out."""
     names = [job.name for job in jobs]
     everything = set(names) == set(context.recipe.model)
     return ReportJob(
@@ -111,41 +137,30 @@ def report_job(context: Context, jobs: Sequence[EvaluationJob]) -> ReportJob:
     )
 
 
-def _digest(job: EvaluationJob) -> str:
-    manifest = job.done()
-    assert manifest is not None
-    return manifest.digest
-
-
-def _track(context: Context, jobs: Sequence[EvaluationJob]) -> None:
-    """One run for each evaluation, with its values."""
-    recipe, tracker = context.recipe, context.tracker
-    for job in jobs:
-        manifest = load_manifest(Manifest, job.out_root, "evaluation")
-        assert manifest is not None
-        inputs = {
-            name: (root, manifest.parents[name])
-            for name, root in job.roots().items()
-            if name in manifest.parents
+def _track(context: Context, job: EvaluationJob, manifest: Manifest) -> None:
+    """Log an evaluation's metrics and files as one run."""
+    inputs = {
+        name: (root, manifest.parents[name])
+        for name, root in job.roots().items()
+        if name in manifest.parents
+    }
+    params = context.recipe.evaluate.model_dump()
+    run = context.tracker.run("evaluate", job.name, manifest.fingerprint, params, inputs)
+    values: dict[str, float] = {}
+    for result in metrics_from(manifest.metadata):
+        metric = result.value.protocol.metric
+        values[metric] = result.value.value
+        values[f"{metric}.low"] = result.value.interval.low
+        values[f"{metric}.high"] = result.value.interval.high
+    scores = manifest.metadata["scores"] or {}
+    values |= {key: scores[key] for key in ("mean_nats", "mean_bits_per_dim") if key in scores}
+    run.log_metrics(values, 0)
+    for entry in manifest.files:
+        run.log_artifact(f"{job.out_root}/{entry.path}")
+    run.finish(
+        metadata={
+            "features": manifest.metadata["features"]["digest"],
+            "reference": manifest.metadata["reference"]["digest"],
+            "scores_label": scores.get("label", "none"),
         }
-        run = tracker.run(
-            "evaluate", job.name, manifest.fingerprint, recipe.evaluate.model_dump(), inputs
-        )
-        values: dict[str, float] = {}
-        for reading in metrics_from(manifest.metadata):
-            metric = reading.value.protocol.metric
-            values[metric] = reading.value.value
-            values[f"{metric}.low"] = reading.value.interval.low
-            values[f"{metric}.high"] = reading.value.interval.high
-        scores = manifest.metadata["scores"] or {}
-        values |= {key: scores[key] for key in ("mean_nats", "mean_bits_per_dim") if key in scores}
-        run.log_metrics(values, 0)
-        for entry in manifest.files:
-            run.log_artifact(f"{job.out_root}/{entry.path}")
-        run.finish(
-            metadata={
-                "features": manifest.metadata["features"]["digest"],
-                "reference": manifest.metadata["reference"]["digest"],
-                "scores_label": scores.get("label", "none"),
-            }
-        )
+    )

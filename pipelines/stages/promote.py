@@ -1,13 +1,13 @@
-"""The promote stage: a model becomes the champion if the gate says so, and the decision says why or why not.
+"""The promote stage: a model becomes the champion if the gate allows it; a decision records why or why not.
 
-A decision is made once for a candidate and kept. The alias moves from the champion that the decision was made
-against to the candidate, and from nobody else: an old decision never undoes a newer one.
+A decision is made once for a candidate and kept. The alias moves only from the champion that the decision
+compared with to the candidate, so an old decision never undoes a newer one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,176 +15,172 @@ from genmod.config import fingerprint
 from genmod.errors import ConfigError
 from genmod.evaluation.gate import Decision, PromoteConfig, decide
 from genmod.evaluation.measure import metrics_from
-from genmod.manifest import Manifest, find_done, load_manifest, publish, require
+from genmod.interface.snapshot import Snapshot
+from genmod.manifest import Manifest, publish
 from genmod.metrics.protocol import MetricResult, protocol_differences
-from pipelines.recipe.context import ALREADY, DONE, Context, Result
-from pipelines.recipe.selection import need_models
+from pipelines.recipe.context import ALREADY_DONE, DONE, Context, Result
+from pipelines.recipe.selection import check_selected
 from pipelines.tracking import registry
 from pipelines.tracking.registry import ModelEntry, ModelVersion
 from pipelines.tracking.run import TrackedRun
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A trained and evaluated model that may become the champion."""
+class AppliedDecision:
+    """A decision on one model, and whether this command made or applied it."""
 
-    name: str
-    """In the recipe."""
-    model_root: str
-    evaluation_root: str
-    decision_root: str
-
-
-def contender(context: Context, name: str) -> Contender:
-    """A model of the recipe, where the stages of the context leave it."""
-    return Contender(
-        name,
-        context.at("models", name),
-        context.at("evaluation", name),
-        context.at("decision", name),
-    )
+    decision: Manifest
+    is_new: bool
 
 
 def promote(
-    context: Context, candidate: Contender, standing: Sequence[MetricResult] | None = None
-) -> tuple[Manifest, bool]:
-    """Judge a candidate, publish the decision, move the alias accordingly.
+    context: Context, name: str, champion_metrics: Sequence[MetricResult] | None = None
+) -> AppliedDecision:
+    """Decide on a model of the recipe, publish the decision, and move the champion alias accordingly.
 
     Args:
-        context: the command.
-        candidate: who wants to be champion.
-        standing: the champion's values, if not those of the evaluation it became champion by.
-
-    Returns:
-        The decision's manifest, and whether anything was done now.
+        context: the command; the model, its evaluation and the decision are below its root.
+        name: of the model, the candidate.
+        champion_metrics: the champion's; those of the evaluation that it became champion by, if not given.
 
     Raises:
         ConfigError: there is no evaluation, or the champion was not evaluated by the same protocol.
         TrackingError: the registry does not answer.
     """
-    model = require(Manifest, candidate.model_root, "model", f"train --model {candidate.name}")
-    made_by = f"evaluate --model {candidate.name}"
-    evaluation = require(Manifest, candidate.evaluation_root, "evaluation", made_by)
+    snapshot = context.snapshot
+    model_root, evaluation_root = context.at("models", name), context.at("evaluation", name)
+    model = snapshot.require(Manifest, model_root, "model", f"train --model {name}")
+    evaluation = snapshot.require(
+        Manifest, evaluation_root, "evaluation", f"evaluate --model {name}"
+    )
     rules = context.recipe.promote
     wanted = fingerprint("decision", model.digest, evaluation.digest, rules)
-    done = find_done(Manifest, candidate.decision_root, "decision", wanted)
+    decision_root = context.at("decision", name)
+    done = snapshot.find_done(Manifest, decision_root, "decision", wanted)
     inputs = {
-        "model": (candidate.model_root, model.digest),
-        "evaluation": (candidate.evaluation_root, evaluation.digest),
+        "model": (model_root, model.digest),
+        "evaluation": (evaluation_root, evaluation.digest),
     }
-    params = rules.model_dump(mode="json")
-    run = context.tracker.run("promote", candidate.name, wanted, params, inputs)
-    version = _version(context, run, candidate, model.digest)
-    champion = registry.champion(context.tracker, candidate.name)
+    run = context.tracker.run("promote", name, wanted, rules.model_dump(mode="json"), inputs)
+    version = _version(context, run, name, model.digest)
+    champion = registry.champion(context.tracker, name)
     decision = done
     if decision is None:
         parents = {"model": model.digest, "evaluation": evaluation.digest}
         parents |= {"champion": champion.digest} if champion else {}
-        theirs = standing if standing or champion is None else champion_readings(champion)
-        metadata = _judged(rules, metrics_from(evaluation.metadata), theirs, version, champion)
+        if champion is not None and not champion_metrics:
+            champion_metrics = metrics_of_champion(snapshot, champion)
+        candidate_metrics = metrics_from(evaluation.metadata)
+        metadata = _decision_metadata(rules, candidate_metrics, champion_metrics, version, champion)
         manifest = Manifest(kind="decision", fingerprint=wanted, parents=parents, metadata=metadata)
-        decision = publish(candidate.decision_root, manifest)
-    moved = _move(context, decision, version, champion)
+        decision = snapshot.add(decision_root, publish(decision_root, manifest))
+    moved = _move_alias(context, decision, version, champion)
     run.finish(
         metadata={"promote": decision.metadata["promote"], "reasons": decision.metadata["reasons"]}
     )
-    return decision, moved or done is None
+    return AppliedDecision(decision, moved or done is None)
 
 
-def settle(context: Context, candidate: Contender) -> bool:
-    """Move the alias by a decision that is there already, if that is still to do; whether it moved.
+def find_decision(context: Context, name: str) -> Manifest | None:
+    """The published decision on a model of the recipe, None if there is none."""
+    return context.snapshot.load(Manifest, context.at("decision", name), "decision")
+
+
+def apply(context: Context, name: str) -> bool:
+    """Move the champion alias by a decision that was published before; whether it moved.
 
     Raises:
         TrackingError: the registry does not answer.
     """
-    decision = load_manifest(Manifest, candidate.decision_root, "decision")
+    decision = find_decision(context, name)
     if decision is None or not decision.metadata["promote"]:
         return False
-    digest = decision.parents["model"]
-    version = registry.version_of(context.tracker, candidate.name, digest)
+    version = registry.version_of(context.tracker, name, decision.parents["model"])
     if version is None:
         return False
-    return _move(context, decision, version, registry.champion(context.tracker, candidate.name))
+    return _move_alias(context, decision, version, registry.champion(context.tracker, name))
 
 
-def champion_readings(champion: ModelVersion) -> tuple[MetricResult, ...]:
-    """The values by which a version became the champion.
-
-    Raises:
-        ConfigError: it has none.
-    """
-    who = f"the champion, {champion.name} version {champion.version},"
+def metrics_of_champion(snapshot: Snapshot, champion: ModelVersion) -> tuple[MetricResult, ...]:
+    """The metrics by which a version became the champion. ConfigError if it has none."""
     if not champion.digest or not champion.evaluation:
         raise ConfigError(
-            f"{who} was not evaluated by genmod; take the alias {registry.CHAMPION_ALIAS!r} off it, "
-            "then promote again"
+            f"the champion, {champion.name} version {champion.version}, was not evaluated by genmod; "
+            f"remove its alias {registry.CHAMPION_ALIAS!r}, then promote again"
         )
-    return metrics_from(require(Manifest, champion.evaluation, "evaluation", "evaluate").metadata)
+    manifest = snapshot.require(Manifest, champion.evaluation, "evaluation", "evaluate")
+    return metrics_from(manifest.metadata)
 
 
-def is_comparable(mine: Sequence[MetricResult], theirs: Sequence[MetricResult]) -> bool:
-    """Whether every value that both have was measured by one protocol."""
-    others = {reading.value.protocol.metric: reading.value.protocol for reading in theirs}
-    pairs = [(r.value.protocol, others.get(r.value.protocol.metric)) for r in mine]
+def is_comparable(candidate: Sequence[MetricResult], champion: Sequence[MetricResult]) -> bool:
+    """Whether every metric that two models share was measured by the same protocol."""
+    protocols = {result.value.protocol.metric: result.value.protocol for result in champion}
+    pairs = [(r.value.protocol, protocols.get(r.value.protocol.metric)) for r in candidate]
     return all(other is None or not protocol_differences(own, other) for own, other in pairs)
 
 
 def stage(context: Context) -> Result:
-    """The command: judge each of the recipe's models."""
+    """Run the command: decide on each of the selected models."""
     start_s = time.monotonic()
-    need_models(context)
-    judged = {name: promote(context, contender(context, name)) for name in context.models}
-    return result(context, "promote", judged, context.at("decision"), start_s)
+    check_selected(context)
+    applied = {name: promote(context, name) for name in context.models}
+    return promote_result(context, "promote", applied, context.at("decision"), start_s)
 
 
-def result(
+def promote_result(
     context: Context,
     stage: str,
-    judged: dict[str, tuple[Manifest, bool]],
+    applied: Mapping[str, AppliedDecision],
     output: str,
     start_s: float,
 ) -> Result:
-    """Say the decisions, and make the stage's answer of them."""
-    for name, (decision, _) in judged.items():
-        word = "champion" if decision.metadata["promote"] else "not promoted"
-        context.progress.log(f"  {name}: {word}: {'; '.join(decision.metadata['reasons'])}")
-    made = any(fresh for _, fresh in judged.values())
-    digests = {name: decision.fingerprint for name, (decision, _) in judged.items()}
-    took = f" in {time.monotonic() - start_s:.0f} s" if made else ""
-    context.progress.log(f"{stage}: {DONE if made else ALREADY}{took}: {output}")
+    """Log the decisions by model, and return the result of the stage that made them."""
+    for name, each in applied.items():
+        log_decision(context, name, each.decision)
+    worked = any(each.is_new for each in applied.values())
+    status = DONE if worked else ALREADY_DONE
+    took = f" in {time.monotonic() - start_s:.0f} s" if worked else ""
+    context.progress.log(f"{stage}: {status}{took}: {output}")
+    keys = "promote", "reasons", "candidate", "champion"
     return {
         "stage": stage,
-        "status": DONE if made else ALREADY,
+        "status": status,
         "output": output,
-        "fingerprint": fingerprint(digests),
-        "decisions": {name: _told(decision) for name, (decision, _) in judged.items()},
+        "fingerprint": fingerprint(
+            {name: each.decision.fingerprint for name, each in applied.items()}
+        ),
+        "decisions": {
+            name: {key: each.decision.metadata[key] for key in keys}
+            for name, each in applied.items()
+        },
     }
 
 
-def _told(decision: Manifest) -> dict[str, Any]:
-    return {key: decision.metadata[key] for key in ("promote", "reasons", "candidate", "champion")}
+def log_decision(context: Context, title: str, decision: Manifest) -> None:
+    """Log whether a model becomes the champion, and why."""
+    outcome = "champion" if decision.metadata["promote"] else "not promoted"
+    context.progress.log(f"  {title}: {outcome}: {'; '.join(decision.metadata['reasons'])}")
 
 
-def _version(context: Context, run: TrackedRun, candidate: Contender, digest: str) -> ModelVersion:
-    """The candidate's version in the registry; it is made if training could not make it."""
-    recipe_yaml = context.recipe.to_yaml()
-    entry = ModelEntry(candidate.name, digest, candidate.model_root, recipe_yaml)
+def _version(context: Context, run: TrackedRun, name: str, digest: str) -> ModelVersion:
+    """The candidate's version in the registry; registers it if the train stage could not."""
+    entry = ModelEntry(name, digest, context.at("models", name), context.recipe.to_yaml())
     version = registry.register(context.tracker, run, entry)
-    return registry.tag_evaluation(context.tracker, version, candidate.evaluation_root)
+    return registry.tag_evaluation(context.tracker, version, context.at("evaluation", name))
 
 
-def _judged(
+def _decision_metadata(
     rules: PromoteConfig,
-    mine: Sequence[MetricResult],
-    theirs: Sequence[MetricResult] | None,
+    candidate_metrics: Sequence[MetricResult],
+    champion_metrics: Sequence[MetricResult] | None,
     version: ModelVersion,
     champion: ModelVersion | None,
 ) -> dict[str, Any]:
-    """What a decision's manifest says."""
+    """Decide; the metadata of the decision's manifest."""
     if champion is not None and champion.digest == version.digest:
         decision = Decision(promote=True, reasons=("it is the champion already",))
     else:
-        decision = decide(mine, theirs if champion else None, rules)
+        decision = decide(candidate_metrics, champion_metrics if champion else None, rules)
     return {
         **decision.model_dump(mode="json"),
         "candidate": version.model_dump(mode="json"),
@@ -192,17 +188,17 @@ def _judged(
     }
 
 
-def _move(
+def _move_alias(
     context: Context, decision: Manifest, version: ModelVersion, champion: ModelVersion | None
 ) -> bool:
-    """Move the alias as the decision says; whether it moved."""
-    now = champion.digest if champion else None
-    if not decision.metadata["promote"] or now == version.digest:
+    """Move the champion alias as the decision says; whether it moved."""
+    current = champion.digest if champion else None
+    if not decision.metadata["promote"] or current == version.digest:
         return False
-    if now != decision.parents.get("champion"):
+    if current != decision.parents.get("champion"):
         context.progress.log(
             f"  {version.name}: the champion changed since this decision was made, "
-            f"so version {version.version} does not take its place"
+            f"so version {version.version} does not replace it"
         )
         return False
     registry.set_champion(context.tracker, version)

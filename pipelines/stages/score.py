@@ -1,6 +1,6 @@
 """The score stage: a log-likelihood for every row of a split, in bulk, as Ray Data jobs.
 
-One piece of work is some rows of one shard and one Parquet file. Rows in are rows out, or the stage fails.
+A work unit is some rows of one shard and one Parquet file. The stage fails if a row has no score.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from genmod import storage
 from genmod.config import as_json
 from pipelines.jobs.score_plan import CALIBRATION, ScoreJob, ScorePlan, plan_score
-from pipelines.jobs.scoring import ScoreActor, _job
+from pipelines.jobs.scoring import ScoreActor, bulk_score_job
 from pipelines.recipe.context import Context, Result
-from pipelines.recipe.selection import check_scorable, narrowed, scorable_models
-from pipelines.stages.bulk_stage import run_stage
+from pipelines.recipe.selection import check_scorable, check_selected, scorable_models
+from pipelines.stages.bulk_stage import run_bulk_stage
 
 
-def plan_of(context: Context, name: str) -> ScorePlan:
-    """The plan for one of the recipe's models."""
+def score_plan(context: Context, name: str) -> ScorePlan:
+    """The plan of one of the recipe's models. ConfigError if it is not trained."""
     recipe = context.recipe
     options = as_json(recipe.score_options(name))
     out_root = context.at(recipe.score.output, name)
@@ -30,14 +30,16 @@ def plan_of(context: Context, name: str) -> ScorePlan:
         own_root=own_root,
         calibration_root=context.at(CALIBRATION, name),
     )
-    return plan_score(job, recipe.score, seed=recipe.seed)
+    return plan_score(job, recipe.score, seed=recipe.seed, snapshot=context.snapshot)
 
 
 def stage(context: Context) -> Result:
-    """The command: a log-likelihood of each row from each of the recipe's models that has a density."""
+    """Run the command: a log-likelihood of each row from each selected model that has a density."""
+    check_selected(context)
     models = scorable_models(context)
     if not models:
-        check_scorable(context, context.models[0])  # says why
-    context = narrowed(context, models)
-    jobs = [_job(plan) for plan in [plan_of(context, name) for name in models]]
-    return run_stage(context, "score", jobs, ScoreActor, context.recipe.score)
+        check_scorable(context, context.models[0])  # raises the reason
+    context = context.with_models(models)
+    plans = [score_plan(context, name) for name in models]
+    jobs = [bulk_score_job(plan, context.snapshot) for plan in plans]
+    return run_bulk_stage(context, "score", jobs, ScoreActor, context.recipe.score)

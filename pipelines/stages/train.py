@@ -14,13 +14,13 @@ from typing import Any
 from genmod import storage
 from genmod.config import as_json, fingerprint
 from genmod.errors import ConfigError
-from genmod.interface.model_store import GRIDS, HISTORY, open_model
-from genmod.manifest import MANIFEST_NAMES, DatasetManifest, Manifest, require
+from genmod.interface.model_store import GRIDS, HISTORY
+from genmod.manifest import MANIFEST_NAMES, DatasetManifest, Manifest
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job
 from genmod.training.metric_log import read_metrics
 from pipelines.jobs.training import TrainOptions, metric_values, train_models
 from pipelines.recipe.context import Context, Result
-from pipelines.recipe.selection import narrowed, need_models, of_stage
+from pipelines.recipe.selection import check_selected, models_for
 from pipelines.tracking.registry import ModelEntry, register_in_background
 from pipelines.tracking.run import TrackedRun
 
@@ -45,12 +45,13 @@ def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
     )
     distills = recipe.entry(name).distills
     if distills is None:
-        return plan_job(job, data)
+        return plan_job(job, data, context.snapshot)
     start = context.at("models", distills)
-    teacher = require(Manifest, start, "model", f"train --model {distills}")
-    job = job.model_copy(update={"start": InitialModel(root=start, digest=teacher.digest)})
-    check_start(job, open_model(start, teacher).config)
-    return plan_job(job, data)
+    teacher = context.snapshot.model(start, f"train --model {distills}")
+    initial = InitialModel(root=start, digest=teacher.manifest.digest)
+    job = job.model_copy(update={"start": initial})
+    check_start(job, teacher.config)
+    return plan_job(job, data, context.snapshot)
 
 
 def stage(context: Context) -> Result:
@@ -69,15 +70,15 @@ def run_stage(context: Context, stage: str) -> Result:
         ConfigError: no selected model belongs to the stage.
         GenmodError: a model cannot be trained.
     """
-    need_models(context)
-    names = of_stage(context.recipe, context.models, stage)
+    check_selected(context)
+    names = models_for(context.recipe, context.models, stage)
     if not names:
         raise ConfigError(
             f"train: {', '.join(context.models)} distills another model; run genmod distill"
             if stage == "train"
             else "distill: no selected model distills another; set model.NAME.distills in the recipe"
         )
-    context = narrowed(context, names)
+    context = context.with_models(names)
     start_s = time.monotonic()
     data = context.dataset()
     jobs = [job_of(context, name, data) for name in context.models]
@@ -95,7 +96,12 @@ def run_stage(context: Context, stage: str) -> Result:
         context.progress.log("  starting the training workers")
 
     options = TrainOptions(
-        context.recipe.cluster, context.at(".scratch"), context.progress, runs, connect
+        context.recipe.cluster,
+        context.at(".scratch"),
+        context.progress,
+        runs,
+        connect,
+        context.snapshot,
     )
     try:
         manifests = train_models(jobs, options)

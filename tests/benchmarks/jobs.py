@@ -77,7 +77,7 @@ def _sample(root: str, name: str) -> dict:
     config = SampleConfig(count=SAMPLES, shard_rows=SAMPLES, micro_batch=MICRO)
     plan = plan_sample(SampleJob(name, f"{root}/{name}", f"{root}/out", {}), config, seed=0)
     actor = SampleActor(plans=[plan], **ACTOR)
-    task = {"job": 0, "piece": "train-000000", "rows": SAMPLES, "what": {"number": 0}}
+    task = {"job": 0, "unit": "train-000000", "num_rows": SAMPLES, "parameters": {"number": 0}}
     model, how = load_model(f"{root}/{name}"), family(name).Sample()
 
     def ours() -> None:
@@ -99,7 +99,7 @@ def _score(root: str, name: str) -> dict:
     actor = ScoreActor(plans=[plan], **ACTOR)
     dataset = DatasetManifest.model_validate_json(Path(f"{root}/data/dataset.json").read_text())
     (part,) = shard_slices(dataset, config, 0)
-    task = {"job": 0, "piece": part.name, "rows": SCORES, "what": as_json(part)}
+    task = {"job": 0, "unit": part.name, "num_rows": SCORES, "parameters": as_json(part)}
     model, how = load_model(f"{root}/{name}"), family(name).Score()
     reader = RowReader(f"{root}/data", SPEC, [part.shard])
     batches = [reader.read(np.arange(i, i + MICRO)) for i in range(0, SCORES, MICRO)]

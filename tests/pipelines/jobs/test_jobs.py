@@ -25,6 +25,7 @@ from genmod.generation.synthetic import SampleConfig
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, families, family
+from genmod.interface.snapshot import Snapshot
 from genmod.manifest import (
     DatasetManifest,
     ImageSpec,
@@ -39,9 +40,9 @@ from genmod.scoring.table import ScoreConfig, read_parquet
 from genmod.scoring.work_units import SCORE_PURPOSE
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
-from pipelines.jobs.bulk import Options
+from pipelines.jobs.bulk import BulkOptions
 from pipelines.jobs.sampling import SampleJob, plan_sample, regenerate, sample_models
-from pipelines.jobs.scoring import _job, score_models
+from pipelines.jobs.scoring import bulk_score_job, score_models
 from pipelines.stages.score import ScoreJob, plan_score
 from tests.processes import PATIENCE_S
 
@@ -129,11 +130,21 @@ def files(folder):
     }
 
 
+class Recorder:
+    """Progress that keeps task, done and total of every update."""
+
+    def __init__(self, updates):
+        self.updates = updates
+
+    def update(self, task, done, total, unit, note=""):
+        self.updates.append((task, done, total))
+
+
 @pytest.fixture(scope="module")
 def sampled(root, ray_session):
     """All families sampled by two actors; and the progress that was told."""
     told = []
-    options = Options(on_progress=lambda done, total: told.append((done, total)))
+    options = BulkOptions(progress=Recorder(told))
     out = root / "samples"
     manifests = sample_models(sample_jobs(root, out), SAMPLE, seed=SEED, options=options)
     return out, manifests, told
@@ -159,10 +170,11 @@ def test_one_actor_or_two_write_the_same_bytes(root, sampled, scored, tmp_path):
 @pytest.mark.ray
 def test_a_synthetic_dataset_is_whole_and_says_what_it_is(root, sampled):
     out, manifests, told = sampled
-    total = SAMPLE.count * len(manifests)
-    assert told[0] == (0, total)
-    assert told[-1] == (total, total)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    for name in families():
+        counts = [done for task, done, total in told if task == f"sample {name}"]
+        assert (counts[0], counts[-1]) == (0, SAMPLE.count)
+        assert counts == sorted(counts)
+    assert {total for _, _, total in told} == {SAMPLE.count}
     for name, manifest in zip(families(), manifests, strict=True):
         here = str(out / name)
         assert load_manifest(DatasetManifest, here, "dataset") == manifest
@@ -279,7 +291,8 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     plan = plan_score(job, config, seed=SEED)
     assert (plan.rows, plan.calibration.rows) == (5, 5)  # max_rows holds for both
     assert not plan.is_calibrated_by_own_rows
-    assert [_job(one).head is None for one in (plan, plan.calibration)] == [True, False]
+    jobs = [bulk_score_job(one, Snapshot()) for one in (plan, plan.calibration)]
+    assert [job.setup_task is None for job in jobs] == [True, False]
     (manifest,) = score_models([job], config, seed=SEED)
     calibration = load_manifest(Manifest, str(only(tmp_path / "out" / "calibration")), "scores")
     assert calibration.parents["dataset"] == load_manifest(DatasetManifest, data, "dataset").digest
@@ -288,7 +301,8 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     assert {"sigma", "gap_nats", "gap_rows"} <= manifest.metadata["prepared"].keys()
     assert f"sigma {manifest.metadata['prepared']['sigma']:.6g}" in manifest.metadata["of"]
     assert not (tmp_path / "out" / "receipts" / "prepared.json").exists()
-    assert _job(plan.calibration).head is None  # nothing to wait for if it is begun anew
+    restarted = bulk_score_job(plan.calibration, Snapshot())
+    assert restarted.setup_task is None  # its receipt exists
     assert set(manifest.metadata["rare"]) == {"p_two_sided", "p_corrected"}
 
 
@@ -310,7 +324,7 @@ def test_calibration_that_cannot_be_is_said_in_the_plan(root, tmp_path):
     assert roots[0] == roots[1] != roots[2]
     many = {**tiny("gan"), "sigma": "fit", "fit_rows": 12}
     wants = ScoreJob("gan", str(root / "models" / "gan"), job.data_root, str(tmp_path), many)
-    with pytest.raises(ConfigError, match="wants 12 held-out rows"):
+    with pytest.raises(ConfigError, match="fits to 12 held-out rows"):
         plan_score(wants, SCORE, seed=0)
 
 
@@ -320,7 +334,7 @@ def test_finished_work_is_looked_up_without_ray(root, sampled, scored):
         raise AssertionError("connected without work")
 
     before = files(sampled[0]), files(scored[0])
-    options = Options(connect=refuse)
+    options = BulkOptions(connect=refuse)
     again = sample_models(sample_jobs(root, sampled[0]), SAMPLE, seed=SEED, options=options)
     assert again == sampled[1]
     more = SCORE.model_copy(update={"workers": 7, "deadline_s": 5})
@@ -345,17 +359,18 @@ DRIVER = """
     from pathlib import Path
     from cluster.session import LOCAL, ClusterConfig, connect
     from genmod.generation.synthetic import SampleConfig
-    from pipelines.jobs.bulk import Options
+    from pipelines.jobs.bulk import BulkOptions
     from pipelines.jobs.sampling import SampleJob, sample_models
 
-    def die(done, total):
-        if done:
-            os.kill(os.getpid(), signal.SIGKILL)
+    class Die:
+        def update(self, task, done, total, unit, note=""):
+            if done:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     connect(ClusterConfig(address=LOCAL, cpus=2))
     jobs = [SampleJob(n, f"{sys.argv[1]}/models/{n}", f"{sys.argv[2]}/{n}", {}) for n in sys.argv[4:]]
     config = SampleConfig.model_validate_json(sys.argv[3])
-    sample_models(jobs, config, seed=11, options=Options(on_progress=die))
+    sample_models(jobs, config, seed=11, options=BulkOptions(progress=Die()))
 """
 
 
