@@ -28,15 +28,15 @@ class ClusterConfig(Config):
     address: str = AUTO
     """``local`` starts Ray on this machine for as long as this process lives; ``auto`` is the cluster that
     RAY_ADDRESS names, as it does in a Ray job, else local; or a cluster's address, HOST:PORT."""
-    cpus: int | None = Field(None, gt=0)
+    cpus: int | None = Field(default=None, gt=0)
     """Logical CPUs of a local Ray; all of the machine's if not given."""
-    object_store_bytes: int = Field(256 << 20, ge=80 << 20)
+    object_store_bytes: int = Field(default=256 << 20, ge=80 << 20)
     """Shared memory of a local Ray. Payloads do not travel through it, so it is small."""
-    wait_s: float = Field(60, ge=0)
+    wait_s: float = Field(default=60, ge=0)
     """How long nodes may take to come, on a cluster that has no room for the workers yet."""
-    cpus_per_worker: float = Field(1, gt=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
     """What a worker of any stage asks for."""
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
     """1 puts each training worker, and each sampling or scoring actor, on a GPU of its own."""
 
 

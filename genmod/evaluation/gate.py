@@ -35,7 +35,7 @@ class PromoteConfig(Config):
     """The recipe's ``promote``: the margins that make a champion."""
 
     rules: dict[str, Rule] = Field(
-        {
+        default={
             "fd": Rule(
                 improve_by=0.02, max_regression=0.02, relative=True, max_relative_position=0.9
             ),
@@ -44,7 +44,7 @@ class PromoteConfig(Config):
         min_length=1,
     )
     """Metric, by name as ``fd`` or in full with its feature space, to what is asked of it."""
-    improvements: int = Field(1, ge=0)
+    improvements: int = Field(default=1, ge=0)
     """So many metrics must improve; 0 lets an equal candidate through."""
     beyond_noise: bool = True
     """An improvement must also be larger than the two values' intervals explain."""

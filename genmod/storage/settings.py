@@ -40,11 +40,11 @@ class CacheConfig(Config):
 class StorageConfig(Config):
     """The recipe's ``storage``. Not part of any result."""
 
-    read_timeout_s: float = Field(15, gt=0)
+    read_timeout_s: float = Field(default=15, gt=0)
     """How long a connection may be silent."""
-    request_timeout_s: float = Field(60, gt=0)
+    request_timeout_s: float = Field(default=60, gt=0)
     """How long one request may take; it moves 4 MiB at most when reading and 8 MiB when writing."""
-    retry_timeout_s: float = Field(120, gt=0)
+    retry_timeout_s: float = Field(default=120, gt=0)
     """How long a request is begun anew, with growing pauses, before the store counts as lost."""
     cache: CacheConfig | None = None
     """Without it, tars are read from the store by ranges, or kept in memory where they are small."""
