@@ -1,1 +1,1 @@
-"""Solvers that make images: pure functions over a model."""
+"""Samplers of diffusion models: solvers as pure functions over a denoiser, and their options."""

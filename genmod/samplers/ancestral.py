@@ -1,4 +1,6 @@
-"""Samplers that draw fresh noise in every step. Letters: B batch, C channels, H height, W width.
+"""Stochastic samplers: DDPM's ancestral sampler and multistep consistency sampling.
+
+Letters: B batch, C channels, H height, W width.
 
 References:
     Denoising diffusion probabilistic models, Ho et al. 2020, https://arxiv.org/abs/2006.11239
@@ -18,19 +20,19 @@ from genmod.samplers.ode import Denoise
 
 
 def ancestral(denoise: Denoise, x_BCHW: Tensor, sigmas: Tensor, rng: Rng) -> Tensor:
-    """Each step draws from q(x_next | x, D): DDPM's sampler on any levels. Eq. 6 and 7, Ho et al. 2020.
+    """DDPM's sampler: each step draws from q(x_next | x, D). Eq. 6 and 7, Ho et al. 2020.
 
-    With x scaled so that images keep their size, the mean is r x + (1 - r) D for r = (sigma_next / sigma)^2
-    and the variance sigma_next^2 (1 - r), DDPM's smaller choice.
+    For x = image + sigma eps the mean is r x + (1 - r) D, with r = (sigma_next / sigma)^2. The variance is
+    sigma_next^2 (1 - r), the smaller of DDPM's two choices.
 
     Args:
         denoise: D(x; sigma).
-        x_BCHW: images at the level ``sigmas[0]``.
-        sigmas: falling; a last level of 0 gives D itself.
-        rng: one row for each image.
+        x_BCHW: images with noise of level ``sigmas[0]``.
+        sigmas: decreasing noise levels; if the last one is 0, the result is D.
+        rng: one row per image.
 
     Returns:
-        Images at the level ``sigmas[-1]``, float64.
+        Images with noise of level ``sigmas[-1]``, float64.
     """
     x_BCHW = x_BCHW.to(torch.float64)
     for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas.tolist())):
@@ -43,13 +45,15 @@ def ancestral(denoise: Denoise, x_BCHW: Tensor, sigmas: Tensor, rng: Rng) -> Ten
 
 
 def consistency(denoise: Denoise, x_BCHW: Tensor, sigmas: Tensor, rng: Rng) -> Tensor:
-    """Guess the image, add noise of the next level, guess again. Alg. 1, Song et al. 2023.
+    """Multistep consistency sampling: predict the image, add noise of the next level, repeat.
+
+    Alg. 1, Song et al. 2023.
 
     Args:
-        denoise: a consistency function: takes each point of a flow line to its end.
-        x_BCHW: images at the level ``sigmas[0]``.
-        sigmas: falling, all above 0: one call for each.
-        rng: one row for each image.
+        denoise: a consistency function, which maps each point of a flow trajectory to its end.
+        x_BCHW: images with noise of level ``sigmas[0]``.
+        sigmas: decreasing noise levels above 0; one network evaluation each.
+        rng: one row per image.
 
     Returns:
         Clean images, float64.
@@ -62,5 +66,5 @@ def consistency(denoise: Denoise, x_BCHW: Tensor, sigmas: Tensor, rng: Rng) -> T
 
 
 def _noise(rng: Rng, step: int, like_BCHW: Tensor) -> Tensor:
-    """Addressed by row and step."""
+    """Standard normal noise, addressed by row and step."""
     return rng.fold("step").at(step).normal(*like_BCHW.shape[1:], dtype=like_BCHW.dtype)

@@ -1,4 +1,4 @@
-"""How noise is turned into an image, as a recipe says it."""
+"""Sampling options of a diffusion model: solver, steps, noise levels and stochasticity."""
 
 from __future__ import annotations
 
@@ -19,86 +19,100 @@ from genmod.samplers.ode import Churn, Denoise, ddim, heun
 from genmod.samplers.schedule import edm_sigmas
 
 _FINE_STEPS = {"heun": 12, "ddim": 50, "dpm_solver": 20, "unipc": 16}
-"""Steps from which on a solver follows the flow."""
+"""Steps from which on a solver follows the probability flow closely."""
 
 _MIN_ANCESTRAL_STEPS = 500
-"""Steps from which on the ancestral sampler follows the noisy process."""
+"""Steps from which on the ancestral sampler follows the reverse process closely."""
 
 
 class FlowSolver(Config):
-    """The solver from noise to an image, its steps and its stochasticity."""
+    """The solver that turns noise into an image, with its steps and its stochasticity."""
 
     solver: Literal["heun", "ddim", "dpm_solver", "unipc", "ancestral", "consistency"] = "heun"
-    """``heun``: order 2, 2 steps - 1 calls of the net. All others call it once a step. ``ddim``: order 1.
-    ``dpm_solver``: DPM-Solver++(2M), order 2. ``unipc``: order 3. ``ancestral``: DDPM's own, fresh noise in
-    each step, meant for 1000 of them. ``consistency``: of a net tuned for it, 1 to 4 steps."""
+    """``heun``: order 2, with 2 steps - 1 network evaluations; all others use one per step. ``ddim``: order
+    1. ``dpm_solver``: DPM-Solver++(2M), order 2. ``unipc``: order 3. ``ancestral``: DDPM's stochastic
+    sampler, for about 1000 steps. ``consistency``: for a consistency model, 1 to 4 steps."""
     steps: int = Field(default=18, ge=1)
     """Steps from sigma_max to 0."""
     spacing: Literal["edm", "log", "linear", "cosine"] = "edm"
-    """Of the noise levels: ``edm`` by ``rho``, ``log`` evenly in ln sigma, ``linear`` and ``cosine`` evenly
-    in the time of that DDPM schedule. A consistency net's go evenly in ln sigma down to ``last``."""
+    """Spacing of the noise levels. ``edm``: by ``rho``. ``log``: even in ln sigma. ``linear``, ``cosine``:
+    even in the time of that DDPM schedule. Solver ``consistency`` always uses even steps of ln sigma, down to
+    ``last``."""
     rho: float = Field(default=7.0, gt=0)
-    """Spacing of the noise levels. Eq. 5, Karras et al. 2022."""
+    """Exponent of the spacing ``edm``. Eq. 5, Karras et al. 2022."""
     last: float = Field(default=0.8, gt=0)
-    """Noise before the last of several calls of a consistency net."""
+    """Last noise level of solver ``consistency``, if it takes several steps."""
     churn: float = Field(default=0.0, ge=0)
-    """S_churn: noise added and removed on the way, 0 for none. Alg. 2, Karras et al. 2022."""
+    """S_churn: amount of noise added and removed during sampling; 0 for none. Alg. 2, Karras et al. 2022."""
     churn_low: float = Field(default=0.05, ge=0)
-    """S_tmin."""
+    """S_tmin: lowest noise level with churn."""
     churn_high: float = Field(default=50.0, gt=0)
-    """S_tmax."""
+    """S_tmax: highest noise level with churn."""
     churn_noise: float = Field(default=1.003, gt=0)
-    """S_noise."""
+    """S_noise: factor on the standard deviation of the added noise."""
 
     @model_validator(mode="after")
     def _check_churn(self) -> Self:
         if self.churn and self.solver not in ("heun", "ddim"):
-            raise ValueError(f"churn is for heun and ddim; {self.solver} takes none")
+            raise ValueError(
+                f"churn needs solver heun or ddim, got {self.solver}; change solver or set churn to 0"
+            )
         return self
 
     @property
     def nfe(self) -> int:
-        """Of the net for each image, without guidance: NFE."""
+        """Network evaluations per image (NFE), without those that guidance adds."""
         return 2 * self.steps - 1 if self.solver == "heun" else self.steps
 
     @property
     def solves_the_flow(self) -> bool:
-        """Whether the images follow the flow: enough steps (``_FINE_STEPS``) of a solver, and no churn.
+        """Whether samples follow the probability flow: enough steps of an ODE solver, and no churn.
 
-        Churn and fresh noise make another process, with the same marginals for a perfect denoiser only.
+        With added noise it is another process, which has the same marginals only for a perfect denoiser.
         """
         return self.churn == 0.0 and self.steps >= _FINE_STEPS.get(self.solver, math.inf)
 
     @property
     def follows_the_process(self) -> bool:
-        """Whether each step draws from the noisy process, finely enough: what the variational bound is of."""
+        """Whether samples follow the reverse process that the variational bound belongs to."""
         return self.solver == "ancestral" and self.steps >= _MIN_ANCESTRAL_STEPS
 
     def sigmas(self, sigma_min: float, sigma_max: float) -> Tensor:
-        """The noise levels, falling from ``sigma_max``; the last one is 0, but for a consistency net.
+        """Noise levels, decreasing from ``sigma_max``, float64; the last is 0, except for ``consistency``.
 
         Raises:
-            ConfigError: the model's range is not inside the schedule's.
+            ConfigError: the model's range of noise levels does not fit ``spacing`` or ``last``.
         """
         if self.solver == "consistency":
             if self.last >= sigma_max:
                 raise ConfigError(
-                    f"sample.last is {self.last:g}, wanted less than net.sigma_max={sigma_max:g}"
+                    f"sample.last: got {self.last:g}, expected less than net.sigma_max={sigma_max:g}"
                 )
             return _log_spaced(self.steps, self.last, sigma_max)
         if self.spacing == "edm":
             return edm_sigmas(self.steps, sigma_min, sigma_max, self.rho)
         if self.spacing == "log":
-            down = _log_spaced(self.steps, sigma_min, sigma_max)
-            return torch.cat((down, down.new_zeros(1)))
-        of = ddpm.ddpm_schedule(self.spacing)
-        of.require(f"sample.spacing={self.spacing}", sigma_min, sigma_max)
-        return of.spaced(self.steps, sigma_min, sigma_max)
+            levels = _log_spaced(self.steps, sigma_min, sigma_max)
+            return torch.cat((levels, levels.new_zeros(1)))
+        schedule = ddpm.ddpm_schedule(self.spacing)
+        schedule.check_range(f"sample.spacing={self.spacing}", sigma_min, sigma_max)
+        return schedule.spaced(self.steps, sigma_min, sigma_max)
 
     def solve(
         self, denoise: Denoise, x_BCHW: Tensor, rng: Rng, sigma_min: float, sigma_max: float
     ) -> Tensor:
-        """From ``x_BCHW`` at sigma_max to clean images, float64; fresh noise is addressed by row."""
+        """Turn noise into images.
+
+        Args:
+            denoise: D(x; sigma).
+            x_BCHW: draws of the prior, at sigma_max.
+            rng: one row per image, for solvers that add noise.
+            sigma_min: the model's lowest noise level.
+            sigma_max: the model's highest noise level.
+
+        Returns:
+            Clean images, (B, C, H, W) float64.
+        """
         sigmas = self.sigmas(sigma_min, sigma_max)
         match self.solver:
             case "dpm_solver":
@@ -118,9 +132,9 @@ class FlowSolver(Config):
 
 
 def _log_spaced(levels: int, low: float, high: float) -> Tensor:
-    """DDPMSchedule evenly spaced in ln sigma from ``high`` to ``low``, float64; a single one is ``high``."""
+    """Noise levels evenly spaced in ln sigma from ``high`` to ``low``, float64; a single one is ``high``."""
     spaced = torch.linspace(math.log(high), math.log(low), levels, dtype=torch.float64).exp()
     if levels > 1:
         spaced[-1] = low
-    spaced[0] = high  # as given, not as rounded
+    spaced[0] = high  # exactly, without rounding
     return spaced

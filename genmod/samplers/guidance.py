@@ -1,4 +1,6 @@
-"""Classifier-free guidance as a denoiser made of two. Letters: B batch, C channels, H height, W width.
+"""Classifier-free guidance: combines a conditional and an unconditional denoiser.
+
+Letters: B batch, C channels, H height, W width.
 
 References:
     Classifier-free diffusion guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598
@@ -24,10 +26,14 @@ def guided(
     weight: float,
     interval: tuple[float, float | None] = (0.0, None),
 ) -> Denoise:
-    """D_u + weight (D_c - D_u) for noise levels in the interval (low, high], D_c elsewhere.
+    """The guided denoiser D_u + weight (D_c - D_u), at noise levels in (low, high]; D_c at other levels.
 
-    A weight of 1 is the conditional denoiser itself and costs no second call. Any other weight gives
-    images that are not draws from the model's p(x | label). A ``high`` of None is no limit.
+    Args:
+        conditional: D_c.
+        unconditional: D_u.
+        weight: 1 is D_c itself, without a second network evaluation. With any other weight samples are
+            not draws from the model's p(x | label).
+        interval: (low, high); a ``high`` of None is no limit.
     """
     low, high = interval
 
@@ -47,22 +53,22 @@ _NFE_SWEEP_STEPS = {
     "dpm_solver": (5, 9, 17),
     "unipc": (5, 9, 17),
 }
-"""Steps of each solver that :meth:`GuidedSolver.nfe_sweep` compares: 5, 9, 17 and 35 calls of the net."""
+"""Steps of each solver in :meth:`GuidedSolver.nfe_sweep`: 5, 9, 17 and 35 network evaluations."""
 
 
 class GuidedSolver(FlowSolver):
-    """The solver from noise to an image, and how strongly it follows the label."""
+    """The solver that turns noise into an image, with classifier-free guidance."""
 
     guidance: float = Field(default=1.0, ge=0)
-    """Classifier-free guidance: 1 for none, 0 to ignore the label, above 1 to exaggerate it."""
+    """Weight of classifier-free guidance: 1 for none, 0 to ignore the label, above 1 to amplify it."""
     guidance_low: float = Field(default=0.0, ge=0)
-    """Guidance acts on noise levels above this one."""
+    """Guidance applies to noise levels above this one."""
     guidance_high: float | None = Field(default=None, gt=0)
-    """And not above this one; None for no limit."""
+    """Guidance applies to noise levels up to this one; None for no limit."""
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """Every other solver and spacing, churn, and guidance with and without an interval."""
+        """Every other solver and spacing, churn, and guidance with and without limits."""
         return (
             cls(solver="ddim", steps=4, spacing="cosine", guidance=2.0),
             cls(solver="dpm_solver", steps=5, spacing="linear"),
@@ -76,38 +82,46 @@ class GuidedSolver(FlowSolver):
     def _check_interval(self) -> Self:
         if self.guidance_high is not None and self.guidance_low >= self.guidance_high:
             raise ValueError(
-                f"guidance_low is {self.guidance_low:g}, but must be below guidance_high, "
-                f"{self.guidance_high:g}: no noise level lies between"
+                f"guidance_low: got {self.guidance_low:g}, expected less than guidance_high="
+                f"{self.guidance_high:g}"
             )
         return self
 
     def require_guidable(self, classes: int, label_drop: float) -> None:
-        """ConfigError if guidance is asked for, of a net without labels or never trained without them."""
+        """Check that the model can be guided.
+
+        Args:
+            classes: number of classes; 0 for data without labels.
+            label_drop: probability with which training dropped the label.
+
+        Raises:
+            ConfigError: guidance is set, but the model has no labels or was never trained without them.
+        """
         if self.guidance != 1.0 and (not classes or label_drop == 0):
-            why = "net.label_drop is 0" if classes else "the data has no labels"
+            reason = "net.label_drop is 0" if classes else "the data has no labels"
             raise ConfigError(
-                f"diffusion: sample.guidance is {self.guidance:g}, but {why}; set it to 1"
+                f"diffusion: got sample.guidance={self.guidance:g}, but {reason}; set sample.guidance to 1"
             )
 
     @property
     def draws_from_p(self) -> bool:
-        """The flow itself, finely solved and without churn, or the noisy process; without guidance."""
+        """Whether samples are draws from the model's p: enough steps, no churn, no guidance."""
         return (self.solves_the_flow or self.follows_the_process) and self.guidance == 1.0
 
     def nfe_sweep(self) -> tuple[tuple[str, int, Self], ...]:
-        """(Solver, calls, options) from few calls to many; a consistency net has its own sampler alone."""
-        few = {"consistency": (1, 2, 4)}
-        rungs = few if self.solver == "consistency" else _NFE_SWEEP_STEPS
+        """(Solver, network evaluations, options) of each point, with the solvers that fit the model."""
+        consistency_steps = {"consistency": (1, 2, 4)}
+        sweep = consistency_steps if self.solver == "consistency" else _NFE_SWEEP_STEPS
         points = [
             self.model_copy(update={"solver": solver, "steps": steps, "churn": 0.0})
-            for solver, counts in rungs.items()
+            for solver, counts in sweep.items()
             for steps in counts
         ]
         return tuple((point.solver, point.nfe, point) for point in points)
 
     @property
     def sampler(self) -> str:
-        """Solver, steps, and what makes the images other than draws from p."""
+        """Name for manifests and reports: solver, steps, spacing, churn and guidance."""
         spacing = f" {self.spacing}" if self.spacing != "edm" else ""
         churn = f", churn {self.churn:g}" if self.churn else ""
         guidance = f", guided {self.guidance:g}{self._interval}" if self.guidance != 1.0 else ""
@@ -115,7 +129,7 @@ class GuidedSolver(FlowSolver):
 
     @property
     def _interval(self) -> str:
-        """Where guidance acts, if not everywhere."""
+        """The noise levels that guidance applies to; empty if to all."""
         low = f" above {self.guidance_low:g}" if self.guidance_low else ""
         high = f" up to {self.guidance_high:g}" if self.guidance_high is not None else ""
         return low + high

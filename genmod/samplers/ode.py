@@ -1,8 +1,8 @@
-"""Solvers of the probability-flow equation from noise to data, as pure functions over a denoiser.
+"""Solvers of the probability-flow ODE from noise to data: Heun's method and DDIM, as pure functions.
 
     dx/dsigma = (x - D(x; sigma)) / sigma                  Eq. 3, Karras et al. 2022, with sigma(t) = t
 
-The state is float64 whatever the denoiser computes in; all rows share the noise levels, and fresh noise is
+The state is float64, whatever dtype the denoiser uses. All rows share the noise levels, and added noise is
 addressed by row, so no row depends on another. Letters: B batch, C channels, H height, W width.
 
 References:
@@ -32,19 +32,19 @@ DenoiseRows = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Churn:
-    """Noise added before each step and removed by it. Alg. 2, Karras et al. 2022."""
+    """Churn: noise that is added before each step and removed by it. Alg. 2, Karras et al. 2022."""
 
     total: float
-    """S_churn, shared among the steps."""
+    """S_churn, divided among the steps."""
     sigma_low: float
-    """S_tmin: no noise is added below this level."""
+    """S_tmin: lowest noise level with churn."""
     sigma_high: float
-    """S_tmax: nor above this one."""
+    """S_tmax: highest noise level with churn."""
     noise_scale: float
-    """S_noise, standard deviation of the added noise, about 1."""
+    """S_noise: standard deviation of the added noise, about 1."""
 
     def factor(self, sigma: float, steps: int) -> float:
-        """gamma: the level is raised to (1 + gamma) sigma."""
+        """gamma: the step begins at the noise level (1 + gamma) sigma."""
         if not self.sigma_low <= sigma <= self.sigma_high:
             return 0.0
         return min(self.total / steps, math.sqrt(2) - 1)
@@ -57,17 +57,17 @@ def heun(
     rng: Rng | None = None,
     churn: Churn | None = None,
 ) -> Tensor:
-    """Heun's method of second order, 2 (len(sigmas) - 1) - 1 calls. Alg. 1 and 2, Karras et al. 2022.
+    """Heun's second-order method, 2 (len(sigmas) - 1) - 1 evaluations. Alg. 1 and 2, Karras et al. 2022.
 
     Args:
         denoise: D(x; sigma).
-        x_BCHW: images at the level ``sigmas[0]``.
-        sigmas: falling; if the last is 0, the last step is Euler's.
-        rng: one row for each image; needed for churn only.
-        churn: stochasticity, None for the deterministic solver.
+        x_BCHW: images with noise of level ``sigmas[0]``.
+        sigmas: decreasing noise levels; if the last one is 0, the last step is Euler's.
+        rng: one row per image; required only with churn.
+        churn: stochasticity; None for the deterministic solver.
 
     Returns:
-        Images at the level ``sigmas[-1]``, float64.
+        Images with noise of level ``sigmas[-1]``, float64.
     """
     return _solve(denoise, x_BCHW, sigmas, rng, churn, second_order=True)
 
@@ -79,9 +79,9 @@ def ddim(
     rng: Rng | None = None,
     churn: Churn | None = None,
 ) -> Tensor:
-    """Euler's method, len(sigmas) - 1 calls; in this parameterisation it is DDIM (App. C.1, Karras et al.).
+    """Euler's method, which is DDIM (App. C.1, Karras et al.), with len(sigmas) - 1 evaluations.
 
-    Arguments and result as for :func:`heun`.
+    Arguments and result are those of :func:`heun`.
     """
     return _solve(denoise, x_BCHW, sigmas, rng, churn, second_order=False)
 
@@ -98,6 +98,7 @@ def _solve(
     levels: list[float] = sigmas.tolist()
     x_BCHW = x_BCHW.to(torch.float64)
     for i, (level, sigma_next) in enumerate(itertools.pairwise(levels)):
+        # Churn: raise the noise level by a factor 1 + gamma.
         sigma = level
         gamma = churn.factor(level, len(levels) - 1) if churn else 0.0
         if churn and gamma > 0:
@@ -106,6 +107,7 @@ def _solve(
             noise_BCHW = rng.fold("churn").at(i).normal(*x_BCHW.shape[1:], dtype=x_BCHW.dtype)
             extra = math.sqrt(sigma**2 - level**2) * churn.noise_scale
             x_BCHW = x_BCHW + extra * noise_BCHW
+        # Euler's step, then Heun's correction by the slope at its end.
         slope_BCHW = (x_BCHW - denoise(x_BCHW, sigma)) / sigma
         step = sigma_next - sigma
         x_next_BCHW = x_BCHW + step * slope_BCHW

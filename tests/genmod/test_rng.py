@@ -1,4 +1,4 @@
-"""Addressed randomness: known answers, addressing, distributions."""
+"""Counter-based random numbers: known answers, addressing, distributions."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ def test_known_answers_of_random123(philox, counter, key, answer):
     assert " ".join(f"{word:08x}" for word in words_4N[:, 0].tolist()) == answer
 
 
-def test_the_cpus_way_gives_the_devices_bits():
+def test_cpu_and_device_implementations_agree():
     counter_4N = Rng(3, "test", torch.arange(4000)).bits(4).T.contiguous()
     key = philox_key(5, "x")
     assert torch.equal(philox4x32(counter_4N, key), philox4x32_torch(counter_4N, key))
@@ -59,7 +59,7 @@ def test_same_bits_for_any_batch_split(draw, cuts):
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_every_part_of_the_address_counts():
+def test_every_part_of_the_address_changes_the_numbers():
     base = rng_for(1, "a", [3]).normal(4)
     others = [
         rng_for(2, "a", [3]),
@@ -73,7 +73,7 @@ def test_every_part_of_the_address_counts():
     assert all(not torch.equal(other.normal(4), base) for other in others)
 
 
-def test_repeat_gives_independent_adjacent_copies():
+def test_repeat_returns_independent_adjacent_copies():
     copies = rng_for(1, "a", [5, 9]).repeat(3)
     assert copies.index_B.tolist() == [15, 16, 17, 27, 28, 29]
 
@@ -96,17 +96,17 @@ def test_distributions():
     assert float(rng.uniform(25).max()) < 1.0
 
 
-def test_key_depends_on_seed_and_purpose_without_clashes_of_text():
+def test_keys_of_different_seeds_and_purposes_differ():
     assert philox_key(1, "1/x") != philox_key(11, "/x")
     assert all(0 <= word < 2**32 for word in philox_key(0, ""))
 
 
-def test_integers_refuses_what_it_cannot_do():
+def test_integers_refuses_a_bad_limit():
     with pytest.raises(ValueError, match=r"2\*\*31"):
         rng_for(0, "a", [0]).integers(2**31 + 1)
 
 
-def test_spread_numbers_are_even_wherever_the_rows_begin():
+def test_quasi_uniform_numbers_are_even_for_any_first_row():
     for first in (0, 17, 10**9):
         u_B = rng_for(3, "level", range(first, first + 1000)).quasi_uniform()
         assert 0 <= u_B.min() <= u_B.max() < 1

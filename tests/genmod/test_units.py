@@ -1,4 +1,4 @@
-"""Pixels, network inputs, nats, bits."""
+"""Conversions between pixels, network units, nats and bits per dimension."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from genmod import units
 
 
-def test_every_pixel_comes_back():
+def test_pixels_survive_a_round_trip():
     pixels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(units.to_pixels(units.to_network(pixels)), pixels)
 
@@ -24,7 +24,7 @@ def test_bins_tile_the_range():
     assert torch.equal(units.to_pixels(high), torch.arange(256, dtype=torch.uint8))
 
 
-def test_outside_the_range_the_edge_pixel():
+def test_values_outside_the_range_become_edge_pixels():
     assert units.to_pixels(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 
@@ -56,15 +56,15 @@ def test_two_levels_fill_two_halves():
         (units.lebesgue(-0.5, 1.5), 256, 7),
     ],
 )
-def test_the_constant_comes_from_the_declared_range(measure, levels, constant):
+def test_the_constant_follows_from_the_range(measure, levels, constant):
     assert units.bits_per_dim(-12 * math.log(2.0), 3, measure, levels) == pytest.approx(
         4 + constant
     )
 
 
 @pytest.mark.parametrize("measure", ["lebesgue", "lebesgue on R^D", "lebesgue[-1,1", ""])
-def test_a_measure_without_a_range_has_no_bits(measure):
-    with pytest.raises(ValueError, match="has no bits per dimension"):
+def test_an_unknown_measure_is_refused(measure):
+    with pytest.raises(ValueError, match="bits per dimension: got measure"):
         units.bits_per_dim(-1.0, 3, measure)
 
 

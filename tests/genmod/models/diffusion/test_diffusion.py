@@ -203,9 +203,7 @@ def test_what_draws_from_p():
     assert DiffusionSample(churn=5, guidance=2).sampler == "heun-18, churn 5, guided 2"
     limited = DiffusionSample(guidance=3, guidance_low=0.2, guidance_high=2)
     assert limited.sampler == "heun-18, guided 3 above 0.2 up to 2"
-    with pytest.raises(
-        ValidationError, match="guidance_low is 5, but must be below guidance_high, 1"
-    ):
+    with pytest.raises(ValidationError, match="expected less than guidance_high=1"):
         DiffusionSample(guidance=3, guidance_low=5, guidance_high=1)
 
 
@@ -360,7 +358,7 @@ def test_unscorable_without_the_label():
 
 
 def test_noise_outside_of_a_schedule_is_refused():
-    with pytest.raises(ConfigError, match=r"set net\.sigma_min and net\.sigma_max inside"):
+    with pytest.raises(ConfigError, match=r"inside the schedule's range"):
         DiffusionConfig(noise=TrainingNoise(schedule="linear"))
     DiffusionConfig(noise=TrainingNoise(schedule="linear"), sigma_min=0.0101)
 
