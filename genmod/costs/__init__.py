@@ -1,1 +1,1 @@
-"""Costs of a model: counted operations and measured times."""
+"""Costs of a model: counted operations, and measured times of calls."""

@@ -1,4 +1,4 @@
-"""What a model costs in operations, counted on the meta device where it can be: big nets cost nothing."""
+"""Operations of a model, counted on the meta device where possible, so that large nets need no memory."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from genmod.rng import Rng
 META = torch.device("meta")
 
 PEAK_FLOPS = {"v100": 125e12, "a100": 312e12, "h100": 989e12}
-"""Dense 16-bit operations a second of tensor cores, by NVIDIA's data sheets (V100, A100, H100 SXM)."""
+"""Dense 16-bit operations per second of tensor cores, by NVIDIA's data sheets (V100, A100, H100 SXM)."""
 
 UTILISATION = 0.14
-"""Share of the peak that training reaches: what EDM's published costs come to, 8 V100 and 2 days for CIFAR-10
-and 32 A100 and 13 days for ImageNet-64."""
+"""Share of the peak that training reaches, from the published costs of EDM: 2 days on 8 V100 for CIFAR-10,
+13 days on 32 A100 for ImageNet-64."""
 
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What one image costs. A multiplication and an addition are two operations."""
+    """Operations per image. A multiplication and an addition count as two."""
 
     parameters: int
-    """Of all nets."""
+    """Number of parameters of all nets."""
     forward_flops: int
-    """Of all phases' losses, each by how often it takes part."""
+    """Forward passes of all phases, divided by how rarely a phase takes part (:attr:`Phase.every`)."""
     step_flops: int
-    """With the way back."""
+    """Forward and backward passes."""
 
     def images_per_s(self, gpu: str) -> float:
-        """Training speed of one GPU at that utilisation: an estimate, good to a factor of 2 or so."""
+        """Estimated training speed of one GPU at :data:`UTILISATION`, within a factor of about 2."""
         return PEAK_FLOPS[gpu] * UTILISATION / self.step_flops
 
 
 def training_cost(config: ModelConfig) -> TrainingCost:
-    """Count a training step of one image."""
+    """Operations of a training step on one image."""
     model = shapes_of(config)
     forward = backward = 0
     for phase in model.phases():
-        mine = {id(parameter) for parameter in model.parameters_of(phase).values()}
+        trained = {id(parameter) for parameter in model.parameters_of(phase).values()}
         for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in mine)
+            parameter.requires_grad_(id(parameter) in trained)
         batch = _row(model)
         with _Counter() as counter:
             loss = model.loss(phase.name, batch, Rng(0, "work", batch.index_B), 0).total
@@ -61,26 +61,24 @@ def training_cost(config: ModelConfig) -> TrainingCost:
 
 
 def shapes_of(config: ModelConfig) -> GenerativeModel:
-    """The model without memory for its weights, or with, if its construction reads numbers."""
-    family(config.family)  # loaded before, for loading computes
+    """The model on the meta device, or on the CPU if its constructor reads values of tensors."""
+    family(config.family)  # imported outside of META, since importing computes
     try:
         with META:
             return config.build()
-    except (
-        NotImplementedError
-    ):  # torch's word for a number that is asked of a tensor without memory
+    except NotImplementedError:  # raised by torch when a value of a meta tensor is read
         return config.build()
 
 
 def flops_of(call: Callable[[], object]) -> int:
-    """Operations of matrix products and convolutions in a call."""
+    """Operations of the matrix products and convolutions in a call."""
     with _Counter() as counter:
         call()
     return counter.flops
 
 
 def parameters_of(model: nn.Module) -> int:
-    """How many numbers training moves."""
+    """Number of parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -92,7 +90,10 @@ def _row(model: GenerativeModel) -> Batch:
 
 
 class _Counter(TorchDispatchMode):
-    """Sums the operations that torch knows the formula of. Also inside of derivatives of gradients."""
+    """Sums the operations for which torch has a formula.
+
+    torch's own FlopCounterMode gives the same sums, but raises an error in derivatives of gradients.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Seconds of a call that works on a batch, measured by doing it a few times on this machine.
 
 A call is timed at the batch size that the work will have, or, if that takes too long, at two smaller ones and
-extrapolated. The first call at each size is a warm-up: it allocates memory and chooses kernels.
+extrapolated. The first call at a size is a warm-up if it is short: it allocates memory and chooses kernels.
 
 Other load on the machine must not count. A call of one thread takes as long as its CPU time on a core of
 its own, so the smaller of wall time and CPU time counts; with several threads that is the wall time.
@@ -23,8 +23,14 @@ REPETITIONS = 15
 FIRST_ROWS = 4
 """Batch size of the first call."""
 
+_WARM_UP_S = 0.2
+"""A call that takes longer than this needs no warm-up."""
+
 _GROWTH = 4
 """Factor between the batch sizes that are tried."""
+
+_WALL_PER_CPU = 4
+"""Wall time of a measurement on a busy machine, in CPU time."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,20 @@ class Clock:
         return seconds
 
 
+class Budget:
+    """Time that a measurement may take: CPU time of this process, or four times as much wall time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+
+    def left_s(self) -> float:
+        """Seconds that are left; below 0 when the budget is exceeded."""
+        cpu_s = time.process_time() - self._cpu_s
+        wall_s = time.perf_counter() - self._wall_s
+        return self._seconds - max(cpu_s, wall_s / _WALL_PER_CPU)
+
+
 @contextmanager
 def torch_threads(threads: int) -> Generator[None]:
     """Let torch compute with this many threads inside the block."""
@@ -68,24 +88,24 @@ def call_time(call: Callable[[int], object], rows: int, budget_s: float) -> Call
     Args:
         call: works on a batch of the given size.
         rows: batch size of interest.
-        budget_s: about how long to measure; two calls at :data:`FIRST_ROWS` take as long as they take.
+        budget_s: about how long to measure; two calls at :data:`FIRST_ROWS` rows are made in any case.
     """
-    start_s = time.perf_counter()
+    budget = Budget(budget_s)
     size = min(rows, FIRST_ROWS)
     cold_s, usual_s = _seconds(call, size), _seconds(call, size)
     first_s = max(0.0, cold_s - usual_s)
     points = [(size, usual_s)]
-    # Grow the batch while the next size, were it in proportion, fits the budget.
-    while size < rows:
-        larger = min(rows, _GROWTH * size)
-        if usual_s * larger / size > budget_s / 3:
-            break
-        call(larger)
-        size, usual_s = larger, _seconds(call, larger)
+    # Grow the batch while a call of the next size, were it in proportion, fits twice the budget: most calls
+    # take less than in proportion, and one size alone says little of larger ones.
+    while size < rows and usual_s * min(rows, _GROWTH * size) / size <= 2 * budget_s:
+        size = min(rows, _GROWTH * size)
+        usual_s = _seconds(call, size)
+        if usual_s < _WARM_UP_S:
+            usual_s = _seconds(call, size)
         points.append((size, usual_s))
     # Repeat at the size that was reached.
     seconds = [usual_s]
-    while len(seconds) < REPETITIONS and time.perf_counter() - start_s + usual_s < budget_s:
+    while len(seconds) < REPETITIONS and budget.left_s() > usual_s:
         seconds.append(_seconds(call, size))
     points[-1] = size, statistics.median(seconds)
     return CallTime(first_s, extrapolated(points, rows))

@@ -15,7 +15,6 @@ import contextlib
 import math
 import os
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from copy import deepcopy
@@ -25,7 +24,7 @@ import torch
 
 from cluster.session import LOCAL, ClusterConfig, address_of
 from genmod import storage
-from genmod.costs.measured import FIRST_ROWS, Clock, call_time, extrapolated, torch_threads
+from genmod.costs.measured import FIRST_ROWS, Budget, Clock, call_time, extrapolated, torch_threads
 from genmod.data.format.shards import write_shard
 from genmod.errors import TrainingDiverged
 from genmod.generation.synthetic import SAMPLE_SPLIT, LabelRequest, SampleConfig, SampleGenerator
@@ -182,20 +181,19 @@ def _step_times(
     model: GenerativeModel, config: TrainConfig, share: int
 ) -> list[tuple[int, float, float]]:
     """(rows of a part, seconds of the first step, of a usual step), from small to large parts."""
-    start_s = time.perf_counter()
+    budget = Budget(BUDGET_S)
+    least = _period(model) + 2
     points: list[tuple[int, float, float]] = []
     rows = min(share, FIRST_ROWS)
     while True:
-        left_s = BUDGET_S - (time.perf_counter() - start_s)
-        # A small part is timed by two steps; the real one until the time is up.
-        points.append((rows, *_timed_steps(model, config, rows, left_s if rows == share else 0.0)))
-        usual_s = points[-1][2]
-        if rows == share:
+        # Small parts are timed by few steps; the real one until the time is up.
+        left_s = budget.left_s() if rows == share else 0.0
+        points.append((rows, *_timed_steps(model, config, rows, left_s)))
+        step_s = points[-1][2] / rows
+        fitting = [size for size in (share, 4 * rows) if least * step_s * size <= BUDGET_S]
+        if rows == share or not fitting:
             return points
-        larger = share if usual_s * share / rows < left_s / 3 else min(share, 4 * rows)
-        if usual_s * larger / rows > left_s / 3:
-            return points
-        rows = larger
+        rows = min(share, fitting[0])
 
 
 def _timed_steps(
@@ -220,6 +218,11 @@ def _timed_steps(
     return stream.first_s, stream.usual_s()
 
 
+def _period(model: GenerativeModel) -> int:
+    """Steps after which the same phases take part again."""
+    return math.lcm(*(phase.every for phase in model.phases()))
+
+
 class _Enough(Exception):
     """Ends a training whose steps have been timed."""
 
@@ -229,14 +232,13 @@ class _TimedStream:
 
     def __init__(self, model: GenerativeModel, config: TrainConfig, budget_s: float) -> None:
         self.config = config
-        self.budget_s = budget_s
         self.first_s = 0.0
         self._every = [phase.every for phase in model.phases()]
-        self._period = math.lcm(*self._every)
+        self._period = _period(model)
         self._batch = noise_batch(model.spec, config.batch)
         self._step = 0
         self._seconds: dict[tuple[bool, ...], list[float]] = defaultdict(list)
-        self._start_s = time.perf_counter()
+        self._budget = Budget(budget_s)
         self._clock = Clock()
 
     def at(self, nimg: int) -> _TimedStream:
@@ -258,10 +260,8 @@ class _TimedStream:
             self.first_s = seconds
         elif self._step > 1:
             self._seconds[self._turns(self._step)].append(seconds)
-        elapsed_s = time.perf_counter() - self._start_s
-        if self._step > self._period + 1 and (
-            elapsed_s > self.budget_s or self._step > _MOST_STEPS
-        ):
+        over = self._budget.left_s() < 0 or self._step > _MOST_STEPS
+        if over and self._step > self._period + 1:
             raise _Enough
         start = self._step * self.config.batch
         self._step += 1

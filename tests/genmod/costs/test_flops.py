@@ -1,15 +1,20 @@
 """Counted operations against hand counts, and against the published size of a net."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from genmod.config import as_json
 from genmod.costs.flops import META, flops_of, parameters_of, shapes_of, training_cost
+from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
 from genmod.nets.linear import MIN_PRODUCTS, Linear
+from genmod.rng import Rng
 
 
 def config(name, **net):
@@ -45,6 +50,23 @@ def test_every_family_is_counted(name):
     assert work.step_flops > 1.5 * work.forward_flops > 0
 
 
+@pytest.mark.parametrize("name", families())
+def test_a_loss_has_as_many_operations_as_torchs_counter_finds(name):
+    model = shapes_of(config(name))
+    device = next(model.parameters()).device
+    index_B = torch.zeros(1, dtype=torch.int64, device=device)
+    pixels_BCHW = torch.zeros(1, *model.spec.shape, dtype=torch.uint8, device=device)
+    batch = Batch(pixels_BCHW, index_B, index_B)
+    for phase in model.phases():
+        loss = partial(model.loss, phase.name, batch, Rng(0, "flops", index_B), 0)
+        try:
+            with FlopCounterMode(display=False) as counter:
+                loss()
+        except RuntimeError:
+            continue  # a derivative of a gradient, which torch's counter does not follow
+        assert flops_of(loss) == counter.get_total_flops() > 0
+
+
 def test_big_nets_need_no_memory():
     big = shapes_of(config("diffusion", widths=[4096], attention=[], blocks=4))
     assert all(parameter.device == META for parameter in big.parameters())
@@ -53,12 +75,12 @@ def test_big_nets_need_no_memory():
 
 def test_blocks_add_what_they_cost():
     """Four levels' worth of equal convolutions: twice the blocks is nearly twice the work."""
-    few, many = (
+    narrow, deep = (
         training_cost(config("diffusion", blocks=blocks, attention=[], widths=[32]))
         for blocks in (4, 8)
     )
-    assert 1.8 < many.forward_flops / few.forward_flops < 2.0
-    assert 1.8 < many.parameters / few.parameters < 2.0
+    assert 1.8 < deep.forward_flops / narrow.forward_flops < 2.0
+    assert 1.8 < deep.parameters / narrow.parameters < 2.0
 
 
 def test_ddpm_has_its_published_size():
