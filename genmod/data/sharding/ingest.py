@@ -1,4 +1,4 @@
-"""Makes one planned shard: fetch, check, conform, write, sign. What a task runs; knows no Ray."""
+"""Writes one planned shard: fetch, check, resize, encode, write, commit a receipt. Independent of Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genmod.manifest import ImageSpec, Split
 
 
 class ShardJob(Config):
-    """What :meth:`genmod.data.sharding.plan.DatasetPlan.job` says."""
+    """Description of one shard to write, from :meth:`genmod.data.sharding.plan.DatasetPlan.job`."""
 
     root: str
     name: str
@@ -34,13 +34,19 @@ class ShardJob(Config):
 
 
 def make_shard(values: Mapping[str, Any]) -> ShardReceipt:
-    """Make a shard and its receipt; the receipt that counts comes back.
+    """Write a shard and commit its receipt.
 
-    Rows that cannot be used are refused and leave a gap in the index, so the others do not move.
+    Rejected rows leave a gap in the index, so that the other rows keep their index.
+
+    Args:
+        values: fields of a :class:`ShardJob`, as JSON values.
+
+    Returns:
+        The committed receipt: this one, or that of another process that committed first.
 
     Raises:
-        DataError: the source is no longer what was planned.
-        OSError: a store failed; trying again may help.
+        DataError: the source has changed since it was listed.
+        OSError: the storage failed; a retry may succeed.
     """
     job = ShardJob.model_validate(dict(values))
     rejected: list[tuple[str, str, str]] = []
@@ -48,8 +54,8 @@ def make_shard(values: Mapping[str, Any]) -> ShardReceipt:
     first = next(rows, None)
     entry, metadata = None, None
     if first is not None:
-        whole = chain((first,), rows)
-        entry, metadata = write_shard(job.root, job.name, job.split, job.spec, whole)
+        all_rows = chain((first,), rows)
+        entry, metadata = write_shard(job.root, job.name, job.split, job.spec, all_rows)
     receipt = ShardReceipt(
         fingerprint=job.fingerprint, shard=entry, metadata=metadata, rejected=tuple(rejected)
     )

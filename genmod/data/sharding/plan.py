@@ -1,13 +1,12 @@
-"""The plan of a dataset: which row of the source goes to which split, which shard, under which key.
+"""The plan of a dataset: split, shard, index and key of every row of the source.
 
-A pure function of the recipe's ``data``, the seed, the source's listing and a parent. Letters: N rows.
+A pure function of the recipe's ``data``, the seed, the source's listing and the previous version. Letters:
+M rows of a part.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,59 +20,64 @@ from genmod.config import Config, fingerprint
 from genmod.data.format.codecs import Codec, Rejected, to_spec
 from genmod.data.format.shards import RowStats, ShardReceipt, dataset_metadata
 from genmod.data.format.tar import BLOCK
-from genmod.data.sharding.catalog import CHUNK_ROWS, Catalog, Places, RejectedRow
+from genmod.data.sharding.catalog import CATALOG_CHUNK_ROWS, Catalog, RejectedRow, SlotsAndGroups
 from genmod.data.sharding.disk_buckets import Groups, RowLine
 from genmod.data.sharding.previous_version import PreviousVersion
+from genmod.data.sharding.quarantine import check_quarantine
 from genmod.data.sharding.resolve import resolve_spec
 from genmod.data.sources.registry import open_source
 from genmod.data.sources.source import DataConfig, Scan, pixels_of
-from genmod.errors import DataError, sanitize
+from genmod.errors import DataError
 from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpec, Split
 from genmod.permutation import shuffle
 
-SHARD_ROWS, SHARD_BYTES, PROBE_ROWS = 2048, 32 << 20, 16
-"""Rows and pixel bytes of a shard where the recipe does not say; rows encoded to estimate all."""
+_SHARD_ROWS, _SHARD_BYTES = 2048, 32 << 20
+"""Default limits of a shard: rows, and bytes of pixels."""
 
-TASK_BYTES = 512 << 20
-"""A process with what it imports, files that it fetches ahead, and a large image."""
+_SAMPLE_ROWS = 16
+"""Rows that are encoded to estimate the size of all rows."""
 
-TAR_ROW_BYTES = 4 * BLOCK
-"""What a row takes in a tar beside its pixels."""
+_TASK_BYTES = 512 << 20
+"""Memory of a task apart from its shard: imports, prefetched files, one large image."""
+
+_TAR_ROW_BYTES = 4 * BLOCK
+"""Bytes of a row in a tar in addition to its pixels."""
 
 
 class ShardPlan(Config):
-    """A dataset's plan in a few numbers."""
+    """Summary of a dataset's plan."""
 
     source: str
     spec: ImageSpec
     rows: int
     rows_by_split: dict[str, int]
     rejected: int
-    """Before any image is looked at."""
+    """Inputs rejected before any image is decoded."""
     shards: int
     size_bytes: int
-    """About as many bytes of tars."""
+    """Estimated size of the tars."""
     fingerprint: str
     class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """One tar to make."""
+    """One shard to write."""
 
     name: str
     split: Split
     rows: int
     first_index: int
-    """Index in the split of the first row; the others follow."""
+    """Index in the split of the first row; the other rows follow."""
     group: int
-    """Where the lines of its rows lie, and which is the first of them."""
+    """Group that contains the shard's rows."""
     first_line: int
+    """Number of the shard's first row in the group."""
 
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """What the stage will do, before it does anything. Its rows are on disk, not in memory."""
+    """All shards to write. The rows are on disk, not in memory."""
 
     fingerprint: str
     source: str
@@ -83,32 +87,32 @@ class DatasetPlan:
     spec: ImageSpec
     class_names: tuple[str, ...]
     class_numbers: tuple[int, ...]
-    """Of the classes as the lines number them, where they have names."""
+    """Class number for each class number of the catalog, if classes have names."""
     shards: tuple[PlannedShard, ...]
     rejected: tuple[RejectedRow, ...]
-    """What the plan already refuses, and what the parent refused."""
+    """Inputs rejected by the previous version and by this plan."""
     parents: dict[str, str]
-    """Digests of what the dataset is made from."""
-    parent: PreviousVersion | None
+    """Digests of the source and of the previous version."""
+    previous: PreviousVersion | None
     groups: Groups
 
     @property
     def rows(self) -> int:
-        """Of all shards to make."""
+        """Number of rows of all shards to write."""
         return sum(shard.rows for shard in self.shards)
 
     @property
     def rows_by_split(self) -> dict[str, int]:
-        """Of the shards to make."""
+        """Number of rows to write for each split."""
         return {split: sum(s.rows for s in self.shards if s.split == split) for split in SPLITS}
 
     @property
     def new_rejected(self) -> tuple[RejectedRow, ...]:
-        """What the plan refuses, without what the parent did."""
-        return self.rejected[len(self.parent.rejected) if self.parent else 0 :]
+        """Inputs rejected by this plan, without those of the previous version."""
+        return self.rejected[len(self.previous.rejected) if self.previous else 0 :]
 
     def job(self, shard: PlannedShard, root: str) -> dict[str, Any]:
-        """Everything that the maker of a shard needs, as JSON values."""
+        """Describe a shard to write, as JSON values of a :class:`ShardJob`."""
         lines = self.lines(shard)
         labels = [line.label for line in lines] if self.spec.classes else None
         if labels and self.class_numbers:
@@ -129,18 +133,18 @@ class DatasetPlan:
         }
 
     def lines(self, shard: PlannedShard) -> list[RowLine]:
-        """The rows of a shard, in its order."""
+        """Read the rows of a shard, in order."""
         return self.groups.rows(shard.group, shard.first_line, shard.rows)
 
     @property
     def task_bytes(self) -> int:
-        """Memory that the maker of a shard needs: pixels and tar of the largest, what it reads at once."""
+        """Memory of a task: pixels and tar of the largest shard, and the largest fetch."""
         rows = max((shard.rows for shard in self.shards), default=0)
-        shard_bytes = rows * (self.spec.dims + TAR_ROW_BYTES)
-        return TASK_BYTES + 3 * shard_bytes + 2 * self.scan.max_fetch_bytes
+        shard_bytes = rows * (self.spec.dims + _TAR_ROW_BYTES)
+        return _TASK_BYTES + 3 * shard_bytes + 2 * self.scan.max_fetch_bytes
 
     def summary(self) -> ShardPlan:
-        """For people and for ``--dry-run``; encodes some rows to learn how large they become."""
+        """Summarise the plan for ``--dry-run``; encodes some rows to estimate the size."""
         return ShardPlan(
             source=self.source,
             spec=self.spec,
@@ -148,17 +152,17 @@ class DatasetPlan:
             rows_by_split=self.rows_by_split,
             rejected=len(self.rejected),
             shards=len(self.shards),
-            size_bytes=self.rows * self._bytes_of_a_row(),
+            size_bytes=self.rows * self._row_bytes(),
             fingerprint=self.fingerprint,
             class_names=self.class_names,
         )
 
-    def _bytes_of_a_row(self) -> int:
-        """Headers, the label's block, and the mean of a few images, in whole blocks."""
+    def _row_bytes(self) -> int:
+        """Estimate the size of a row: headers, the label, and the mean of a few images, in whole blocks."""
         if not self.shards:
             return 0
         lines = self.lines(self.shards[0])
-        refs = [line.ref for line in lines[:: -(-len(lines) // PROBE_ROWS)]]
+        refs = [line.ref for line in lines[:: -(-len(lines) // _SAMPLE_ROWS)]]
         codec, sizes = Codec(self.spec), [0]
         for image in open_source(self.source).fetch(refs, self.scan.fingerprint):
             with suppress(Rejected):
@@ -168,31 +172,33 @@ class DatasetPlan:
         return BLOCK + label + sum(sizes) // max(1, len(sizes) - 1)
 
 
-def make_plan(data: DataConfig, seed: int, parent: PreviousVersion | None = None) -> DatasetPlan:
+def make_plan(data: DataConfig, seed: int, previous: PreviousVersion | None = None) -> DatasetPlan:
     """List the source and plan its dataset.
 
     Args:
-        data: the recipe's section.
-        seed: of the recipe; mixes the rows of a split over its shards where fetching allows it.
-        parent: the dataset that this one grows from; only rows that it does not know are planned.
+        data: the recipe's ``data``.
+        seed: seed of the recipe; shuffles the rows of a split over its shards if the source allows random
+            access.
+        previous: version to append to; only rows that it lacks are planned.
 
     Raises:
-        ConfigError: the section asks for what the source or the parent does not have.
-        DataError: the source is not there, or too much of it cannot be used.
+        ConfigError: ``data`` contradicts the source or the previous version.
+        DataError: the source does not exist, or too many of its inputs are rejected.
     """
     source = open_source(data.source)
-    catalog = Catalog(source, data.splits, parent.keys() if parent else ())
-    spec, class_names = resolve_spec(data, source, catalog, parent)
+    catalog = Catalog(source, data.splits, previous.keys() if previous else ())
+    spec, class_names = resolve_spec(data, source, catalog, previous)
     catalog.classify(spec.classes)
     count = catalog.count_rejected
     check_quarantine(data, catalog.rejected(spec.classes), count, catalog.inputs)
-    if parent is None and catalog.rows_of("train") == 0:
+    if previous is None and catalog.rows_of("train") == 0:
         raise DataError(
-            f"{source.text}: {catalog.inputs} inputs leave nothing to train on; add data"
+            f"{source.text}: none of the {catalog.inputs} inputs is in the train split; add data"
         )
-    row_limit = data.shard_rows or max(1, min(SHARD_ROWS, SHARD_BYTES // spec.dims))
-    shards, groups = _deal(catalog, row_limit, seed if source.random_access else None, parent)
-    parents = {"source": catalog.scan.fingerprint, **(parent.digests if parent else {})}
+    row_limit = data.shard_rows or max(1, min(_SHARD_ROWS, _SHARD_BYTES // spec.dims))
+    shuffle_seed = seed if source.random_access else None
+    shards, groups = _plan_shards(catalog, row_limit, shuffle_seed, previous)
+    parents = {"source": catalog.scan.fingerprint, **(previous.digests if previous else {})}
     return DatasetPlan(
         fingerprint=fingerprint("dataset", FORMAT, data.result(), seed, parents),
         source=source.text,
@@ -202,37 +208,40 @@ def make_plan(data: DataConfig, seed: int, parent: PreviousVersion | None = None
         class_names=class_names,
         class_numbers=tuple(catalog.class_numbers(class_names)) if spec.classes else (),
         shards=tuple(shards),
-        rejected=(*(parent.rejected if parent else ()), *catalog.rejected(spec.classes)),
+        rejected=(*(previous.rejected if previous else ()), *catalog.rejected(spec.classes)),
         parents=parents,
-        parent=parent,
+        previous=previous,
         groups=groups,
     )
 
 
-def _deal(
-    catalog: Catalog, row_limit: int, seed: int | None, parent: PreviousVersion | None
+def _plan_shards(
+    catalog: Catalog, row_limit: int, seed: int | None, previous: PreviousVersion | None
 ) -> tuple[list[PlannedShard], Groups]:
-    """Shards of about the same size, and their rows: mixed over a split's shards, or in order if not."""
+    """Plan shards of nearly equal size, and assign the rows: shuffled within a split, or in order."""
     shards: list[PlannedShard] = []
     starts: dict[Split, NDArray[np.int64]] = {}
     groups: dict[Split, NDArray[np.int64]] = {}
-    version = f"v{parent.version + 1:03d}-" if parent else ""
-    together = max(1, CHUNK_ROWS // row_limit)
+    version = f"v{previous.version + 1:03d}-" if previous else ""
+    group_shards = max(1, CATALOG_CHUNK_ROWS // row_limit)
     group = 0
     for split in SPLITS:
         rows = catalog.rows_of(split)
-        index = parent.metadata(split).next_index if parent else 0
+        index = previous.row_stats(split).next_index if previous else 0
+        # Divide the split into shards of nearly equal size, and the shards into groups.
         count = -(-rows // row_limit)
         bounds = [number * rows // max(1, count) for number in range(count + 1)]
-        groups[split] = group + np.arange(count, dtype=np.int64) // together
-        group += -(-count // together)
+        groups[split] = group + np.arange(count, dtype=np.int64) // group_shards
+        group += -(-count // group_shards)
         starts[split] = np.array(bounds[:-1], dtype=np.int64)
         for number, (first, end) in enumerate(pairwise(bounds)):
-            name, mine = f"{split}-{version}{number:06d}", int(groups[split][number])
-            first_line = first - bounds[number - number % together]
-            shards.append(PlannedShard(name, split, end - first, index + first, mine, first_line))
+            name, its_group = f"{split}-{version}{number:06d}", int(groups[split][number])
+            first_line = first - bounds[number - number % group_shards]
+            shards.append(
+                PlannedShard(name, split, end - first, index + first, its_group, first_line)
+            )
 
-    def group_of(split: Split, first: int, count: int) -> Places:
+    def group_of(split: Split, first: int, count: int) -> SlotsAndGroups:
         slot_M = np.arange(first, first + count, dtype=np.int64)
         if seed is not None:
             size = catalog.rows_of(split)
@@ -240,58 +249,38 @@ def _deal(
         shard_M = np.searchsorted(starts[split], slot_M, side="right") - 1
         return slot_M, groups[split][shard_M]
 
-    return shards, catalog.place(group_of)
-
-
-def exceeds_quarantine(data: DataConfig, rejected: int, rows: int) -> bool:
-    """Whether more of the inputs are refused than the recipe allows."""
-    return rejected > data.max_quarantined * rows
-
-
-def check_quarantine(
-    data: DataConfig, rejected: Iterable[RejectedRow], count: int, rows: int
-) -> None:
-    """Raise DataError if ``count`` refused inputs are more of them than the recipe allows."""
-    if exceeds_quarantine(data, count, rows):
-        kinds, example = Counter[str](), ""
-        for _, name, reason in rejected:
-            kinds[_NUMBERS.sub("N", reason.partition(":")[0])] += 1
-            example = example or f"{sanitize(name)}: {reason}"
-        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
-        rest = count - sum(count for _, count in kinds.most_common(3))
-        raise DataError(
-            f"{data.source}: {count} of {rows} inputs are refused, more than "
-            f"data.max_quarantined={data.max_quarantined:g} allows "
-            f"({counts}{f', {rest} others' if rest else ''}); the first is {example}"
-        )
-
-
-_NUMBERS = re.compile(r"\d+")
+    return shards, catalog.assign(group_of)
 
 
 def make_manifest(
-    plan: DatasetPlan, made: Sequence[ShardReceipt], quarantine: FileEntry
+    plan: DatasetPlan, receipts: Sequence[ShardReceipt], quarantine: FileEntry
 ) -> DatasetManifest:
-    """The manifest of the dataset, from the receipts of all its shards in the plan's order."""
-    parent = plan.parent
-    metadata: dict[Split, RowStats] = {}
+    """Build the manifest of a dataset.
+
+    Args:
+        plan: plan of the dataset.
+        receipts: receipts of all planned shards, in the plan's order.
+        quarantine: the written list of rejected inputs.
+    """
+    previous = plan.previous
+    stats: dict[Split, RowStats] = {}
     for split in SPLITS:
-        mine = [r.metadata for r in made if r.metadata and r.shard and r.shard.split == split]
-        total = sum(mine, parent.metadata(split) if parent else RowStats())
+        parts = [r.metadata for r in receipts if r.metadata and r.shard and r.shard.split == split]
+        total = sum(parts, previous.row_stats(split) if previous else RowStats())
         if total.rows:
-            metadata[split] = total
-    rejected = sum(len(receipt.rejected) for receipt in made) + len(plan.rejected)
+            stats[split] = total
+    rejected = sum(len(receipt.rejected) for receipt in receipts) + len(plan.rejected)
     return DatasetManifest(
         fingerprint=plan.fingerprint,
         parents=plan.parents,
         files=(quarantine,),
         metadata={
-            "version": parent.version + 1 if parent else 1,
+            "version": previous.version + 1 if previous else 1,
             "source": plan.source,
-            **dataset_metadata(metadata),
+            **dataset_metadata(stats),
         },
         spec=plan.spec,
-        shards=(*(parent.shards if parent else ()), *(r.shard for r in made if r.shard)),
+        shards=(*(previous.shards if previous else ()), *(r.shard for r in receipts if r.shard)),
         quarantined=rejected,
         class_names=plan.class_names,
     )

@@ -1,4 +1,4 @@
-"""The dataset that a new version grows from: what it knows already, and what the new one takes over."""
+"""The previous version of a dataset: its keys, shards and classes, which the new version inherits."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from genmod.data.format.shards import QUARANTINE, RowStats, read_table
 from genmod.errors import DataError
 from genmod.manifest import DatasetManifest, FileEntry, ShardEntry, Split
 
-READERS = 16
-"""Index files that are fetched at the same time."""
+_READ_THREADS = 16
+"""Index files to read in parallel."""
 
 
 @dataclass(frozen=True)
 class PreviousVersion:
-    """A dataset, open to be grown."""
+    """A dataset to append to."""
 
     root: str
     manifest: DatasetManifest
     rejected: tuple[tuple[str, str, str], ...]
-    """(key, name, reason) from its quarantine."""
+    """(key, name, reason) of its rejected inputs."""
 
     @property
     def version(self) -> int:
-        """1 for a dataset that did not grow from another."""
+        """Number of the version; the first one is 1."""
         return int(self.manifest.metadata.get("version", 1))
 
     @property
     def digests(self) -> dict[str, str]:
-        """For the fingerprint and the manifest of the new version."""
+        """Digest of the dataset, for the fingerprint and the manifest of the new version."""
         return {"dataset": self.manifest.digest}
 
     @property
     def shards(self) -> tuple[ShardEntry, ...]:
-        """Its shards, by absolute path or URL."""
+        """Shards of the dataset, by absolute path or URL."""
 
         def absolute(entry: FileEntry) -> FileEntry:
             path = storage.join(storage.resolve(self.root), entry.path)
@@ -48,26 +48,26 @@ class PreviousVersion:
             for shard in self.manifest.shards
         )
 
-    def metadata(self, split: Split) -> RowStats:
-        """Of the rows that a split has already."""
+    def row_stats(self, split: Split) -> RowStats:
+        """Statistics of the rows of a split."""
         return RowStats.model_validate(self.manifest.metadata["splits"].get(split, {}))
 
     def match_classes(self, class_names: Sequence[str]) -> tuple[str, ...]:
-        """The names and numbers of classes that a source with these has to take over.
+        """Return the class names of this version, after checking that they include those of the source.
 
         Raises:
-            DataError: it has a class that the parent lacks, so models of the parent could not learn it.
+            DataError: the source has a new class, which models of this version do not have.
         """
-        mine = self.manifest.class_names
-        if new := [name for name in class_names if name not in mine]:
+        known = self.manifest.class_names
+        if new := [name for name in class_names if name not in known]:
             raise DataError(
-                f"class {new[0]!r} is not one of the dataset's that grows, {self.root}; "
-                "make a new dataset under another root"
+                f"the previous version {self.root} has no class {new[0]!r}; "
+                "shard into a new dataset under another root"
             )
-        return mine
+        return known
 
     def keys(self) -> Iterator[Sequence[str]]:
-        """Of its samples and of the inputs that it refused, in parts."""
+        """Read the keys of its samples and of its rejected inputs, in parts."""
 
         def read(shard: ShardEntry) -> Sequence[str]:
             url = storage.join(self.root, shard.index.path)
@@ -77,13 +77,13 @@ class PreviousVersion:
 
         yield [key for key, _, _ in self.rejected]
         shards = self.manifest.shards
-        with ThreadPoolExecutor(READERS) as pool:
-            for at in range(0, len(shards), READERS):
-                yield from pool.map(read, shards[at : at + READERS])
+        with ThreadPoolExecutor(_READ_THREADS) as pool:
+            for first in range(0, len(shards), _READ_THREADS):
+                yield from pool.map(read, shards[first : first + _READ_THREADS])
 
 
 def load_previous_version(root: str, manifest: DatasetManifest) -> PreviousVersion:
-    """Open a dataset, and read what it refused."""
+    """Open a dataset to append to, and read its rejected inputs."""
     rejected: list[tuple[str, str, str]] = []
     if any(entry.path == QUARANTINE for entry in manifest.files):
         url = storage.join(root, QUARANTINE)

@@ -1,4 +1,4 @@
-"""What images a dataset holds: the recipe's wishes against what the source, or the parent, has."""
+"""Resolves a dataset's spec from the recipe, the source and the previous version."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from genmod.data.sources.source import DataConfig, Source, pixels_of
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import ImageSpec
 
-MAX_CLASSES = 100_000
-"""More than these are taken for a fault of the labels."""
+_MAX_CLASSES = 100_000
+"""More classes without ``data.classes`` are considered an error of the labels."""
 
 
 def resolve_spec(
-    data: DataConfig, source: Source, catalog: Catalog, parent: PreviousVersion | None
+    data: DataConfig, source: Source, catalog: Catalog, previous: PreviousVersion | None
 ) -> tuple[ImageSpec, tuple[str, ...]]:
-    """The dataset's spec and class names.
+    """Determine the dataset's spec and class names.
 
     Raises:
-        ConfigError: the recipe asks for what is not there.
-        DataError: no image of the source can be read.
+        ConfigError: the recipe contradicts the source or the previous version.
+        DataError: no image of the source can be read, or labels are implausible.
     """
-    classes, class_names = _classes(data, source, catalog, parent)
+    classes, class_names = _classes(data, source, catalog, previous)
     size = data.image_size
-    if parent is not None:
-        channels, height, width = parent.manifest.spec.shape
+    # Shape: from the previous version, the source's declaration, or its first image.
+    if previous is not None:
+        channels, height, width = previous.manifest.spec.shape
     elif catalog.scan.shape is not None:
         channels, height, width = catalog.scan.shape
     elif size is None or data.channels is None:
@@ -42,51 +43,51 @@ def resolve_spec(
         levels=data.levels,
         draw_seed=data.draw_seed,
     )
-    if parent is not None and spec != parent.manifest.spec:
+    if previous is not None and spec != previous.manifest.spec:
         raise ConfigError(
-            f"the recipe asks for {spec}, but the dataset that grows, {parent.root}, holds "
-            f"{parent.manifest.spec}; make a new dataset under another root"
+            f"the recipe requires {spec}, but the previous version {previous.root} has "
+            f"{previous.manifest.spec}; shard into a new dataset under another root"
         )
     return spec, class_names
 
 
 def _classes(
-    data: DataConfig, source: Source, catalog: Catalog, parent: PreviousVersion | None
+    data: DataConfig, source: Source, catalog: Catalog, previous: PreviousVersion | None
 ) -> tuple[int, tuple[str, ...]]:
-    """How many classes the dataset has, and their names if they have any."""
+    """Number of classes, and their names if labels are names."""
     if data.labels is False:
         if data.classes:
             raise ConfigError(
-                f"the recipe says data.labels=false and data.classes={data.classes}; leave one out"
+                f"recipe: data.labels=false contradicts data.classes={data.classes}; remove one"
             )
         return 0, ()
-    found, names = catalog.classes, catalog.class_names
-    if parent is not None and names:
-        names = parent.match_classes(names)
-        found = len(names)
-    if found == 0:
+    count, names = catalog.classes, catalog.class_names
+    if previous is not None and names:
+        names = previous.match_classes(names)
+        count = len(names)
+    if count == 0:
         if data.classes or data.labels is True:
-            label_request = f"data.classes={data.classes}" if data.classes else "data.labels=true"
+            setting = f"data.classes={data.classes}" if data.classes else "data.labels=true"
             raise ConfigError(
-                f"{source.text} has no labels, the recipe says {label_request}; leave it out"
+                f"{source.text} has no labels, but the recipe sets {setting}; remove it"
             )
         return 0, ()
-    if names and data.classes not in (None, found):
-        some = ", ".join(names[:5]) + (", ..." if found > 5 else "")
+    if names and data.classes not in (None, count):
+        first_names = ", ".join(names[:5]) + (", ..." if count > 5 else "")
         raise ConfigError(
-            f"{source.text} has {found} classes ({some}), the recipe says "
-            f"data.classes={data.classes}; leave it out"
+            f"{source.text} has {count} classes ({first_names}), but the recipe sets "
+            f"data.classes={data.classes}; remove it"
         )
-    classes = data.classes or max(found, parent.manifest.spec.classes if parent else 0)
-    if classes > MAX_CLASSES:
+    classes = data.classes or max(count, previous.manifest.spec.classes if previous else 0)
+    if classes > _MAX_CLASSES:
         raise DataError(
-            f"{source.text}: labels go up to {found - 1}; say how many with data.classes"
+            f"{source.text}: labels range up to {count - 1}; check them, and set data.classes"
         )
     return classes, names
 
 
 def _peek(source: Source, catalog: Catalog) -> tuple[int, int, int]:
-    """(C, H, W) of the first image that can be read."""
+    """(C, H, W) of the first readable image."""
     reason = ""
     for image in source.fetch(catalog.first_refs, catalog.scan.fingerprint):
         try:
@@ -96,6 +97,6 @@ def _peek(source: Source, catalog: Catalog) -> tuple[int, int, int]:
             continue
         return (1 if len(shape) == 2 else shape[2]), shape[0], shape[1]
     raise DataError(
-        f"{source.text}: none of the first {len(catalog.first_refs)} images can be read; "
+        f"{source.text}: none of the first {len(catalog.first_refs)} images is readable; "
         f"the first: {reason}"
     )

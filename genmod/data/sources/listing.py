@@ -1,4 +1,4 @@
-"""The files below a folder, one by one in the order of their paths, however many there are."""
+"""Lists the files below a folder in the order of their paths, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from fsspec.spec import AbstractFileSystem
 
 from genmod import storage
 
-RUN_NAMES = 100_000
-"""So many names of one folder are sorted in memory; more are merged from temporary files."""
+_SORT_NAMES = 100_000
+"""Names of one folder that are sorted in memory; larger folders are merge-sorted in temporary files."""
 
 
 class File(NamedTuple):
-    """One file."""
+    """One file below a folder."""
 
     name: str
-    """Path below the folder."""
+    """Path relative to the folder."""
     size_bytes: int
-    fault: str | None = None
-    """Why it cannot be read as a file."""
+    reason: str | None = None
+    """Why it cannot be read; None if it can."""
 
 
 def files_below(url: str) -> Iterator[File]:
-    """Every file below a folder. Names that begin with a dot are passed over.
+    """List every file below a folder, sorted by path. Names that start with a dot are skipped.
 
-    A local folder is read piece by piece, a bucket of S3 page by page, so memory does not grow with the
-    number of files; other stores are listed in one go. Links to local files are followed, links to folders
-    are not: they could lead round in a circle.
+    Local folders are listed incrementally and S3 buckets page by page, so memory does not grow with the number
+    of files; other stores are listed in one request. Links to local files are followed; links to folders are
+    not, since they may form a cycle.
     """
     fs, root = storage.filesystem(url)
     if isinstance(fs, LocalFileSystem):
         yield from _local(root, "")
         return
     fs.invalidate_cache()
-    found = _s3_pages(fs, root) if "s3" in _protocols(fs) else _at_once(fs, root)
-    for name, size_bytes in found:
+    files = _s3_pages(fs, root) if "s3" in _protocols(fs) else _find_all(fs, root)
+    for name, size_bytes in files:
         if not any(part.startswith(".") for part in name.split("/")):
             yield File(name, size_bytes)
 
@@ -54,40 +54,41 @@ def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
     return (protocol,) if isinstance(protocol, str) else protocol
 
 
-def _at_once(fs: AbstractFileSystem, root: str) -> list[tuple[str, int]]:
-    found = cast("dict[str, dict[str, Any]]", fs.find(root, detail=True))
+def _find_all(fs: AbstractFileSystem, root: str) -> list[tuple[str, int]]:
+    files = cast("dict[str, dict[str, Any]]", fs.find(root, detail=True))
     return sorted(
-        (posixpath.relpath(path, root), int(info["size"])) for path, info in found.items()
+        (posixpath.relpath(path, root), int(info["size"])) for path, info in files.items()
     )
 
 
 def _s3_pages(fs: Any, root: str) -> Iterator[tuple[str, int]]:
-    """Objects of a prefix as S3 gives them: a thousand a page, in the order of their UTF-8 bytes."""
+    """Objects below a prefix, a page of at most a thousand at a time, in the order of their UTF-8 bytes."""
     bucket, _, prefix = root.partition("/")
     prefix = f"{prefix}/" if prefix else ""
-    more: dict[str, str] = {}
+    continuation: dict[str, str] = {}
     while True:
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
-        for found in page.get("Contents", ()):
-            if not found["Key"].endswith("/"):
-                yield found["Key"].removeprefix(prefix), int(found["Size"])
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **continuation)
+        for entry in page.get("Contents", ()):
+            if not entry["Key"].endswith("/"):
+                yield entry["Key"].removeprefix(prefix), int(entry["Size"])
         if not page.get("IsTruncated"):
             return
-        more = {"ContinuationToken": page["NextContinuationToken"]}
+        continuation = {"ContinuationToken": page["NextContinuationToken"]}
 
 
 def _local(root: str, below: str) -> Iterator[File]:
-    """A folder's files and, in their place, those of its folders."""
-    for name, size_bytes, fault in ordered(_entries(f"{root}/{below}" if below else root)):
+    """Files of a local folder and of its subfolders, in the order of paths."""
+    for name, size_bytes, reason in ordered(_entries(f"{root}/{below}" if below else root)):
         path = f"{below}{name}"
         if name.endswith("/"):
             yield from _local(root, path)
         else:
-            yield File(path, size_bytes, fault)
+            yield File(path, size_bytes, reason)
 
 
 def _entries(folder: str) -> Iterator[tuple[str, int, str | None]]:
-    """(name, size, fault) as the system gives them; a folder's name ends with a slash, as in paths."""
+    """(name, size, reason) in the system's order; a folder's name ends with a slash, so that it sorts as in
+    paths."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -108,12 +109,13 @@ def _entries(folder: str) -> Iterator[tuple[str, int, str | None]]:
 
 
 def ordered(
-    values: Iterable[tuple[Any, ...]], run_names: int = RUN_NAMES
+    values: Iterable[tuple[Any, ...]], run_names: int = _SORT_NAMES
 ) -> Iterator[tuple[Any, ...]]:
-    """Tuples of JSON values, sorted; all but a part of them wait in temporary files without a name."""
+    """Sort tuples of JSON values by an external merge sort, ``run_names`` at a time in memory."""
     with ExitStack() as stack:
         runs: list[IO[str]] = []
         run: list[tuple[Any, ...]] = []
+        # Write sorted runs to unnamed temporary files.
         for value in values:
             run.append(value)
             if len(run) >= run_names:
@@ -126,5 +128,6 @@ def ordered(
         if not runs:
             yield from run
             return
-        waiting = (map(tuple, map(json.loads, file)) for file in runs)
-        yield from heapq.merge(run, *waiting)
+        # Merge the runs.
+        stored = (map(tuple, map(json.loads, file)) for file in runs)
+        yield from heapq.merge(run, *stored)

@@ -1,4 +1,4 @@
-"""Parquet tables as a source: a column of encoded images, one of labels if there are any."""
+"""Source of Parquet tables: a column of encoded images, and a column of labels if there are any."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ from genmod.data.sources.patterns import expand_files
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Image, Ref, Scan, Source
 from genmod.errors import DataError
 
-IMAGE_COLUMNS = ("image", "img", "png", "jpg", "bytes")
-"""Bytes, or a struct with a field ``bytes``. The first that is there is taken."""
-MAX_GROUP_BYTES = 1 << 31
-MAX_LABEL = (1 << 31) - 1
-LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label")
-"""Integers, or texts that name classes. The first that is there is taken."""
+_IMAGE_COLUMNS = ("image", "img", "png", "jpg", "bytes")
+"""Names of the image column, by priority. It contains bytes, or structs with a field ``bytes``."""
+_LABEL_COLUMNS = ("label", "labels", "cls", "class", "fine_label")
+"""Names of the label column, by priority. It contains integers, or strings that name classes."""
+_MAX_GROUP_BYTES = 1 << 31
+_MAX_LABEL = (1 << 31) - 1
 
 
 class Parquet(Source):
-    """Rows of Parquet files, named by file and number. Row groups are read whole."""
+    """Rows of Parquet files, named by file and row number. Row groups are read as a whole."""
 
     kind = "parquet"
     random_access = False
 
     def entries(self, scan: Scan) -> Iterator[Entry]:
-        """Every row, in the order of the files; reads the labels, not the images."""
+        """List every row in the order of the files; reads the labels, not the images."""
         content = hashlib.sha256()
         rows, kinds = 0, set[str]()
         for url in self._files():
             stem = posixpath.basename(url).removesuffix(".parquet")
             content.update(canonical_json([stem, storage.size_bytes(url)]))
             with closing(self._open(url)) as file:
-                image_column = self._pick(file, IMAGE_COLUMNS)
-                if image_column is None:
+                # Check the columns.
+                if self._pick(file, _IMAGE_COLUMNS) is None:
                     raise DataError(
                         f"{url}: columns {', '.join(file.schema_arrow.names)}; "
-                        f"wanted one with image bytes called {' or '.join(IMAGE_COLUMNS)}"
+                        f"expected a column of image bytes named {' or '.join(_IMAGE_COLUMNS)}"
                     )
-                label_column = self._pick(file, LABEL_COLUMNS)
+                label_column = self._pick(file, _LABEL_COLUMNS)
                 kinds.add(_label_kind(file, label_column, url))
+                # List the rows, one row group at a time.
                 number = 0
                 for group in range(file.num_row_groups):
                     size_bytes = _check_group(file, group, url)
@@ -62,10 +63,10 @@ class Parquet(Source):
             rows += number
             if len(kinds) > 1:
                 raise DataError(
-                    f"{self.text}: {url} has {_label_kind(file, label_column, url)}, others differ"
+                    f"{self.text}: {url} has {_label_kind(file, label_column, url)}, other files differ"
                 )
         if rows == 0:
-            raise DataError(f"{self.text} holds no rows")
+            raise DataError(f"{self.text} contains no rows")
         scan.fingerprint = fingerprint(self.kind, content.hexdigest())
 
     def _files(self) -> list[str]:
@@ -82,24 +83,25 @@ class Parquet(Source):
         return next((name for name in names if name in file.schema_arrow.names), None)
 
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
-        """Rows by [file, row group, row in it]."""
-        at: tuple[str, int] | None = None
+        """Fetch rows; a ref is [file, row group, row in the group]."""
+        current: tuple[str, int] | None = None
         file, column = None, None
         for url, group, row in refs:
-            if at is None or at[0] != url:
+            # Open a file, or read a row group, only when it changes.
+            if current is None or current[0] != url:
                 file = self._open(url)
-            if at != (url, group):
-                name = self._pick(file, IMAGE_COLUMNS)
+            if current != (url, group):
+                name = self._pick(file, _IMAGE_COLUMNS)
                 if name is None or group >= cast(Any, file).num_row_groups:
-                    raise DataError(f"{url} changed while it was being sharded; shard it again")
+                    raise DataError(f"{url} changed while it was sharded; run genmod shard again")
                 column = _column(file, group, name, url)
-                at = (url, group)
+                current = (url, group)
             yield _image_bytes(column, row)
 
 
 @contextmanager
 def _naming(url: str) -> Generator[None]:
-    """Name the file that is broken. What its store says (it has an errno, or is ours) passes."""
+    """Turn Parquet errors into a DataError that names the file. Storage errors (with errno) pass through."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -115,11 +117,11 @@ def _column(file: Any, group: int, name: str, url: str) -> Any:
 
 
 def _check_group(file: Any, group: int, url: str) -> int:
-    """The declared size of a row group, which is read whole. Raises DataError if that is too much."""
+    """Return the declared size of a row group. Raises DataError if it is too large to read as a whole."""
     size_bytes = int(file.metadata.row_group(group).total_byte_size)
-    if size_bytes > MAX_GROUP_BYTES:
+    if size_bytes > _MAX_GROUP_BYTES:
         raise DataError(
-            f"{url}: row group {group} declares {size_bytes} bytes, more than {MAX_GROUP_BYTES}; "
+            f"{url}: row group {group} declares {size_bytes} bytes, more than {_MAX_GROUP_BYTES}; "
             "write it with smaller row groups"
         )
     return size_bytes
@@ -130,14 +132,14 @@ def _label_kind(file: Any, column: str | None, url: str) -> str:
         return "no label column"
     kind = file.schema_arrow.field(column).type
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return "numbers for labels"
+        return "integer labels"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return "texts for labels"
-    raise DataError(f"{url}: labels are {kind}, wanted integers or texts")
+        return "string labels"
+    raise DataError(f"{url}: labels are {kind}, expected integers or strings")
 
 
 def _labels(file: Any, group: int, column: str | None, url: str) -> Iterator[int | str]:
-    """Of the rows of a group; what is not a class number becomes BAD_LABEL."""
+    """Labels of the rows of a group; BAD_LABEL for integers that are not a class number."""
     if column is None:
         yield from [NO_LABEL] * file.metadata.row_group(group).num_rows
         return
@@ -147,7 +149,7 @@ def _labels(file: Any, group: int, column: str | None, url: str) -> Iterator[int
         elif value is None:
             yield NO_LABEL
         else:
-            yield int(value) if NO_LABEL <= value <= MAX_LABEL else BAD_LABEL
+            yield int(value) if NO_LABEL <= value <= _MAX_LABEL else BAD_LABEL
 
 
 def _image_bytes(column: Any, row: int) -> Image:

@@ -1,8 +1,8 @@
-"""Where data comes from: the recipe's ``data`` section, and the kinds of source behind one interface.
+"""Data sources: the recipe's ``data`` section, and the interface of all kinds of source.
 
-A source is named by one text, ``KIND:WHERE``, from which any process can open it again. It is listed once,
-by the process that makes the plan; an entry says what a task needs to fetch its image (a small JSON value),
-so that no task lists again.
+A source is identified by a text ``KIND:WHERE``, from which any process can open it. The process that computes
+the plan lists it once. Each entry contains a small JSON value that locates its image, so that tasks fetch
+images without listing the source again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from genmod.data.format.codecs import Rejected, Resize, decode_foreign
 
 
 class Splits(Config):
-    """Shares of the rows that are held out. Which rows: by a hash of the key, whatever the seed."""
+    """Shares of the rows to hold out. A hash of the key selects the rows, independent of the seed."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
     """Share of the rows for validation."""
@@ -35,41 +35,41 @@ class Splits(Config):
         return self
 
 
-Side = Annotated[int, Field(gt=0, le=8192)]
+_Side = Annotated[int, Field(gt=0, le=8192)]
 
 
 class DataConfig(Config):
-    """The recipe's ``data``: a source, what its images are made into, and how rows are divided."""
+    """The recipe's ``data``: the source, the format of the images, and the division into splits and shards."""
 
     source: str
     """``builtin:digits``, ``builtin:mnist5k``, ``idx:FOLDER``, ``folder:FOLDER``, ``npz:FILE``,
     ``webdataset:PATTERN``, ``parquet:FILES``."""
-    image_size: Side | tuple[Side, Side] | None = None
-    """Pixels: one number, or height and width. Not given: as the source's first readable image."""
+    image_size: _Side | tuple[_Side, _Side] | None = None
+    """Side in pixels, or (height, width). Default: the size of the source's first readable image."""
     channels: Literal[1, 3] | None = None
-    """1 grey, 3 RGB. Not given: as the source's first readable image."""
+    """1 for grey, 3 for RGB. Default: as the source's first readable image."""
     levels: Literal[2, 256] = 256
-    """2 makes every pixel 0 or 255, with the border at 128 unless they are drawn."""
+    """256, or 2 for binary pixels 0 and 255: thresholded at 128, or drawn (``draw_seed``)."""
     draw_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
-    """With 2 levels: keep the greys, and draw each pixel with the probability that its grey says: every row
-    of every split once with this seed, and anew for training whenever a row comes."""
+    """With 2 levels: store greys, and draw each pixel as 255 with probability grey / 255. Each row has one
+    fixed draw with this seed, for evaluation; training draws again at each visit of a row."""
     resize: Resize = "none"
-    """For images of another size: ``none`` refuses them, ``fit`` stretches, ``crop`` scales to cover and
-    cuts the middle out, ``pad`` scales to fit in and fills up with black."""
+    """Treatment of images of another size: ``none`` rejects them, ``fit`` stretches them, ``crop`` scales
+    them to cover the target and crops the centre, ``pad`` scales them to fit and pads with black."""
     labels: bool | Literal["auto"] = "auto"
-    """``true`` wants them, ``false`` leaves them out, ``auto`` takes them where the source has them."""
+    """``true`` requires labels, ``false`` ignores them, ``auto`` uses them if the source has them."""
     classes: int | None = Field(default=None, gt=0)
-    """How many there must be. Not given: as many as the source has."""
+    """Number of classes. Default: as many as the source has."""
     shard_rows: int | None = Field(default=None, gt=0)
-    """Rows of one tar. Not given: 2048, or fewer where images are so large that they pass 32 MiB."""
+    """Rows per shard. Default: 2048, or fewer for large images, to stay below 32 MiB of pixels."""
     splits: Splits = Splits()
     max_quarantined: float = Field(default=0.01, ge=0, le=1)
-    """Share of the inputs that may be refused before the stage gives up."""
+    """Share of the inputs that may be rejected; the stage fails if it is exceeded."""
     append: bool = False
-    """``genmod shard`` makes the dataset's next version, of what the source has and the newest one lacks.
-    Not part of the result."""
+    """``genmod shard`` writes the dataset's next version: the newest one plus new rows of the source. Does
+    not affect the result."""
     workers: int | None = Field(default=None, gt=0)
-    """Shards made at the same time; as many as there are CPUs if not given. Not part of the result."""
+    """Shards to write in parallel; by default one per CPU. Does not affect the result."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -78,120 +78,121 @@ class DataConfig(Config):
         return self
 
     def result(self) -> dict[str, Any]:
-        """The fields that the bytes depend on, for the fingerprint; the source counts by its content."""
+        """Fields that determine the bytes, for the fingerprint; the source is represented by its content."""
         return self.model_dump(
             mode="json", exclude={"source", "max_quarantined", "append", "workers"}
         )
 
 
 Image = bytes | NDArray[np.uint8] | Rejected
-"""What a source gives for a row: an encoded image, pixels (H, W) or (H, W, C), or why there is none."""
+"""A fetched image: encoded bytes, pixels (H, W) or (H, W, C), or the reason why there is none."""
 
 Ref = Any
-"""A small JSON value that says where a row is; each kind of source has its own."""
+"""A small JSON value that locates a row; its form depends on the kind of source."""
 
 
 NO_LABEL, BAD_LABEL = -1, -2
-"""Labels of a row that has none, and of one whose label is not a number of a class."""
+"""Labels of a row without a label, and of a row whose label is not a class number."""
 
 
 class Entry(NamedTuple):
     """One input of a source, without its image."""
 
     name: str
-    """What the source calls it; unchanged when the source grows."""
+    """Name of the input; it does not change when the source grows."""
     ref: Ref
     label: int | str = NO_LABEL
-    """Number of its class, or its name, or one of the above."""
-    fault: str | None = None
-    """Why it cannot be a row."""
+    """Number or name of the class, or ``NO_LABEL``, ``BAD_LABEL``."""
+    reason: str | None = None
+    """Why the source rejects the input; None if it does not."""
 
 
 @dataclass
 class Scan:
-    """What a source tells of itself; whole when all its entries have been taken."""
+    """Properties of a source, complete after all its entries have been iterated."""
 
     fingerprint: str = ""
-    """Of the content: digests, or names and sizes."""
+    """Fingerprint of the content: of digests, or of names and sizes."""
     size_bytes: int = 0
-    """Of the images as they are, for estimates."""
+    """Size of all images in the source, for estimates."""
     shape: tuple[int, int, int] | None = None
-    """(C, H, W) if all images are declared to have it."""
+    """(C, H, W) if the source declares one shape for all images."""
     max_fetch_bytes: int = 0
-    """The most that a task has to hold to fetch one image."""
+    """Maximum memory that a task needs to fetch one image."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Every row of a small source in memory, without the images."""
+    """All rows of a small source in memory, without the images."""
 
     names: list[str]
     refs: list[Ref]
     labels_N: NDArray[np.int64] | None
-    """Negative where a row has none. None: the source is not labelled."""
+    """Negative for rows without a label. None: the source is not labelled."""
     fingerprint: str
     size_bytes: int
     class_names: tuple[str, ...] = ()
     shape: tuple[int, int, int] | None = None
     rejected: tuple[tuple[str, str], ...] = ()
-    """(name, reason) of what was found but cannot be a row."""
+    """(name, reason) of the rejected inputs."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def classes(self) -> int:
-        """How many classes the labels tell of, 0 without labels."""
+        """Number of classes according to the labels; 0 without labels."""
         if self.labels_N is None:
             return 0
         return len(self.class_names) or int(self.labels_N.max(initial=-1)) + 1
 
 
 class Source(ABC):
-    """Rows of images, some with labels."""
+    """Interface of a kind of source: lists inputs and fetches images."""
 
     kind: ClassVar[str]
     random_access: ClassVar[bool]
-    """Whether rows are as cheap to fetch in any order as in the listed one."""
+    """Whether fetching rows in any order is as cheap as in the listed order."""
 
     def __init__(self, where: str) -> None:
         self.where = where
 
     @property
     def text(self) -> str:
-        """``KIND:WHERE``; :func:`open_source` makes the same source of it anywhere."""
+        """``KIND:WHERE``, from which :func:`open_source` creates the same source in any process."""
         return f"{self.kind}:{self.where}"
 
     @abstractmethod
     def entries(self, scan: Scan) -> Iterator[Entry]:
-        """Every input, always in the same order, one by one; ``scan`` is filled on the way.
+        """Iterate over all inputs, always in the same order, and fill ``scan`` on the way.
 
         Raises:
-            DataError: the source is not there or holds nothing.
+            DataError: the source does not exist or is empty.
         """
 
     @abstractmethod
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
-        """The images of some rows, in the order of ``refs``.
+        """Fetch the images of given rows, in the order of ``refs``.
 
         Args:
-            refs: from the entries.
-            fingerprint: the scan's.
+            refs: ``ref`` of the entries.
+            fingerprint: fingerprint of the scan.
 
         Raises:
-            DataError: the source is no longer what was listed.
+            DataError: the source has changed since it was listed.
         """
 
     def listing(self) -> Listing:
-        """All entries at once, for sources that are known to be small."""
+        """List all entries at once, for small sources."""
         scan = Scan()
         rows: list[Entry] = []
         rejected: list[tuple[str, str]] = []
         for entry in self.entries(scan):
-            if entry.fault is None:
+            if entry.reason is None:
                 rows.append(entry)
             else:
-                rejected.append((entry.name, entry.fault))
+                rejected.append((entry.name, entry.reason))
+        # Number named classes in alphabetical order.
         class_names = tuple(sorted({row.label for row in rows if isinstance(row.label, str)}))
         number = {name: label for label, name in enumerate(class_names)}
         labels = [number[r.label] if isinstance(r.label, str) else r.label for r in rows]
@@ -209,12 +210,12 @@ class Source(ABC):
 
 
 def readable_name(name: str) -> str:
-    """A name of the source as text that any file can hold: bytes that are not UTF-8 are written out."""
+    """Make a name encodable as UTF-8: other bytes become backslash escapes."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def pixels_of(image: Image) -> NDArray[np.uint8]:
-    """What a source gave, as pixels (H, W) or (H, W, C). Raises Rejected."""
+    """Decode a fetched image to uint8 pixels (H, W) or (H, W, C). Raises Rejected."""
     if isinstance(image, Rejected):
         raise image
     return decode_foreign(image) if isinstance(image, bytes) else image

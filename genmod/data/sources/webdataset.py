@@ -1,4 +1,4 @@
-"""WebDataset tars as a source: members that share a key are one sample."""
+"""Source of WebDataset tars: members with the same key form one sample."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ from genmod.errors import DataError
 
 @dataclass
 class _Sample:
-    """What a tar's members say of one key."""
+    """The members of one key."""
 
     image: tuple[int, int] | None = None
-    """Offset and size."""
+    """Offset and size of the image in the tar."""
     label: int = NO_LABEL
-    fault: str | None = None
+    reason: str | None = None
+    """Why the sample is rejected."""
     names: set[str] = field(default_factory=set[str])
 
 
 class WebDatasetSource(Source):
-    """Tars of KEY.png, .jpg, ... with KEY.cls where there are labels; other members are passed over.
+    """Tars with images KEY.png, KEY.jpg, ... and labels KEY.cls, if any; other members are ignored.
 
-    Nothing is unpacked: a member is read where it lies, and its name is no more than a name. The members of a
-    key may lie anywhere in their tar. If it has several images the first is taken; two members of one name,
-    or a link in the place of an image or a label, refuse the sample.
+    Tars are not unpacked: members are read at their offsets, and their names are never used as paths. The
+    members of a key may be anywhere in a tar. Of several images the first counts. Duplicate members, and links
+    in place of an image or label, cause the sample to be rejected.
     """
 
     kind = "webdataset"
     random_access = False
 
     def entries(self, scan: Scan) -> Iterator[Entry]:
-        """Every sample, in the order of the tars; reads their headers and labels, not their images."""
+        """List every sample in the order of the tars; reads headers and labels, not images."""
         content = hashlib.sha256()
-        found = False
+        is_empty = True
         for url in expand_files(self.text, self.where):
             fs, path = storage.filesystem(url)
             tar = posixpath.basename(path)
@@ -63,17 +64,17 @@ class WebDatasetSource(Source):
                 name = readable_name(f"{tar.removesuffix('.tar')}/{key}")
                 content.update(canonical_json([name, sample.label]))
                 if sample.image is None:
-                    yield Entry(name, None, fault=sample.fault or "has no image member")
+                    yield Entry(name, None, reason=sample.reason or "has no image member")
                     continue
-                found = True
+                is_empty = False
                 scan.size_bytes += sample.image[1]
-                yield Entry(name, [url, *sample.image], sample.label, sample.fault)
-        if not found:
-            raise DataError(f"{self.text}: no images in the tars")
+                yield Entry(name, [url, *sample.image], sample.label, sample.reason)
+        if is_empty:
+            raise DataError(f"{self.text}: the tars contain no images")
         scan.fingerprint = fingerprint(self.kind, content.hexdigest())
 
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
-        """Members by [tar, offset, size]."""
+        """Fetch members; a ref is [tar, offset, size]."""
         if not refs:
             return
         fs, _ = storage.filesystem(refs[0][0])
@@ -84,9 +85,10 @@ class WebDatasetSource(Source):
 
 
 def _samples(stream: Any, url: str) -> dict[str, _Sample]:
-    """A tar's members by key, which is the path up to the first dot of the file's name."""
+    """Group the members of a tar by key: the path up to the first dot of the file name."""
     samples: dict[str, _Sample] = {}
     for member in walk(stream, url, every=True):
+        # Split the name into key and extension; skip links and folders without relevance.
         folder, slash, file = member.name.rpartition("/")
         stem, _, extension = file.partition(".")
         extension = extension.lower()
@@ -94,10 +96,11 @@ def _samples(stream: Any, url: str) -> dict[str, _Sample]:
         if not member.regular and not (is_image or extension == "cls"):
             continue
         sample = samples.setdefault(folder + slash + stem, _Sample())
+        # Record the image or the label, or why the sample is rejected.
         if not member.regular:
-            sample.fault = f"its member .{extension} is a link or no regular file"
+            sample.reason = f"its member .{extension} is a link or not a regular file"
         elif member.name in sample.names:
-            sample.fault = f"has two members .{extension}"
+            sample.reason = f"has two members .{extension}"
         elif is_image and sample.image is None:
             sample.image = (member.offset, member.size_bytes)
         elif extension == "cls":
