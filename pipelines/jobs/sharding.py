@@ -12,12 +12,11 @@ from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import (
     DatasetPlan,
     ShardPlan,
-    check_quarantine,
-    exceeds_quarantine,
     make_manifest,
     make_plan,
 )
 from genmod.data.sharding.previous_version import load_previous_version
+from genmod.data.sharding.quarantine import check_quarantine, exceeds_quarantine
 from genmod.data.sources.source import DataConfig
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import DatasetManifest, claim, find_done, publish, release_claim
@@ -79,7 +78,7 @@ def shard(
     if manifest is not None:
         progress.update("shard", plan.rows, plan.rows, "images")
         return manifest
-    if plan.parent is not None and not plan.shards:
+    if plan.previous is not None and not plan.shards:
         return None
     options = _task_options(plan, workers or data.workers or _cpus())
     claim(root, plan.fingerprint)

@@ -2,9 +2,9 @@
 
 Three passes. *List*: each entry becomes a line of JSON in a temporary file, and a record (digest of its key,
 number, label) in one of 256 buckets. *Classify*: within each bucket, rows with equal digests are compared,
-and each row gets a code of one byte: its split, or why it is left out. *Assign*: chunk by chunk, the lines are
-moved to the groups of shards that they belong to. Memory contains one chunk, bucket or group, and one byte per
-input. Letters: N rows, M rows of a part.
+and each row gets a code of one byte: its split, or why it is left out. *Assign*: chunk by chunk, the lines
+move to the groups of shards that they belong to. Memory contains one chunk, bucket or group, and one byte
+per input. Letters: N rows, M rows of a part.
 """
 
 from __future__ import annotations
@@ -255,4 +255,4 @@ def _label_reason(label: int, classes: int) -> str:
         return "has no label"
     if label == BAD_LABEL:
         return "its label is not a class number"
-    return f"label {label}, expected 0 to {classes - 1}"
+    return f"label {label}, the dataset has {classes} classes"

@@ -122,7 +122,9 @@ class Builtin(ArraySource):
         """Parse the package's CSV file; each line contains the pixels, then the label."""
         if self.where not in self._FILES:
             hint = did_you_mean(self.where, self._FILES)
-            raise ConfigError(f"recipe: data.source: unknown builtin dataset {self.where!r}; {hint}")
+            raise ConfigError(
+                f"recipe: data.source: unknown builtin dataset {self.where!r}; {hint}"
+            )
         package, file, side, largest = self._FILES[self.where]
         module = importlib.util.find_spec(package)
         if module is None or module.origin is None:

@@ -34,9 +34,9 @@ class File(NamedTuple):
 def files_below(url: str) -> Iterator[File]:
     """List every file below a folder, sorted by path. Names that start with a dot are skipped.
 
-    Local folders are listed incrementally and S3 buckets page by page, so memory does not grow with the number
-    of files; other stores are listed in one request. Links to local files are followed; links to folders are
-    not, since they may form a cycle.
+    Local folders are listed incrementally and S3 buckets page by page, so memory does not grow with the
+    number of files; other stores are listed in one request. Links to local files are followed; links to
+    folders are not, since they may form a cycle.
     """
     fs, root = storage.filesystem(url)
     if isinstance(fs, LocalFileSystem):
@@ -87,8 +87,7 @@ def _local(root: str, below: str) -> Iterator[File]:
 
 
 def _entries(folder: str) -> Iterator[tuple[str, int, str | None]]:
-    """(name, size, reason) in the system's order; a folder's name ends with a slash, so that it sorts as in
-    paths."""
+    """(name, size, reason) in the system's order; a folder's name ends with a slash, to sort as in paths."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):

@@ -39,7 +39,7 @@ _Side = Annotated[int, Field(gt=0, le=8192)]
 
 
 class DataConfig(Config):
-    """The recipe's ``data``: the source, the format of the images, and the division into splits and shards."""
+    """The recipe's ``data``: the source, the format of the images, the splits and the shards."""
 
     source: str
     """``builtin:digits``, ``builtin:mnist5k``, ``idx:FOLDER``, ``folder:FOLDER``, ``npz:FILE``,

@@ -43,8 +43,8 @@ class WebDatasetSource(Source):
     """Tars with images KEY.png, KEY.jpg, ... and labels KEY.cls, if any; other members are ignored.
 
     Tars are not unpacked: members are read at their offsets, and their names are never used as paths. The
-    members of a key may be anywhere in a tar. Of several images the first counts. Duplicate members, and links
-    in place of an image or label, cause the sample to be rejected.
+    members of a key may be anywhere in a tar. Of several images the first counts. A sample with duplicate
+    members, or with a link in place of an image or label, is rejected.
     """
 
     kind = "webdataset"

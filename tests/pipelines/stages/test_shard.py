@@ -218,7 +218,7 @@ def test_too_much_refused_stops_the_stage_without_a_dataset(ray_session, tmp_pat
         (png_folder / "c0" / name).write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     data = DataConfig(source=f"folder:{png_folder}", max_quarantined=0.01, image_size=6, channels=1)
     root = tmp_path / "d"
-    with pytest.raises(DataError, match=r"2 of 42 inputs are refused.*corrupt|not a readable"):
+    with pytest.raises(DataError, match=r"2 of 42 inputs are rejected.*corrupt|not a readable"):
         shard(data, str(root), seed=0)
     assert not (root / "dataset.json").exists()
     assert pq.read_table(root / "quarantine.parquet").num_rows == 2

@@ -42,19 +42,19 @@ def in_memory(entries, known, classes):
     """(rows by split, refused): what the catalogue must find, by lists and sets."""
     rows, used = {split: [] for split in SPLITS}, set()
     rejected = [
-        (sample_key(e.name), e.name, e.fault)
+        (sample_key(e.name), e.name, e.reason)
         for e in entries
-        if e.fault and sample_key(e.name) not in known
+        if e.reason and sample_key(e.name) not in known
     ]
     for entry in entries:
         key = sample_key(entry.name)
-        if entry.fault or key in known:
+        if entry.reason or key in known:
             continue
         if key in used:
-            rejected.append((key, entry.name, "its key is in use already"))
+            rejected.append((key, entry.name, "duplicate key"))
         elif classes and not 0 <= entry.label < classes:
-            wrong = {NO_LABEL: "has no label", BAD_LABEL: "its label is not a number of a class"}
-            reason = f"label {entry.label}, there are {classes} classes"
+            wrong = {NO_LABEL: "has no label", BAD_LABEL: "its label is not a class number"}
+            reason = f"label {entry.label}, the dataset has {classes} classes"
             rejected.append((key, entry.name, wrong.get(entry.label, reason)))
         else:
             used.add(key)
@@ -80,16 +80,16 @@ def test_it_finds_what_a_plan_in_memory_finds(found, known, classes, chunk_rows)
     catalog.classify(classes)
     assert list(catalog.rejected(classes)) == rejected
     assert catalog.inputs == len(entries) - len(
-        [e for e in entries if e.fault and sample_key(e.name) in known]
+        [e for e in entries if e.reason and sample_key(e.name) in known]
     )
-    largest = max([entry.label for entry in entries if not entry.fault], default=-1)
+    largest = max([entry.label for entry in entries if not entry.reason], default=-1)
     assert catalog.classes == max(0, largest + 1)
 
     def reversed_in_threes(split, first, count):
         slot_M = len(rows[split]) - 1 - np.arange(first, first + count)
         return slot_M, slot_M // 3 + 1000 * SPLITS.index(split)
 
-    groups = catalog.place(reversed_in_threes)
+    groups = catalog.assign(reversed_in_threes)
     for number, split in enumerate(SPLITS):
         assert catalog.rows_of(split) == len(rows[split])
         lines = [

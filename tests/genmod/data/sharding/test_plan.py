@@ -13,8 +13,9 @@ from genmod.data.format.keys import sample_key
 from genmod.data.reading.reader import open_dataset, split_reader
 from genmod.data.sharding.catalog import split_of
 from genmod.data.sharding.ingest import make_shard
-from genmod.data.sharding.plan import check_quarantine, make_plan
+from genmod.data.sharding.plan import make_plan
 from genmod.data.sharding.previous_version import load_previous_version
+from genmod.data.sharding.quarantine import check_quarantine
 from genmod.data.sources.source import DataConfig, Splits
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS
@@ -94,10 +95,10 @@ def test_the_estimate_of_bytes(npz, build, tmp_path):
 @pytest.mark.parametrize(
     ("data", "labelled", "words"),
     [
-        ({"classes": 3}, False, "no labels, the recipe says data.classes=3"),
-        ({"labels": True}, False, "no labels, the recipe says data.labels=true"),
-        ({"labels": False, "classes": 3}, True, "leave one out"),
-        ({"classes": 2}, True, "label 2, there are 2 classes"),
+        ({"classes": 3}, False, "no labels, but the recipe sets data.classes=3"),
+        ({"labels": True}, False, "no labels, but the recipe sets data.labels=true"),
+        ({"labels": False, "classes": 3}, True, "remove one"),
+        ({"classes": 2}, True, "label 2, the dataset has 2 classes"),
         ({"image_size": 9}, True, "is 6x6, expected 9x9"),
     ],
 )
@@ -207,7 +208,7 @@ def test_names_of_the_source_stand_in_the_index(messy, build, tmp_path):
 
 def test_too_much_refused_is_a_data_error_with_counts(messy):
     source, _ = messy
-    with pytest.raises(DataError, match=r"1 of 47 inputs are refused.*no class.png: has no label"):
+    with pytest.raises(DataError, match=r"1 of 47 inputs are rejected.*no class.png: has no label"):
         make_plan(DataConfig(source=source, max_quarantined=0.0), 0)
 
 

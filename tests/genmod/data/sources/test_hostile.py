@@ -255,7 +255,7 @@ TAR = {
     ),
     "folders, fifos and devices": (
         [("x", None), ("x.png", "", tarfile.FIFOTYPE), ("y.png", "", tarfile.CHRTYPE), *good("z")],
-        {"x": "no regular file", "y": "no regular file", "z": None},
+        {"x": "not a regular file", "y": "not a regular file", "z": None},
     ),
     "absolute and .. names": (
         [*good("/tmp/evil"), *good("../../evil"), *good("a/../../b"), *good("C:\\evil")],
@@ -279,8 +279,8 @@ TAR = {
         [*good("a", 2), ("b.png", PNG), ("c.png", PNG), ("c.cls", b"-1"), ("d.png", PNG),
          ("d.cls", b"cat"), ("e.png", PNG), ("e.cls", b"7"), ("f.png", PNG), ("f.cls", b""),
          ("g.png", PNG), ("g.cls", b"9" * 400)],
-        {"a": None, "b": "has no label", "c": "not a number", "d": "not a number",
-         "e": "label 7, there are 3 classes", "f": "not a number", "g": "not a number"},
+        {"a": None, "b": "has no label", "c": "not a class number", "d": "not a class number",
+         "e": "label 7, the dataset has 3 classes", "f": "not a class number", "g": "not a class number"},
     ),
 }  # fmt: skip
 
@@ -333,7 +333,7 @@ def test_two_tars_of_one_name_do_not_mix(tmp_path, build):
     twice = {f"t/{n}" for n in range(20)}
     source = f"webdataset:{tmp_path}/{{x,y}}/t.tar"
     _, reasons, names = sharded(build, tmp_path / "d", source, twice)
-    assert set(reasons.values()) == {"its key is in use already"}
+    assert set(reasons.values()) == {"duplicate key"}
     assert len(names) == len(reasons) == 20
 
 
@@ -376,7 +376,7 @@ def test_labels_of_arrays_and_tables(tmp_path, build):
     labels[:3] = (-1, -7, 2**40)
     np.savez(tmp_path / "a.npz", x=images, y=labels)
     _, reasons, _ = sharded(build, tmp_path / "n", f"npz:{tmp_path}/a.npz", classes=3)
-    assert list(reasons.values()) == ["has no label", *["its label is not a number of a class"] * 2]
+    assert list(reasons.values()) == ["has no label", *["its label is not a class number"] * 2]
     texts = [None, "", *["x", "y"] * 14]
     table = pa.table({"image": [b"no image", *[PNG] * 28, None], "label": texts})
     pq.write_table(table, tmp_path / "t.parquet")
@@ -386,7 +386,7 @@ def test_labels_of_arrays_and_tables(tmp_path, build):
     huge = pa.array([2**63 + 1, *[0] * 29], pa.uint64())
     pq.write_table(table.set_column(1, "label", huge), tmp_path / "t.parquet")
     _, reasons, _ = sharded(build, tmp_path / "q", f"parquet:{tmp_path}/t.parquet")
-    assert reasons["t-00000000"] == "its label is not a number of a class"
+    assert reasons["t-00000000"] == "its label is not a class number"
 
 
 def test_archives_that_declare_too_much_are_not_unpacked(tmp_path):
@@ -411,8 +411,8 @@ def test_beyond_the_budget_the_counts_are_told(tmp_path):
             DataConfig(source=f"webdataset:{tmp_path}/t.tar", classes=3, max_quarantined=0.1), 0
         )
     text = str(error.value)
-    assert "6 of 27 inputs are refused, more than data.max_quarantined=0.1 allows" in text
-    assert "4 its label is not a number of a class, 1 has no label, 1 label N" in text
+    assert "6 of 27 inputs are rejected, more than data.max_quarantined=0.1 allows" in text
+    assert "4 its label is not a class number, 1 has no label, 1 label N" in text
     lenient = DataConfig(source=f"webdataset:{tmp_path}/t.tar", classes=3, max_quarantined=0.25)
     assert make_plan(lenient, 0).summary().rejected == 6
 

@@ -214,7 +214,7 @@ def test_an_npz_that_declares_more_than_memory_holds_is_a_data_error(tmp_path):
     np.lib.format.write_array_header_1_0(stream, header)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", stream.getvalue())
-    with pytest.raises(DataError, match=r"a\.npz is not an npz file"):
+    with pytest.raises(DataError, match=r"a\.npz is not a readable npz file"):
         open_source(f"npz:{tmp_path}/a.npz").listing()
 
 
@@ -236,7 +236,7 @@ def test_a_parquet_file_that_is_broken_inside_is_named(tmp_path, part):
 
 def test_parquet_without_images(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"columns text; wanted one with image bytes"):
+    with pytest.raises(DataError, match=r"columns text; expected a column of image bytes"):
         open_source(f"parquet:{tmp_path}/a.parquet").listing()
 
 
