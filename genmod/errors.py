@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -75,3 +76,13 @@ def did_you_mean(got: str, valid: Iterable[str]) -> str:
 def sanitize(text: str) -> str:
     """A line for people that may hold what others wrote: what a terminal would act on is written out."""
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def sanitize_log(text: str) -> str:
+    r"""Log text of another process: like :func:`sanitize`, but without colors and with its lines and tabs.
+
+    >>> sanitize_log("\x1b[36m(worker 1)\x1b[0m step\t7\n\x1b[2J")
+    '(worker 1) step\t7\n\\x1b[2J'
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "\n")
+    return "".join(char if char in "\n\t" else sanitize(char) for char in plain)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmod import storage
 from genmod.config import fingerprint
-from genmod.errors import ConfigError, GenmodError
+from genmod.errors import ConfigError, GenmodError, sanitize_log
 from genmod.interface.external import FAMILIES_VARIABLE
 
 if TYPE_CHECKING:  # a recipe takes seconds to import, and a look at a job needs none
@@ -87,7 +87,7 @@ def manage(action: str, job_id: str, address: str | None) -> dict[str, Any]:
     jobs = _jobs(address)
     state = jobs.stop(job_id) if action == "stop" else jobs.state(job_id)
     if action == "logs":
-        sys.stderr.write(jobs.logs(job_id))
+        sys.stderr.write(sanitize_log(jobs.logs(job_id)))
     else:
         _say(f"{job_id}: {state.status} {state.message}".rstrip())
     return {
@@ -162,7 +162,7 @@ class _Tail:
         self._open = ""
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text)
+        sys.stderr.write(sanitize_log(text))
         sys.stderr.flush()
         *lines, self._open = (self._open + text).split("\n")
         for line in [*lines, self._open]:

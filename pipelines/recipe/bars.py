@@ -26,8 +26,8 @@ class Counts(NamedTuple):
 class Bars:
     """The bars of the tasks in progress. The caller serialises the calls.
 
-    While there are bars, they follow what is printed to ``sys.stderr``. The refreshing thread of rich reads
-    only the fields of a bar, so that no lock is held while another one is taken.
+    The refreshing thread of rich reads only the fields of a bar, so that no lock is held while another one is
+    taken.
     """
 
     def __init__(self, stream: TextIO, now: Callable[[], float]) -> None:
@@ -107,6 +107,7 @@ def _start(stream: TextIO, now: Callable[[], float]) -> Progress:
         transient=True,
         refresh_per_second=4,
         redirect_stdout=False,  # it may be a file; the bars are on stderr
+        redirect_stderr=False,  # ProgressDisplay does it
     )
     progress.start()
     return progress

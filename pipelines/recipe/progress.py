@@ -5,6 +5,7 @@ A terminal shows one bar per task; elsewhere each task prints a line every few s
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
-from genmod.errors import sanitize
+from genmod.errors import sanitize, sanitize_log
 from pipelines.recipe.bars import Bars, Counts
 from pipelines.recipe.time_left import TimeLeft, duration, rate_text
 
@@ -33,6 +34,9 @@ class _Task:
 class ProgressDisplay:
     """Shows the progress of several tasks. Any thread may call it.
 
+    Used as a context on a terminal, it prints what is written to ``sys.stderr`` (warnings, output of workers)
+    above the bars, line by line and without control codes.
+
     Args:
         stream: where to write; ``sys.stderr`` if not given.
         every_s: seconds between lines of a task where the stream is not a terminal.
@@ -45,8 +49,8 @@ class ProgressDisplay:
         every_s: float = 5.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = sys.stderr if stream is None else stream
-        self._bars = Bars(self._stream, now) if _is_terminal(self._stream) else None
+        self.stream = sys.stderr if stream is None else stream
+        self._bars = Bars(self.stream, now) if _is_terminal(self.stream) else None
         self._every_s = every_s if self._bars is None else _REFRESH_S
         self._now = now
         self._tasks: dict[str, _Task] = {}
@@ -54,6 +58,8 @@ class ProgressDisplay:
         self._lock = threading.RLock()
 
     def __enter__(self) -> ProgressDisplay:
+        if self._bars is not None and sys.stderr is self.stream:
+            sys.stderr = _Lines(self)
         return self
 
     def __exit__(
@@ -62,6 +68,9 @@ class ProgressDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(sys.stderr, _Lines):
+            sys.stderr.finish_line()
+            sys.stderr = self.stream
         self.close()
 
     def log(self, text: str) -> None:
@@ -113,7 +122,28 @@ class ProgressDisplay:
 
     def _print(self, line: str) -> None:
         if self._bars is None or not self._bars.print(line):
-            print(line, file=self._stream, flush=True)
+            print(line, file=self.stream, flush=True)
+
+
+class _Lines(io.TextIOBase):
+    """Passes whole lines on to a display; each thread has an open line of its own."""
+
+    def __init__(self, display: ProgressDisplay) -> None:
+        self._display, self._open = display, threading.local()
+
+    def write(self, text: str, /) -> int:
+        *lines, self._open.text = (getattr(self._open, "text", "") + text).split("\n")
+        for line in lines:
+            for part in sanitize_log(line.rstrip("\r")).expandtabs().split("\n"):
+                self._display.log(part)
+        return len(text)
+
+    def finish_line(self) -> None:
+        if getattr(self._open, "text", ""):
+            self.write("\n")
+
+    def fileno(self) -> int:
+        return self._display.stream.fileno()
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -114,6 +114,7 @@ with ProgressDisplay() as display:
     time.sleep(0.5)
     display.log("a line between")
     print("a warning of a library", file=sys.stderr)
+    print("\\x1b[36m(worker)\\x1b[0m output\\x1b[2J", file=sys.stderr)
     print("for a pipe")
     for thread in threads: thread.join()
     display.update("evaluate", 0, 3, "models")
@@ -161,12 +162,13 @@ def test_a_terminal_shows_one_bar_per_task():
         "a line before",
         "a line between",
         "a warning of a library",
+        r"(worker) output\x1b[2J",
         "  sample gan: 40/40 images (100%), took N s  loss 0.5",
         "  train vae: 60/60 images (100%), took N s  loss 0.5",
-        *printed[5:-1],
+        *printed[6:-1],
         "the end",
     ]
-    assert any(line.startswith("  evaluate: 1/3 models (33%)") for line in printed[5:-1])
+    assert any(line.startswith("  evaluate: 1/3 models (33%)") for line in printed[6:-1])
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor is shown again
 
 
