@@ -58,7 +58,7 @@ class ProgressDisplay:
         self._lock = threading.RLock()
 
     def __enter__(self) -> ProgressDisplay:
-        if self._bars is not None and sys.stderr is self.stream:
+        if self.stream.isatty() and sys.stderr is self.stream:
             sys.stderr = _Lines(self)
         return self
 
