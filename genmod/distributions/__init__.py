@@ -1,1 +1,1 @@
-"""Distributions with log-densities and addressed draws."""
+"""Probability distributions: of latents and of pixels, with exact log densities and addressed draws."""

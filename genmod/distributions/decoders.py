@@ -1,8 +1,8 @@
-"""Likelihoods of pixels given what a decoder says of them: sums over all dimensions, in nats.
+"""Pixel likelihoods p(x | decoder output), independent over pixels; log probabilities are in nats.
 
-A likelihood takes the decoder's raw output, unbounded numbers of shape (B, P C, H, W) with P parameters
-for each of the C channels, laid out as (P, C). Images are in network units (:mod:`genmod.units`), in
-[-1, 1]. Letters: B batch, C channels, H height, W width, P parameters, K components.
+The decoder's raw output is unbounded, of shape (B, P C, H, W): P parameters for each of the C channels, laid
+out as (P, C). Images are in network units (:mod:`genmod.units`), in [-1, 1].
+Letters: B batch, C channels, H height, W width, P parameters, K components.
 
 References:
     Improving variational inference with inverse autoregressive flow (discretised logistic),
@@ -27,70 +27,70 @@ _FIRST, _LAST = -1.0 + units.HALF_BIN, 1.0 - units.HALF_BIN
 """Pixels 0 and 255 in network units."""
 
 _LOG_SCALES = math.log(units.HALF_BIN / 8), 1.0
-"""Bounds of a logistic's log scale. At the lower one a pixel in the middle of its bin has probability
-0.9993, so that a smaller scale gains nothing; at the upper one nearly all mass lies beyond [-1, 1]."""
+"""Range of a logistic's log scale. At the lower end a pixel in the middle of its bin has probability 0.9993,
+so a smaller scale gains nothing. At the upper end nearly all mass is outside [-1, 1]."""
 
 
 class PixelLikelihood(ABC):
-    """p(x | what the decoder says), independent over pixels."""
+    """A distribution p(x | decoder output), independent over pixels."""
 
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """P: numbers that a decoder must give for each pixel and channel."""
+        """P: number of decoder outputs for each pixel and channel."""
 
     @property
     def is_density(self) -> bool:
-        """Whether :meth:`nats` is asked of points in the pixels' bins, with the bins' volume added to it.
+        """Whether :meth:`nats` expects dequantised images and includes the volume of their bins.
 
-        Its mean over uniform points is a lower bound on the pixels' log probability.
+        Then its mean over uniform points is a lower bound on the log probability of the pixels.
         """
         return False
 
     @abstractmethod
     def nats(self, raw_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
-        """Log probability of the images, (B,), summed over C, H and W."""
+        """Log probability of the images, (B,) in nats, summed over C, H and W."""
 
     @abstractmethod
     def draw(self, raw_BPHW: Tensor, rng: Rng) -> Tensor:
-        """One draw for each row, (B, C, H, W), every value the middle of a pixel's bin."""
+        """Draw images, (B, C, H, W), one per row of ``rng``; each value is the middle of a pixel's bin."""
 
     @abstractmethod
     def mean(self, raw_BPHW: Tensor) -> Tensor:
-        """The expected image, (B, C, H, W) in [-1, 1]: not a draw, and smoother than any.
+        """The expected image, (B, C, H, W) in [-1, 1], which is smoother than a draw.
 
-        Of binary pixels it is the likeliest image, so that it stays a binary one; see :meth:`expected`.
+        For binary pixels it is the most likely image instead, which is binary; see :meth:`expected`.
         """
 
     def expected(self, raw_BPHW: Tensor) -> Tensor:
-        """The expectation of the image, (B, C, H, W) in [-1, 1], grey where pixels are binary."""
+        """The expectation of the image, (B, C, H, W) in [-1, 1], also for binary pixels."""
         return self.mean(raw_BPHW)
 
 
 @dataclass(frozen=True)
 class Bernoulli(PixelLikelihood):
-    """Binary pixels: the raw number is the log odds of a pixel being on."""
+    """Binary pixels: the decoder output is the log odds that a pixel is on."""
 
     @property
     def parameters(self) -> int:
-        """One."""
+        """One parameter per pixel and channel: the log odds."""
         return 1
 
     def nats(self, raw_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
-        """Log probability; a pixel is on if it is above 0."""
+        """Log probability, (B,) in nats; a pixel is on if its value is above 0."""
         return F.logsigmoid(raw_BPHW * x_BCHW.sign()).sum((1, 2, 3))
 
     def draw(self, raw_BPHW: Tensor, rng: Rng) -> Tensor:
-        """Each pixel on or off."""
+        """Draw each pixel as on or off, (B, C, H, W)."""
         u_BCHW = rng.uniform(*raw_BPHW.shape[1:], dtype=torch.float64)
         return _black_or_white(u_BCHW < raw_BPHW.double().sigmoid(), raw_BPHW.dtype)
 
     def mean(self, raw_BPHW: Tensor) -> Tensor:
-        """The likelier of the two values, so that the image stays a binary one."""
+        """The more likely of the two values of each pixel, (B, C, H, W)."""
         return _black_or_white(raw_BPHW > 0, raw_BPHW.dtype)
 
     def expected(self, raw_BPHW: Tensor) -> Tensor:
-        """As grey as the pixel is likely to be on."""
+        """The grey value in proportion to the probability that the pixel is on."""
         return _FIRST + (_LAST - _FIRST) * raw_BPHW.sigmoid()
 
 
@@ -99,7 +99,7 @@ def _black_or_white(on_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def bin_nats(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """Log mass of a logistic in each pixel's bin; the first and the last bin reach to infinity.
+    """Log mass of a logistic in each pixel's bin, in nats; the outermost bins extend to infinity.
 
     With a, b = (x +- h - location) / scale the mass is sigma(a) - sigma(b), which is
     sigma(a) sigma(-b) (1 - exp(b - a)): no difference of near-equal numbers, at any scale.
@@ -109,24 +109,24 @@ def bin_nats(x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
     lower = (x - units.HALF_BIN - location) * per_scale
     below, above = F.logsigmoid(upper), F.logsigmoid(-lower)
     inside = below + above + torch.log(-torch.expm1(-2 * units.HALF_BIN * per_scale))
-    # Bins are 1/128 wide: a quarter bin around an edge's middle is that edge and no other.
+    # Bins are 1/128 wide, so values within a quarter of a bin of an edge pixel's middle are that pixel.
     at_edge = torch.where(x < _FIRST + units.HALF_BIN / 2, below, above)
     return torch.where(x.abs() > _LAST - units.HALF_BIN / 2, at_edge, inside)
 
 
 @dataclass(frozen=True)
 class DiscretisedLogistic(PixelLikelihood):
-    """8-bit pixels: for each pixel and channel a mixture of K logistics, integrated over the bins.
+    """8-bit pixels: a mixture of K logistics per pixel and channel, integrated over the pixel's bin.
 
-    Of each component the decoder gives location and log scale, and for K > 1 its log weight up to a
-    constant. A draw is a draw of the continuous mixture, moved to the middle of its bin.
+    The decoder outputs location and log scale of each component and, for K > 1, its unnormalised log weight.
+    A draw is a draw of the continuous mixture, rounded to the middle of its bin.
     """
 
     components: int = 1
 
     @property
     def parameters(self) -> int:
-        """2 for one component, else 3 K."""
+        """2 parameters per pixel and channel for K = 1, otherwise 3 K."""
         return 2 if self.components == 1 else 3 * self.components
 
     def _split(self, raw_BPHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +135,7 @@ class DiscretisedLogistic(PixelLikelihood):
         count = self.components
         low, high = _LOG_SCALES
         log_scale = low + (high - low) * raw_BPCHW[:, count : 2 * count].sigmoid()
-        # In units of the scale, so that the slope of log P to the raw number is never above 1.
+        # The location is in units of the scale, so the derivative of log P by the output is at most 1.
         location = log_scale.exp() * raw_BPCHW[:, :count]
         if count == 1:
             return location, log_scale, torch.zeros_like(location)
@@ -144,30 +144,30 @@ class DiscretisedLogistic(PixelLikelihood):
         return location, log_scale, raw_BPCHW[:, 2 * count :].log_softmax(1)
 
     def nats(self, raw_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
-        """Log probability of the pixels in whose bins the values lie."""
+        """Log probability of the pixels whose bins contain the values, (B,) in nats."""
         location, log_scale, log_weight = self._split(raw_BPHW)
-        each = bin_nats(x_BCHW[:, None], location, log_scale)
+        log_mass = bin_nats(x_BCHW[:, None], location, log_scale)
         if self.components > 1:
-            each = torch.logsumexp(each + log_weight, 1, keepdim=True)
-        return each.sum((1, 2, 3, 4))
+            log_mass = torch.logsumexp(log_mass + log_weight, 1, keepdim=True)
+        return log_mass.sum((1, 2, 3, 4))
 
     def draw(self, raw_BPHW: Tensor, rng: Rng) -> Tensor:
-        """A component by its weight, then a value by the inverse of its distribution function."""
+        """Draw a component by its weight, then a value by the inverse CDF, (B, C, H, W)."""
         location, log_scale, log_weight = self._split(raw_BPHW.double())
         shape = location.shape[2:]
         if self.components > 1:
             u_BCHW = rng.fold("component").uniform(*shape, dtype=torch.float64)
-            upto_BKCHW = log_weight.exp().cumsum(1)[:, :-1]
-            which = (u_BCHW[:, None] >= upto_BKCHW).sum(1, keepdim=True)
-            location, log_scale = location.gather(1, which), log_scale.gather(1, which)
+            cumulative_BKCHW = log_weight.exp().cumsum(1)[:, :-1]
+            component = (u_BCHW[:, None] >= cumulative_BKCHW).sum(1, keepdim=True)
+            location, log_scale = location.gather(1, component), log_scale.gather(1, component)
         u_BCHW = rng.fold("value").uniform(*shape, dtype=torch.float64)
         x_BCHW = location[:, 0] + log_scale[:, 0].exp() * torch.logit(u_BCHW)
         return units.to_network(units.to_pixels(x_BCHW), raw_BPHW.dtype)
 
     def mean(self, raw_BPHW: Tensor) -> Tensor:
-        """Mean of the mixture held between the first and the last pixel, within half a bin of the pixels'.
+        """Mean of the mixture clamped to [first pixel, last pixel]; within half a bin of the pixels' mean.
 
-        E[clamp(X, a, b)] = a + the integral over [a, b] of P(X > t), which is in closed form
+        E[clamp(X, a, b)] = a + integral over [a, b] of P(X > t) dt, and the integral has the closed form
         scale (softplus((location - a) / scale) - softplus((location - b) / scale)).
         """
         location, log_scale, log_weight = self._split(raw_BPHW.double())
@@ -178,31 +178,31 @@ class DiscretisedLogistic(PixelLikelihood):
 
 @dataclass(frozen=True)
 class Categorical(PixelLikelihood):
-    """8-bit pixels: for each pixel and channel a probability of each of the 256 values, free of any shape."""
+    """8-bit pixels: a softmax over the 256 values of each pixel and channel."""
 
     @property
     def parameters(self) -> int:
-        """256 logits."""
+        """256 parameters per pixel and channel: the logits."""
         return units.LEVELS
 
     def _log_p(self, raw_BPHW: Tensor) -> Tensor:
-        """(B, 256, C, H, W)."""
+        """Log probability of each value, (B, 256, C, H, W)."""
         return raw_BPHW.unflatten(1, (units.LEVELS, -1)).log_softmax(1)
 
     def nats(self, raw_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
-        """Log probability of the pixels in whose bins the values lie."""
+        """Log probability of the pixels whose bins contain the values, (B,) in nats."""
         pixels_B1CHW = units.to_pixels(x_BCHW).long()[:, None]
         return self._log_p(raw_BPHW).gather(1, pixels_B1CHW).sum((1, 2, 3, 4))
 
     def draw(self, raw_BPHW: Tensor, rng: Rng) -> Tensor:
-        """Each pixel by the inverse of its distribution function."""
-        upto_BKCHW = self._log_p(raw_BPHW.double()).exp().cumsum(1)[:, :-1]
-        u_BCHW = rng.uniform(*upto_BKCHW.shape[2:], dtype=torch.float64)
-        pixels_BCHW = (u_BCHW[:, None] >= upto_BKCHW).sum(1)
+        """Draw each pixel by the inverse CDF, (B, C, H, W)."""
+        cumulative_BKCHW = self._log_p(raw_BPHW.double()).exp().cumsum(1)[:, :-1]
+        u_BCHW = rng.uniform(*cumulative_BKCHW.shape[2:], dtype=torch.float64)
+        pixels_BCHW = (u_BCHW[:, None] >= cumulative_BKCHW).sum(1)
         return units.to_network(pixels_BCHW, raw_BPHW.dtype)
 
     def mean(self, raw_BPHW: Tensor) -> Tensor:
-        """The mean of the values."""
+        """The mean of the 256 values under their probabilities, (B, C, H, W)."""
         values_K = units.to_network(torch.arange(units.LEVELS, device=raw_BPHW.device))
         p_BKCHW = self._log_p(raw_BPHW).exp()
         return torch.einsum("bkchw,k->bchw", p_BKCHW, values_K.to(p_BKCHW.dtype))

@@ -1,6 +1,6 @@
-"""Points of pixels' bins, drawn so that a density of points bounds the probability of the pixels.
+"""Dequantisation: draws points in the pixels' bins, so that a density of points bounds log P(pixels).
 
-    log P(pixels) >= E_q[log p(y) - log q(y | pixels)],   y ~ q, which lies in the pixels' bins      (Jensen)
+    log P(pixels) >= E_q[log p(y) - log q(y | pixels)],   y ~ q, whose support is the pixels' bins   (Jensen)
 
 Letters: B rows, C channels, H height, W width.
 
@@ -24,12 +24,12 @@ from genmod.rng import Rng
 
 
 def uniform(x_BCHW: Tensor, rng: Rng, spec: ImageSpec) -> tuple[Tensor, Tensor]:
-    """Spread over the whole bin.
+    """Uniform dequantisation: y is uniform in the bins of x's pixels.
 
     Args:
-        x_BCHW: float64 images as a network sees them, the middles of their pixels' bins.
+        x_BCHW: float64 images in network units, the middles of their pixels' bins.
         rng: B rows.
-        spec: of the images.
+        spec: image format.
 
     Returns:
         y (B, C, H, W) and log q(y | pixels), (B,) in nats.
@@ -42,14 +42,15 @@ def uniform(x_BCHW: Tensor, rng: Rng, spec: ImageSpec) -> tuple[Tensor, Tensor]:
 def truncated_normal(
     x_BCHW: Tensor, rng: Rng, spec: ImageSpec, std: float
 ) -> tuple[Tensor, Tensor]:
-    """Gaussian noise around the middle, cut off at the bin's ends: what data with little noise look like.
+    """Truncated normal dequantisation: y is Gaussian around the bin's middle, truncated to the bin.
 
-    Arguments and result as for :func:`uniform`; ``std`` is the noise's before it is cut. For binary images
-    the noise stays within half an 8-bit bin too.
+    It resembles data with a little Gaussian noise. Arguments and result are those of :func:`uniform`;
+    ``std`` is the standard deviation before truncation. For binary images, too, y stays within half an 8-bit
+    bin of the middle.
     """
-    reach = units.HALF_BIN / std
-    inside = math.erf(reach / math.sqrt(2))
+    bound = units.HALF_BIN / std
+    mass = math.erf(bound / math.sqrt(2))
     u_BCHW = rng.uniform(*spec.shape, dtype=torch.float64) + 2.0**-33
-    eps_BCHW = torch.special.ndtri(0.5 + inside * (u_BCHW - 0.5))
-    each_BCHW = -0.5 * eps_BCHW.square() - math.log(std * inside * math.sqrt(2 * math.pi))
-    return x_BCHW + std * eps_BCHW, each_BCHW.flatten(1).sum(1)
+    eps_BCHW = torch.special.ndtri(0.5 + mass * (u_BCHW - 0.5))
+    log_q_BCHW = -0.5 * eps_BCHW.square() - math.log(std * mass * math.sqrt(2 * math.pi))
+    return x_BCHW + std * eps_BCHW, log_q_BCHW.flatten(1).sum(1)

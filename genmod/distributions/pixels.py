@@ -1,4 +1,4 @@
-"""The likelihoods of pixels by name."""
+"""The pixel likelihoods of a decoder, by the name that a recipe gives."""
 
 from __future__ import annotations
 
@@ -17,18 +17,29 @@ from genmod.manifest import ImageSpec
 LikelihoodName = Literal[
     "auto", "bernoulli", "discretised_logistic", "categorical_256", "gaussian_sigma"
 ]
-"""``auto`` is ``bernoulli`` for binary data and ``discretised_logistic`` for 8-bit data. ``gaussian_sigma``
-has one trained sigma for all pixels and is dequantised; it blurs less than squared error does."""
+"""Names of pixel likelihoods.
+
+``auto``: ``bernoulli`` for binary data, ``discretised_logistic`` for 8-bit data. ``gaussian_sigma``: a
+Gaussian with one trained sigma for all pixels, on dequantised data.
+"""
 
 
-def check(name: LikelihoodName, spec: ImageSpec, family: str) -> None:
-    """Refuse a likelihood that is none for such pixels.
+def check_likelihood(name: LikelihoodName, spec: ImageSpec, family: str) -> None:
+    """Check that a likelihood is a probability of such pixels.
 
-    Bernoulli of grey values, as it is often trained, adds up to something else than 1.
+    A Bernoulli likelihood of grey values, though common, does not sum to 1.
+
+    Args:
+        name: the likelihood.
+        spec: image format.
+        family: name of the family, for the error.
+
+    Raises:
+        ConfigError: it is not.
     """
     if name != "auto" and (name == "bernoulli") != (spec.levels == 2):
         raise ConfigError(
-            f"{family}: likelihood {name!r} is not a probability of pixels with "
+            f"{family}: net.likelihood={name!r} is not a probability of pixels with "
             f"{spec.levels} levels; set net.likelihood to auto"
         )
 
@@ -36,9 +47,16 @@ def check(name: LikelihoodName, spec: ImageSpec, family: str) -> None:
 def likelihood_of(
     name: LikelihoodName, spec: ImageSpec, components: int, noise: LearnedSigma | None
 ) -> PixelLikelihood:
-    """The likelihood; ``noise`` is needed by ``gaussian_sigma`` alone."""
+    """The pixel likelihood with a name.
+
+    Args:
+        name: the likelihood.
+        spec: image format.
+        components: logistics per pixel, for ``discretised_logistic``.
+        noise: the trained sigma, for ``gaussian_sigma``.
+    """
     if name == "gaussian_sigma":
-        assert noise is not None, "gaussian_sigma has a sigma"
+        assert noise is not None, "gaussian_sigma needs a LearnedSigma"
         return LearnedGaussian(noise)
     if name == "categorical_256":
         return Categorical()

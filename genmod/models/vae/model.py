@@ -83,7 +83,7 @@ class Model(GenerativeModel):
     @classmethod
     def check(cls, config: VAEConfig, spec: ImageSpec) -> None:
         """Refuse a likelihood that is none for such pixels, and images smaller than the nets' grid."""
-        pixels.check(config.likelihood, spec, "vae")
+        pixels.check_likelihood(config.likelihood, spec, "vae")
         stride = stride_of(config.unshuffle, config.widths)
         if not config.hidden and stride > min(spec.height, spec.width):
             raise ConfigError(
