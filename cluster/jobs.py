@@ -18,13 +18,10 @@ import aiohttp
 import requests
 from pydantic import Field
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobSubmissionClient
 
+from cluster.compat import UPLOAD_LOGGERS, job_client
 from genmod.config import Config
 from genmod.errors import ConfigError, GenmodError
-
-REQUEST_S = 20.0
-"""How long one request may take."""
 
 LOST_S = 90.0
 """How long a head may be silent before a job that runs is no longer followed."""
@@ -34,13 +31,6 @@ POLL_S = 2.0
 
 STOP_S = 60.0
 """How long a stopped job may take to end."""
-
-_TALKATIVE = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
-"""Loggers that tell of every upload."""
 
 Write = Callable[[str], None]
 
@@ -75,13 +65,6 @@ class JobState(Config):
         return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-class _Client(JobSubmissionClient):
-    """Ray's client with a deadline for each request."""
-
-    def _do_request(self, *args: Any, **kwargs: Any) -> Any:
-        return super()._do_request(*args, **{"timeout": REQUEST_S, **kwargs})
-
-
 class Jobs:
     """The jobs of one cluster.
 
@@ -99,11 +82,11 @@ class Jobs:
                 f"--address {address}: jobs go to the head's job server, e.g. http://HOST:8265"
             )
         self.address = address.rstrip("/")
-        for name in _TALKATIVE:
+        for name in UPLOAD_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"), self._explained():
             headers = {"Authorization": f"Bearer {token}"} if token else None
-            self._client = _Client(self.address, headers=headers)
+            self._client = job_client(self.address, headers)
 
     def submit(self, request: JobRequest) -> tuple[str, bool]:
         """Start a job, or find the one of this name that is under way.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 
@@ -69,7 +71,7 @@ def connect(config: ClusterConfig) -> None:
     try:
         ray.init(
             address=address,
-            runtime_env={"env_vars": told} if (told := worker_environment()) else None,
+            runtime_env=_runtime_env(worker_environment()),
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
@@ -82,14 +84,19 @@ def connect(config: ClusterConfig) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """What this process knows of stores, and workers on other machines must know too.
+    """Environment variables of workers on other nodes: addresses and settings of stores, families.
 
-    Never credentials: those each node finds for itself, and Ray shows such variables to whoever looks. Where
-    stores are, a job has told its workers when it was submitted.
+    Never credentials, because Ray shows these variables to all its users; each node finds its own. A Ray job
+    forwards no addresses, because its workers received them when it was submitted.
     """
     names = storage.FORWARDED_VARIABLES if _JOB not in os.environ else ()
-    names = (*names, storage.VARIABLE, FAMILIES_VARIABLE)
-    return {name: os.environ[name] for name in names if name in os.environ}
+    names = (*names, FAMILIES_VARIABLE)
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    return variables | dict(storage.settings_environment())
+
+
+def _runtime_env(variables: Mapping[str, str]) -> dict[str, Any] | None:
+    return {"env_vars": dict(variables)} if variables else None
 
 
 def disconnect() -> None:
@@ -103,8 +110,12 @@ def disconnect() -> None:
 def _start_local(config: ClusterConfig) -> None:
     import ray
 
+    # Workers on this machine inherit this process's environment; only what differs is passed on.
+    settings = storage.settings_environment()
+    changed = {name: value for name, value in settings.items() if os.environ.get(name) != value}
     ray.init(
         address=LOCAL,
+        runtime_env=_runtime_env(changed),
         num_cpus=config.cpus,
         object_store_memory=config.object_store_bytes,
         include_dashboard=False,

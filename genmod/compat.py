@@ -1,4 +1,4 @@
-"""The only place that uses private names of torch and s3fs. Each says why; a test fails when one is gone.
+"""The only place that uses private names of torch. Each says why; a test fails when one is gone.
 
 Public names come first: a name is here only where torch has no public one that is as fast. pyproject.toml
 limits both packages to the versions that this module was tested with.

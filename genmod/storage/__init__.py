@@ -1,6 +1,6 @@
-"""Files anywhere: URLs, whole-object writes, the one atomic step that publishes a result, a cache.
+"""Local and remote files by URL: whole-object reads and writes, create-if-absent writes, and a file cache.
 
-Local files, and remote stores that a request may fail on: see :mod:`genmod.storage.retry`.
+Requests to remote stores are retried: see :mod:`genmod.storage.retry`.
 """
 
 from genmod.storage.objects import (
@@ -21,20 +21,23 @@ from genmod.storage.objects import (
 )
 from genmod.storage.settings import (
     FORWARDED_VARIABLES,
-    VARIABLE,
+    SETTINGS_VARIABLE,
     CacheConfig,
     StorageConfig,
+    configure,
     environment_of,
     settings,
+    settings_environment,
 )
 from genmod.storage.urls import filesystem, join, resolve
 
 __all__ = [
     "FORWARDED_VARIABLES",
-    "VARIABLE",
+    "SETTINGS_VARIABLE",
     "CacheConfig",
     "StorageConfig",
     "check_writable",
+    "configure",
     "create",
     "environment_of",
     "exists",
@@ -48,6 +51,7 @@ __all__ = [
     "remove",
     "resolve",
     "settings",
+    "settings_environment",
     "sha256",
     "sha256_of",
     "size_bytes",

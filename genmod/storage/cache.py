@@ -1,12 +1,13 @@
-"""Copies of remote objects on a node's own disk, shared by its processes, never larger than a limit.
+"""A cache of remote objects on a node's disk, shared by its processes, with an upper size limit.
 
-    FOLDER/SHA256             a whole copy, named by its content
-    FOLDER/.pending-SHA256    a copy that is being fetched, as long as the whole from the start
-    FOLDER/.lock              held while room is made or a copy gets its name
+    FOLDER/SHA256             a complete copy, named by its content
+    FOLDER/.pending-SHA256    a copy in progress; has the final size from the start
+    FOLDER/.lock              locked while copies are evicted or renamed
 
-A copy appears by a rename, after its digest has been checked. Whoever reads or fetches one holds a lock
-(``flock``) on it, which ends with the process however that ends; so what is not locked is not in use, and a
-pending file that is not locked has lost its writer. The folder must be on a local disk.
+A copy is renamed to its final name after its digest was checked. Each process that reads or fetches a copy
+locks it (``flock``); the lock ends with the process. So a copy without a lock is not in use, and a pending
+file without a lock has lost its writer. Least recently used files are evicted first; files in use stay; files
+that do not fit are read by byte range. The folder must be on a local disk.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from genmod.errors import DataError, GenmodError
 from genmod.storage.objects import PENDING, read_blocks
 from genmod.storage.settings import CacheConfig, settings
 
-WAIT_S = 120.0
-"""How long to wait for another process that fetches the same object."""
+_WAIT_S = 120.0
+"""How long to wait for another process that fetches the same object, in seconds."""
 
 _POLL_S = 0.02
 _LOCK = ".lock"
@@ -36,19 +37,22 @@ logger = logging.getLogger(__name__)
 
 
 def open_copy(url: str, sha256: str, size_bytes: int) -> int | None:
-    """A descriptor of the node's copy of an object, fetched if need be; close it to let the copy go.
+    """A file descriptor of the node's copy of an object, which is fetched first if necessary.
+
+    Close the descriptor to release the copy.
 
     Args:
-        url: of the object, remote.
+        url: of the remote object.
         sha256: of its content, in hex.
         size_bytes: of its content.
 
     Returns:
-        None if there is no cache, or no room in it beside what is in use: read the object itself then.
+        None without a cache, or if the object does not fit next to the files in use. Read the object itself
+        then.
 
     Raises:
-        DataError: the object does not fit its digest.
-        FileNotFoundError: the object is not there.
+        DataError: the object does not match its digest.
+        FileNotFoundError: there is no such object.
     """
     config = settings().cache
     if config is None or size_bytes > config.size_bytes:
@@ -58,14 +62,14 @@ def open_copy(url: str, sha256: str, size_bytes: int) -> int | None:
 
 @dataclass(frozen=True)
 class Cache:
-    """One folder of copies."""
+    """One folder with copies of objects."""
 
     config: CacheConfig
 
     def open(self, url: str, sha256: str, size_bytes: int) -> int | None:
-        """As :func:`open_copy`."""
+        """As :func:`open_copy`, with this cache."""
         folder = Path(self.config.folder).expanduser()
-        end_s = time.monotonic() + WAIT_S
+        end_s = time.monotonic() + _WAIT_S
         try:
             folder.mkdir(parents=True, exist_ok=True)
             while time.monotonic() < end_s:
@@ -82,12 +86,12 @@ class Cache:
             raise
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename is None:
-                raise  # of the object, not of the folder
-            logger.warning("the cache %s is passed by: %s", folder, error)
+                raise  # the object is missing, not the folder
+            logger.warning("the cache folder %s is not used: %s", folder, error)
         return None
 
     def _reserve(self, folder: Path, sha256: str, size_bytes: int) -> int:
-        """A locked pending file of full size; ``_ANOTHER`` has the object at hand; the cache is ``_FULL``."""
+        """A locked pending file of the final size; or ``_ANOTHER`` process has the object, or ``_FULL``."""
         pending = folder / f"{PENDING}{sha256}"
         with _locked(folder / _LOCK):
             if (folder / sha256).exists():
@@ -95,7 +99,7 @@ class Cache:
             _sweep(folder)
             if pending.exists():
                 return _ANOTHER
-            if not _make_room(folder, self.config.size_bytes - size_bytes):
+            if not _evict(folder, self.config.size_bytes - size_bytes):
                 return _FULL
             handle = os.open(pending, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -111,21 +115,21 @@ _ANOTHER, _FULL = -1, -2
 
 
 def _in_use(path: Path, size_bytes: int) -> int | None:
-    """An open copy that nobody takes away, marked as just used; None if there is none."""
+    """An open and locked copy, marked as just used; None if there is none."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:  # it is just being taken away, or has just been named
+    except BlockingIOError:  # it is being evicted, or was renamed just now
         os.close(handle)
         return None
     metadata = os.fstat(handle)
-    if metadata.st_nlink == 0:  # taken away between opening and locking
+    if metadata.st_nlink == 0:  # evicted between opening and locking
         os.close(handle)
         return None
-    if metadata.st_size != size_bytes:  # somebody else has touched it
+    if metadata.st_size != size_bytes:  # changed by another program
         _drop(path, handle)
         return None
     os.utime(handle)
@@ -133,23 +137,25 @@ def _in_use(path: Path, size_bytes: int) -> int | None:
 
 
 def _fetch(url: str, folder: Path, sha256: str, handle: int) -> int:
-    """Fill a pending file, check it, give it its name; the same descriptor then reads it."""
+    """Fill a pending file, check it and rename it. The same descriptor then reads it."""
     pending = folder / f"{PENDING}{sha256}"
     digest = hashlib.sha256()
     try:
         offset, size_bytes = 0, os.fstat(handle).st_size
         for block in read_blocks(url):
             if offset + len(block) > size_bytes:
-                raise DataError(f"{url} is longer than its {size_bytes} bytes")
+                raise DataError(
+                    f"{url} is longer than {size_bytes} bytes, the size in its manifest"
+                )
             digest.update(block)
             if os.pwrite(handle, block, offset) != len(block):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             offset += len(block)
         if digest.hexdigest() != sha256 or offset != size_bytes:
-            raise DataError(f"{url} does not fit its digest")
+            raise DataError(f"{url} does not match its digest: it was changed after it was written")
         os.fsync(handle)
         os.utime(handle)
-        with _locked(folder / _LOCK):  # whoever counts what is there sees one of the two names
+        with _locked(folder / _LOCK):  # so that an eviction sees exactly one of the two names
             os.replace(pending, folder / sha256)
     except BaseException:
         _drop(pending, handle)
@@ -158,31 +164,31 @@ def _fetch(url: str, folder: Path, sha256: str, handle: int) -> int:
     return handle
 
 
-def _make_room(folder: Path, limit_bytes: int) -> bool:
-    """Take copies away, oldest use first, until what is left fits. The folder's lock is held."""
-    there: list[tuple[int, int, Path]] = []
+def _evict(folder: Path, limit_bytes: int) -> bool:
+    """Evict least recently used copies until the others fit. Requires the folder's lock."""
+    files: list[tuple[int, int, Path]] = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
             metadata = path.stat()
             if path.name != _LOCK:
-                there.append((metadata.st_mtime_ns, metadata.st_size, path))
-    total = sum(size for _, size, _ in there)
-    for _, size, path in sorted(there):
+                files.append((metadata.st_mtime_ns, metadata.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
         if total <= limit_bytes:
             break
-        if _take_away(path):
+        if _remove_unlocked(path):
             total -= size
     return total <= limit_bytes
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what writers have left that are no more. The folder's lock is held."""
+    """Remove pending files of writers that have died. Requires the folder's lock."""
     for path in folder.glob(f"{PENDING}*"):
-        _take_away(path)
+        _remove_unlocked(path)
 
 
-def _take_away(path: Path) -> bool:
-    """Remove a file that nobody has locked."""
+def _remove_unlocked(path: Path) -> bool:
+    """Remove a file unless a process has locked it; whether it was removed."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -193,7 +199,7 @@ def _take_away(path: Path) -> bool:
         return True
     except BlockingIOError:
         return False
-    except FileNotFoundError:  # a pending copy that has just been named
+    except FileNotFoundError:  # a pending copy that was renamed just now
         return False
     finally:
         os.close(handle)
@@ -207,20 +213,20 @@ def _drop(path: Path, handle: int) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Generator[None]:
-    """Hold a lock file; it ends with the process."""
+    """Lock a file; the lock ends with the process."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        end_s = time.monotonic() + WAIT_S
-        while not _locks(handle):
+        end_s = time.monotonic() + _WAIT_S
+        while not _try_lock(handle):
             if time.monotonic() > end_s:
-                raise TimeoutError(f"{path} has been held for {WAIT_S:g} s")
+                raise TimeoutError(f"{path} has been locked for {_WAIT_S:g} s")
             time.sleep(_POLL_S)
         yield
     finally:
         os.close(handle)
 
 
-def _locks(handle: int) -> bool:
+def _try_lock(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

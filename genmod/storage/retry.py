@@ -1,4 +1,4 @@
-"""Requests to remote stores: a deadline for each, begun anew while a fault may pass, then one line."""
+"""Requests to remote storage: each has a deadline, and transient errors are retried with backoff."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from genmod.storage.settings import settings
 
 T = TypeVar("T")
 
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 10.0
-"""Pauses between attempts: each about twice the one before, up to the last."""
-
 _FINAL = (
     FileNotFoundError,
     FileExistsError,
@@ -26,9 +23,9 @@ _FINAL = (
     NotADirectoryError,
 )
 
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {
-        "ClientError",  # aiohttp's; botocore's comes with a status and is judged by that
+        "ClientError",  # aiohttp's; botocore's has a status, which decides
         "ConnectionError",
         "FlexibleChecksumError",
         "HTTPClientError",
@@ -38,92 +35,123 @@ _PASSING = frozenset(
         "TimeoutError",
     }
 )
-"""Names of exceptions of botocore, aiohttp and urllib3 that may not come again."""
+"""Names of transient exceptions of botocore, aiohttp and urllib3."""
 
-_PASSING_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
-"""409: two conditional writes at the same moment; one of them is to be tried again."""
+_TRANSIENT_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
+"""409: two conditional writes at the same moment; S3 requires one of them to be retried."""
 
-_PASSING_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown"})
+_TRANSIENT_CODES = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown"})
+
+
+class Backoff:
+    """Pauses between attempts: each about twice as long as the one before, with jitter.
+
+    Args:
+        timeout_s: no pause ends later than this after the first attempt.
+        attempts: number of attempts in all.
+        first_s: about the first pause.
+        last_s: about the longest pause.
+    """
+
+    def __init__(
+        self,
+        timeout_s: float = float("inf"),
+        attempts: float = float("inf"),
+        first_s: float = 0.1,
+        last_s: float = 10.0,
+    ) -> None:
+        self._end_s = time.monotonic() + timeout_s
+        self._attempts = attempts
+        self._pause_s, self._last_s = first_s, last_s
+        self.failed = 0
+        """Attempts that have failed."""
+
+    def next_pause_s(self) -> float | None:
+        """An attempt has failed: seconds to wait before the next one, or None to give up."""
+        self.failed += 1
+        if self.failed >= self._attempts or time.monotonic() + self._pause_s > self._end_s:
+            return None
+        pause_s = self._pause_s * (0.5 + uuid.uuid4().int % 1024 / 1024)
+        self._pause_s = min(2 * self._pause_s, self._last_s)
+        return pause_s
 
 
 async def with_retries(url: str, request: Callable[[], Awaitable[T]]) -> T:
-    """What a request gives; begun anew while its fault may pass and patience lasts.
+    """The answer to a request, which is retried after transient errors until the retry timeout.
 
     Args:
         url: for messages.
-        request: makes the awaitable; safe to be done twice.
+        request: returns a new awaitable per call; must be idempotent.
 
     Raises:
-        StoreUnavailable: the fault did not pass.
-        StorageError: the request cannot be made at all, e.g. for lack of credentials.
-        OSError: what the store says, e.g. FileNotFoundError.
+        StoreUnavailable: transient errors did not stop before the retry timeout.
+        StorageError: the request cannot be made at all, e.g. without credentials.
+        OSError: the storage's answer, e.g. FileNotFoundError.
     """
     config = settings()
-    end_s = time.monotonic() + config.retry_timeout_s
-    pause_s, attempts = FIRST_PAUSE_S, 0
+    backoff = Backoff(config.retry_timeout_s)
     while True:
-        attempts += 1
         try:
             return await asyncio.wait_for(request(), config.request_timeout_s)
         except Exception as error:
-            if not _may_pass(error):
-                raise _explained(url, error) from error
-            if time.monotonic() + pause_s > end_s:
+            if not _is_transient(error):
+                raise _as_one_line(url, error) from error
+            pause_s = backoff.next_pause_s()
+            if pause_s is None:
                 raise StoreUnavailable(
-                    f"{url}: storage stayed unavailable: {_told(error, config.request_timeout_s)} "
-                    f"({attempts} attempts in {config.retry_timeout_s:g} s); check the storage, "
+                    f"{url}: storage stayed unavailable: {_reason(error, config.request_timeout_s)} "
+                    f"({backoff.failed} attempts in {config.retry_timeout_s:g} s); check the storage, "
                     "then run the same command again"
                 ) from error
-        await asyncio.sleep(pause_s * (0.5 + uuid.uuid4().int % 1024 / 1024))
-        pause_s = min(2 * pause_s, LAST_PAUSE_S)
+        await asyncio.sleep(pause_s)
 
 
-def wait_for(fs: AsyncFileSystem, url: str, request: Callable[[], Awaitable[T]]) -> T:
-    """:func:`with_retries`, for code that is not asynchronous."""
-    return run(fs, lambda: with_retries(url, request))
+def call_with_retries(fs: AsyncFileSystem, url: str, request: Callable[[], Awaitable[T]]) -> T:
+    """:func:`with_retries` for synchronous code."""
+    return run_on_loop(fs, lambda: with_retries(url, request))
 
 
-def run(fs: AsyncFileSystem, work: Callable[[], Awaitable[T]]) -> T:
-    """Do asynchronous work on the file system's own loop, and wait for it."""
+def run_on_loop(fs: AsyncFileSystem, work: Callable[[], Awaitable[T]]) -> T:
+    """Run asynchronous work on the file system's event loop and wait for it."""
     return cast(T, sync(cast(Any, fs).loop, work))
 
 
 def status_of(error: BaseException) -> tuple[int, str]:
-    """HTTP status and the store's code of an error that an S3 store has answered with; (0, "") of others."""
+    """HTTP status and error code of an S3 store's answer; (0, "") for other errors."""
     for each in (error, error.__cause__):
         response = getattr(each, "response", None)
         if isinstance(response, dict):
-            told = cast("dict[str, Any]", response)
-            status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return int(status), str(told.get("Error", {}).get("Code", ""))
+            answer = cast("dict[str, Any]", response)
+            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return int(status), str(answer.get("Error", {}).get("Code", ""))
     return 0, ""
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     status, code = status_of(error)
     if status:
-        return status in _PASSING_STATUS or code in _PASSING_CODES
+        return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
     if isinstance(error, _FINAL):
         return False
     names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, OSError) or bool(names & _PASSING)
+    return isinstance(error, OSError) or bool(names & _TRANSIENT)
 
 
-def _explained(url: str, error: Exception) -> Exception:
-    """An error of botocore's own becomes one line; others stay what they are."""
+def _as_one_line(url: str, error: Exception) -> Exception:
+    """A botocore error as a StorageError of one line; other errors as they are."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if "BotoCoreError" not in names:
         return error
     if "NoCredentialsError" in names or "PartialCredentialsError" in names:
         return StorageError(
-            f"{url}: no credentials for the store; give them in the standard way, e.g. AWS_PROFILE, "
+            f"{url}: no credentials for this storage; provide them in a standard way, e.g. AWS_PROFILE, "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the node's role"
         )
     return StorageError(f"{url}: {' '.join(str(error).split())}")
 
 
-def _told(error: Exception, request_timeout_s: float) -> str:
+def _reason(error: Exception, request_timeout_s: float) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, TimeoutError) and not text:
-        text = f"no whole answer in {request_timeout_s:g} s"
+        text = f"no complete answer in {request_timeout_s:g} s"
     return f"{type(error).__name__}: {text}"

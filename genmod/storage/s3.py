@@ -1,8 +1,8 @@
-"""What S3 stores need beyond a file system: reads in blocks, verified writes, conditional creation.
+"""S3 stores: reads in blocks, verified writes, and conditional creation.
 
-Reads and large writes go in pieces, some at a time, so that each request is short and is begun anew by
-itself. A write counts when the store's own digest (the ETag) is that of our bytes, or, where a store makes
-its ETags in another way, as with encryption by a key service, when the object read back is what was written.
+Reads and large writes are split into short requests, some of them in parallel, so that each can be retried
+alone. A write is verified by the store's digest (the ETag). Some stores compute other ETags, e.g. with
+encryption by a key service; the object is then read back and compared.
 """
 
 from __future__ import annotations
@@ -17,95 +17,100 @@ from typing import Any, TypeVar, cast
 from fsspec.asyn import AsyncFileSystem
 
 from genmod.errors import StorageError
-from genmod.storage.retry import run, status_of, wait_for, with_retries
+from genmod.storage.compat import call_s3, coroutine_of
+from genmod.storage.retry import call_with_retries, run_on_loop, status_of, with_retries
 
-BLOCK_BYTES = 4 << 20
-"""Largest piece of a read."""
+RANGE_BYTES = 4 << 20
+"""Largest range of one read request."""
 
 PART_BYTES = 8 << 20
-"""WorkUnit of a write; what is larger goes up in parts."""
+"""Largest body of one write request; larger objects are uploaded in parts."""
 
-AT_ONCE = 8
-"""Requests of one read or write that are under way."""
+_PARALLEL = 8
+"""Parallel requests of one read or write."""
 
-GAP_BYTES = 64 << 10
-"""Ranges with less than this between them are read as one."""
+_GAP_BYTES = 64 << 10
+"""Ranges with a smaller gap between them are read together."""
 
 _WRITER = "genmod-writer"
-"""Metadata that says which attempt has created an object."""
+"""Object metadata that identifies the attempt which created the object."""
 
 T = TypeVar("T")
 
 
-def read(fs: AsyncFileSystem, url: str, path: str) -> bytes:
+def read_object(fs: AsyncFileSystem, url: str, path: str) -> bytes:
     """A whole object. Raises FileNotFoundError."""
 
-    async def whole() -> bytes:
-        first = await _range(fs, url, path, 0, BLOCK_BYTES)
-        if len(first) < BLOCK_BYTES:
+    async def read() -> bytes:
+        first = await _read_range(fs, url, path, 0, RANGE_BYTES)
+        if len(first) < RANGE_BYTES:
             return first
         end = await with_retries(url, lambda: _size(fs, path))
-        starts = range(BLOCK_BYTES, end, BLOCK_BYTES)
-        spans = [(start, min(start + BLOCK_BYTES, end)) for start in starts]
+        starts = range(RANGE_BYTES, end, RANGE_BYTES)
+        spans = [(start, min(start + RANGE_BYTES, end)) for start in starts]
         rest = await _gather([_reader(fs, url, path, start, stop) for start, stop in spans])
         return b"".join([first, *rest])
 
-    return run(fs, whole)
+    return run_on_loop(fs, read)
 
 
-def read_ranges(
+def read_object_ranges(
     fs: AsyncFileSystem, url: str, path: str, offsets: Sequence[int], lengths: Sequence[int]
 ) -> list[bytes]:
-    """Pieces of an object, in the order asked for; shorter where the object ends."""
+    """Byte ranges of an object, in the order of ``offsets``; shorter where the object ends."""
+    # Join close ranges into groups of (start, stop, positions in the result).
     order = sorted(range(len(offsets)), key=lambda k: offsets[k])
     groups: list[tuple[int, int, list[int]]] = []
     for k in order:
         start, stop = offsets[k], offsets[k] + lengths[k]
         if groups:
-            begin, end, members = groups[-1]
-            if start - end < GAP_BYTES and max(end, stop) - begin <= BLOCK_BYTES:
-                groups[-1] = (begin, max(end, stop), [*members, k])
+            first, last, members = groups[-1]
+            if start - last < _GAP_BYTES and max(last, stop) - first <= RANGE_BYTES:
+                groups[-1] = (first, max(last, stop), [*members, k])
                 continue
         groups.append((start, stop, [k]))
 
-    async def all_of_them() -> list[bytes]:
-        return await _gather([_reader(fs, url, path, begin, end) for begin, end, _ in groups])
+    async def read() -> list[bytes]:
+        return await _gather([_reader(fs, url, path, start, stop) for start, stop, _ in groups])
 
-    pieces = [b""] * len(offsets)
-    for (begin, _, members), data in zip(groups, run(fs, all_of_them), strict=True):
+    # Cut the requested ranges out of the groups.
+    ranges = [b""] * len(offsets)
+    for (start, _, members), data in zip(groups, run_on_loop(fs, read), strict=True):
         for k in members:
-            pieces[k] = data[offsets[k] - begin :][: lengths[k]]
-    return pieces
+            ranges[k] = data[offsets[k] - start :][: lengths[k]]
+    return ranges
 
 
-def write(fs: AsyncFileSystem, url: str, path: str, data: bytes) -> None:
-    """Write a whole object, and see that the store has those bytes.
+def write_object(fs: AsyncFileSystem, url: str, path: str, data: bytes) -> None:
+    """Write a whole object and verify it.
 
     Raises:
-        StorageError: it has others.
+        StorageError: the store contains other bytes.
     """
     parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)] or [b""]
     if len(parts) == 1:
-        reply = wait_for(fs, url, lambda: _call(fs, "put_object", path, Body=data))
-        etag, wanted = _etag(reply), _md5(data)
+        reply = call_with_retries(fs, url, lambda: call_s3(fs, "put_object", path, Body=data))
+        etag, expected = _etag(reply), _md5(data)
     else:
-        etag = run(fs, lambda: _write_parts(fs, url, path, parts))
-        wanted = f"{_md5(b''.join(_md5_bytes(part) for part in parts))}-{len(parts)}"
-    if etag != wanted and read(fs, url, path) != data:
-        raise StorageError(f"{url}: the store holds other bytes than were written; do not trust it")
+        etag = run_on_loop(fs, lambda: _write_parts(fs, url, path, parts))
+        expected = f"{_md5(b''.join(_md5_bytes(part) for part in parts))}-{len(parts)}"
+    if etag != expected and read_object(fs, url, path) != data:
+        raise StorageError(
+            f"{url}: the store contains other bytes than were written; do not use this store"
+        )
 
 
-def create(fs: AsyncFileSystem, url: str, path: str, data: bytes) -> bool:
-    """Create an object if it is not there: ``If-None-Match: *``. True for the one writer that wins.
+def create_object(fs: AsyncFileSystem, url: str, path: str, data: bytes) -> bool:
+    """Create an object if it does not exist (``If-None-Match: *``). True for the one writer that wins.
 
-    An answer may be lost after the store has acted on the request, and the next attempt then finds the object
-    there. So each writer leaves a mark of its own with the object, and who loses looks whose mark it is.
+    If the store's answer to a successful request is lost, the retry finds an existing object. So each writer
+    marks its object with metadata of its own, and a writer that seems to lose compares the mark.
     """
     mark = uuid.uuid4().hex
 
     async def put() -> bool:
         try:
-            await _call(
+            await call_s3(
                 fs, "put_object", path, Body=data, IfNoneMatch="*", Metadata={_WRITER: mark}
             )
         except OSError as error:
@@ -114,71 +119,73 @@ def create(fs: AsyncFileSystem, url: str, path: str, data: bytes) -> bool:
             raise
         return True
 
-    async def whole() -> bool:
+    async def create() -> bool:
         if await with_retries(url, put):
             return True
         try:
-            found = await with_retries(url, lambda: _call(fs, "head_object", path))
+            head = await with_retries(url, lambda: call_s3(fs, "head_object", path))
         except FileNotFoundError:  # removed meanwhile
             return False
-        return found.get("Metadata", {}).get(_WRITER) == mark
+        return head.get("Metadata", {}).get(_WRITER) == mark
 
-    return run(fs, whole)
+    return run_on_loop(fs, create)
 
 
 async def _write_parts(fs: AsyncFileSystem, url: str, path: str, parts: Sequence[bytes]) -> str:
-    """The ETag of an object that was uploaded in parts; nothing stays of an upload that fails."""
-    begun = await with_retries(url, lambda: _call(fs, "create_multipart_upload", path))
-    upload = {"UploadId": str(begun["UploadId"])}
+    """Upload an object in parts; its ETag. A failed upload is aborted and leaves nothing."""
+    created = await with_retries(url, lambda: call_s3(fs, "create_multipart_upload", path))
+    upload = {"UploadId": str(created["UploadId"])}
 
     def sender(number: int, part: bytes) -> Callable[[], Awaitable[dict[str, Any]]]:
-        more = {**upload, "PartNumber": number, "Body": part}
-        return lambda: with_retries(url, lambda: _call(fs, "upload_part", path, **more))
+        parameters = {**upload, "PartNumber": number, "Body": part}
+        return lambda: with_retries(url, lambda: call_s3(fs, "upload_part", path, **parameters))
 
     try:
-        sent = await _gather([sender(number, part) for number, part in enumerate(parts, 1)])
-        listed = [{"PartNumber": n, "ETag": reply["ETag"]} for n, reply in enumerate(sent, 1)]
+        replies = await _gather([sender(number, part) for number, part in enumerate(parts, 1)])
+        uploaded = [{"PartNumber": n, "ETag": reply["ETag"]} for n, reply in enumerate(replies, 1)]
 
         async def complete() -> dict[str, Any]:
             try:
-                return await _call(
+                return await call_s3(
                     fs,
                     "complete_multipart_upload",
                     path,
                     **upload,
-                    MultipartUpload={"Parts": listed},
+                    MultipartUpload={"Parts": uploaded},
                 )
-            except FileNotFoundError:  # done before, and the answer was lost; the caller compares
-                return await _call(fs, "head_object", path)
+            except (
+                FileNotFoundError
+            ):  # completed before, but the answer was lost; the caller verifies
+                return await call_s3(fs, "head_object", path)
 
         return _etag(await with_retries(url, complete))
     except BaseException:
         with suppress(Exception):
-            await _call(fs, "abort_multipart_upload", path, **upload)
+            await call_s3(fs, "abort_multipart_upload", path, **upload)
         raise
 
 
 def _reader(
     fs: AsyncFileSystem, url: str, path: str, start: int, stop: int
 ) -> Callable[[], Awaitable[bytes]]:
-    return lambda: _range(fs, url, path, start, stop)
+    return lambda: _read_range(fs, url, path, start, stop)
 
 
-async def _range(fs: AsyncFileSystem, url: str, path: str, start: int, stop: int) -> bytes:
-    """Bytes start .. stop-1, fewer where the object ends, in as many requests as that takes."""
-    pieces: list[bytes] = []
-    for begin in range(start, stop, BLOCK_BYTES):
-        end = min(begin + BLOCK_BYTES, stop)
-        piece = await with_retries(url, lambda b=begin, e=end: _get(fs, path, b, e))
-        pieces.append(piece)
-        if len(piece) < end - begin:
+async def _read_range(fs: AsyncFileSystem, url: str, path: str, start: int, stop: int) -> bytes:
+    """Bytes start .. stop - 1, fewer where the object ends, in requests of ``RANGE_BYTES``."""
+    blocks: list[bytes] = []
+    for first in range(start, stop, RANGE_BYTES):
+        last = min(first + RANGE_BYTES, stop)
+        block = await with_retries(url, lambda b=first, e=last: _get(fs, path, b, e))
+        blocks.append(block)
+        if len(block) < last - first:
             break
-    return b"".join(pieces)
+    return b"".join(blocks)
 
 
-async def _get(fs: AsyncFileSystem, path: str, begin: int, end: int) -> bytes:
+async def _get(fs: AsyncFileSystem, path: str, start: int, stop: int) -> bytes:
     try:
-        return cast(bytes, await cast(Any, fs)._cat_file(path, start=begin, end=end))
+        return cast(bytes, await coroutine_of(fs, "cat_file")(path, start=start, end=stop))
     except OSError as error:
         if status_of(error)[0] == 416:  # the object ends before this range begins
             return b""
@@ -186,24 +193,18 @@ async def _get(fs: AsyncFileSystem, path: str, begin: int, end: int) -> bytes:
 
 
 async def _size(fs: AsyncFileSystem, path: str) -> int:
-    return int((await _call(fs, "head_object", path))["ContentLength"])
+    return int((await call_s3(fs, "head_object", path))["ContentLength"])
 
 
-async def _call(fs: AsyncFileSystem, method: str, path: str, **parameters: Any) -> dict[str, Any]:
-    s3 = cast(Any, fs)
-    bucket, key, _ = s3.split_path(path)
-    return await s3._call_s3(method, Bucket=bucket, Key=key, **parameters)
+async def _gather(requests: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Answers in the order of the requests, ``_PARALLEL`` at a time; the first error cancels the others."""
+    slots = asyncio.Semaphore(_PARALLEL)
 
-
-async def _gather(makers: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """All of them in order, ``AT_ONCE`` at a time; the first error ends the others."""
-    slots = asyncio.Semaphore(AT_ONCE)
-
-    async def one(make: Callable[[], Awaitable[T]]) -> T:
+    async def send(request: Callable[[], Awaitable[T]]) -> T:
         async with slots:
-            return await make()
+            return await request()
 
-    tasks = [asyncio.ensure_future(one(make)) for make in makers]
+    tasks = [asyncio.ensure_future(send(request)) for request in requests]
     try:
         return await asyncio.gather(*tasks)
     finally:

@@ -1,7 +1,7 @@
-"""How patient genmod is with remote stores, and the node's cache: the recipe's ``storage``.
+"""Timeouts of remote storage and the node's file cache: the recipe's ``storage``.
 
-Every process that reads or writes must agree, on every node, so the settings travel in one environment
-variable. It holds no credentials.
+All processes on all nodes must use the same settings. A command calls :func:`configure`; its workers receive
+them in one environment variable, which contains no credentials.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError
 from genmod.config import Config
 from genmod.errors import ConfigError
 
-VARIABLE = "GENMOD_STORAGE"
-"""Name of the environment variable: JSON of a :class:`StorageConfig`."""
+SETTINGS_VARIABLE = "GENMOD_STORAGE"
+"""Environment variable with the JSON of a :class:`StorageConfig`."""
 
 FORWARDED_VARIABLES = (
     "AWS_ENDPOINT_URL",
@@ -25,39 +25,57 @@ FORWARDED_VARIABLES = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
 )
-"""Standard variables that say where a store is, not who asks. Workers elsewhere are given them."""
+"""Standard variables that say where a store is, but not who uses it. Workers on other nodes receive them."""
 
 
 class CacheConfig(Config):
-    """Copies of remote tars on each node's own disk, shared by its processes."""
+    """Copies of remote tars on each node's disk, shared by the node's processes."""
 
     folder: str
-    """On a local disk of each node; made where it is not there."""
+    """On a local disk of each node; created if missing."""
     size_bytes: int = Field(gt=0)
-    """All copies together are never larger. What was used longest ago goes first, what is in use stays."""
+    """Upper limit for all copies together. Least recently used files are evicted first; files in use stay."""
 
 
 class StorageConfig(Config):
-    """The recipe's ``storage``. Not part of any result."""
+    """The recipe's ``storage``. Does not change any result."""
 
     read_timeout_s: float = Field(default=15, gt=0)
-    """How long a connection may be silent."""
+    """Longest silence of a connection, in seconds."""
     request_timeout_s: float = Field(default=60, gt=0)
-    """How long one request may take; it moves 4 MiB at most when reading and 8 MiB when writing."""
+    """Longest time of one request, in seconds; it reads at most 4 MiB or writes at most 8 MiB."""
     retry_timeout_s: float = Field(default=120, gt=0)
-    """How long a request is begun anew, with growing pauses, before the store counts as lost."""
+    """How long a request is retried with backoff, in seconds, before the command fails."""
     cache: CacheConfig | None = None
-    """Without it, tars are read from the store by ranges, or kept in memory where they are small."""
+    """None: tars are read by byte range, or kept in memory if they are small."""
+
+
+class _Process:
+    """State of this process."""
+
+    config: StorageConfig | None = None
+
+
+def configure(config: StorageConfig | None) -> None:
+    """Use these settings in this process from now on; None: those of the environment."""
+    _Process.config = config
 
 
 def settings() -> StorageConfig:
-    """Of this process: what the environment says, else the defaults."""
-    return _parse(os.environ.get(VARIABLE, "{}"))
+    """This process's settings: those of :func:`configure`, else of the environment, else the defaults."""
+    return _Process.config or _parse(os.environ.get(SETTINGS_VARIABLE, "{}"))
 
 
 def environment_of(config: StorageConfig) -> Mapping[str, str]:
-    """What a process must find in its environment to use this configuration."""
-    return {VARIABLE: config.model_dump_json(exclude_defaults=True)}
+    """Environment variables with which a new process uses this configuration."""
+    return {SETTINGS_VARIABLE: config.model_dump_json(exclude_defaults=True)}
+
+
+def settings_environment() -> Mapping[str, str]:
+    """Environment variables with which a worker uses the settings of this process; empty for the defaults."""
+    if _Process.config is not None:
+        return environment_of(_Process.config)
+    return {name: os.environ[name] for name in (SETTINGS_VARIABLE,) if name in os.environ}
 
 
 @lru_cache(maxsize=8)
@@ -65,6 +83,8 @@ def _parse(text: str) -> StorageConfig:
     try:
         return StorageConfig.model_validate_json(text)
     except ValidationError as error:
-        fault: Any = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "the text"
-        raise ConfigError(f"the variable {VARIABLE}: {where}: {fault['msg']}") from None
+        problem: Any = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the text"
+        raise ConfigError(
+            f"environment variable {SETTINGS_VARIABLE}: {where}: {problem['msg']}; correct or unset it"
+        ) from None

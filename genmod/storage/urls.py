@@ -1,4 +1,4 @@
-"""URLs, and the file systems behind them."""
+"""URLs, and the file systems that serve them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from genmod.storage.settings import settings
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 _SIGNATURE = re.compile(r"[?&](x-amz-signature|x-goog-signature|signature|sig)=", re.IGNORECASE)
 
-CONNECT_S = 5.0
-"""How long a connection may take to be made."""
+_CONNECT_S = 5.0
+"""Connection timeout in seconds."""
 
-TRIES = 5
-"""How often botocore makes a request that fails, for those who use a file system themselves."""
+_ATTEMPTS = 5
+"""Attempts per request that botocore makes for callers of :func:`filesystem`."""
 
 
 def resolve(url: str) -> str:
-    """A local path made absolute; a URL as it is. Trailing slashes go.
+    """An absolute path for a local path, a URL unchanged; without trailing slashes.
+
+    >>> resolve("s3://bucket/run/")
+    's3://bucket/run'
 
     Raises:
-        StorageError: the URL holds credentials.
+        StorageError: the URL contains credentials.
     """
     if "://" in url:
         _refuse_secrets(url)
@@ -35,21 +38,21 @@ def resolve(url: str) -> str:
     return str(Path(url).expanduser().absolute())
 
 
-def filesystem(url: str, tries: int = TRIES) -> tuple[AbstractFileSystem, str]:
+def filesystem(url: str, attempts: int = _ATTEMPTS) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL and the path on it.
 
     Args:
         url: or a local path.
-        tries: of each request to an S3 store.
+        attempts: of each request to an S3 store.
 
     Raises:
-        StorageError: there is none for it, or the URL holds credentials.
+        StorageError: no file system serves the URL, or it contains credentials.
     """
     options: dict[str, Any] = {}
     if "://" in url:
         _refuse_secrets(url)
         if is_s3(url):
-            options = _s3_options(tries)
+            options = _s3_options(attempts)
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
@@ -61,40 +64,46 @@ def filesystem(url: str, tries: int = TRIES) -> tuple[AbstractFileSystem, str]:
     except ValueError as error:
         raise StorageError(f"{url}: {error}") from error
     if options:
-        fs.retries = tries
+        fs.retries = attempts
     return cast(AbstractFileSystem, fs), str(path)
 
 
 def is_s3(url: str) -> bool:
-    """Whether it is a URL of an S3 store."""
+    """Whether a URL belongs to an S3 store."""
     return url.startswith(("s3://", "s3a://"))
 
 
 def join(url: str, *parts: str) -> str:
-    """Put relative parts after a URL. An absolute part (path or URL) replaces what is before it."""
+    """Append relative parts to a URL. An absolute part (path or URL) replaces everything before it.
+
+    >>> join("s3://bucket", "a", "b.tar")
+    's3://bucket/a/b.tar'
+    >>> join("s3://bucket", "/data/b.tar")
+    '/data/b.tar'
+    """
     for part in parts:
         absolute = "://" in part or posixpath.isabs(part)
         url = part if absolute else f"{url.rstrip('/')}/{part}"
     return url
 
 
-def _s3_options(tries: int) -> dict[str, Any]:
-    """Endpoint, region and credentials are not among them: botocore finds those in its standard chain."""
+def _s3_options(attempts: int) -> dict[str, Any]:
+    """Options without endpoint, region and credentials, which botocore finds in its standard chain."""
     return {
         "use_listings_cache": False,  # other processes write
         "config_kwargs": {
-            "connect_timeout": CONNECT_S,
+            "connect_timeout": _CONNECT_S,
             "read_timeout": settings().read_timeout_s,
-            "retries": {"mode": "standard", "total_max_attempts": tries},
+            "retries": {"mode": "standard", "total_max_attempts": attempts},
         },
     }
 
 
 def _refuse_secrets(url: str) -> None:
-    """A URL goes into manifests, logs and tracking, so it must hold no credentials."""
+    """Refuse URLs with credentials, because URLs appear in manifests, logs and tracking."""
     if _PASSWORD.search(url) or _SIGNATURE.search(url):
         scheme = url.split("://", maxsplit=1)[0]
         raise StorageError(
-            f"a {scheme}:// URL holds credentials, which would end up in manifests and logs; take them out "
-            "and give them in the standard way, e.g. AWS_PROFILE, AWS_ACCESS_KEY_ID or the node's role"
+            f"a {scheme}:// URL contains credentials, which would appear in manifests and logs; remove them "
+            "and provide them in a standard way, e.g. AWS_PROFILE, AWS_ACCESS_KEY_ID or the node's role"
         )

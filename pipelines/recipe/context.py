@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -147,9 +146,8 @@ class Context:
 
 
 def configure_storage(recipe: Recipe) -> None:
-    """Apply the recipe's ``storage`` section to this process and the processes that it starts."""
-    if "storage" in recipe.model_fields_set:
-        os.environ.update(storage.environment_of(recipe.storage))
+    """Use the recipe's storage settings in this process; without a ``storage`` section, the environment's."""
+    storage.configure(recipe.storage if "storage" in recipe.model_fields_set else None)
 
 
 def model_config(recipe: Recipe, name: str, dataset: DatasetManifest) -> ModelConfig:

@@ -1,8 +1,9 @@
 """Private names of other packages: all in the compat modules, all still there, none elsewhere."""
 
 import ast
+import inspect
 import re
-from importlib.metadata import requires
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from genmod import compat
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "ray", "s3fs")
 PRIVATE_TEXT = r"(torch|ray|s3fs)(\.\w+)*\._[\w.]+"
-COMPAT = {ROOT / "genmod" / "compat.py", ROOT / "cluster" / "compat.py"}
+COMPAT = {ROOT / room / "compat.py" for room in ("genmod", "genmod/storage", "cluster")}
 FILES = sorted(
     path for room in ("genmod", "cluster", "pipelines") for path in (ROOT / room).rglob("*.py")
 )
@@ -34,6 +35,48 @@ def test_torch_still_has_the_private_names():
         "torch no longer has ops.aten.convolution_backward: genmod.nets.convolution cannot compute gradients"
     )
     assert compat.TorchDispatchMode is not None
+
+
+def test_s3fs_and_fsspec_still_have_the_private_names():
+    from s3fs import S3FileSystem
+
+    call = getattr(S3FileSystem, "_call_s3", None)
+    sentence = (
+        "s3fs no longer has S3FileSystem._call_s3(method, **parameters): genmod.storage.compat.call_s3 "
+        "cannot send requests"
+    )
+    assert inspect.iscoroutinefunction(call), sentence
+    assert list(inspect.signature(call).parameters)[:2] == ["self", "method"], sentence
+    for method in ("cat_file", "exists", "info", "ls", "pipe_file", "rm"):
+        assert inspect.iscoroutinefunction(getattr(S3FileSystem, f"_{method}", None)), (
+            f"fsspec no longer has AsyncFileSystem._{method}: genmod.storage.compat.coroutine_of cannot "
+            "give requests a deadline"
+        )
+
+
+def test_ray_still_has_the_private_names():
+    from ray._private import ray_constants
+    from ray._private.runtime_env import packaging
+    from ray.dashboard.modules import dashboard_sdk
+    from ray.dashboard.modules.job import sdk
+    from ray.job_submission import JobSubmissionClient
+
+    from cluster.compat import JOB_VARIABLE, UPLOAD_LOGGERS
+
+    assert ray_constants.RAY_JOB_CONFIG_JSON_ENV_VAR == JOB_VARIABLE, (
+        "Ray marks its jobs by another environment variable: change cluster.compat.JOB_VARIABLE"
+    )
+    assert {dashboard_sdk.__name__, sdk.__name__, packaging.__name__} == set(UPLOAD_LOGGERS), (
+        "Ray reports uploads by other loggers: change cluster.compat.UPLOAD_LOGGERS"
+    )
+    request = getattr(JobSubmissionClient, "_do_request", None)
+    assert callable(request), (
+        "Ray no longer has JobSubmissionClient._do_request: cluster.compat.job_client sets no timeouts"
+    )
+    assert any(p.kind is p.VAR_KEYWORD for p in inspect.signature(request).parameters.values()), (
+        "JobSubmissionClient._do_request no longer passes keywords to requests: "
+        "cluster.compat.job_client cannot set a timeout"
+    )
 
 
 def test_the_engine_says_which_gradients_are_needed():
@@ -95,11 +138,12 @@ def test_gradients_of_a_convolution_are_torchs():
     assert [gradient is None for gradient in by_image] == [False, True, True]
 
 
-@pytest.mark.parametrize("package", ["torch", "ray"])
+@pytest.mark.parametrize("package", ["torch", "ray", "s3fs", "fsspec"])
 def test_packages_with_private_names_have_upper_limits(package):
-    requirement = next(
-        r for r in map(Requirement, requires("genmod") or ()) if r.name == package and not r.marker
-    )
+    text = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
+    requirement = next(r for r in map(Requirement, texts) if r.name == package)
     assert any(limit.operator in ("<", "<=", "==", "~=") for limit in requirement.specifier), (
         requirement
     )
@@ -186,12 +230,8 @@ def test_foreign_private_names_are_found():
     assert not list(foreign_private_names(ast.parse(text)))
 
 
-PENDING = {ROOT / "cluster" / "jobs.py", ROOT / "genmod" / "storage" / "s3.py"}
-"""Their private names of ray and s3fs still have to move to the compat modules."""
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_private_names_are_in_the_compat_modules_alone(path):
     tree = ast.parse(path.read_text())
     found = [*private_names(tree), *foreign_private_names(tree)]
-    assert not found or path in COMPAT | PENDING, found
+    assert not found or path in COMPAT, found

@@ -11,12 +11,11 @@ from genmod.data.format.shards import ShardReceipt, quarantine_file
 from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import make_manifest, make_plan
 from genmod.data.sources.source import DataConfig
-from genmod.errors import StorageError, StoreUnavailable
+from genmod.errors import ConfigError, StorageError, StoreUnavailable
 from genmod.manifest import DatasetManifest, claim, load_manifest, publish
 from genmod.receipts import load_receipts
 from genmod.storage import s3
-from genmod.storage.s3 import BLOCK_BYTES, PART_BYTES
-from genmod.storage.settings import VARIABLE
+from genmod.storage.s3 import PART_BYTES, RANGE_BYTES
 from tests.stores.proxy import Fault
 from tests.stores.weed import BUCKET, client
 
@@ -37,17 +36,18 @@ SMALL = LARGE[: 2 * SMALL_PART + 1000]
 @pytest.fixture
 def small_pieces(monkeypatch):
     monkeypatch.setattr(s3, "PART_BYTES", SMALL_PART)
-    monkeypatch.setattr(s3, "BLOCK_BYTES", 2 << 20)
+    monkeypatch.setattr(s3, "RANGE_BYTES", 2 << 20)
 
 
 def configure(monkeypatch, config):
-    for name, value in storage.environment_of(config).items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(
+        storage.SETTINGS_VARIABLE, storage.environment_of(config)[storage.SETTINGS_VARIABLE]
+    )
 
 
 @pytest.mark.slow
 def test_what_is_written_is_read(s3_root):
-    for data in (b"", b"one", LARGE[:BLOCK_BYTES], LARGE[: BLOCK_BYTES + 1], LARGE):
+    for data in (b"", b"one", LARGE[:RANGE_BYTES], LARGE[: RANGE_BYTES + 1], LARGE):
         url = storage.join(s3_root, "a", f"{len(data)}.bin")
         storage.write_bytes(url, b"other")
         storage.write_bytes(url, data)
@@ -56,7 +56,7 @@ def test_what_is_written_is_read(s3_root):
         assert storage.sha256_of(url) == storage.sha256(data)
         assert storage.exists(url)
     names = storage.list_names(storage.join(s3_root, "a"))
-    assert names == sorted(f"{n}.bin" for n in (0, 3, BLOCK_BYTES, BLOCK_BYTES + 1, len(LARGE)))
+    assert names == sorted(f"{n}.bin" for n in (0, 3, RANGE_BYTES, RANGE_BYTES + 1, len(LARGE)))
     assert sorted(storage.walk_files(s3_root)) == [f"{s3_root}/a/{name}" for name in names]
     storage.remove(s3_root)
     assert storage.list_names(storage.join(s3_root, "a")) == []
@@ -145,7 +145,7 @@ def test_the_probe_refuses_strangers_and_the_forgetful(s3_root, store, monkeypat
 )
 def test_credentials_in_a_url_are_refused_and_not_repeated(url):
     for ask in (storage.resolve, storage.read_bytes):
-        with pytest.raises(StorageError, match="holds credentials") as told:
+        with pytest.raises(StorageError, match="contains credentials") as told:
             ask(url)
         assert "secret" not in str(told.value)
 
@@ -170,7 +170,7 @@ def test_large_objects_go_in_parts_and_come_in_blocks(proxied_root, proxy):
     assert sum("partNumber" in path for _, path, _ in proxy.requests) == 3
     proxy.requests.clear()
     assert storage.read_bytes(url) == LARGE
-    assert sum(method == "GET" for method, _, _ in proxy.requests) == -(-len(LARGE) // BLOCK_BYTES)
+    assert sum(method == "GET" for method, _, _ in proxy.requests) == -(-len(LARGE) // RANGE_BYTES)
 
 
 @pytest.mark.slow
@@ -285,7 +285,29 @@ def test_a_dataset_is_made_whole_while_every_second_request_fails(proxied_root, 
 def test_settings_travel_in_the_environment(monkeypatch):
     cache = storage.CacheConfig(folder="/x", size_bytes=5)
     config = storage.StorageConfig(retry_timeout_s=3, cache=cache)
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(storage.SETTINGS_VARIABLE, raising=False)
     assert storage.settings() == storage.StorageConfig()
+    assert storage.settings_environment() == {}
     monkeypatch.setattr(os, "environ", os.environ | dict(storage.environment_of(config)))
     assert storage.settings() == config
+    assert storage.settings_environment() == storage.environment_of(config)
+
+
+def test_a_command_configures_its_process_without_the_environment(monkeypatch):
+    monkeypatch.delenv(storage.SETTINGS_VARIABLE, raising=False)
+    config = storage.StorageConfig(retry_timeout_s=3)
+    before = dict(os.environ)
+    storage.configure(config)
+    try:
+        assert storage.settings() == config
+        assert storage.settings_environment() == storage.environment_of(config)
+        assert os.environ == before
+    finally:
+        storage.configure(None)
+    assert storage.settings() == storage.StorageConfig()
+
+
+def test_wrong_settings_in_the_environment_name_the_variable(monkeypatch):
+    monkeypatch.setenv(storage.SETTINGS_VARIABLE, '{"retry_timeout_s": -1}')
+    with pytest.raises(ConfigError, match=r"GENMOD_STORAGE: retry_timeout_s: .* greater than 0"):
+        storage.settings()

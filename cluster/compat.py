@@ -1,0 +1,45 @@
+"""The only place that uses private names of ray. Each says why; a test fails when one is gone.
+
+pyproject.toml limits ray to the versions that this module was tested with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets for the command of a Ray job.
+
+Private: the value of ``ray._private.ray_constants.RAY_JOB_CONFIG_JSON_ENV_VAR``. No public function says
+whether a process is the command of a job before it has connected to Ray.
+"""
+
+UPLOAD_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that report every upload of a working directory.
+
+Private: the last module's name. The client has no option for less output.
+"""
+
+REQUEST_S = 20.0
+"""Timeout of one request to a job server, in seconds."""
+
+
+def job_client(address: str, headers: dict[str, str] | None) -> JobSubmissionClient:
+    """Ray's job client with a timeout for each request. Imports ray.
+
+    Private: ``JobSubmissionClient._do_request``. No public method accepts a timeout, and the default is none.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *args: Any, **kwargs: Any) -> Any:
+            return super()._do_request(*args, **{"timeout": REQUEST_S, **kwargs})
+
+    return Client(address, headers=headers)
