@@ -1,4 +1,4 @@
-"""Connect to Ray: a cluster that is there, or one on this machine that lives as long as the process.
+"""Connects to Ray: an existing cluster, or a local one that ends with this process.
 
 :func:`cluster.environment.set_environment` has been called before this module is imported.
 """
@@ -25,42 +25,42 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 class ClusterConfig(Config):
-    """The recipe's ``cluster``: which Ray, and what one worker of a stage asks of it."""
+    """The recipe's ``cluster``: which Ray to use, and the resources of one worker."""
 
     address: str = AUTO
-    """``local`` starts Ray on this machine for as long as this process lives; ``auto`` is the cluster that
-    RAY_ADDRESS names, as it does in a Ray job, else local; or a cluster's address, HOST:PORT."""
+    """``local`` starts Ray on this machine until this process ends; ``auto`` uses the cluster of
+    RAY_ADDRESS (Ray sets it in its jobs), else ``local``; or a cluster's address, HOST:PORT."""
     cpus: int | None = Field(default=None, gt=0)
-    """Logical CPUs of a local Ray; all of the machine's if not given."""
+    """Logical CPUs of a local Ray; default: all CPUs of the machine."""
     object_store_bytes: int = Field(default=256 << 20, ge=80 << 20)
-    """Shared memory of a local Ray. Payloads do not travel through it, so it is small."""
+    """Shared memory of a local Ray, in bytes. Small, because images do not travel through it."""
     wait_s: float = Field(default=60, ge=0)
-    """How long nodes may take to come, on a cluster that has no room for the workers yet."""
+    """How long to wait for further nodes, in seconds, while the cluster is too small for the workers."""
     cpus_per_worker: float = Field(default=1, gt=0)
-    """What a worker of any stage asks for."""
+    """Logical CPUs of one worker of any stage."""
     gpus_per_worker: float = Field(default=0, ge=0)
-    """1 puts each training worker, and each sampling or scoring actor, on a GPU of its own."""
+    """GPUs of one worker of training, sampling and scoring; with 1, each worker has its own GPU."""
 
 
 def address_of(config: ClusterConfig) -> str:
-    """What ``auto`` means here; any other address is itself."""
+    """The address with ``auto`` resolved."""
     if config.address == AUTO:
         return os.environ.get("RAY_ADDRESS", LOCAL)  # Ray sets it for its jobs
     return config.address
 
 
 def wait_s(config: ClusterConfig) -> float:
-    """How long to wait for room: a Ray of this machine alone grows no nodes."""
+    """How long to wait for further nodes, in seconds; a local Ray has none."""
     return 0.0 if address_of(config) == LOCAL else config.wait_s
 
 
 def connect(config: ClusterConfig) -> None:
-    """Connect this process to Ray; nothing happens if it is connected already.
+    """Connect this process to Ray. Does nothing if it is connected.
 
     Raises:
-        ConfigError: nobody answers at the address.
+        ConfigError: no cluster answers at the address.
     """
-    import ray  # here, so that a recipe can be read without the seconds that this takes
+    import ray  # here, because it takes seconds
 
     if ray.is_initialized():
         return
@@ -78,8 +78,8 @@ def connect(config: ClusterConfig) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"no Ray cluster answers at {address} ({reason}); give another with --address, "
-            "or --address local to use this machine alone"
+            f"no Ray cluster answers at {address} ({reason}); check --address, or use "
+            "--address local to run on this machine"
         ) from error
 
 
@@ -100,7 +100,7 @@ def _runtime_env(variables: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def disconnect() -> None:
-    """Leave the cluster, or end the local one."""
+    """Disconnect from the cluster; a local one ends."""
     import ray
 
     if ray.is_initialized():

@@ -284,8 +284,7 @@ def _run_stage(
     from pipelines.recipe.context import Context, configure_storage
     from pipelines.recipe.recipe import load
 
-    loaded = load(recipe, assignments)
-    configure_storage(loaded)
+    configure_storage(loaded := load(recipe, assignments))
     names = tuple(dict.fromkeys(models or loaded.model))
     if plan:
         from pipelines.commands.dry_run import dry_run
