@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the command of a Ray job.
 
-Private: the value of ``ray._private.ray_constants.RAY_JOB_CONFIG_JSON_ENV_VAR``. No public function says
-whether a process is the command of a job before it has connected to Ray.
+Private: the value of ``ray._private.runtime_env.constants.RAY_JOB_CONFIG_JSON_ENV_VAR``. Before a process is
+connected to Ray, no public function says whether it is the command of a job.
 """
 
 UPLOAD_LOGGERS = (

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
+from cluster.compat import JOB_VARIABLE
 from genmod import storage
 from genmod.config import Config
 from genmod.errors import ConfigError
@@ -19,9 +20,6 @@ from genmod.interface.external import FAMILIES_VARIABLE
 
 LOCAL = "local"
 AUTO = "auto"
-
-_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for the command of a job."""
 
 
 class ClusterConfig(Config):
@@ -89,7 +87,7 @@ def worker_environment() -> dict[str, str]:
     Never credentials, because Ray shows these variables to all its users; each node finds its own. A Ray job
     forwards no addresses, because its workers received them when it was submitted.
     """
-    names = storage.FORWARDED_VARIABLES if _JOB not in os.environ else ()
+    names = storage.FORWARDED_VARIABLES if JOB_VARIABLE not in os.environ else ()
     names = (*names, FAMILIES_VARIABLE)
     variables = {name: os.environ[name] for name in names if name in os.environ}
     return variables | dict(storage.settings_environment())

@@ -20,9 +20,7 @@ def coroutine_of(fs: AsyncFileSystem, method: str) -> Callable[..., Awaitable[An
     return cast(Callable[..., Awaitable[Any]], getattr(fs, f"_{method}"))
 
 
-async def call_s3(
-    fs: AsyncFileSystem, method: str, path: str, **parameters: Any
-) -> dict[str, Any]:
+async def call_s3(fs: AsyncFileSystem, method: str, path: str, **parameters: Any) -> dict[str, Any]:
     """One S3 request by its botocore name, with the file system's client and credentials.
 
     Private: ``s3fs.S3FileSystem._call_s3``. fsspec has no public way to upload single parts, to create an

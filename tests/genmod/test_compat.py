@@ -55,15 +55,14 @@ def test_s3fs_and_fsspec_still_have_the_private_names():
 
 
 def test_ray_still_has_the_private_names():
-    from ray._private import ray_constants
-    from ray._private.runtime_env import packaging
+    from ray._private.runtime_env import constants, packaging
     from ray.dashboard.modules import dashboard_sdk
     from ray.dashboard.modules.job import sdk
     from ray.job_submission import JobSubmissionClient
 
     from cluster.compat import JOB_VARIABLE, UPLOAD_LOGGERS
 
-    assert ray_constants.RAY_JOB_CONFIG_JSON_ENV_VAR == JOB_VARIABLE, (
+    assert constants.RAY_JOB_CONFIG_JSON_ENV_VAR == JOB_VARIABLE, (
         "Ray marks its jobs by another environment variable: change cluster.compat.JOB_VARIABLE"
     )
     assert {dashboard_sdk.__name__, sdk.__name__, packaging.__name__} == set(UPLOAD_LOGGERS), (
