@@ -28,7 +28,7 @@ from genmod.training.writer import storage_errors
 METRICS_FOLDER = "metrics"
 """Folder of the metric log below a model's root."""
 
-SEGMENT_POINTS = 512
+SEGMENT_POINTS = 1024
 """Points of a full segment."""
 
 _LOCAL_FLUSH_S = 1.0

@@ -102,7 +102,7 @@ def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
         max_failures=max(job.train.max_failures for job in jobs),
     )
     try:
-        with _Follower(jobs, options):
+        with MetricReporter(jobs, options):
             run_group(run_worker, values, group)
     except GenmodError as error:
         # A worker's own error explains more than the loss of its group.
@@ -131,7 +131,7 @@ def run_worker(world: World, values: dict[str, Any]) -> None:
 
 
 @dataclass
-class _Follower:
+class MetricReporter:
     """Reads the metric log of the model in training, in a thread, and reports progress and metrics."""
 
     jobs: Sequence[TrainJob]
@@ -139,7 +139,7 @@ class _Follower:
     _stop: threading.Event = field(default_factory=threading.Event)
     _error: Exception | None = None
 
-    def __enter__(self) -> _Follower:
+    def __enter__(self) -> MetricReporter:
         # The jobs run one after the other, so only the first unfinished one has new points.
         self._logs = [(job, MetricFollower(job.root)) for job in self.jobs]
         self._interval_s = flush_interval_s(self.jobs[0].root)

@@ -17,7 +17,7 @@ from genmod.interface.registry import families
 from genmod.manifest import DatasetManifest, Manifest, find_problems, load_manifest
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.job import TrainJob
-from genmod.training.metric_log import read_metrics
+from genmod.training.metric_log import MetricFollower, read_metrics
 from tests.soak.ranks import TRAIN, Forge, make_dataset, make_job
 
 SHORT = TRAIN.model_copy(
@@ -94,6 +94,28 @@ def test_a_kill_at_any_step_of_a_checkpoint_leaves_no_trace(forge, dataset, stra
             assert whole(job) == checkpoints_of(job).nimgs() != [], step
         assert forge.run(job) == 0, step
         assert made(job) == manifest, step
+
+
+def test_a_kill_at_any_write_of_the_metric_log_loses_and_doubles_no_point(
+    forge, dataset, straight, tmp_path
+):
+    """The manifest has the digest of history.json, which has every point."""
+    manifest, steps = straight
+    kills = [step for step in steps if " metrics" in step]
+    assert {step.split()[0] for step in kills} >= {"open", "fsync"}
+    assert len(kills) >= 8
+    for number, step in enumerate(kills):
+        job = make_job(*dataset, tmp_path / str(number), SHORT)
+        assert forge.run(job, die_at=step) == -9, step
+        folder = tmp_path / str(number) / "metrics"
+        folder.mkdir(exist_ok=True)
+        with (folder / "000000.jsonl").open("ab") as stream:
+            stream.write(b'{"metrics":{"train/all/l')  # as if the kill had torn the write
+        follower = MetricFollower(job.root)
+        seen = [point.nimg for point in follower.read()]
+        assert forge.run(job) == 0, step
+        assert made(job) == manifest, step
+        assert seen + [point.nimg for point in follower.read()] == [24, 48, 72, 96], step
 
 
 def rows_of_steps(folder: Path) -> list[dict[int, dict[str, str]]]:
