@@ -21,6 +21,7 @@ from pipelines.recipe import recipe as config
 from pipelines.recipe.context import DONE, Context
 from pipelines.stages import retrain, run
 from pipelines.tracking import registry
+from tests.pipelines.manifest_reads import few_reads
 from tests.processes import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -83,7 +84,8 @@ def place(tmp_path_factory):
 def _do(recipe: Path, stage, *assignments: str):
     context = Context(config.load(str(recipe), assignments), ("vae",))
     try:
-        return stage(context)
+        with few_reads(recipe.parent / "root"):
+            return stage(context)
     finally:
         assert context.tracker.close(PATIENCE_S)
 
