@@ -1,5 +1,7 @@
 """Diffusion models."""
 
-from genmod.models.diffusion.model import DiffusionConfig, DiffusionSample, DiffusionScore, Model
+from genmod.likelihood.diffusion import DiffusionScore
+from genmod.models.diffusion.config import DiffusionConfig, DiffusionSample
+from genmod.models.diffusion.model import Model
 
 __all__ = ["DiffusionConfig", "DiffusionSample", "DiffusionScore", "Model"]

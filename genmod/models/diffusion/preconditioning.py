@@ -1,4 +1,4 @@
-"""What a net gives, made a denoiser of images: EDM's preconditioning, or DDPM's eps, x0 and v.
+"""A net's prediction turned into a denoiser of images: EDM's preconditioning, or DDPM's eps, x0 and v.
 
     D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)                        Eq. 7, Karras et al. 2022
 
@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from genmod.nets.unet import UNet
 
 PredictionType = Literal["edm", "eps", "x0", "v"]
-"""What the net gives."""
+"""What the net predicts: EDM's mixture, the noise, the image, or v."""
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma): expected clean images given noisy ones."""
+    """D(x; sigma): the expected clean image given a noisy one."""
 
     mean_C11: Tensor
 
@@ -48,12 +48,19 @@ class Denoiser(nn.Module):
         fourier: Sequence[int] = (),
         prediction: PredictionType = "edm",
     ) -> None:
-        """``unet`` is F; ``mean`` of each channel and ``sigma_data`` around it are the clean images'.
+        """Build the denoiser.
 
-        For each n of ``fourier``, F also sees sin and cos of w x, w = 2^n pi, which tell a pixel's value from
-        its neighbours (sec. 3.4, Kingma et al. 2021): 2 len(fourier) channels more for each. They are
-        scaled by exp(-(w sigma)^2 / 2), the mean of a wave under the noise, for in more noise than that they
-        say nothing and make the equation's solutions waver.
+        For each n of ``fourier``, F also receives sin and cos of w x, w = 2^n pi, which separate neighbouring
+        pixel values (sec. 3.4, Kingma et al. 2021): 2 len(fourier) further channels for each. They are
+        scaled by exp(-(w sigma)^2 / 2), the mean of a wave under the noise: in more noise they carry no
+        information and make the solutions of the flow oscillate.
+
+        Args:
+            unet: the net F.
+            mean: mean of each channel of clean images.
+            sigma_data: standard deviation of clean images around the mean.
+            fourier: exponents n of the Fourier features.
+            prediction: what the net predicts.
         """
         super().__init__()
         self.unet = unet
@@ -78,8 +85,8 @@ class Denoiser(nn.Module):
         mean_C11 = self.mean_C11.to(x_BCHW.dtype)
         centred_BCHW = x_BCHW - mean_C11
         scaled_BCHW = (c_in_B111 * centred_BCHW).to(net_dtype)
-        seen = [scaled_BCHW, *(wave.to(net_dtype) for wave in self._waves(x_BCHW, sigma_B111))]
-        scaled_BCHW = torch.cat(seen, 1) if self.fourier else scaled_BCHW
+        inputs = [scaled_BCHW, *(wave.to(net_dtype) for wave in self._waves(x_BCHW, sigma_B111))]
+        scaled_BCHW = torch.cat(inputs, 1) if self.fourier else scaled_BCHW
         raw_BCHW = self.unet(scaled_BCHW, c_noise_B.to(net_dtype), class_B).to(x_BCHW.dtype)
         return mean_C11 + c_skip_B111 * centred_BCHW + c_out_B111 * raw_BCHW
 
@@ -92,9 +99,9 @@ class Denoiser(nn.Module):
             yield size_B111 * torch.cos(frequency * x_BCHW)
 
     def loss_weight(self, sigma_B: Tensor) -> Tensor:
-        """lambda(sigma) = 1 / c_out^2: the squared error of what the net gives. Table 1, Karras et al. 2022.
+        """lambda(sigma) = 1 / c_out^2: weights the squared error of the net's prediction alike. Table 1, EDM.
 
-        For ``edm`` it makes the loss of a new net 1; for ``eps`` it is DDPM's L_simple.
+        With ``edm`` the loss of a new net is 1; with ``eps`` it is DDPM's L_simple.
         """
         return 1 / self._coefficients(sigma_B)[1] ** 2
 

@@ -8,7 +8,8 @@ from typing import Literal, Self, final
 from pydantic import Field
 
 from genmod.config import Config
-from genmod.interface.options import FamilyConfig
+from genmod.interface.options import FamilyConfig, SampleOptions
+from genmod.likelihood.noisy_generator import NoisyGeneratorScore
 from genmod.models.gan.augment import AugmentConfig
 from genmod.models.gan.losses import DEFAULT_CRITIC_STEPS, DEFAULT_PENALTY, LossName, PenaltyName
 from genmod.nets.blocks import stride_of
@@ -103,3 +104,29 @@ class GanConfig(FamilyConfig):
         return cls(
             z_dim=8, generator=tower, discriminator=tower, features=16, gamma=Penalty(nimg=1000)
         )
+
+
+class GanSample(SampleOptions):
+    """Sampling options of a GAN."""
+
+    psi: float = Field(default=1.0, ge=0)
+    """Truncation: factor on z. Below 1, images are more typical and less diverse, and not draws from p(x)."""
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """One that truncates."""
+        return (cls(psi=0.7),)
+
+    @property
+    def draws_from_p(self) -> bool:
+        """True only without truncation."""
+        return self.psi == 1.0
+
+    @property
+    def sampler(self) -> str:
+        """``generator``, with the truncation if there is any."""
+        return "generator" if self.psi == 1.0 else f"generator-psi={self.psi:g}"
+
+
+class GanScore(NoisyGeneratorScore):
+    """Options of the bound on the density of the generator under declared noise."""

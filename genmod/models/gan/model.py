@@ -19,10 +19,9 @@ Letters: B batch, C channels, H height, W width, Z latent dimensions.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self, final
+from typing import Any, final
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from genmod import units
@@ -30,55 +29,28 @@ from genmod.errors import ConfigError
 from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, Problem
-from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
-from genmod.likelihood.noisy_generator import NoisyGenerator, NoisyGeneratorScore
+from genmod.likelihood.noisy_generator import NoisyGenerator
 from genmod.manifest import ImageSpec
 from genmod.models.gan.augment import adapted, augmented
-from genmod.models.gan.config import GanConfig
+from genmod.models.gan.config import GanConfig, GanSample, GanScore
 from genmod.models.gan.losses import LogitsFn, discriminate, discriminator_loss, generator_loss
 from genmod.models.gan.nets import Discriminator, Generator
 from genmod.rng import Rng
 
-NO_DENSITY = "a GAN has no density"
-
-
-class GanSample(SampleOptions):
-    """Sampling options of a GAN."""
-
-    psi: float = Field(default=1.0, ge=0)
-    """Truncation: factor on z. Below 1, images are more typical and less diverse, and not draws from p(x)."""
-
-    @classmethod
-    def variants(cls) -> tuple[Self, ...]:
-        """One that truncates."""
-        return (cls(psi=0.7),)
-
-    @property
-    def draws_from_p(self) -> bool:
-        """True only without truncation."""
-        return self.psi == 1.0
-
-    @property
-    def sampler(self) -> str:
-        """``generator``, with the truncation if there is any."""
-        return "generator" if self.psi == 1.0 else f"generator-psi={self.psi:g}"
-
-
-class GanScore(NoisyGeneratorScore):
-    """Options of the bound on the density of the generator under declared noise."""
+_NO_DENSITY = "a GAN has no density"
 
 
 @final
 class Model(GenerativeModel):
     """Generator G and discriminator D, each trained in its own phase."""
 
-    Config: ClassVar[type[FamilyConfig]] = GanConfig
-    Sample: ClassVar[type[SampleOptions]] = GanSample
-    Score: ClassVar[type[ScoreOptions]] = GanScore
+    Config, Sample, Score = GanConfig, GanSample, GanScore
 
     config: GanConfig
     gamma_scale: Tensor
+    """Factor on the scheduled gamma; :meth:`strengthen` raises it."""
     augment_probability: Tensor
+    """Current probability of each augmentation; only with ``config.augment``."""
 
     def __init__(self, config: GanConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
@@ -124,7 +96,7 @@ class Model(GenerativeModel):
     @classmethod
     def check_scorable(cls, config: Any, options: GanScore) -> None:
         """Raise Unscorable unless observation noise is declared."""
-        options.require_sigma(NO_DENSITY)
+        options.require_sigma(_NO_DENSITY)
 
     @classmethod
     def hint(cls, problem: Problem) -> str:
@@ -245,7 +217,7 @@ class Model(GenerativeModel):
 
     def log_prob(self, batch: Batch, rng: Rng, options: GanScore) -> LogProb:
         """A stochastic lower bound on the log density of G under noise, by annealed importance sampling."""
-        options.require_sigma(NO_DENSITY)
+        options.require_sigma(_NO_DENSITY)
         return self._augmentation().log_prob(batch, rng, options)
 
     def prepare_scores(self, batch: Batch | None, rng: Rng, options: GanScore) -> Prepared:

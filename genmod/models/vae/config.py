@@ -13,17 +13,17 @@ from genmod.nets import dense
 
 
 class VAEConfig(FamilyConfig):
-    """The nets and the objective."""
+    """Sizes of the nets, prior, likelihood and training objective."""
 
     latents: int = Field(default=32, ge=1)
     """Z, length of the latent vector."""
     groups: int = Field(default=1, ge=1, le=12)
-    """Of latents, one given the other, top down; divides ``latents``. 1 is a plain VAE. In two short runs
-    4, with ``ladder_width`` 64, gained 1.8 nats at equal CPU time (tests/benchmarks/vae-options.md)."""
+    """Groups of latents, each given those before it (top down); divides ``latents``. 1 is a plain VAE. In two
+    short runs 4 groups with ``ladder_width`` 64 gained 1.8 nats (tests/benchmarks/vae-options.md)."""
     ladder_width: int = Field(default=128, ge=1)
-    """Length of the states between groups, if there are several."""
+    """Length of the state vectors between groups, if there are several."""
     prior_components: int = Field(default=0, ge=0)
-    """Gaussians of a trained mixture as the prior of all latents; 0 for N(0, 1)."""
+    """Components of a trained Gaussian mixture as the prior of all latents; 0 for N(0, 1)."""
     unshuffle: int = Field(default=2, ge=1)
     """Side of the pixel squares that the nets fold into channels; 1 for none."""
     widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
@@ -31,34 +31,38 @@ class VAEConfig(FamilyConfig):
     blocks: int = Field(default=1, ge=0)
     """Residual blocks in each level of the encoder and of the decoder."""
     hidden: tuple[int, ...] = ()
-    """Lengths of plain layers instead of all that, from pixels to latents; the decoder mirrors them."""
+    """Lengths of dense layers from pixels to latents, instead of convolutions; the decoder mirrors them."""
     activation: dense.Activation = "silu"
-    """After each plain layer."""
+    """Activation after each dense layer."""
     embedding: int = Field(default=16, ge=1)
     """Length of a class's embedding, for data with labels."""
     likelihood: LikelihoodName = "auto"
-    """Of a pixel, see :mod:`genmod.distributions.pixels`."""
+    """Distribution of a pixel given z, see :mod:`genmod.distributions.pixels`."""
     components: int = Field(default=3, ge=1)
-    """Logistics that are mixed in each pixel of 8-bit data; 1 is the plain discretised logistic."""
+    """Components of the mixture of logistics of 8-bit pixels; 1 is the plain discretised logistic."""
     beta: float = Field(default=1.0, gt=0)
-    """Weight of the KL term in training, after its warm-up. Above 1 latents are used less and draws from
-    the prior look cleaner, at the price of likelihood; scores always use 1."""
+    """Weight of the KL term in training, after its warm-up. Above 1, latents carry less information and draws
+    from the prior look cleaner, but the likelihood is worse; scores always use 1."""
     kl_warmup_nimg: int = Field(default=0, ge=0)
     """Images over which the weight of the KL term grows linearly from 0 to ``beta``."""
     free_bits_nats: float = Field(default=0.0, ge=0)
-    """KL below which a group of latents costs no less, for each image."""
+    """KL of a group of latents below which its penalty stays constant, for each image."""
     free_bits_group: int = Field(default=1, ge=1)
-    """Adjacent latents that share one allowance of free bits; divides ``latents``."""
+    """Adjacent latents that share one ``free_bits_nats``; divides ``latents``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name in ("free_bits_group", "groups"):
             if self.latents % getattr(self, name):
-                raise ValueError(f"{name} must divide latents ({self.latents})")
+                raise ValueError(
+                    f"{name} must divide latents ({self.latents}), got {getattr(self, name)}"
+                )
         if min(self.widths + self.hidden) < 1:
             raise ValueError("widths and hidden must be positive")
         if self.free_bits_nats and self.prior_components:
-            raise ValueError("free bits are of single latents, so they need prior_components 0")
+            raise ValueError(
+                "free_bits_nats needs prior_components 0 (a mixture has no KL per latent)"
+            )
         return self
 
     @classmethod
@@ -77,29 +81,29 @@ class VAEConfig(FamilyConfig):
 
 
 class VAESample(SampleOptions):
-    """How to sample: z from the prior, then pixels."""
+    """Sampling options of a VAE: z from the prior, then pixels."""
 
     output: Literal["draw", "mean"] = "draw"
     """``draw``: pixels from p(x | z). ``mean``: the expected image given z, smoother than any draw."""
     temperature: float = Field(default=1.0, gt=0)
-    """Factor on the standard deviation of the prior's Gaussians; 1 is the prior itself."""
+    """Factor on the standard deviation of the prior's Gaussians; 1 samples the prior."""
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """The decoder's mean, and a narrower prior."""
+        """The decoder's mean, and a lower temperature."""
         return cls(output="mean"), cls(temperature=0.7)
 
     @property
     def draws_from_p(self) -> bool:
-        """Only pixels drawn from p(x | z) with z from the unchanged prior."""
+        """True only for pixels drawn from p(x | z) with z drawn from the prior."""
         return self.output == "draw" and self.temperature == 1.0
 
     @property
     def sampler(self) -> str:
-        """What was done to draw."""
+        """``ancestral`` or ``decoder-mean``, with the temperature if it is not 1."""
         name = "ancestral" if self.output == "draw" else "decoder-mean"
         return name if self.temperature == 1.0 else f"{name}, temperature {self.temperature:g}"
 
 
 class VAEScore(VAEBoundOptions):
-    """How to bound log p, always with beta = 1."""
+    """Options of the bound on log p, which always has beta = 1."""

@@ -1,4 +1,4 @@
-"""q(z | x) of groups of latents, each given those before it.
+"""The posterior q(z | x) of a hierarchy of latent groups, each given the groups before it.
 
 Letters: B rows, Z latents, F features, V latents of a group.
 """
@@ -17,43 +17,44 @@ from genmod.rng import Rng
 
 @dataclass(frozen=True)
 class HierarchicalPosterior:
-    """The product of q(z_g | x, z_<g), one for each row."""
+    """The product of q(z_g | x, z_<g) over groups g, for each row."""
 
     net: TopDownNet
+    """Computes each group's Gaussian from the groups before it."""
     h_BF: Tensor
-    """What the encoder makes of the images."""
+    """The encoder's features of the images."""
 
     def draw(self, rng: Rng) -> Tensor:
-        """(B, Z): group by group, addressed by ``rng``'s rows."""
+        """Draw latents (B, Z) group by group, addressed by ``rng``'s rows."""
         return self.draw_with_conditionals(rng)[0]
 
     def draw_with_conditionals(self, rng: Rng) -> tuple[Tensor, Gaussian]:
-        """The same draws, and each group's Gaussian given them, by one way down."""
+        """The same draws, and each group's Gaussian given the drawn groups before it, in one pass."""
         eps_BZ = rng.normal(self._latents, dtype=self._dtype)
         return self._walk(eps_BZ, eps_BZ)
 
     def conditional(self, z_BZ: Tensor) -> Gaussian:
-        """Each group's Gaussian given the groups before it in these latents."""
+        """Each group's Gaussian given the groups before it in ``z_BZ``."""
         return self._walk(None, z_BZ)[1]
 
     def gaussian_approximation(self) -> Gaussian:
-        """Given the mean of each group before it: a Gaussian of all latents, from which chains may start."""
+        """Each group's Gaussian given the means of the groups before it: a starting point for MCMC chains."""
         eps_BZ = torch.zeros(
             len(self.h_BF), self._latents, dtype=self._dtype, device=self.h_BF.device
         )
         return self._walk(eps_BZ, eps_BZ)[1]
 
     def nats(self, z_BZ: Tensor) -> Tensor:
-        """Log density, (B,) in nats."""
+        """Log density of the latents, (B,) in nats."""
         q = self.conditional(z_BZ)
         return (q.double() if z_BZ.dtype == torch.float64 else q).nats(z_BZ)
 
     def rows(self, which_N: Tensor) -> HierarchicalPosterior:
-        """Some of the rows, which may be repeated."""
+        """Select rows, possibly repeated."""
         return HierarchicalPosterior(self.net, self.h_BF[which_N])
 
     def double(self) -> HierarchicalPosterior:
-        """Itself: densities of float64 latents are float64."""
+        """Return self: densities of float64 latents are float64 already."""
         return self
 
     @property
@@ -65,19 +66,19 @@ class HierarchicalPosterior:
         return torch.promote_types(self.h_BF.dtype, torch.float32)
 
     def _walk(self, eps_BZ: Tensor | None, z_BZ: Tensor) -> tuple[Tensor, Gaussian]:
-        """Down all groups: draws made of standard normals, or the latents that are given."""
+        """Run down all groups, with draws computed from ``eps_BZ``, or with the latents ``z_BZ``."""
         group = self.net.group
         s_BS = self.net.start(len(self.h_BF))
-        found: list[Gaussian] = []
+        conditionals: list[Gaussian] = []
         drawn: list[Tensor] = []
         for number, raw_B2V in enumerate(self.net.raw(self.h_BF)):
-            here = slice(number * group, (number + 1) * group)
+            latents = slice(number * group, (number + 1) * group)
             q = bounded_posterior(self.net.head(number, raw_B2V, self.h_BF, s_BS))
-            z_BV = z_BZ[:, here]
+            z_BV = z_BZ[:, latents]
             if eps_BZ is not None:
-                z_BV = q.mean_BZ + q.log_std_BZ.exp() * eps_BZ[:, here]
+                z_BV = q.mean_BZ + q.log_std_BZ.exp() * eps_BZ[:, latents]
             s_BS = self.net.step(number, s_BS, z_BV)
-            found.append(q)
+            conditionals.append(q)
             drawn.append(z_BV)
-        means, log_stds = [q.mean_BZ for q in found], [q.log_std_BZ for q in found]
+        means, log_stds = [q.mean_BZ for q in conditionals], [q.log_std_BZ for q in conditionals]
         return torch.cat(drawn, 1), Gaussian(torch.cat(means, 1), torch.cat(log_stds, 1))

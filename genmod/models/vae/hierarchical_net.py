@@ -1,14 +1,14 @@
-"""A top-down path through groups of latents, which the model and its encoder share.
+"""A top-down path through groups of latents, which the decoder and the encoder share.
 
     s_0 = constant,  s_{g+1} = s_g + W_g z_g + f_g(s_g, z_g),  p(x | z) from s_G
     raw q(z_g | x, z_<g) = (V h(x))_g + c_g(h(x), s_g)
 
-Each z_g is standard normal; what depends on the groups before it is in f_g. All f and c begin at zero, so an
-untrained ladder is a plain VAE's linear map of all latents, and only departs from it where that pays.
+Each z_g is standard normal; the dependence on earlier groups is in f_g. All f and c start at zero, so an
+untrained hierarchy is the linear map of all latents that a plain VAE has.
 Letters: B batch, Z latents, S state, F features, V latents of one group.
 
 References:
-    TopDownNet variational autoencoders, Sonderby et al. 2016, https://arxiv.org/abs/1602.02282
+    Ladder variational autoencoders, Sonderby et al. 2016, https://arxiv.org/abs/1602.02282
     NVAE (normals relative to the prior's), Vahdat and Kautz 2020, https://arxiv.org/abs/2007.03898
 """
 
@@ -21,7 +21,7 @@ from genmod.nets.linear import Linear
 
 
 class TopDownNet(nn.Module):
-    """States between groups of latents, and what the encoder says of each group."""
+    """State vectors between groups of latents, and the encoder's Gaussian of each group."""
 
     def __init__(self, groups: int, group: int, width: int) -> None:
         """``group`` latents in each of ``groups``; ``width`` is the length of states and features."""
@@ -40,13 +40,13 @@ class TopDownNet(nn.Module):
         return self.first.expand(rows, self.width)
 
     def step(self, number: int, s_BS: Tensor, z_BV: Tensor) -> Tensor:
-        """The state after a group."""
+        """The state after a group, (B, S)."""
         z_BV = z_BV.to(s_BS.dtype)
         r_BS = self.steps[number](torch.cat((s_BS, z_BV), dim=1))
         return s_BS + self.entries[number](z_BV) + r_BS
 
     def raw(self, h_BF: Tensor) -> tuple[Tensor, ...]:
-        """(B, 2V) for each group: the raw mean and width of q as far as the image alone says."""
+        """(B, 2V) for each group: the raw mean and width of q from the image alone."""
         return self.features(h_BF).chunk(self.groups, dim=1)
 
     def head(self, number: int, raw_B2V: Tensor, h_BF: Tensor, s_BS: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class TopDownNet(nn.Module):
 
 
 def _correction(inputs: int, width: int, out: int) -> nn.Sequential:
-    """Two layers that begin at zero."""
+    """Two layers whose output starts at zero."""
     last = Linear(width, out)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

@@ -1,4 +1,4 @@
-"""Variational autoencoder: latents in one group or a ladder of groups, an honest likelihood of pixels.
+"""Variational autoencoder with one group of latents or a hierarchy of groups, and a likelihood of pixels.
 
     z ~ p(z), x ~ p(x | z, y)          -log p(x | y) <= E_q[-log p(x | z, y)] + KL(q(z | x, y) || p(z))
 
@@ -49,7 +49,7 @@ def _nets(config: VAEConfig) -> tuple[type[Any], type[Any], dict[str, Any]]:
 
 @final
 class Model(GenerativeModel):
-    """p(x | y) = E_z p(x | z, y) with z from the prior."""
+    """p(x | y) = E_z p(x | z, y), with z from the prior."""
 
     Config = VAEConfig
     Sample = VAESample
@@ -82,21 +82,22 @@ class Model(GenerativeModel):
 
     @classmethod
     def check(cls, config: VAEConfig, spec: ImageSpec) -> None:
-        """Refuse a likelihood that is none for such pixels, and images smaller than the nets' grid."""
+        """Refuse a likelihood that does not fit the pixels, and images smaller than the nets' stride."""
         pixels.check_likelihood(config.likelihood, spec, "vae")
         stride = stride_of(config.unshuffle, config.widths)
         if not config.hidden and stride > min(spec.height, spec.width):
             raise ConfigError(
-                f"vae: widths and unshuffle reduce images {stride}-fold, which is more than images "
-                f"of {spec.height}x{spec.width} have; give fewer net.widths or less net.unshuffle"
+                f"vae: net.widths and net.unshuffle reduce images {stride}-fold, but images are "
+                f"{spec.height}x{spec.width}; use fewer net.widths or a smaller net.unshuffle"
             )
 
     @classmethod
     def check_scorable(cls, config: VAEConfig, options: VAEScore) -> None:
-        """Chains need a joint density that is not random: no dequantisation."""
+        """Refuse annealed importance sampling of dequantised pixels, whose joint density is random."""
         if config.likelihood == "gaussian_sigma" and options.estimator == "ais":
             raise Unscorable(
-                "likelihood gaussian_sigma is dequantised, so ais has no density to anneal to; "
+                "vae: estimator ais needs a density without dequantisation, but likelihood is "
+                "gaussian_sigma; "
                 "set score.estimator to iwae"
             )
 
@@ -111,12 +112,12 @@ class Model(GenerativeModel):
         return super().hint(problem)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One: descend the negative ELBO."""
+        """One phase, which minimises the negative ELBO."""
         names = "encoder", "decoder", "classes", "noise", "top_down_net", "prior"
         return (Phase("elbo", tuple(n for n in names if list(self.get_submodule(n).parameters()))),)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
-        """Negative ELBO with beta and free bits; terms without them under their own names."""
+        """Negative ELBO with beta and free bits; the logged terms are without them."""
         assert phase == "elbo", phase
         x_BCHW = batch.x_BCHW(self._dtype)
         e_BE = self._embed(batch.labels_B)
@@ -145,7 +146,7 @@ class Model(GenerativeModel):
         return Losses(total, {name: term.detach() for name, term in terms.items()})
 
     def beta(self, nimg: int) -> float:
-        """Weight of the KL term, linear in images seen until the end of its warm-up."""
+        """Weight of the KL term: linear in images seen until the end of its warm-up, then constant."""
         warmup_nimg = self.config.kl_warmup_nimg
         return self.config.beta * (min(1.0, nimg / warmup_nimg) if warmup_nimg else 1.0)
 
@@ -161,14 +162,14 @@ class Model(GenerativeModel):
         return self.likelihood.draw(raw_BPHW, rng.fold("pixels"))
 
     def latents(self, batch: Batch, rng: Rng) -> Latents:
-        """Of q(z | x, y)."""
+        """q(z | x, y) and one draw of each row."""
         posterior = self._posterior(batch.x_BCHW(self._dtype), self._embed(batch.labels_B))
         z_BZ, q = posterior.draw_with_conditionals(rng.fold("posterior"))
         lengths = (self.config.latents // self.config.groups,) * self.config.groups
         return Latents(q, z_BZ, lengths, self.prior)
 
     def decode_latents(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
-        """The expectation of p(x | z, y), grey where pixels are binary."""
+        """The mean of p(x | z, y); for binary pixels the probability of white, as grey."""
         return self.likelihood.expected(self._decode(z_BZ, self._embed(labels_B)))
 
     @torch.no_grad()
@@ -191,7 +192,7 @@ class Model(GenerativeModel):
         return vae_likelihood.vae_bound(posterior, log_joint, rng, options, extra).log_prob(of)
 
     def _in_bins(self, rng: Rng) -> Tensor:
-        """Where in its bin each pixel lies, uniform in [0, 1)."""
+        """Position of each pixel within its bin, uniform in [0, 1)."""
         return rng.fold("dequantise").uniform(*self.spec.shape, dtype=self._dtype)
 
     @property
@@ -216,7 +217,7 @@ class Model(GenerativeModel):
         )
 
     def _decode(self, z_BZ: Tensor, e_BE: Tensor | None) -> Tensor:
-        """The likelihood's parameters, in at least float32."""
+        """Parameters of the pixels' likelihood, in at least float32."""
         z_BZ = self.top_down_net(z_BZ)
         inputs = z_BZ if e_BE is None else torch.cat((z_BZ, e_BE.to(z_BZ.dtype)), dim=1)
         return at_least_float32(self.decoder(inputs))

@@ -319,7 +319,7 @@ def test_samples_are_likelier_under_their_own_model():
 
 def test_images_that_do_not_divide():
     config = DiffusionConfig(unshuffle=2, widths=(8, 8, 8), attention=())
-    with pytest.raises(ConfigError, match="do not divide by 8"):
+    with pytest.raises(ConfigError, match="multiples of 8, got 28x28"):
         Model.check(config, ImageSpec(channels=1, height=28, width=28))
     Model.check(config, ImageSpec(channels=1, height=32, width=64))
 
@@ -369,7 +369,7 @@ def test_a_tuned_net_is_sampled_by_its_sampler_and_has_no_density():
     Model.check_sampling(tuned, few, GREY)
     Model.check_sampling(DiffusionConfig(), DiffusionSample(), GREY)
     for config, options in ((tuned, DiffusionSample()), (DiffusionConfig(), few)):
-        with pytest.raises(ConfigError, match="consistency goes with consistency"):
+        with pytest.raises(ConfigError, match="set both or neither to consistency"):
             Model.check_sampling(config, options, GREY)
     with pytest.raises(Unscorable, match="no density"):
         Model.check_scorable(tuned, DiffusionScore())
