@@ -12,7 +12,7 @@ class Progress(Protocol):
         """Report progress.
 
         Args:
-            task: a stage or a model, e.g. ``sample`` or ``vae``.
+            task: a stage, with the model's name if there are several, e.g. ``train vae``.
             done: units that are finished.
             total: units in all.
             unit: plural noun, e.g. ``images``.

@@ -178,9 +178,9 @@ class MetricReporter:
                 if sink is not None:
                     sink.log_metrics(metric_values(point), point.nimg)
             if points:
-                self.options.progress.update(
-                    job.name, points[-1].nimg, job.train.total_nimg, "images", _losses(points[-1])
-                )
+                task = f"{'train' if job.start is None else 'distill'} {job.name}"
+                nimg, total_nimg = points[-1].nimg, job.train.total_nimg
+                self.options.progress.update(task, nimg, total_nimg, "images", _losses(points[-1]))
         except Exception as error:  # raised in the thread that waits for the group
             self._error = self._error or error
 
