@@ -1,7 +1,7 @@
-"""Keyed random permutations of any size that nobody stores: where a position goes is computed.
+"""Keyed random permutations of any size, computed per position without storing a table.
 
-Integers of 64 bits that wrap, so the values are the same on every machine. Letters: M some of the numbers,
-N numbers.
+Uses 64-bit integers with wrap-around, so the values are the same on every machine. Letters: N positions,
+M positions that are still outside the range.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ _MULTIPLIER_1, _MULTIPLIER_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049
 def shuffle(
     position_N: Tensor, size: int | Tensor, seed: int, purpose: str, which_N: Tensor | None = None
 ) -> Tensor:
-    """Where each position goes in a keyed random permutation of ``range(size)``; no permutation is stored.
+    """Map positions through a keyed random permutation of ``range(size)``.
 
-    A generalised Feistel network on range(a) x range(b), a b >= size, of 16 rounds that SplitMix64 fills,
-    walked until the value falls below ``size`` (Black and Rogaway 2002, Ciphers with arbitrary finite
-    domains, methods 2 and 3). a and b are next to the root of ``size``, so nearly nothing walks. Each
-    position goes everywhere alike; whole orders do so only of many: permutations of less than ten things
-    come unevenly (of 8 things 1 of 9 is even).
+    A generalised Feistel network of 16 rounds on range(a) x range(b), with a b >= size and SplitMix64 as
+    round function; values of ``size`` or more pass through the network again (cycle walking; Black and
+    Rogaway 2002, Ciphers with arbitrary finite domains, methods 2 and 3). a and b are close to the square
+    root of ``size``, so walking is rare. Each position has a uniform image; whole permutations are nearly
+    uniform for ten or more elements only.
+
+    >>> shuffle(torch.arange(8), 8, seed=0, purpose="example").sort().values.tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7]
 
     Args:
         position_N: int64 positions in [0, size).
-        size: how many there are, at most 2**62; or int64 of the same shape as the positions, at least 1 and
-            below 2**52, where each is of a permutation of another size. The values are the same either way.
-        seed: of the run.
-        purpose: names the permutation, e.g. ``shard/train``.
-        which_N: int64, at least 0: for each position the number of a permutation of its own, e.g. its
-            epoch; 0 if not given.
+        size: size of the permutation, at most 2**62. Or int64 sizes in [1, 2**52), one per position, which
+            yields the same values.
+        seed: seed of the run.
+        purpose: name of the permutation, e.g. ``shard/train``.
+        which_N: int64 numbers of at least 0 that select one of many permutations for each position, e.g. the
+            epoch; 0 by default.
 
     Returns:
         int64 of the same shape; over all positions, every value of [0, size) once.
@@ -63,7 +66,7 @@ def _words(number_N: Tensor) -> _Words:
 
 
 def _walk(value_N: _Words, key_N: _Words, size: _Sizes) -> _Words:
-    """The network again and again, until each value is below ``size``."""
+    """Apply the network until each value is below ``size`` (cycle walking)."""
     value_N = _feistel(value_N, key_N, size)
     while len(outside_M := np.flatnonzero(value_N >= size)):
         size_M = size[outside_M] if isinstance(size, np.ndarray) else size
@@ -72,7 +75,7 @@ def _walk(value_N: _Words, key_N: _Words, size: _Sizes) -> _Words:
 
 
 def _feistel(value_N: _Words, key_N: _Words, size: _Sizes) -> _Words:
-    """16 rounds on range(a) x range(b)."""
+    """16 rounds of the Feistel network on range(a) x range(b)."""
     if isinstance(size, np.ndarray):
         a = np.sqrt((size - _ONE).astype(np.float64)).astype(np.uint64) + _ONE  # exact below 2**52
     else:
@@ -87,11 +90,11 @@ def _feistel(value_N: _Words, key_N: _Words, size: _Sizes) -> _Words:
 
 
 def _add(half_N: _Words, other_N: _Words, key_N: _Words, size: _Sizes) -> _Words:
-    """Half plus 63 random bits that the other half and the key make, modulo ``size``."""
+    """Round function: add 63 random bits, a hash of the other half and the key, modulo ``size``."""
     word_N = _mix64(other_N * _GOLDEN + key_N) >> _ONE
     remainder_N = word_N - word_N // size * size  # numpy has vector instructions for //, not for %
     sum_N = half_N + remainder_N
-    return np.minimum(sum_N, sum_N - size)  # a sum below ``size`` wraps to a larger one
+    return np.minimum(sum_N, sum_N - size)  # sum - size wraps to a large number if it is negative
 
 
 def _mix64(word_N: _Words) -> _Words:

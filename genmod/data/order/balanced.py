@@ -1,4 +1,7 @@
-"""Classes in equal shares, each with epochs of its own. Letters: N positions, S shards, K classes, R rows."""
+"""Class-balanced order: classes in equal shares, each with its own epochs.
+
+Letters: N positions, S shards, K classes, R rows of a shard.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from genmod.errors import DataError
 from genmod.manifest import ShardEntry
 from genmod.permutation import shuffle
 
-READERS = 16
-"""Index files that are fetched at the same time."""
+LABEL_CACHE_ROWS = 1 << 22
+"""Rows of shards that are cached sorted by class, 4 bytes each."""
 
-CACHE_ROWS = 1 << 22
-"""Rows of shards whose labels are kept in memory, 4 bytes each."""
+_READ_THREADS = 16
+"""Index files to read in parallel."""
 
 Labels = Callable[[int], NDArray[np.int32]]
-"""The labels of a shard's rows by its number, -1 where there is none."""
+"""Returns the labels of a shard's rows, given the shard's number; -1 for rows without a label."""
 
 
 def shard_labels(url_of: Callable[[str], str], shards: Sequence[ShardEntry]) -> Labels:
-    """Reads the label column of shards' index files.
+    """Create a function that reads the labels of a shard from its index file.
 
     Args:
-        url_of: makes a URL of an entry's path.
-        shards: in the order that their numbers count.
+        url_of: returns the URL of an entry's path.
+        shards: shards in the order of their numbers.
     """
 
     def labels(number: int) -> NDArray[np.int32]:
@@ -40,49 +43,50 @@ def shard_labels(url_of: Callable[[str], str], shards: Sequence[ShardEntry]) -> 
         try:
             table = read_table(storage.read_bytes(url), url, ["label"])
         except FileNotFoundError:
-            raise DataError(f"{url} is not there, but the dataset's manifest names it") from None
+            raise DataError(f"{url} does not exist, but the dataset's manifest lists it") from None
         if table.num_rows != shard.rows:
-            raise DataError(f"{url}: {table.num_rows} rows, the manifest says {shard.rows}")
+            raise DataError(f"{url}: {table.num_rows} rows, the manifest has {shard.rows}")
         return table["label"].fill_null(-1).to_numpy()
 
     return labels
 
 
 class ClassIndex:
-    """Finds the i-th row of a class. Holds 8 bytes for each class of each shard, and some shards' labels."""
+    """Finds the i-th row of a class. Needs 8 bytes per class and shard, and a cache of shards' rows."""
 
     def __init__(self, rows_S: Sequence[int], classes: int, labels: Labels) -> None:
-        """Reads all labels once, a shard at a time.
+        """Count the rows of each class in each shard; reads all labels once.
 
         Args:
-            rows_S: of each shard.
-            classes: K.
-            labels: of a shard's rows; called from threads, and again when a shard's rows are looked up.
+            rows_S: number of rows of each shard.
+            classes: number of classes.
+            labels: reads the labels of a shard; called from threads, and again for later look-ups.
 
         Raises:
-            DataError: a label is not a class.
+            DataError: a label is not a class number.
         """
         self._labels = labels
         self._start_S = np.cumsum([0, *rows_S])[:-1]
         self._classes = classes
-        self._held: OrderedDict[int, tuple[NDArray[np.int32], NDArray[np.int64]]] = OrderedDict()
-        self._held_rows = 0
-        with ThreadPoolExecutor(READERS) as pool:
+        self._cached: OrderedDict[int, tuple[NDArray[np.int32], NDArray[np.int64]]] = OrderedDict()
+        self._cached_rows = 0
+        with ThreadPoolExecutor(_READ_THREADS) as pool:
             counts_SK = np.array(list(pool.map(self._counts, range(len(rows_S)))))
         self.rows_K: NDArray[np.int64] = counts_SK.sum(axis=0)
-        """Of each class."""
+        """Number of rows of each class."""
         self._before_KS = np.ascontiguousarray((np.cumsum(counts_SK, axis=0) - counts_SK).T)
 
     def _counts(self, number: int) -> NDArray[np.int64]:
         label_R = self._labels(number)
         if np.any(label_R < 0) or np.any(label_R >= self._classes):
             raise DataError(
-                f"a row of shard {number} has no label below {self._classes}, balancing needs one"
+                f"shard {number}: a row has no label below {self._classes}, which balancing requires"
             )
         return np.bincount(label_R, minlength=self._classes)
 
     def rows(self, class_N: NDArray[np.int64], number_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row of the split of the ``number``-th row of each class, in the shards' order."""
+        """Look up row numbers: for each n, row ``number_N[n]`` of class ``class_N[n]``, in shard order."""
+        # Shard of each row, and the row's number within its class in that shard.
         shard_N = np.empty_like(class_N)
         within_N = np.empty_like(class_N)
         for k in np.unique(class_N).tolist():
@@ -90,6 +94,7 @@ class ClassIndex:
             before_S = self._before_KS[k]
             shard_N[here_N] = np.searchsorted(before_S, number_N[here_N], side="right") - 1
             within_N[here_N] = number_N[here_N] - before_S[shard_N[here_N]]
+        # Row within the shard, from the shard's rows sorted by class.
         row_N = np.empty_like(class_N)
         for number in np.unique(shard_N).tolist():
             here_N = np.flatnonzero(shard_N == number)
@@ -98,36 +103,37 @@ class ClassIndex:
         return row_N + self._start_S[shard_N]
 
     def _by_class(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """A shard's rows class by class, and where each class begins among them."""
-        found = self._held.get(number)
-        if found is None:
+        """A shard's rows sorted by class, and the start of each class among them."""
+        entry = self._cached.get(number)
+        if entry is None:
             label_R = self._labels(number)
             by_class_R = np.argsort(label_R, kind="stable").astype(np.int32)
             counts_K = np.bincount(label_R, minlength=self._classes)
-            found = by_class_R, np.cumsum(counts_K) - counts_K
-            self._held[number] = found
-            self._held_rows += len(by_class_R)
-            while self._held_rows > CACHE_ROWS and len(self._held) > 1:
-                self._held_rows -= len(self._held.popitem(last=False)[1][0])
+            entry = by_class_R, np.cumsum(counts_K) - counts_K
+            self._cached[number] = entry
+            self._cached_rows += len(by_class_R)
+            # Evict the least recently used shards.
+            while self._cached_rows > LABEL_CACHE_ROWS and len(self._cached) > 1:
+                self._cached_rows -= len(self._cached.popitem(last=False)[1][0])
         else:
-            self._held.move_to_end(number)
-        return found
+            self._cached.move_to_end(number)
+        return entry
 
 
 class BalancedOrder:
-    """Every K positions from a multiple of K on have each class once, in an order of their own.
+    """Every block of K positions contains each class once, in a shuffled order.
 
-    A class's rows come in a uniform order, all of them before one comes again, so rows of small classes come
-    more often. The n-th row of a class stands at position n K or less than K after it.
+    Each class has its own epochs: a uniform order of its rows, each row once per epoch. So rows of small
+    classes occur more often. The n-th row of a class is at a position in [n K, (n + 1) K).
     """
 
     def __init__(self, index: ClassIndex, seed: int, purpose: str = "order") -> None:
-        """Nothing is computed yet.
+        """Prepare the order; nothing is computed yet.
 
         Args:
-            index: of a split in which every class has rows.
-            seed: of the run.
-            purpose: two streams with the same seed need two.
+            index: index of a split in which every class has rows.
+            seed: seed of the run.
+            purpose: distinguishes streams with the same seed.
         """
         assert index.rows_K.min() > 0
         self._index = index
@@ -135,13 +141,15 @@ class BalancedOrder:
         self._purpose = purpose
 
     def rows_at(self, position_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of the split at positions of the stream."""
+        """Rows of the split at stream positions."""
         rows_K, classes = self._index.rows_K, len(self._index.rows_K)
+        # Class at each position: a permutation of the classes per block.
         number_N = position_N // classes
         place_N = torch.from_numpy(position_N - number_N * classes)
         which_N = torch.from_numpy(number_N)
         purpose = f"{self._purpose}/classes"
         class_N = shuffle(place_N, classes, self._seed, purpose, which_N).numpy()
+        # Row of the class: a permutation of its rows per epoch of the class.
         size_N = rows_K[class_N]
         epoch_N = number_N // size_N
         within_N = shuffle(

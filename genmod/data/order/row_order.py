@@ -25,48 +25,51 @@ from genmod.manifest import DatasetManifest, Split
 from genmod.permutation import shuffle
 
 LastBatch = Literal["wrap", "drop"]
-"""Where an epoch ends inside a batch: fill up from the next epoch, or leave out what does not fill one."""
+"""Incomplete last batch of an epoch: fill it from the next epoch, or drop it."""
 
 
 class RowOrder(Protocol):
-    """The rows of a training stream by position."""
+    """Order of the rows of a training stream, by position."""
 
     def rows_at(self, position_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows at positions of the stream, at least 0. Cheapest for thousands at a time."""
+        """Rows at stream positions of at least 0. Most efficient for thousands of positions per call."""
         ...
 
 
 def epoch_rows(rows: int, global_batch: int, last: LastBatch) -> int:
-    """Positions of an epoch of ``rows`` rows.
+    """Number of positions of an epoch of ``rows`` rows.
+
+    >>> epoch_rows(10, global_batch=4, last="drop")
+    8
 
     Raises:
-        ConfigError: every row would be left out.
+        ConfigError: ``last`` is drop and the rows do not fill one batch.
     """
     if last == "wrap":
         return rows
     if rows < global_batch:
         raise ConfigError(
             f"train.order.last_batch is drop, but the train split's {rows} rows do not fill one batch of "
-            f"{global_batch}; make the batch smaller, or train.order.last_batch=wrap"
+            f"{global_batch}; reduce the batch, or set train.order.last_batch=wrap"
         )
     return rows - rows % global_batch
 
 
 @dataclass(frozen=True)
 class UniformOrder:
-    """Uniform: any row may be next to any other."""
+    """A uniform permutation of all rows in each epoch."""
 
     rows: int
-    """Of the split."""
+    """Number of rows of the split."""
     seed: int
     purpose: str = "order"
-    """Two streams with the same seed need two."""
+    """Distinguishes streams with the same seed."""
     epoch: int | None = None
-    """Positions of an epoch; as many as rows if not given. What is left out is other rows each time."""
+    """Positions of an epoch, by default one per row. With fewer, each epoch leaves out other rows."""
 
     @classmethod
     def of(cls, manifest: DatasetManifest, split: Split, seed: int) -> UniformOrder:
-        """The order of a dataset's split. ConfigError if the split is empty."""
+        """Create the order of a dataset's split. Raises ConfigError if the split is empty."""
         rows = manifest.rows(split)
         if rows == 0:
             raise ConfigError(
@@ -75,33 +78,32 @@ class UniformOrder:
         return cls(rows, seed)
 
     def rows_at(self, position_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of the split, 0 .. rows-1, at positions of the stream."""
-        at_N = torch.from_numpy(position_N.copy())
+        """Rows of the split, 0 .. rows-1, at stream positions."""
+        stream_N = torch.from_numpy(position_N.copy())
         length = self.epoch or self.rows
-        epoch_N = at_N // length
-        within_N = at_N - epoch_N * length
+        epoch_N = stream_N // length
+        within_N = stream_N - epoch_N * length
         return shuffle(within_N, self.rows, self.seed, self.purpose, epoch_N).numpy()
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """One epoch of a :class:`WindowOrder`."""
+    """Shards and windows of one epoch of a :class:`WindowOrder`."""
 
     shard_S: NDArray[np.int64]
-    """Number of the shard at each place."""
+    """Shard numbers in the order of the epoch."""
     first_S: NDArray[np.int64]
-    """Position in the epoch where the shard at each place would begin, were its window not shuffled."""
+    """First position of each of these shards, before the windows are shuffled."""
     window_W: NDArray[np.int64]
-    """The same of each window, and the end."""
+    """First position of each window, and the end of the epoch."""
 
 
 class WindowOrder:
-    """Uniform over windows of ``window`` shards that change with the epoch; few shards are read at a time.
+    """Uniform within windows of ``window`` shards, so that only a few shards are read at a time.
 
-    The shards of an epoch come in a uniform order, ``window`` of them make a window, and the rows of a window
-    are shuffled uniformly. So a shard's rows all lie in one stretch of positions, no longer than a window.
-    Two rows of one shard are never further apart than that: shards that are alike inside (sorted by class,
-    say) want a large window, or none. Memory is O(shards).
+    In each epoch the shards are shuffled uniformly, consecutive groups of ``window`` shards form windows, and
+    the rows of a window are shuffled uniformly. So all rows of a shard are within one window. Shards with
+    similar rows (e.g. sorted by class) need a large window, or none. Memory is O(shards).
     """
 
     def __init__(
@@ -112,14 +114,14 @@ class WindowOrder:
         purpose: str = "order",
         epoch: int | None = None,
     ) -> None:
-        """Nothing is computed yet.
+        """Prepare the order; nothing is computed yet.
 
         Args:
-            rows_S: of each shard.
-            window: shards, at least 1.
-            seed: of the run.
-            purpose: two streams with the same seed need two.
-            epoch: positions of an epoch; as many as rows if not given.
+            rows_S: number of rows of each shard.
+            window: number of shards of a window, at least 1.
+            seed: seed of the run.
+            purpose: distinguishes streams with the same seed.
+            epoch: positions of an epoch, by default one per row.
         """
         self.rows_S = np.asarray(rows_S, dtype=np.int64)
         self.start_S = np.cumsum(self.rows_S) - self.rows_S
@@ -131,7 +133,7 @@ class WindowOrder:
         self._layouts: OrderedDict[int, _Layout] = OrderedDict()
 
     def rows_at(self, position_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of the split, 0 .. rows-1. Cheapest for consecutive positions."""
+        """Rows of the split, 0 .. rows-1, at stream positions. Most efficient for consecutive ones."""
         epoch_N = position_N // self.epoch
         within_N = position_N - epoch_N * self.epoch
         row_N = np.empty_like(position_N)
@@ -141,6 +143,7 @@ class WindowOrder:
         return row_N
 
     def _rows_of_epoch(self, epoch: int, within_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        # Shuffle the positions within their windows.
         layout = self._layout(epoch)
         window_N = np.searchsorted(layout.window_W, within_N, side="right") - 1
         begin_N, end_N = layout.window_W[window_N], layout.window_W[window_N + 1]
@@ -151,9 +154,10 @@ class WindowOrder:
             f"{self.purpose}/window",
             torch.from_numpy(window_N + epoch * len(self.rows_S)),
         )
-        place_N = begin_N + shuffled_N.numpy()
-        slot_N = np.searchsorted(layout.first_S, place_N, side="right") - 1
-        return self.start_S[layout.shard_S[slot_N]] + place_N - layout.first_S[slot_N]
+        shuffled_N = begin_N + shuffled_N.numpy()
+        # Find the shard at each shuffled position, and the row in it.
+        slot_N = np.searchsorted(layout.first_S, shuffled_N, side="right") - 1
+        return self.start_S[layout.shard_S[slot_N]] + shuffled_N - layout.first_S[slot_N]
 
     def _layout(self, epoch: int) -> _Layout:
         if epoch not in self._layouts:
@@ -164,14 +168,14 @@ class WindowOrder:
             first_S = np.cumsum(self.rows_S[shard_S]) - self.rows_S[shard_S]
             window_W = np.append(first_S[:: self.window], self.rows)
             self._layouts[epoch] = _Layout(shard_S, first_S, window_W)
-            if len(self._layouts) > 2:  # a batch lies in two epochs at most, unless they are tiny
+            if len(self._layouts) > 2:  # unless epochs are tiny, a batch overlaps at most two
                 self._layouts.popitem(last=False)
         return self._layouts[epoch]
 
 
 @dataclass(frozen=True)
 class RankSlice:
-    """Which positions of the stream a rank takes: of global batch [p, p + B), its r-th part."""
+    """Stream positions of one rank: the rank-th of ``size`` equal parts of each global batch."""
 
     global_batch: int
     rank: int
@@ -180,18 +184,18 @@ class RankSlice:
     def __post_init__(self) -> None:
         if self.global_batch % self.size:
             raise ConfigError(
-                f"a global batch of {self.global_batch} images cannot be dealt to {self.size} workers "
-                "in equal parts; make it a multiple"
+                f"a global batch of {self.global_batch} images cannot be divided equally among "
+                f"{self.size} workers; make it a multiple of {self.size}"
             )
         assert 0 <= self.rank < self.size
 
     @property
     def local_batch(self) -> int:
-        """Rows of a global batch that are this rank's."""
+        """Number of rows of this rank in a global batch."""
         return self.global_batch // self.size
 
     def positions(self, start: int, batches: int) -> NDArray[np.int64]:
-        """This rank's positions, (batches, local_batch), of the batches from stream position ``start``."""
+        """This rank's positions, int64 (batches, local_batch), of batches from position ``start`` on."""
         first = start + self.rank * self.local_batch
         batch_N = np.arange(batches, dtype=np.int64) * self.global_batch
         return first + batch_N[:, None] + np.arange(self.local_batch, dtype=np.int64)

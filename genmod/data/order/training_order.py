@@ -1,4 +1,4 @@
-"""Which rows training reads, of one dataset or several, and in which order: the recipe's ``train.order``."""
+"""Rows that training reads, of one dataset or a mixture, and their order: the recipe's ``train.order``."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ from genmod.interface.snapshot import Snapshot
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, Split
 
 MAIN = "data"
-"""What ``train.order.mixture`` calls the recipe's own dataset."""
+"""Name of the recipe's own dataset in ``train.order.mixture``."""
 
 
 class OrderConfig(Config):
-    """The recipe's ``train.order``: which row comes when. Every choice resumes anywhere at the same cost."""
+    """The recipe's ``train.order``: row order of training. Every order resumes at any position in O(1)."""
 
     shuffle_window_shards: int | None = Field(default=None, gt=0)
-    """Shuffle inside windows of so many shards, which change with the epoch, so that few shards are read at
-    a time; for remote shards that are too many to keep. Not given: over the whole split."""
+    """Shuffle within windows of this many shards, so that only a few shards are read at a time; for remote
+    datasets that are too large to cache. Default: shuffle the whole split."""
     balance: Literal["none", "classes"] = "none"
-    """``classes``: every class equally often; rows of small classes then come more often than others."""
+    """``classes`` draws all classes equally often; rows of small classes then occur more often."""
     mixture: dict[str, NonNegativeFloat] = {}
-    """Other datasets to train on as well, by URL, and ``data`` for the recipe's own, each with its weight:
-    the share of the images is exact, and each dataset has epochs of its own."""
+    """Weights of the datasets to train on, by URL; ``data`` is the recipe's own. The shares of the images are
+    exact, and each dataset has its own epochs."""
     last_batch: LastBatch = "wrap"
-    """Where an epoch ends inside a batch: ``wrap`` fills it up from the next epoch, ``drop`` leaves the
-    rest out, other rows each epoch. Validation, evaluation and scores read every row either way."""
+    """Incomplete last batch of an epoch: ``wrap`` fills it from the next epoch, ``drop`` drops it (other rows
+    in each epoch). Validation, evaluation and scores read every row in any case."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.mixture and MAIN not in self.mixture:
             raise ValueError(
-                f"mixture has no weight for {MAIN!r}, the recipe's own dataset; 0 leaves it out"
+                f"mixture has no weight for {MAIN!r}, the recipe's own dataset; set it, 0 to exclude it"
             )
         if self.shuffle_window_shards and self.balance == "classes":
             raise ValueError(
-                "shuffle_window_shards and balance exclude each other: a class may be in any shard"
+                "shuffle_window_shards and balance are incompatible: a class may be in any shard"
             )
         if self.last_batch == "drop" and (self.mixture or self.balance == "classes"):
             raise ValueError(
-                "last_batch is drop, but with mixture or balance no epoch ends for all rows at once"
+                "last_batch is drop, but with mixture or balance there are no common epochs"
             )
         if self.mixture:
             integer_weights(list(self.mixture.values()))
         return self
 
     def result(self) -> dict[str, Any]:
-        """What the trained weights depend on; mixed datasets count by their content."""
+        """Fields that determine the weights; the mixture is represented by its datasets' contents."""
         return self.model_dump(mode="json", exclude={"mixture"})
 
     def resolved(self) -> Self:
-        """The same with absolute paths, for processes that have another current folder."""
+        """Copy with absolute paths, for processes with another working directory."""
         mix = {url if url == MAIN else storage.resolve(url): w for url, w in self.mixture.items()}
         return self.model_copy(update={"mixture": mix})
 
 
 @dataclass(frozen=True)
 class MixturePart:
-    """One dataset of a mix."""
+    """One dataset of a mixture."""
 
     root: str
     manifest: DatasetManifest
@@ -76,10 +76,10 @@ class MixturePart:
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """Some shards as one list of rows, and the order of a stream over them."""
+    """Shards whose rows are numbered consecutively, and the order of these rows in the stream."""
 
     shards: tuple[ShardEntry, ...]
-    """Relative to the dataset's root if there is one, else by absolute path or URL."""
+    """With paths relative to the dataset's root for a single dataset, else absolute paths or URLs."""
     order: RowOrder
 
 
@@ -96,36 +96,36 @@ def mixture_parts(config: OrderConfig, snapshot: Snapshot | None = None) -> list
 def check_mixture(
     parts: Sequence[MixturePart], split: Split, spec: ImageSpec, class_names: tuple[str, ...]
 ) -> None:
-    """Whether datasets can be mixed.
+    """Check that datasets can be mixed.
 
     Args:
-        parts: to look at.
-        split: that is read.
-        spec: of the recipe's own dataset.
-        class_names: of the recipe's own dataset.
+        parts: datasets to check.
+        split: split to read.
+        spec: spec of the recipe's own dataset.
+        class_names: class names of the recipe's own dataset.
 
     Raises:
-        ConfigError: one has other images or classes, no rows, or is there twice.
+        ConfigError: a dataset has another spec or other classes, no rows, or occurs twice.
     """
     seen = dict[str, str]()
     for part in parts:
-        theirs = part.manifest
-        got, wanted = str(theirs.spec), str(spec)
-        if theirs.spec == spec:
-            got, wanted = str(list(theirs.class_names)), str(list(class_names))
-        if got != wanted:
+        manifest = part.manifest
+        got, expected = str(manifest.spec), str(spec)
+        if manifest.spec == spec:
+            got, expected = str(list(manifest.class_names)), str(list(class_names))
+        if got != expected:
             raise ConfigError(
-                f"train.order.mixture: {part.root} has {got}, the recipe's dataset {wanted}; "
-                "mix datasets of the same images and classes"
+                f"train.order.mixture: {part.root} has {got}, the recipe's dataset has {expected}; "
+                "mix datasets with the same spec and classes"
             )
-        if part.weight and not theirs.rows(split):
+        if part.weight and not manifest.rows(split):
             raise ConfigError(f"train.order.mixture: {part.root} has no rows in its {split} split")
-        if theirs.digest in seen:
+        if manifest.digest in seen:
             raise ConfigError(
-                f"train.order.mixture: {part.root} and {seen[theirs.digest]} are the same dataset; "
-                "name it once and add the weights"
+                f"train.order.mixture: {part.root} and {seen[manifest.digest]} are the same dataset; "
+                "list it once, with the sum of the weights"
             )
-        seen[theirs.digest] = part.root
+        seen[manifest.digest] = part.root
 
 
 def check_order(
@@ -138,17 +138,17 @@ def check_order(
     """Check that a dataset, existing or planned, can be read in this order.
 
     Args:
-        config: the order.
-        split: that is read.
-        spec: of the recipe's own dataset.
-        class_names: of the recipe's own dataset.
-        snapshot: the manifests that the command has read; new ones are read where it is not given.
+        config: the recipe's ``train.order``.
+        split: split to read.
+        spec: spec of the recipe's own dataset.
+        class_names: class names of the recipe's own dataset.
+        snapshot: manifests that the command has read; without it manifests are read again.
 
     Returns:
-        The other datasets of the mix.
+        The other datasets of the mixture.
 
     Raises:
-        ConfigError: classes are to be balanced where there are none, or datasets cannot be mixed.
+        ConfigError: ``balance`` without classes, or datasets that cannot be mixed.
     """
     if config.balance == "classes" and not spec.classes:
         raise ConfigError(
@@ -162,42 +162,43 @@ def check_order(
 def make_training_order(
     parts: Sequence[MixturePart], split: Split, config: OrderConfig, *, seed: int, global_batch: int
 ) -> TrainingOrder:
-    """The shards of a training stream and its order.
+    """Determine the shards and the row order of a training stream.
 
-    Memory is O(shards), with balanced classes O(shards x classes). The order of a mix depends on which
-    datasets it has and their weights, not on where they lie or are named.
+    Memory is O(shards), with balanced classes O(shards x classes). The order of a mixture depends on the
+    contents and weights of its datasets, not on their URLs.
 
     Args:
-        parts: at least one, the recipe's own first; of several, those with weight 0 are left out.
-        split: e.g. ``train``.
-        config: ``mixture`` is not looked at, ``parts`` says it.
-        seed: of the run.
-        global_batch: images of a step.
+        parts: one or more datasets, the recipe's own first; of several, those with weight 0 are excluded.
+        split: split to read, e.g. ``train``.
+        config: the recipe's ``train.order``; its ``mixture`` is ignored in favour of ``parts``.
+        seed: seed of the run.
+        global_batch: images of a step over all ranks.
 
     Raises:
         ConfigError: the datasets cannot be mixed or balanced.
-        DataError: with ``balance``, an index is not what the manifest says.
+        DataError: with ``balance``, an index is inconsistent with the manifest.
     """
     first = parts[0].manifest
     check_order(config.model_copy(update={"mixture": {}}), split, first.spec, first.class_names)
     if len(parts) == 1:
         (part,) = parts
-        order = _Arranger(split, config, seed, global_batch).order(part, "order")
+        order = _OrderFactory(split, config, seed, global_batch).order(part, "order")
         return TrainingOrder(part.manifest.of_split(split), order)
     check_mixture(parts, split, first.spec, first.class_names)
-    whole = integer_weights([part.weight for part in parts])
-    weighted = [(part, weight) for part, weight in zip(parts, whole, strict=True) if weight]
+    # Sort the datasets by digest, so that the order is independent of their URLs.
+    weights = integer_weights([part.weight for part in parts])
+    weighted = [(part, weight) for part, weight in zip(parts, weights, strict=True) if weight]
     weighted.sort(key=lambda pair: pair[0].manifest.digest)
-    arranger = _Arranger(split, config, seed, global_batch)
-    orders = [arranger.order(part, f"order/{part.manifest.digest}") for part, _ in weighted]
+    factory = _OrderFactory(split, config, seed, global_batch)
+    orders = [factory.order(part, f"order/{part.manifest.digest}") for part, _ in weighted]
     rows = [part.manifest.rows(split) for part, _ in weighted]
     shards = tuple(shard for part, _ in weighted for shard in _absolute_shards(part, split))
     return TrainingOrder(shards, MixedOrder(orders, rows, [weight for _, weight in weighted]))
 
 
 @dataclass(frozen=True)
-class _Arranger:
-    """Makes the order of one dataset."""
+class _OrderFactory:
+    """Creates the row order of one dataset."""
 
     split: Split
     config: OrderConfig
@@ -205,11 +206,11 @@ class _Arranger:
     global_batch: int
 
     def order(self, part: MixturePart, purpose: str) -> RowOrder:
-        """Of its split's rows."""
+        """Create the order of the rows of the dataset's split."""
         rows_S = [shard.rows for shard in part.manifest.of_split(self.split)]
         rows = sum(rows_S)
         if rows == 0:
-            return UniformOrder.of(part.manifest, self.split, self.seed)  # refuses
+            return UniformOrder.of(part.manifest, self.split, self.seed)  # raises ConfigError
         if self.config.balance == "classes":
             return BalancedOrder(self._class_index(part), self.seed, purpose)
         epoch = epoch_rows(rows, self.global_batch, self.config.last_batch)

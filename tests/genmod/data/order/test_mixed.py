@@ -19,7 +19,7 @@ def test_weights_are_the_decimals_that_are_written():
     assert integer_weights([3, 1.5]) == (2, 1)
     assert integer_weights([0.7, 0, 0.3]) == (7, 0, 3)
     assert integer_weights([1e-3, 1]) == (1, 1000)
-    for weights, words in (([0, 0], "some above"), ([1, 1e-12], "fewer digits")):
+    for weights, words in (([0, 0], "not all of them 0"), ([1, 1e-12], "fewer digits")):
         with pytest.raises(ConfigError, match=words):
             integer_weights(weights)
 
@@ -30,7 +30,7 @@ def test_every_component_has_its_share_of_any_stretch(weights):
     """Exactly over a period; from the first position on less than 4 rows away from it."""
     interleave = Interleave(weights)
     count = min(3 * interleave.total, 1500)
-    component_N, number_N = interleave.deal(np.arange(count, dtype=np.int64))
+    component_N, number_N = interleave.assign(np.arange(count, dtype=np.int64))
     prefix_NK = np.cumsum(component_N[:, None] == np.arange(len(weights)), axis=0)
     share_K = np.array(weights) / interleave.total
     assert np.abs(prefix_NK - np.arange(1, count + 1)[:, None] * share_K).max() < 4
@@ -48,11 +48,11 @@ def test_every_component_has_its_share_of_any_stretch(weights):
 def test_a_component_depends_on_its_position_alone_however_far(weights, positions):
     interleave = Interleave(weights)
     at = np.array(positions, np.int64)
-    component_N, number_N = interleave.deal(at)
-    alone = [interleave.deal(at[i : i + 1]) for i in range(len(at))]
+    component_N, number_N = interleave.assign(at)
+    alone = [interleave.assign(at[i : i + 1]) for i in range(len(at))]
     assert component_N.tolist() == [int(k[0]) for k, _ in alone]
     periods = [p // interleave.total for p in positions]
-    near, near_N = interleave.deal(at % interleave.total)
+    near, near_N = interleave.assign(at % interleave.total)
     assert component_N.tolist() == near.tolist()
     wanted = [
         int(n) + period * weights[k] for n, k, period in zip(near_N, near, periods, strict=True)
@@ -64,7 +64,7 @@ def test_the_largest_weights_do_not_overflow():
     weights = integer_weights([2**31 - 2, 1])
     period = 2**31 - 1
     ends_N = np.array([0, period - 1, 5 * period, 2**62], np.int64)
-    component_N, number_N = Interleave(weights).deal(ends_N)
+    component_N, number_N = Interleave(weights).assign(ends_N)
     for k, n, p in zip(component_N.tolist(), number_N.tolist(), ends_N.tolist(), strict=True):
         assert abs(n - p * weights[k] / period) < 1024  # of which 2**62 in float64 is 512
     assert number_N[component_N == 1].tolist() == sorted(number_N[component_N == 1].tolist())
@@ -102,7 +102,7 @@ def labelled_shards(draw):
 def test_classes_come_equally_often_and_each_has_exact_epochs(shards, seed, held_rows):
     classes, labels = shards
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(balance, "CACHE_ROWS", held_rows)
+        patch.setattr(balance, "LABEL_CACHE_ROWS", held_rows)
         index = ClassIndex([len(own) for own in labels], classes, lambda number: labels[number])
         order = BalancedOrder(index, seed)
         row_N = order.rows_at(np.arange(60 * classes, dtype=np.int64))

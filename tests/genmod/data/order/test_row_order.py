@@ -179,5 +179,5 @@ def test_every_world_deals_the_same_global_batches(start, batches):
 
 
 def test_a_batch_that_cannot_be_dealt():
-    with pytest.raises(ConfigError, match="64 images cannot be dealt to 3"):
+    with pytest.raises(ConfigError, match="64 images cannot be divided equally among 3"):
         RankSlice(64, 0, 3)

@@ -180,11 +180,11 @@ def test_balanced_classes_of_a_real_dataset(dataset, second):
     ("values", "words"),
     [
         ({"mixture": {"elsewhere": 1}}, "no weight for 'data'"),
-        ({"mixture": {"data": 0}}, "some above"),
+        ({"mixture": {"data": 0}}, "not all of them 0"),
         ({"mixture": {"data": -1}}, "greater than or equal to 0"),
-        ({"shuffle_window_shards": 2, "balance": "classes"}, "exclude each other"),
-        ({"last_batch": "drop", "balance": "classes"}, "no epoch ends for all rows"),
-        ({"last_batch": "drop", "mixture": {"data": 1}}, "no epoch ends for all rows"),
+        ({"shuffle_window_shards": 2, "balance": "classes"}, "incompatible"),
+        ({"last_batch": "drop", "balance": "classes"}, "no common epochs"),
+        ({"last_batch": "drop", "mixture": {"data": 1}}, "no common epochs"),
         ({"last_batch": "keep"}, "wrap"),
         ({"shuffle_window": 2}, "did you mean 'shuffle_window_shards'"),
     ],
@@ -199,7 +199,7 @@ def test_datasets_that_cannot_be_mixed(dataset, second, tmp_path):
     wanted = manifest.spec, manifest.class_names
     other = manifest_of([3])
     cases = [
-        ([MixturePart("/other", other)], "/other has 1x2x2.*mix datasets of the same images"),
+        ([MixturePart("/other", other)], "/other has 1x2x2.*mix datasets with the same spec"),
         ([MixturePart(root, manifest), MixturePart("/copy", manifest)], "are the same dataset"),
         (
             [MixturePart("/named", manifest.model_copy(update={"class_names": ("a", "b", "c")}))],
@@ -231,7 +231,7 @@ def test_what_cannot_be_balanced(second, tmp_path):
     wider = manifest.model_copy(update={"spec": spec, "class_names": ("a", "b", "c", "rare")})
     with pytest.raises(ConfigError, match=r"class rare of .* has no rows"):
         make_training_order([MixturePart(root, wider)], "train", config, seed=1, global_batch=4)
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         make_training_order(
             [MixturePart(str(tmp_path), manifest)], "train", config, seed=1, global_batch=4
         )
