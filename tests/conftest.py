@@ -1,4 +1,4 @@
-"""One local Ray for the whole test session; hypothesis and threads tamed for two cores."""
+"""Fixtures of all tests: one local Ray and one S3 server per session; few threads, reproducible examples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """A local Ray with two CPUs, shared by all tests that ask for it."""
+    """A local Ray with two CPUs, shared by the tests of the session."""
     from cluster.session import LOCAL, ClusterConfig, connect, disconnect
 
     connect(ClusterConfig(address=LOCAL, cpus=2))
@@ -41,14 +41,14 @@ def ray_session():
 
 @pytest.fixture(scope="session")
 def store():
-    """A real S3 store with one bucket, shared by all tests that ask for it."""
+    """An S3 server with one bucket, shared by the tests of the session."""
     with weed.running() as running:
         yield running
 
 
 @pytest.fixture
 def s3_root(store, monkeypatch):
-    """URL of a folder of this test's own; the environment is that of a process that may write there."""
+    """URL of an empty folder in the bucket; the environment has the credentials."""
     for name, value in store.environment().items():
         monkeypatch.setenv(name, value)
     yield from _fresh_root()
@@ -56,21 +56,21 @@ def s3_root(store, monkeypatch):
 
 @pytest.fixture
 def proxy(store):
-    """A proxy before the store that fails as asked."""
+    """A proxy in front of the S3 server that fails as the test requests."""
     with proxies.proxied(store) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def proxied_root(store, proxy, monkeypatch):
-    """As ``s3_root``, through the proxy."""
+    """Like ``s3_root``, through the proxy."""
     for name, value in store.environment(proxy.endpoint).items():
         monkeypatch.setenv(name, value)
     yield from _fresh_root()
 
 
 def _fresh_root():
-    """File systems keep their connections; none may outlive the environment that it was made in."""
+    """A new folder. File systems keep connections, so none may outlive the environment it was created in."""
     from s3fs import S3FileSystem
 
     S3FileSystem.clear_instance_cache()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from importlib.metadata import version
@@ -275,3 +276,14 @@ def test_help_and_usage_errors_import_no_heavy_module(words):
     assert modules & HEAVY == set()
     if words[0].startswith("--"):
         assert "pydantic" not in modules  # typer needs it to parse the options of a command
+
+
+def test_help_is_fast():
+    """CPU time, which other processes do not change much; the best of some runs."""
+    times_s = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert genmod("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times_s) < 0.5
