@@ -35,17 +35,17 @@ class FeaturesJob(Config):
             snapshot: the manifests that the command has read; new ones are read where it is not given.
         """
         snapshot = snapshot or Snapshot()
-        wanted = self.fingerprint(snapshot.dataset(self.data_root))
-        return snapshot.find_done(Manifest, self.out_root, "features", wanted)
+        expected = self.fingerprint(snapshot.dataset(self.data_root))
+        return snapshot.find_done(Manifest, self.out_root, "features", expected)
 
     def do(self) -> Manifest:
         """Fit, write, publish. Does nothing if it is done."""
         snapshot = Snapshot()
-        if (found := self.done(snapshot)) is not None:
-            return found
+        if (manifest := self.done(snapshot)) is not None:
+            return manifest
         data = snapshot.dataset(self.data_root)
-        wanted = self.fingerprint(data)
-        claim(self.out_root, wanted)
+        expected = self.fingerprint(data)
+        claim(self.out_root, expected)
         config = self.config.features
         train = read_shuffled(self.data_root, data, "train", config.rows)
         extractor = fit_extractor(config, data.spec, train.pixels_NCHW, train.labels_N, self.seed)
@@ -62,7 +62,7 @@ class FeaturesJob(Config):
                 metadata["val_rows"] = len(held)
         manifest = Manifest(
             kind="features",
-            fingerprint=wanted,
+            fingerprint=expected,
             parents={"data": data.digest},
             files=save_extractor(extractor, self.out_root),
             metadata=metadata,

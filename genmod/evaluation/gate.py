@@ -1,6 +1,6 @@
-"""Good or bad: whether a candidate takes the champion's place, decided by margins that the recipe declares.
+"""The gate: whether a candidate becomes the champion, by the margins in the recipe.
 
-A pure function of measured values. Values measured by unlike protocols are refused, not compared.
+The decision is a pure function of the metrics. Metrics of different protocols are an error.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from genmod.metrics.protocol import MetricResult, MetricValue, require_comparabl
 
 
 class Rule(Config):
-    """What the gate asks of one metric. Margins count in the metric's better direction."""
+    """Margins of one metric, in the direction in which the metric is better."""
 
     improve_by: float = Field(0.0, ge=0)
-    """From here on a difference counts as an improvement."""
+    """Least difference that counts as an improvement."""
     max_regression: float = Field(0.0, ge=0)
-    """A candidate that is worse by more than this is refused."""
+    """A candidate that is worse by more than this is rejected."""
     relative: bool = False
-    """Margins are shares of the champion's value instead of the metric's own units."""
+    """Margins are shares of the champion's value instead of values in the metric's unit."""
     limit: float | None = None
-    """The worst value that is let through, champion or not."""
+    """Worst value that is allowed, with or without a champion."""
     max_relative_position: float | None = None
-    """The same on the scale from 0 (real images) to 1 (noise), for metrics that were measured at both."""
+    """Largest relative position that is allowed, from 0 (real images) to 1 (noise)."""
 
 
 class PromoteConfig(Config):
-    """The recipe's ``promote``: the margins that make a champion."""
+    """The recipe's ``promote``: the margins by which a candidate becomes the champion."""
 
     rules: dict[str, Rule] = Field(
         default={
@@ -43,25 +43,25 @@ class PromoteConfig(Config):
         },
         min_length=1,
     )
-    """Metric, by name as ``fd`` or in full with its feature space, to what is asked of it."""
+    """Name of a metric, ``fd`` or in full with its feature space -> its margins."""
     improvements: int = Field(default=1, ge=0)
-    """So many metrics must improve; 0 lets an equal candidate through."""
+    """Number of metrics that must improve; 0 also promotes an equal candidate."""
     beyond_noise: bool = True
-    """An improvement must also be larger than the two values' intervals explain."""
+    """An improvement must also exceed the noise of both values, from their intervals."""
 
 
 Outcome = Literal["better", "equal", "worse", "beyond limit", "within limit"]
 
 
 class RuleResult(Config):
-    """One metric at the gate."""
+    """Outcome of one rule for one metric."""
 
     metric: str
     candidate: float
     champion: float | None
     outcome: Outcome
     reason: str
-    """One sentence with the numbers."""
+    """One sentence with the values."""
 
 
 class Decision(Config):
@@ -77,97 +77,99 @@ def decide(
     champion: Sequence[MetricResult] | None,
     config: PromoteConfig,
 ) -> Decision:
-    """The decision on a candidate.
+    """Decide whether a candidate becomes the champion.
 
     Args:
-        candidate: its measured values.
-        champion: the champion's, measured by the same protocols; None if there is no champion yet:
-            then the limits alone decide.
+        candidate: metrics of the candidate.
+        champion: metrics of the champion, measured by the same protocols; None if there is no champion yet.
+            Then only the limits count.
         config: the recipe's margins.
 
     Raises:
         ConfigError: a rule names a metric that was not measured, or the protocols differ.
     """
-    mine = {name: _find(name, candidate, "the candidate") for name in config.rules}
+    candidates = {name: _metric(name, candidate, "the candidate") for name in config.rules}
     if champion is None:
-        checks = tuple(_limits(mine[name], rule) for name, rule in config.rules.items())
+        checks = tuple(_check_limits(candidates[name], rule) for name, rule in config.rules.items())
         rejected = [c.reason for c in checks if c.outcome == "beyond limit"]
-        first = ("there is no champion yet, and every limit holds",)
-        return Decision(promote=not rejected, reasons=tuple(rejected) or first, checks=checks)
-    theirs = {name: _find(name, champion, "the champion") for name in config.rules}
+        reasons = tuple(rejected) or ("first champion: every metric is within its limits",)
+        return Decision(promote=not rejected, reasons=reasons, checks=checks)
+    champions = {name: _metric(name, champion, "the champion") for name in config.rules}
     checks = tuple(
-        _compare(mine[name], theirs[name].value, rule, config.beyond_noise)
+        _compare(candidates[name], champions[name].value, rule, config.beyond_noise)
         for name, rule in config.rules.items()
     )
-    return _sum_up(checks, config.improvements)
+    return _combine(checks, config.improvements)
 
 
-def _sum_up(checks: Sequence[RuleResult], wanted: int) -> Decision:
+def _combine(checks: Sequence[RuleResult], improvements: int) -> Decision:
     rejected = tuple(c.reason for c in checks if c.outcome in ("worse", "beyond limit"))
     if rejected:
         return Decision(promote=False, reasons=rejected, checks=tuple(checks))
     better = tuple(c.reason for c in checks if c.outcome == "better")
-    if len(better) < wanted:
+    if len(better) < improvements:
         metrics = "metric is" if len(better) == 1 else "metrics are"
-        count = f"{len(better)} {metrics} better, {wanted} wanted"
+        count = f"{len(better)} {metrics} better, expected at least {improvements}"
         equal = tuple(c.reason for c in checks if c.outcome == "equal")
         return Decision(promote=False, reasons=(count, *equal), checks=tuple(checks))
-    reasons = better or ("no metric is worse, and no improvement is asked for",)
+    reasons = better or ("no metric is worse, and no improvement is required",)
     return Decision(promote=True, reasons=reasons, checks=tuple(checks))
 
 
-def _compare(mine: MetricResult, theirs: MetricValue, rule: Rule, beyond_noise: bool) -> RuleResult:
-    """One metric of the candidate against the champion's."""
-    require_comparable(mine.value, theirs)
-    limits = _limits(mine, rule)
+def _compare(
+    candidate: MetricResult, champion: MetricValue, rule: Rule, beyond_noise: bool
+) -> RuleResult:
+    """Compare one metric of the candidate with the champion's."""
+    require_comparable(candidate.value, champion)
+    limits = _check_limits(candidate, rule)
     if limits.outcome == "beyond limit":
-        return limits.model_copy(update={"champion": theirs.value})
-    difference = mine.value.value - theirs.value
-    gain = -difference if mine.better == "lower" else difference
-    scale = abs(theirs.value) if rule.relative else 1.0
-    noise = math.hypot(_half_width(mine.value), _half_width(theirs)) if beyond_noise else 0.0
-    numbers = f"{mine.value.name} {mine.value.value:.4g} against the champion's {theirs.value:.4g}"
+        return limits.model_copy(update={"champion": champion.value})
+    difference = candidate.value.value - champion.value
+    gain = -difference if candidate.better == "lower" else difference
+    scale = abs(champion.value) if rule.relative else 1.0
+    noise = math.hypot(_half_width(candidate.value), _half_width(champion)) if beyond_noise else 0.0
+    values = f"{candidate.value.name} {candidate.value.value:.4g} (champion {champion.value:.4g})"
     if gain < -rule.max_regression * scale:
         outcome, margin = "worse", f"worse by more than {rule.max_regression * scale:.3g}"
     elif gain <= 0 or gain < rule.improve_by * scale:
         outcome, margin = "equal", f"not better by {rule.improve_by * scale:.3g}"
     elif gain <= noise:
-        outcome, margin = "equal", f"better by no more than noise explains ({noise:.3g})"
+        outcome, margin = "equal", f"better, but within the noise of {noise:.3g}"
     else:
         outcome, margin = "better", f"better by {gain:.3g}"
     return RuleResult(
-        metric=mine.value.name,
-        candidate=mine.value.value,
-        champion=theirs.value,
+        metric=candidate.value.name,
+        candidate=candidate.value.value,
+        champion=champion.value,
         outcome=outcome,
-        reason=f"{numbers}: {margin}",
+        reason=f"{values}: {margin}",
     )
 
 
-def _limits(mine: MetricResult, rule: Rule) -> RuleResult:
-    """One metric against what is asked of it whoever the champion is."""
-    value, name = mine.value.value, mine.value.name
-    faults: list[str] = []
+def _check_limits(candidate: MetricResult, rule: Rule) -> RuleResult:
+    """Check one metric against the limits that do not depend on the champion."""
+    value, name = candidate.value.value, candidate.value.name
+    violations: list[str] = []
     if rule.limit is not None:
-        beyond = value > rule.limit if mine.better == "lower" else value < rule.limit
+        beyond = value > rule.limit if candidate.better == "lower" else value < rule.limit
         if beyond:
-            side = "most" if mine.better == "lower" else "least"
-            faults.append(f"{name} is {value:.4g}, at {side} {rule.limit:.4g} is let through")
+            side = "most" if candidate.better == "lower" else "least"
+            violations.append(f"{name} {value:.4g}: allowed is at {side} {rule.limit:.4g}")
     if (
         rule.max_relative_position is not None
-        and mine.relative_position is not None
-        and mine.relative_position > rule.max_relative_position
+        and candidate.relative_position is not None
+        and candidate.relative_position > rule.max_relative_position
     ):
-        faults.append(
-            f"{name} is {value:.4g}, at {mine.relative_position:.2f} of the way from real images to noise; "
-            f"at most {rule.max_relative_position:.2f} is let through"
+        violations.append(
+            f"{name} {value:.4g}: relative position {candidate.relative_position:.2f} between real images "
+            f"(0) and noise (1), allowed is at most {rule.max_relative_position:.2f}"
         )
     return RuleResult(
         metric=name,
         candidate=value,
         champion=None,
-        outcome="beyond limit" if faults else "within limit",
-        reason="; ".join(faults) or f"{name} is {value:.4g}, within its limits",
+        outcome="beyond limit" if violations else "within limit",
+        reason="; ".join(violations) or f"{name} {value:.4g}: within its limits",
     )
 
 
@@ -175,12 +177,12 @@ def _half_width(value: MetricValue) -> float:
     return (value.interval.high - value.interval.low) / 2
 
 
-def _find(name: str, metrics: Iterable[MetricResult], whose: str) -> MetricResult:
-    """The reading that a rule's name means."""
+def _metric(name: str, metrics: Iterable[MetricResult], whose: str) -> MetricResult:
+    """The metric that a rule names. ConfigError if it was not measured."""
     by_name: Mapping[str, MetricResult] = {
-        key: reading
-        for reading in metrics
-        for key in (reading.value.protocol.metric, reading.value.name)
+        key: metric
+        for metric in metrics
+        for key in (metric.value.protocol.metric, metric.value.name)
     }
     if name not in by_name:
         raise ConfigError(

@@ -12,7 +12,7 @@ from genmod.config import Config, fingerprint
 from genmod.data.format.image_grid import gallery_rows, grid, png
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images, read_first, read_shuffled, split_digest
-from genmod.evaluation.measure import Evaluation, Truth, evaluate_samples
+from genmod.evaluation.measure import Evaluation, Reference, evaluate_samples
 from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.generation.synthetic import SAMPLE_SPLIT
@@ -26,15 +26,15 @@ from genmod.scoring.calibrated import read_scores
 GALLERY = 10
 """Rows and columns of a picture of samples."""
 NEAREST = 10
-"""Samples shown beside their nearest training image."""
+"""Samples shown with their nearest training image."""
 
 BINS = 40
 TAIL = 0.005
-"""Share of scores on either side that a histogram counts but does not spread out."""
+"""Share of scores at either end that a histogram counts in ``below`` and ``above`` instead of in bins."""
 
 
 class EvaluationJob(Config):
-    """Judge one model's samples, and sum up its scores."""
+    """Evaluate one model's samples, and summarise its scores."""
 
     kind: ClassVar[str] = "evaluation"
     """Kind of its manifest."""
@@ -50,16 +50,16 @@ class EvaluationJob(Config):
     """URL of the dataset that was scored, if it is not the one at ``data_root``."""
     unscored: str = ""
     model_root: str = ""
-    """With ``sample``, for the curve of quality against calls."""
+    """URL of the model, for quality against network evaluations."""
     sample: dict[str, Any] = {}
-    """The recipe's options of sampling."""
+    """The recipe's sampling options of the model."""
     ood_root: str | None = None
-    """Scores of other data, which are to be told from the model's own."""
+    """Scores of other data, for out-of-distribution detection."""
     config: EvaluateConfig
     seed: int = 0
 
     def roots(self) -> dict[str, str]:
-        """Where the inputs lie, by name."""
+        """URLs of the inputs, by name."""
         roots = {
             "data": self.data_root,
             "samples": self.samples_root,
@@ -127,28 +127,28 @@ class EvaluationJob(Config):
             snapshot: the manifests that the command has read; new ones are read where it is not given.
         """
         snapshot = snapshot or Snapshot()
-        wanted = self.fingerprint(self.inputs(snapshot))
-        return snapshot.find_done(Manifest, self.out_root, "evaluation", wanted)
+        expected = self.fingerprint(self.inputs(snapshot))
+        return snapshot.find_done(Manifest, self.out_root, "evaluation", expected)
 
     def do(self) -> Manifest:
         """Evaluate the samples, write, publish. Does nothing if it is done."""
         snapshot = Snapshot()
-        if (found := self.done(snapshot)) is not None:
-            return found
+        if (manifest := self.done(snapshot)) is not None:
+            return manifest
         inputs = self.inputs(snapshot)
-        wanted = self.fingerprint(inputs)
-        claim(self.out_root, wanted)
+        expected = self.fingerprint(inputs)
+        claim(self.out_root, expected)
         data, samples = inputs["data"], inputs["samples"]
         assert isinstance(data, DatasetManifest)
         assert isinstance(samples, DatasetManifest)
         images = read_first(self.samples_root, samples, SAMPLE_SPLIT, self.config.images)
-        truth = self._truth(data)
-        evaluation = evaluate_samples(images, truth)
+        reference = self._reference(data)
+        evaluation = evaluate_samples(images, reference)
         manifest = Manifest(
             kind="evaluation",
-            fingerprint=wanted,
+            fingerprint=expected,
             parents={name: manifest.digest for name, manifest in inputs.items()},
-            files=self._pictures(images, truth, evaluation),
+            files=self._pictures(images, reference, evaluation),
             metadata={
                 "model": self.name,
                 "model_digest": samples.parents.get("model"),
@@ -158,65 +158,67 @@ class EvaluationJob(Config):
                 "features": inputs["features"].metadata,
                 "reference": {
                     "split": self.config.reference,
-                    "digest": truth.reference_digest,
-                    "rows": len(truth.reference),
+                    "digest": reference.digest,
+                    "rows": len(reference.images),
                 },
                 "samples": {"rows": samples.rows(SAMPLE_SPLIT), **_about(samples)},
                 "scores": self._scores(inputs.get("scores")),
                 "unscored": self.unscored,
                 "ood": self._ood(inputs),
-                "effort": self._effort(samples, truth),
+                "quality_vs_nfe": self._quality_vs_nfe(samples, reference),
             },
         )
         return publish(self.out_root, manifest)
 
-    def _truth(self, data: DatasetManifest) -> Truth:
+    def _reference(self, data: DatasetManifest) -> Reference:
         config = self.config
         train_rows = max(config.images, config.memorisation_train_images)
-        return Truth(
+        return Reference(
             train=read_shuffled(self.data_root, data, "train", train_rows),
-            reference=read_shuffled(self.data_root, data, config.reference, config.images),
-            reference_digest=split_digest(data, config.reference),
+            images=read_shuffled(self.data_root, data, config.reference, config.images),
+            digest=split_digest(data, config.reference),
             extractor=load_extractor(self.features_root),
             config=config,
             seed=self.seed,
         )
 
     def _pictures(
-        self, images: Images, truth: Truth, evaluation: Evaluation
+        self, images: Images, reference: Reference, evaluation: Evaluation
     ) -> tuple[FileEntry, ...]:
-        """samples.png and reference.png alike; nearest.png: samples above their nearest training images."""
-        spec = truth.extractor.config.spec
+        """Write samples.png, reference.png, and nearest.png: samples above their nearest training images."""
+        spec = reference.extractor.config.spec
         scale = max(1, 56 // max(spec.height, spec.width))
         pictures: dict[str, Tensor] = {}
-        for name, side in (("samples", images), ("reference", truth.reference)):
+        for name, side in (("samples", images), ("reference", reference.images)):
             rows = gallery_rows(side.labels_N, GALLERY, GALLERY, spec.classes)
             rows = rows[rows < len(side)]
             pictures[f"{name}.png"] = grid(side.pixels_NCHW[rows], GALLERY, scale)
         order = _order(evaluation)
-        trains = truth.train.pixels_NCHW[evaluation.memorisation.nearest_N[order]]
+        trains = reference.train.pixels_NCHW[evaluation.memorisation.nearest_N[order]]
         both = torch.cat((images.pixels_NCHW[order], trains))
         pictures["nearest.png"] = grid(both, len(order), scale)
         return tuple(write_file(self.out_root, name, png(p)) for name, p in pictures.items())
 
     def _scores(self, manifest: Manifest | None) -> dict[str, Any] | None:
-        """What the scores' manifest says of them, with a histogram."""
+        """Metadata of the scores' manifest, with a histogram."""
         if manifest is None:
             return None
         assert self.scores_root is not None
         nats_N = read_scores(self.scores_root, manifest).nats_B
-        told = {
+        metadata = {
             key: value for key, value in manifest.metadata.items() if not isinstance(value, list)
         }
-        return {**told, "histogram": histogram(nats_N).model_dump(mode="json")}
+        return {**metadata, "histogram": histogram(nats_N).model_dump(mode="json")}
 
-    def _effort(self, samples: DatasetManifest, truth: Truth) -> list[dict[str, Any]]:
+    def _quality_vs_nfe(
+        self, samples: DatasetManifest, reference: Reference
+    ) -> list[dict[str, Any]]:
         if self.config.curve_images is None:
             return []
-        return quality_curve(self.model_root, samples.parents["model"], self.sample, truth)
+        return quality_curve(self.model_root, samples.parents["model"], self.sample, reference)
 
     def _ood(self, inputs: dict[str, Manifest]) -> dict[str, Any] | None:
-        """How well other data are told from the model's own."""
+        """AUROC of each score column for the other data."""
         if self.ood_root is None or self.scores_root is None:
             return None
         roots = self.scores_root, self.ood_root
@@ -224,7 +226,7 @@ class EvaluationJob(Config):
 
 
 def histogram(values_N: Tensor) -> Histogram:
-    """Counts of finite values over all but their outermost tails."""
+    """Histogram of finite values; the outermost :data:`TAIL` at either end is only counted."""
     low, high = (float(values_N.quantile(q)) for q in (TAIL, 1 - TAIL))
     if not high > low:
         low, high = low - 0.5, high + 0.5
@@ -245,6 +247,6 @@ def _nearest(evaluation: Evaluation) -> list[dict[str, int | float]]:
 
 
 def _about(samples: DatasetManifest) -> dict[str, Any]:
-    """What a synthetic dataset says of how it was made."""
-    made: dict[str, Any] = samples.metadata.get("sample", {})
-    return {**made, "digest": samples.digest}
+    """How a synthetic dataset was sampled, from its manifest."""
+    metadata: dict[str, Any] = samples.metadata.get("sample", {})
+    return {**metadata, "digest": samples.digest}

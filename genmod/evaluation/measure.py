@@ -1,4 +1,4 @@
-"""Judge samples against real images: all metrics, each beside its floor and its ceiling.
+"""Evaluate samples against real images: all metrics, each with its floor and its ceiling.
 
 Letters: N rows, K classes, R resamplings.
 """
@@ -45,79 +45,79 @@ BETTER: dict[str, Better] = {
     "label_accuracy": "higher",
     "memorisation": "lower",
 }
-"""The metrics in the order in which they are shown, and which way each is better."""
+"""Metrics in the order of the report, and the direction in which each is better."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What evaluation.json says of the samples, and what their pictures need."""
+    """Metrics of some samples, and what the pictures of the report need."""
 
     metrics: tuple[MetricResult, ...]
     class_counts: dict[str, list[int]] | None
-    """How many images the classifier takes for each class: ``samples`` and ``reference``."""
+    """Images that the classifier assigns to each class, for ``samples`` and ``reference``."""
     memorisation: Memorisation
 
     def metadata(self) -> dict[str, Any]:
-        """As JSON."""
+        """The metrics and class counts as JSON values."""
         return {
             "metrics": [
-                {**reading.model_dump(mode="json"), "relative_position": reading.relative_position}
-                for reading in self.metrics
+                {**metric.model_dump(mode="json"), "relative_position": metric.relative_position}
+                for metric in self.metrics
             ],
             "class_counts": self.class_counts,
         }
 
 
 def metrics_from(metadata: Mapping[str, Any]) -> tuple[MetricResult, ...]:
-    """The readings of an evaluation.json's facts."""
-    told: list[dict[str, Any]] = metadata["metrics"]
+    """The metrics in the metadata of an evaluation.json."""
+    entries: list[dict[str, Any]] = metadata["metrics"]
     fields = set(MetricResult.model_fields)
     return tuple(
         MetricResult.model_validate({key: value for key, value in entry.items() if key in fields})
-        for entry in told
+        for entry in entries
     )
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The real side of every comparison."""
+class Reference:
+    """Real images, and the feature space in which samples are compared with them."""
 
     train: Images
-    reference: Images
-    reference_digest: str
+    images: Images
+    digest: str
     extractor: Extractor
     config: EvaluateConfig
     seed: int
 
 
-def evaluate_samples(samples: Images, truth: Truth) -> Evaluation:
+def evaluate_samples(samples: Images, reference: Reference) -> Evaluation:
     """All metrics of some samples.
 
-    The floor puts real training images in the samples' place, as many as there are samples; the ceiling
-    uniform noise. All three are measured by one protocol. The floor of ``label_accuracy`` alone is taken
-    from the reference: the classifier knows its own training images by heart.
+    The floor is measured on as many real training images as there are samples, the ceiling on uniform noise,
+    both by the protocol of the samples. Only the floor of ``label_accuracy`` is measured on the reference,
+    because the classifier was fitted to the training images.
 
     Raises:
-        ConfigError: too few rows on one side for the metrics asked for.
+        ConfigError: samples or real images are too few for the metrics.
     """
-    config, spec = truth.config, truth.extractor.config.spec
-    rows = min(config.images, len(samples), len(truth.train))
-    reference = truth.reference.first(config.images)
+    config, spec = reference.config, reference.extractor.config.spec
+    rows = min(config.images, len(samples), len(reference.train))
+    real_images = reference.images.first(config.images)
     least = config.neighbours + 2
-    if min(rows, len(reference)) < least:
+    if min(rows, len(real_images)) < least:
         raise ConfigError(
             f"evaluate needs at least {least} samples, training images and reference images for "
-            f"evaluate.neighbours={config.neighbours}; there are {len(samples)}, {len(truth.train)} "
-            f"and {len(reference)} (split {config.reference})"
+            f"evaluate.neighbours={config.neighbours}, got {len(samples)}, {len(reference.train)} "
+            f"and {len(real_images)} (split {config.reference}); provide more images, or lower "
+            "evaluate.neighbours"
         )
-    meter = _Meter(truth, reference)
+    meter = _Meter(reference, real_images)
     values = meter.measure(samples.first(rows))
-    floors = meter.measure(truth.train.first(rows))
-    ceilings = meter.measure(uniform_noise(rows, spec, truth.seed))
+    floors = meter.measure(reference.train.first(rows))
+    ceilings = meter.measure(uniform_noise(rows, spec, reference.seed))
     if "label_accuracy" in floors:
-        floors["label_accuracy"] = meter.label_accuracy(reference, meter.real)
-    found = _memorised(samples.first(rows), truth, reference)
-    values["memorisation"] = found[0]
+        floors["label_accuracy"] = meter.label_accuracy(real_images, meter.real)
+    values["memorisation"], memorised = _memorised(samples.first(rows), reference, real_images)
     metrics = tuple(
         MetricResult(
             value=values[name], floor=floors.get(name), ceiling=ceilings.get(name), better=better
@@ -125,26 +125,26 @@ def evaluate_samples(samples: Images, truth: Truth) -> Evaluation:
         for name, better in BETTER.items()
         if name in values
     )
-    return Evaluation(metrics, meter.class_counts(samples.first(rows)), found[1])
+    return Evaluation(metrics, meter.class_counts(samples.first(rows)), memorised)
 
 
 @dataclass
 class _Meter:
-    """Measures anything that stands in the samples' place against one reference."""
+    """Measures images (samples, training images or noise) against one reference."""
 
-    truth: Truth
-    reference: Images
+    reference: Reference
+    real_images: Images
 
     def __post_init__(self) -> None:
-        self.real = self.truth.extractor.extract(self.reference.pixels_NCHW)
+        self.real = self.reference.extractor.extract(self.real_images.pixels_NCHW)
 
     def measure(self, images: Images) -> dict[str, MetricValue]:
-        """Every metric that the features allow."""
-        config, seed = self.truth.config, self.truth.seed
-        fake = self.truth.extractor.extract(images.pixels_NCHW)
+        """Every metric for which the extractor has what it needs."""
+        config, seed = self.reference.config, self.reference.seed
+        fake = self.reference.extractor.extract(images.pixels_NCHW)
         fakes_ND, reals_ND = fake.features_ND, self.real.features_ND
         n, m = len(fakes_ND), len(reals_ND)
-        found = {
+        values = {
             "fd": self._value(
                 "fd", frechet_distance(fakes_ND, reals_ND, config.bootstrap, seed), n, m
             ),
@@ -152,48 +152,54 @@ class _Meter:
                 "kid", kernel_distance(fakes_ND, reals_ND), n, m, kernel="(x.y/D + 1)^3", unbiased=1
             ),
         }
-        both = min(n, m)
+        rows = min(n, m)
         near = neighbourhoods(
-            fakes_ND[:both], reals_ND[:both], config.neighbours, config.bootstrap, seed
+            fakes_ND[:rows], reals_ND[:rows], config.neighbours, config.bootstrap, seed
         )
-        found |= self._neighbour_values(near, both)
+        values |= self._neighbour_values(near, rows)
         if fake.classes_N is not None:
-            found["class_balance"] = self._class_balance(fake)
+            values["class_balance"] = self._class_balance(fake)
             if images.labels_N is not None:
-                found["label_accuracy"] = self.label_accuracy(images, fake)
-        return found
+                values["label_accuracy"] = self.label_accuracy(images, fake)
+        return values
 
     def label_accuracy(self, images: Images, fake: Features) -> MetricValue:
-        """How often the classifier sees the class that was asked for."""
+        """Share of images in which the classifier sees the requested class."""
         assert images.labels_N is not None
         assert fake.classes_N is not None
         hits_N = (fake.classes_N == images.labels_N).to(torch.float64)
         share = float(hits_N.mean())
-        counts_RN = bootstrap_counts(len(hits_N), self.truth.config.bootstrap, self.truth.seed)
+        counts_RN = bootstrap_counts(
+            len(hits_N), self.reference.config.bootstrap, self.reference.seed
+        )
         interval = spread_interval(share, counts_RN @ hits_N / len(hits_N), 0.0, 1.0)
-        return self._value("label_accuracy", (share, interval), len(hits_N), len(self.reference))
+        return self._value("label_accuracy", (share, interval), len(hits_N), len(self.real_images))
 
     def class_counts(self, images: Images) -> dict[str, list[int]] | None:
-        """How many images the classifier takes for each class, on both sides."""
-        fake_N = self.truth.extractor.extract(images.pixels_NCHW).classes_N
+        """Images that the classifier assigns to each class, for the samples and the reference."""
+        fake_N = self.reference.extractor.extract(images.pixels_NCHW).classes_N
         if fake_N is None or self.real.classes_N is None:
             return None
-        classes = self.truth.extractor.config.spec.classes
+        classes = self.reference.extractor.config.spec.classes
         sides = {"samples": fake_N, "reference": self.real.classes_N}
         return {name: side_N.bincount(minlength=classes).tolist() for name, side_N in sides.items()}
 
     def _class_balance(self, fake: Features) -> MetricValue:
-        """Total variation distance between the classes that the classifier sees on either side."""
+        """Total variation distance between the class distributions of samples and reference."""
         assert fake.classes_N is not None
         assert self.real.classes_N is not None
-        classes = self.truth.extractor.config.spec.classes
-        real_K = self.real.classes_N.bincount(minlength=classes) / len(self.reference)
+        classes = self.reference.extractor.config.spec.classes
+        real_K = self.real.classes_N.bincount(minlength=classes) / len(self.real_images)
         one_hot_NK = torch.nn.functional.one_hot(fake.classes_N, classes).to(torch.float64)
-        counts_RN = bootstrap_counts(len(one_hot_NK), self.truth.config.bootstrap, self.truth.seed)
+        counts_RN = bootstrap_counts(
+            len(one_hot_NK), self.reference.config.bootstrap, self.reference.seed
+        )
         value = float((one_hot_NK.mean(0) - real_K).abs().sum()) / 2
-        again_R = (counts_RN @ one_hot_NK / len(one_hot_NK) - real_K).abs().sum(1) / 2
-        interval = spread_interval(value, again_R, 0.0, 1.0)
-        return self._value("class_balance", (value, interval), len(one_hot_NK), len(self.reference))
+        resampled_R = (counts_RN @ one_hot_NK / len(one_hot_NK) - real_K).abs().sum(1) / 2
+        interval = spread_interval(value, resampled_R, 0.0, 1.0)
+        return self._value(
+            "class_balance", (value, interval), len(one_hot_NK), len(self.real_images)
+        )
 
     def _neighbour_values(self, near: Neighbourhoods, rows: int) -> dict[str, MetricValue]:
         pairs = {
@@ -202,7 +208,7 @@ class _Meter:
             "density": near.density,
             "coverage": near.coverage,
         }
-        k = self.truth.config.neighbours
+        k = self.reference.config.neighbours
         return {name: self._value(name, pair, rows, rows, k=k) for name, pair in pairs.items()}
 
     def _value(
@@ -215,10 +221,10 @@ class _Meter:
     ) -> MetricValue:
         protocol = Protocol(
             metric=metric,
-            features=self.truth.extractor.label,
-            features_digest=self.truth.extractor.digest,
-            reference_digest=self.truth.reference_digest,
-            reference_split=self.truth.config.reference,
+            features=self.reference.extractor.label,
+            features_digest=self.reference.extractor.digest,
+            reference_digest=self.reference.digest,
+            reference_split=self.reference.config.reference,
             n_real=n_real,
             n_fake=n_fake,
             settings=dict(settings),
@@ -227,28 +233,28 @@ class _Meter:
 
 
 def _memorised(
-    samples: Images, truth: Truth, reference: Images
+    samples: Images, reference: Reference, real_images: Images
 ) -> tuple[MetricValue, Memorisation]:
-    """Memorisation is searched for in pixels: features forget what tells two images apart."""
-    config, spec = truth.config, truth.extractor.config.spec
-    train = truth.train.first(config.memorisation_train_images)
+    """Memorisation, measured in pixels, because two different images may have the same features."""
+    config, spec = reference.config, reference.extractor.config.spec
+    train = reference.train.first(config.memorisation_train_images)
     fakes = samples.first(config.memorisation_images)
-    held = reference.first(config.memorisation_images)
-    found = memorisation(
+    held_out = real_images.first(config.memorisation_images)
+    result = memorisation(
         fakes.pixels_NCHW.flatten(1),
         train.pixels_NCHW.flatten(1),
-        held.pixels_NCHW.flatten(1),
+        held_out.pixels_NCHW.flatten(1),
         config.bootstrap,
-        truth.seed,
+        reference.seed,
     )
     protocol = Protocol(
         metric="memorisation",
         features="pixels",
         features_digest=fingerprint("pixels", spec),
-        reference_digest=truth.reference_digest,
+        reference_digest=reference.digest,
         reference_split=config.reference,
-        n_real=len(held),
+        n_real=len(held_out),
         n_fake=len(fakes),
         settings={"n_train": len(train), "control_share": CONTROL_SHARE},
     )
-    return MetricValue.of(protocol, found.share, found.interval), found
+    return MetricValue.of(protocol, result.share, result.interval), result

@@ -1,4 +1,4 @@
-"""How well the columns of score tables tell other data from the model's own: one AUROC for each."""
+"""Out-of-distribution detection by the columns of score tables: the AUROC of each."""
 
 from __future__ import annotations
 
@@ -13,46 +13,59 @@ from genmod.scoring.ood_scores import OOD_COLUMN, RARE_P, auroc
 from genmod.scoring.table import ScoreLabel, Scores
 
 _COLUMNS: dict[str, tuple[int, str]] = {
-    "nats": (-1, "log p alone: lower is stranger"),
-    "p_two_sided": (-1, "how rare so low or so high a log p is"),
-    "typicality_bits_per_dim": (1, "distance from the usual bits per dimension"),
-    OOD_COLUMN: (1, "bits per dimension beyond those of a compressor"),
+    "nats": (-1, "log p alone: lower is more unusual"),
+    "p_two_sided": (-1, "two-sided p-value of log p among calibration images"),
+    "typicality_bits_per_dim": (
+        1,
+        "distance from the mean bits per dimension of calibration images",
+    ),
+    OOD_COLUMN: (1, "bits per dimension minus those of a compressor"),
 }
-"""Column -> the direction in which rows are stranger, and what it is."""
+"""Column -> the sign with which larger means more unusual, and the column's meaning."""
 
 
 def require_comparable_scores(inside: Manifest, outside: Manifest, where: str) -> None:
     """Refuse scores that cannot be compared.
 
+    Args:
+        inside: manifest of the scores of the model's own data.
+        outside: manifest of the scores of other data.
+        where: URL of the latter, for the error.
+
     Raises:
-        ConfigError: they are of two models, estimated in two ways, or without a calibration.
+        ConfigError: they are from two models or two estimators, or lack a calibration.
     """
-    mine, theirs = (
+    inside_label, outside_label = (
         {name: manifest.metadata[name] for name in ScoreLabel.model_fields}
         for manifest in (inside, outside)
     )
     calibrated = [manifest.parents.get("calibration") for manifest in (inside, outside)]
-    faults = [
-        f"{name} {theirs[name]} against {mine[name]}" for name in mine if mine[name] != theirs[name]
+    differences = [
+        f"{name} {outside_label[name]} against {value}"
+        for name, value in inside_label.items()
+        if outside_label[name] != value
     ]
     if inside.parents["model"] != outside.parents["model"]:
-        faults.append("of another model")
+        differences.append("of another model")
     if None in calibrated:
-        faults.append("not both calibrated (score.calibration)")
-    if faults:
+        differences.append("not both calibrated (score.calibration)")
+    if differences:
         raise ConfigError(
-            f"{where}: cannot be compared with the scores of the model's own data: {'; '.join(faults)}; "
-            "score both by one recipe"
+            f"{where}: cannot be compared with the scores of the model's own data: {'; '.join(differences)}; "
+            "score both with one recipe"
         )
 
 
 def ood_auroc(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> dict[str, Any]:
-    """AUROC of every column, with what a report says beside it.
+    """AUROC of every column, with what the report says about it.
 
     Args:
-        roots: where the scores of the model's own data and those of the other data lie.
-        inside: manifest of the first.
-        outside: manifest of the second.
+        roots: URLs of the scores of the model's own data and of the other data.
+        inside: manifest of the former.
+        outside: manifest of the latter.
+
+    Returns:
+        JSON values: ``dataset``, ``split``, ``rows``, ``columns``, ``rare_below`` and ``rare``.
     """
     own, other = (
         read_scores(root, manifest) for root, manifest in zip(roots, (inside, outside), strict=True)

@@ -1,6 +1,6 @@
-"""Charts as inline SVG. Colours come from the page's style sheet, so they follow light and dark.
+"""Charts as inline SVG. Colours are from the style sheet of the page, with a light and a dark form.
 
-Everything that is put into the markup is escaped on the way.
+All text in the markup is escaped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOG_RATIO = 30.0
 """A curve whose values span more than this ratio gets a logarithmic axis."""
 
 MAX_POINTS = 400
-"""Points of a curve; longer ones are averaged in groups."""
+"""Most points of a curve; groups of points are averaged in longer ones."""
 
 CurvePoint = tuple[float, float]
 
@@ -37,15 +37,19 @@ class Histogram(Config):
 
     @property
     def total(self) -> int:
-        """Of all values."""
+        """Number of all values."""
         return sum(self.counts) + self.below + self.above
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers in [low, high], about ``wanted`` of them, 1, 2 or 5 times a power of ten apart."""
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers in [low, high], 1, 2 or 5 times a power of ten apart.
+
+    >>> ticks(0, 10)
+    [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    """
     if not high > low:
         return [low]
-    rough = (high - low) / wanted
+    rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / rough)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -53,15 +57,19 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten in [low, high]; powers alone if those are many."""
+    """1, 2 and 5 times powers of ten in [low, high]; only powers of ten if there are more than six."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [m * 10.0**p for p in powers for m in (1, 2, 5)]
     inside = [t for t in fine if low <= t <= high]
     return inside if len(inside) <= 6 else [10.0**p for p in powers if low <= 10.0**p <= high]
 
 
-def short(value: float) -> str:
-    """A number as an axis shows it: ``12k``, ``0.05``, ``-80``."""
+def axis_number(value: float) -> str:
+    """A number in the short form of an axis.
+
+    >>> axis_number(12_000), axis_number(0.05), axis_number(-80)
+    ('12k', '0.05', '-80')
+    """
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
@@ -70,7 +78,7 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Data to pixels along one axis."""
+    """Maps values to pixels along one axis."""
 
     low: float
     high: float
@@ -84,13 +92,13 @@ class _Scale:
         share = (at - low) / (high - low) if high > low else 0.5
         return round(self.begin + share * (self.end - self.begin), 1)
 
-    def ticks(self, wanted: int = 5) -> list[float]:
-        """Where the axis is marked."""
-        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, wanted)
+    def ticks(self, count: int = 5) -> list[float]:
+        """Values at which the axis is marked."""
+        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, count)
 
 
 def line_chart(curves: Mapping[str, Sequence[CurvePoint]], x_label: str, y_label: str) -> Markup:
-    """Curves over a common x. At least one point in all."""
+    """Curves over a common x axis. At least one curve has a point."""
     thin = {name: thinned(points) for name, points in curves.items() if points}
     xs = [x for points in thin.values() for x, _ in points]
     ys = [y for points in thin.values() for _, y in points]
@@ -104,19 +112,19 @@ def line_chart(curves: Mapping[str, Sequence[CurvePoint]], x_label: str, y_label
         )
         for i, (name, points) in enumerate(thin.items())
     )
-    summary = ", ".join(f"{name} ends at {short(p[-1][1])}" for name, p in thin.items())
+    summary = ", ".join(f"{name} ends at {axis_number(p[-1][1])}" for name, p in thin.items())
     title = f"{y_label} by {x_label}: {summary}"
     chart = _frame(lines, across, up, x_label, y_label + (" (log)" if log else ""), title=title)
     return chart + legend(list(thin)) if len(thin) > 1 else chart
 
 
 def histogram_chart(histogram: Histogram, x_label: str, second: Callable[[float], float]) -> Markup:
-    """Bars, with a second reading of the same axis above it.
+    """A histogram as bars, with a second scale above them.
 
     Args:
-        histogram: what to draw.
-        x_label: with the unit, and after a slash that of the second reading.
-        second: the value of the second reading.
+        histogram: counts to draw.
+        x_label: label of the x axis with the units of both scales.
+        second: converts a value to the second scale.
     """
     across = _Scale(histogram.low, histogram.high, LEFT, WIDTH - RIGHT)
     up = _Scale(0, max(1, *histogram.counts), HEIGHT - BOTTOM, TOP + 22)
@@ -141,7 +149,7 @@ def histogram_chart(histogram: Histogram, x_label: str, second: Callable[[float]
 
 
 def paired_bars(names: Sequence[str], pairs: Mapping[str, Sequence[float]], y_label: str) -> Markup:
-    """Bars side by side for each name, one of each series; values are shares of 1."""
+    """A group of bars for each name, with one bar for each series. Values are shares in [0, 1]."""
     greatest = max(max(values) for values in pairs.values())
     across = _Scale(0, len(names), LEFT, WIDTH - RIGHT)
     up = _Scale(0, greatest or 1.0, HEIGHT - BOTTOM, TOP)
@@ -177,7 +185,7 @@ def paired_bars(names: Sequence[str], pairs: Mapping[str, Sequence[float]], y_la
 
 
 def legend(names: Sequence[str]) -> Markup:
-    """Which colour is which."""
+    """A list of curves' names with their colours."""
     items = Markup("").join(
         Markup('<li><span class="swatch c{}"></span>{}</li>').format(i % 6, name)
         for i, name in enumerate(names)
@@ -186,7 +194,7 @@ def legend(names: Sequence[str]) -> Markup:
 
 
 def thinned(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """At most :data:`MAX_POINTS` finite points, each the mean of its neighbours where there were more."""
+    """At most :data:`MAX_POINTS` finite points; if there are more, means of groups."""
     finite = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
     size = -(-len(finite) // MAX_POINTS) or 1
     groups = [finite[i : i + size] for i in range(0, len(finite), size)]
@@ -204,7 +212,7 @@ def _frame(
     x_ticks: int = 5,
     percent: bool = False,
 ) -> Markup:
-    """Axes, grid and labels around marks."""
+    """The chart: marks with axes, grid and labels."""
     rows = Markup("").join(
         Markup(
             '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
@@ -216,13 +224,13 @@ def _frame(
             up(t),
             LEFT - 6,
             up(t) + 4,
-            f"{t:.0%}" if percent else short(t),
+            f"{t:.0%}" if percent else axis_number(t),
         )
         for t in up.ticks(4)
     )
     columns = Markup("").join(
         Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            across(t), HEIGHT - BOTTOM + 15, short(t)
+            across(t), HEIGHT - BOTTOM + 15, axis_number(t)
         )
         for t in (across.ticks(x_ticks) if x_ticks else ())
     )

@@ -1,4 +1,4 @@
-"""A model's history as the curves of charts."""
+"""Training histories as curves for charts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from genmod.report.charts import CurvePoint
 
 _SIDES = {"train": "training", "val": "validation"}
-"""First part of a metric's name -> name of its curve. Then come the phase and the quantity."""
+"""First part of a metric's name -> name of its curve. The other parts are the phase and the quantity."""
 
 _LOSS = "loss"
 
@@ -16,14 +16,14 @@ Charts = dict[str, dict[str, list[CurvePoint]]]
 """Title -> name of a curve -> (nimg, value)."""
 
 
-def curves(history: Sequence[Mapping[str, Any]]) -> tuple[Charts, Charts]:
-    """Charts of each phase's loss, and charts of all other quantities.
+def training_curves(history: Sequence[Mapping[str, Any]]) -> tuple[Charts, Charts]:
+    """Charts of the losses of each phase, and charts of all other quantities.
 
     Args:
-        history: of a model's history.json: objects with ``nimg`` and ``metrics``.
+        history: content of a model's history.json: objects with ``nimg`` and ``metrics``.
 
     Returns:
-        charts in which training and validation stand together, losses apart from the rest.
+        the charts of losses and the charts of other quantities, each with curves of training and validation.
     """
     losses: Charts = {}
     others: Charts = {}

@@ -1,4 +1,4 @@
-"""The report: what is known of some models as one page of HTML that needs nothing else. Pure functions."""
+"""The report: one self-contained HTML page about some models. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from genmod.report.curves import Charts
 
 @dataclass(frozen=True)
 class MetricText:
-    """How a metric is told to people."""
+    """Title and explanation of a metric on the page."""
 
     title: str
     meaning: str
@@ -29,122 +29,123 @@ class MetricText:
 _METRIC_TEXTS: dict[str, MetricText] = {
     "fd": MetricText(
         "Fréchet distance",
-        "How far the cloud of samples lies from the cloud of real images: their centres and their "
-        "spreads. The real images in the first column show what 0 becomes with so few rows.",
+        "Distance between the distributions of samples and real images in feature space, from "
+        "their means and covariances. The first column shows what real images reach with as many "
+        "rows.",
     ),
     "kid": MetricText(
         "Kernel distance",
-        "Another distance between the two clouds, fair with few rows: 0 on average, a little above or "
-        "below, for samples as good as real images.",
+        "Maximum mean discrepancy between samples and real images. Unbiased with few rows: for "
+        "samples as good as real images it is 0 on average, and may be slightly negative.",
     ),
     "precision": MetricText(
         "Precision",
-        "Share of samples that land among real images: do they look real? Read it together with "
-        "coverage, since even noise can land there.",
+        "Share of samples within the neighbourhood of a real image: do samples look real? Read it"
+        " together with coverage, since even noise can have a high precision.",
         True,
     ),
     "recall": MetricText(
         "Recall",
-        "Share of real images that land among the samples: could the model have made them?",
+        "Share of real images within the neighbourhood of a sample: could the model generate them?",
         True,
     ),
     "density": MetricText(
         "Density",
-        "How crowded with real images it is where samples land: about 1 for real images, more if the "
-        "model prefers typical ones.",
+        "Mean number of real neighbourhoods that contain a sample, relative to k: about 1 for "
+        "real images, more if the model prefers typical images.",
     ),
     "coverage": MetricText(
         "Coverage",
-        "Share of real images with a sample nearby. It falls when the model forgets kinds of images.",
+        "Share of real images with a sample in their neighbourhood. It falls when the model drops modes.",
         True,
     ),
     "class_balance": MetricText(
-        "Class mix",
-        "How differently the classes are mixed, as the classifier sees them: 0 % is the same mix, "
-        "100 % no class in common.",
+        "Class balance",
+        "Total variation distance between the class distributions of samples and real images, by "
+        "the classifier: 0 % for equal distributions, 100 % for no class in common.",
         True,
     ),
     "label_accuracy": MetricText(
         "Label accuracy",
-        "How often the classifier sees the class that the model was asked for. First column: how "
-        "often it is right about real held-out images.",
+        "Share of samples in which the classifier sees the requested class. The first column is "
+        "its accuracy on held-out real images.",
         True,
     ),
     "memorisation": MetricText(
         "Memorisation",
-        "Share of samples suspiciously close to a training image, compared in pixels. Honest samples "
-        "give about 5 %, replayed training images 100 %.",
+        "Share of samples that are unusually close to a training image, in pixels. New samples "
+        "score about 5 %, copies of training images 100 %.",
         True,
     ),
 }
 
 _RELATIONS: dict[str, str] = {
     "exact": "exact",
-    "exact_to_tolerance": "exact up to the solver's tolerance",
-    "lower_bound": "lower bound: the truth is at least this",
-    "stochastic_lower_bound": "lower bound on average over its own randomness",
-    "estimate": "estimate: may err to either side",
-    "stochastic_upper_bound": "upper bound on average over its own randomness",
-    "upper_bound": "upper bound: the truth is at most this",
+    "exact_to_tolerance": "exact up to the tolerance of the solver",
+    "lower_bound": "lower bound: the true value is at least this",
+    "stochastic_lower_bound": "stochastic lower bound: below the true value on average",
+    "estimate": "estimate: may be above or below the true value",
+    "stochastic_upper_bound": "stochastic upper bound: above the true value on average",
+    "upper_bound": "upper bound: the true value is at most this",
 }
 
 
 @dataclass(frozen=True)
 class ModelPage:
-    """What the report says of one model."""
+    """Content of the report about one model."""
 
     name: str
     family: str
     metrics: Sequence[MetricResult]
     metadata: Mapping[str, Any]
-    """Of its evaluation."""
+    """Metadata of the evaluation's manifest."""
     pictures: Mapping[str, bytes]
     """PNG files by name: ``samples.png``, ``nearest.png``; of a model with latents
     ``latents/reconstructions.png`` and ``latents/traversals.png``."""
     losses: Charts = field(default_factory=Charts)
-    """What training descended."""
+    """Training and validation losses."""
     quantities: Charts = field(default_factory=Charts)
-    """What else was measured while training."""
+    """Other quantities that were logged during training."""
     events: Sequence[str] = ()
-    """What happened when its samples and latents were watched."""
+    """Events of the monitors during training, such as rollbacks."""
     latents: Mapping[str, float] = field(default_factory=dict[str, float])
-    """How they were used at the end of training, see :func:`genmod.interface.latents.latent_usage`."""
+    """Use of the latents at the end of training, see :func:`genmod.interface.latents.latent_usage`."""
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """Everything on the page."""
+    """Content of the whole page."""
 
     title: str
     dims: int
-    """D of the images, for bits per dimension."""
+    """Dimensions of an image, for bits per dimension."""
     levels: int
-    """Values that a pixel takes, for bits per dimension of densities."""
+    """Number of values of a pixel, for bits per dimension of densities."""
     data: Sequence[tuple[str, str]]
     """TaskResult of the dataset."""
     reference_png: bytes
     models: Sequence[ModelPage]
     provenance: Sequence[tuple[str, str, str]]
-    """What, where it lies, its digest."""
+    """Name, URL and digest of each artifact."""
     tracking: str
-    """How to see the runs."""
+    """Command or URL that shows the tracked runs."""
 
 
 def render(content: ReportContent) -> str:
-    """The page. All text is escaped; nothing is loaded from elsewhere."""
+    """The page as HTML. All text is escaped, and nothing is loaded from other files or servers."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = resources.files("genmod.report").joinpath("page.html").read_text("utf-8")
     return environment.from_string(template).render(
         content=content,
         picture=_picture,
-        number=number,
+        number=format_number,
         relations=_RELATIONS,
-        place=_place,
+        position=_position,
         budget=_budget,
         metrics=_metric_rows(content.models),
         losses={model.name: _charts(model.losses) for model in content.models},
         quantities={model.name: _charts(model.quantities) for model in content.models},
-        efforts={model.name: _effort(model) for model in content.models},
+        nfe_curves={model.name: _quality_vs_nfe(model) for model in content.models},
         histograms={
             model.name: _histogram(model, content.dims, content.levels) for model in content.models
         },
@@ -155,8 +156,12 @@ def render(content: ReportContent) -> str:
     )
 
 
-def number(value: float, percent: bool = False) -> str:
-    """A value with as many digits as are of use."""
+def format_number(value: float, percent: bool = False) -> str:
+    """A value with a number of digits that suits its size.
+
+    >>> format_number(1234.5), format_number(0.123456), format_number(0.05, percent=True)
+    ('1,234.5', '0.123', '5.0%')
+    """
     if percent:
         return f"{value:.1%}"
     size = abs(value)
@@ -167,7 +172,7 @@ def number(value: float, percent: bool = False) -> str:
 
 @dataclass(frozen=True)
 class _MetricRow:
-    """One metric of all models."""
+    """One metric of all models, a row of the table."""
 
     metric: str
     text: MetricText
@@ -176,18 +181,18 @@ class _MetricRow:
     floor: MetricValue | None
     ceiling: MetricValue | None
     cells: Sequence[tuple[MetricResult | None, bool]]
-    """Of each model: its reading, and whether it is among the best."""
+    """For each model its result, and whether it is among the best."""
     better: str
 
 
 def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
     by_model = [{r.value.protocol.metric: r for r in model.metrics} for model in models]
     rows: list[_MetricRow] = []
-    for metric in dict.fromkeys(name for found in by_model for name in found):
-        metrics = [found.get(metric) for found in by_model]
-        first = next(reading for reading in metrics if reading is not None)
+    for metric in dict.fromkeys(name for metrics in by_model for name in metrics):
+        results = [metrics.get(metric) for metrics in by_model]
+        first = next(result for result in results if result is not None)
         protocol = first.value.protocol
-        best = _best(metrics)
+        best = _best(results)
         rows.append(
             _MetricRow(
                 metric=metric,
@@ -196,33 +201,33 @@ def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
                 rows=f"{protocol.n_fake:,} samples, {protocol.n_real:,} real",
                 floor=first.floor,
                 ceiling=first.ceiling,
-                cells=list(zip(metrics, best, strict=True)),
+                cells=list(zip(results, best, strict=True)),
                 better=first.better,
             )
         )
     return rows
 
 
-def _best(metrics: Sequence[MetricResult | None]) -> list[bool]:
-    """Which are the best, with all whose interval reaches the best one's; none if not comparable."""
-    there = [reading for reading in metrics if reading is not None]
-    if len(there) < 2 or len({reading.value.protocol_digest for reading in there}) > 1:
-        return [False] * len(metrics)
-    lower = there[0].better == "lower"
-    best = (min if lower else max)(there, key=lambda reading: reading.value.value).value.interval
+def _best(results: Sequence[MetricResult | None]) -> list[bool]:
+    """Whether each interval overlaps that of the best value; False for all if they are not comparable."""
+    known = [result for result in results if result is not None]
+    if len(known) < 2 or len({result.value.protocol_digest for result in known}) > 1:
+        return [False] * len(results)
+    lower = known[0].better == "lower"
+    best = (min if lower else max)(known, key=lambda result: result.value.value).value.interval
     return [
-        reading is not None
-        and reading.value.interval.low <= best.high
-        and best.low <= reading.value.interval.high
-        for reading in metrics
+        result is not None
+        and result.value.interval.low <= best.high
+        and best.low <= result.value.interval.high
+        for result in results
     ]
 
 
-def _place(reading: MetricResult) -> int | None:
-    """Per cent of the way from real images to noise, within the track that is drawn."""
-    if reading.relative_position is None:
+def _position(result: MetricResult) -> int | None:
+    """Relative position between real images and noise in per cent, limited to 0 .. 100."""
+    if result.relative_position is None:
         return None
-    return round(100 * min(1.0, max(0.0, reading.relative_position)))
+    return round(100 * min(1.0, max(0.0, result.relative_position)))
 
 
 def _picture(png: bytes, alt: str) -> Markup:
@@ -240,16 +245,16 @@ def _charts(charts: Charts) -> list[tuple[str, Markup]]:
 
 def _units(model: ModelPage) -> list[float]:
     """KL of each latent unit, largest first."""
-    found = [kl for name, kl in model.latents.items() if name.startswith("kl_nats_of_unit/")]
-    return sorted(found, reverse=True)
+    kls = [kl for name, kl in model.latents.items() if name.startswith("kl_nats_of_unit/")]
+    return sorted(kls, reverse=True)
 
 
-def _effort(model: ModelPage) -> Markup | None:
-    """Quality against calls of the net, a curve for each solver."""
+def _quality_vs_nfe(model: ModelPage) -> Markup | None:
+    """Quality against network evaluations, a curve for each solver."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    for point in model.metadata.get("effort") or ():
+    for point in model.metadata.get("quality_vs_nfe") or ():
         curves.setdefault(point["curve"], []).append((point["nfe"], point["fd"]))
-    return line_chart(curves, "calls of the net", "Fréchet distance") if curves else None
+    return line_chart(curves, "network evaluations", "Fréchet distance") if curves else None
 
 
 def _histogram(model: ModelPage, dims: int, levels: int) -> Markup | None:
@@ -284,11 +289,11 @@ def _budget(budget: Mapping[str, Any]) -> str:
 
 
 def _labels_differ(models: Sequence[ModelPage]) -> bool:
-    """Whether scores of models carry unlike labels, so that they must not be compared."""
+    """Whether scores of models have different labels, so that they must not be compared."""
     keys = ("label", "estimator", "of", "measure")
-    told: set[tuple[Any, ...]] = set()
+    labels: set[tuple[Any, ...]] = set()
     for model in models:
         scores = model.metadata.get("scores")
         if scores is not None:
-            told.add((*(scores[key] for key in keys), _budget(scores["budget"])))
-    return len(told) > 1
+            labels.add((*(scores[key] for key in keys), _budget(scores["budget"])))
+    return len(labels) > 1

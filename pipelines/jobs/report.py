@@ -19,19 +19,19 @@ from genmod.manifest import (
     read_listed,
     write_file,
 )
-from genmod.report.curves import curves
+from genmod.report.curves import training_curves
 from genmod.report.page import ModelPage, ReportContent, render
 from genmod.training.monitors.latents import LATENT_IMAGES
 from genmod.training.publish import MONITOR_EVENTS
 
 PAGE = "report.html"
 
-VERSION = 3
-"""Of the page. A change of its look or its words makes reports anew."""
+VERSION = 4
+"""Version of the page. Raise it when the page changes, so that reports are rendered again."""
 
 
 class ReportJob(Config):
-    """One page about some models of a root."""
+    """One page about some models below a root."""
 
     title: str
     root: str
@@ -39,11 +39,11 @@ class ReportJob(Config):
     models: tuple[str, ...]
     out_root: str
     tracking: str
-    """How to see the runs."""
+    """Command or URL that shows the tracked runs."""
 
     @property
     def page_url(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         return storage.join(self.out_root, PAGE)
 
     def fingerprint(self, snapshot: Snapshot) -> str:
@@ -64,11 +64,11 @@ class ReportJob(Config):
         snapshot = snapshot or Snapshot()
         if (done := self.done(snapshot)) is not None:
             return done
-        wanted = self.fingerprint(snapshot)
-        claim(self.out_root, wanted)
+        expected = self.fingerprint(snapshot)
+        claim(self.out_root, expected)
         page = write_file(self.out_root, PAGE, render(self.content(snapshot)).encode())
         parents = {name: manifest.digest for name, _, manifest in self._inputs(snapshot)}
-        manifest = Manifest(kind="report", fingerprint=wanted, parents=parents, files=(page,))
+        manifest = Manifest(kind="report", fingerprint=expected, parents=parents, files=(page,))
         return snapshot.add(self.out_root, publish(self.out_root, manifest))
 
     def content(self, snapshot: Snapshot) -> ReportContent:
@@ -121,7 +121,7 @@ class ReportJob(Config):
         model_root, root = self._at("models", name), self._at("evaluation", name)
         model, evaluation = self._model(snapshot, name), _evaluation(snapshot, root)
         history: list[dict[str, Any]] = json.loads(_file(model_root, model, HISTORY))
-        losses, quantities = curves(history)
+        losses, quantities = training_curves(history)
         return ModelPage(
             name=name,
             family=str(model.metadata["family"]),
@@ -158,10 +158,10 @@ def _about(data: DatasetManifest) -> list[tuple[str, str]]:
     rows = ", ".join(f"{split} {data.rows(split):,}" for split in SPLITS if data.rows(split))
     size_bytes = sum(shard.tar.size_bytes for shard in data.shards)
     metadata = [
-        ("Source", str(data.metadata.get("source", "not said"))),
+        ("Source", str(data.metadata.get("source", "unknown"))),
         ("Images", str(data.spec)),
         ("Rows", rows),
-        ("Refused inputs", f"{data.quarantined:,}"),
+        ("Rejected inputs", f"{data.quarantined:,}"),
         ("Shards", f"{len(data.shards):,} tars, {size_bytes / 1e6:,.1f} MB"),
     ]
     if data.class_names:

@@ -28,6 +28,7 @@ from genmod.scoring.work_units import shard_slices
 from genmod.training.job import TrainJob, run_job
 from genmod.training.plan import TrainConfig
 from genmod.world import SingleProcess
+from pipelines.commands import expected_times
 from pipelines.commands.expected_times import Cores, sampling_time, scoring_time, training_time
 from pipelines.jobs.sampling import SampleActor, SampleJob, plan_sample
 from pipelines.jobs.score_plan import ScoreJob, plan_score
@@ -37,7 +38,8 @@ from pipelines.recipe.recipe import load
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 TRAIN_ROWS, VAL_ROWS = 2_000, 200
 STEPS, SAMPLES, SCORES = 150, 400, 200
-QUICK = {"TRAIN_ROWS": 300, "STEPS": 4, "SAMPLES": 50, "SCORES": 20}
+BUDGET_S = expected_times.BUDGET_S
+QUICK = {"TRAIN_ROWS": 300, "STEPS": 4, "SAMPLES": 50, "SCORES": 20, "BUDGET_S": 0.05}
 
 _ACTOR: dict[str, Any] = {"device": "cpu", "threads": 1, "deadline_s": 3600.0}
 
@@ -115,11 +117,12 @@ def compare(subject: Subject, root: str, dataset: DatasetManifest) -> Iterator[d
 
     config = SampleConfig(count=SAMPLES, shard_rows=SAMPLES, micro_batch=50)
     sampling = SampleJob(subject.name, model_root, f"{root}/samples/{subject.name}", subject.sample)
-    sampler = SampleActor(plans=[plan_sample(sampling, config, seed=0)], **_ACTOR)
+    plan = plan_sample(sampling, config, seed=0)
+    sampler = SampleActor(plans=[plan], **_ACTOR)
     options = parse(family(subject.family).Sample, subject.sample, "sample")
     expected = sampling_time(model, options, LabelRequest(10), config, cores).total_s
-    task = {"job": 0, "piece": "train-000000", "rows": SAMPLES, "what": {"number": 0}}
-    yield _row(subject, "sample", expected, _seconds(lambda: sampler.do(task)))
+    real = _seconds(lambda: sampler.write_unit(plan, "train-000000", {"number": 0}))
+    yield _row(subject, "sample", expected, real)
 
     score_options = parse(family(subject.family).Score, subject.score, "score")
     rows = min(SCORES, score_options.max_rows or SCORES)
@@ -127,12 +130,12 @@ def compare(subject: Subject, root: str, dataset: DatasetManifest) -> Iterator[d
     scoring = ScoreJob(
         subject.name, model_root, f"{root}/data", f"{root}/scores/{subject.name}", subject.score
     )
-    plan = plan_score(scoring, scores, seed=0)
-    (part,) = shard_slices(dataset, plan.config, 0)
-    actor = ScoreActor(plans=[plan], **_ACTOR)
+    score_plan = plan_score(scoring, scores, seed=0)
+    (part,) = shard_slices(dataset, score_plan.config, 0)
+    scorer = ScoreActor(plans=[score_plan], **_ACTOR)
     expected = scoring_time(model, score_options, rows, scores, cores).total_s
-    task = {"job": 0, "piece": part.name, "rows": rows, "what": as_json(part)}
-    yield _row(subject, "score", expected, _seconds(lambda: actor.do(task)))
+    real = _seconds(lambda: scorer.write_unit(score_plan, part.name, as_json(part)))
+    yield _row(subject, "score", expected, real)
 
 
 def _row(subject: Subject, stage: str, expected_s: float, real_s: float) -> dict:
@@ -149,6 +152,7 @@ def _row(subject: Subject, stage: str, expected_s: float, real_s: float) -> dict
 def bench() -> list[dict]:
     """All subjects."""
     torch.set_num_threads(1)
+    expected_times.BUDGET_S = BUDGET_S
     with tempfile.TemporaryDirectory() as root:
         dataset = write_dataset(f"{root}/data")
         return [row for subject in subjects() for row in compare(subject, root, dataset)]

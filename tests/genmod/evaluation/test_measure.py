@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from genmod.config import canonical_json
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images, uniform_noise
-from genmod.evaluation.measure import BETTER, Truth, evaluate_samples, metrics_from
+from genmod.evaluation.measure import BETTER, Reference, evaluate_samples, metrics_from
 from genmod.manifest import ImageSpec
 from genmod.metrics.features import FeaturesConfig, fit_extractor
 from genmod.metrics.protocol import EvaluateConfig, difference
@@ -28,36 +28,38 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def truth(digits):
+def reference(digits):
     train, _, reference = digits
     features = FeaturesConfig(train_images=8_000)
     extractor = fit_extractor(features, SPEC, train.pixels_NCHW, train.labels_N, seed=0)
-    return Truth(train, reference, "ab" * 32, extractor, EvaluateConfig(bootstrap=50), seed=0)
+    return Reference(train, reference, "ab" * 32, extractor, EvaluateConfig(bootstrap=50), seed=0)
 
 
 def by_name(evaluation):
     return {reading.value.protocol.metric: reading for reading in evaluation.metrics}
 
 
-def test_real_held_out_images_are_near_the_floor_in_every_metric(digits, truth):
-    found = by_name(evaluate_samples(digits[1], truth))
+def test_real_held_out_images_are_near_the_floor_in_every_metric(digits, reference):
+    found = by_name(evaluate_samples(digits[1], reference))
     assert list(found) == list(BETTER)
     for name in ("fd", "kid", "precision", "recall", "density", "coverage", "label_accuracy"):
         assert abs(found[name].relative_position) < 0.15, name
     assert found["memorisation"].value.value < 0.2
 
 
-def test_noise_is_at_the_ceiling_in_every_metric(truth):
-    for name, reading in by_name(evaluate_samples(uniform_noise(400, SPEC, seed=0), truth)).items():
+def test_noise_is_at_the_ceiling_in_every_metric(reference):
+    for name, reading in by_name(
+        evaluate_samples(uniform_noise(400, SPEC, seed=0), reference)
+    ).items():
         if reading.ceiling is not None:
             assert difference(reading.value, reading.ceiling) == 0, name
             assert reading.relative_position == 1
 
 
-def test_one_class_alone_is_caught_by_coverage_and_class_balance(digits, truth):
+def test_one_class_alone_is_caught_by_coverage_and_class_balance(digits, reference):
     train = digits[0]
     only = train.labels_N == 3
-    found = evaluate_samples(Images(train.pixels_NCHW[only], train.labels_N[only]), truth)
+    found = evaluate_samples(Images(train.pixels_NCHW[only], train.labels_N[only]), reference)
     metrics = by_name(found)
     assert metrics["coverage"].value.interval.high < 0.4
     assert metrics["class_balance"].value.value > 0.8
@@ -66,22 +68,24 @@ def test_one_class_alone_is_caught_by_coverage_and_class_balance(digits, truth):
     assert sum(found.class_counts["reference"]) == len(digits[2])
 
 
-def test_wrong_labels_are_caught_by_label_accuracy_alone(digits, truth):
+def test_wrong_labels_are_caught_by_label_accuracy_alone(digits, reference):
     fresh = digits[1]
-    right = by_name(evaluate_samples(fresh, truth))
-    wrong = by_name(evaluate_samples(Images(fresh.pixels_NCHW, (fresh.labels_N + 1) % 10), truth))
+    right = by_name(evaluate_samples(fresh, reference))
+    wrong = by_name(
+        evaluate_samples(Images(fresh.pixels_NCHW, (fresh.labels_N + 1) % 10), reference)
+    )
     assert right["label_accuracy"].value.value > 0.8 > 0.2 > wrong["label_accuracy"].value.value
     assert right["fd"].value == wrong["fd"].value
 
 
-def test_samples_without_labels_have_no_label_accuracy(digits, truth):
+def test_samples_without_labels_have_no_label_accuracy(digits, reference):
     assert "label_accuracy" not in by_name(
-        evaluate_samples(Images(digits[1].pixels_NCHW, None), truth)
+        evaluate_samples(Images(digits[1].pixels_NCHW, None), reference)
     )
 
 
-def test_both_ends_are_measured_by_the_samples_own_protocol(digits, truth):
-    for name, reading in by_name(evaluate_samples(digits[1], truth)).items():
+def test_both_ends_are_measured_by_the_samples_own_protocol(digits, reference):
+    for name, reading in by_name(evaluate_samples(digits[1], reference)).items():
         assert reading.value.name.startswith(name + "[")
         if reading.ceiling is not None:
             assert reading.value.protocol_digest == reading.ceiling.protocol_digest
@@ -89,15 +93,15 @@ def test_both_ends_are_measured_by_the_samples_own_protocol(digits, truth):
             assert reading.value.protocol_digest == reading.floor.protocol_digest
 
 
-def test_it_says_the_same_twice_and_survives_json(digits, truth):
-    a, b = evaluate_samples(digits[1], truth), evaluate_samples(digits[1], truth)
+def test_it_says_the_same_twice_and_survives_json(digits, reference):
+    a, b = evaluate_samples(digits[1], reference), evaluate_samples(digits[1], reference)
     assert canonical_json(a.metadata()) == canonical_json(b.metadata())
     assert metrics_from(json.loads(canonical_json(a.metadata()))) == a.metrics
 
 
-def test_too_few_samples_are_refused_in_words(digits, truth):
+def test_too_few_samples_are_refused_in_words(digits, reference):
     with pytest.raises(ConfigError, match=r"evaluate\.neighbours=5"):
-        evaluate_samples(digits[1].part(0, 4), truth)
+        evaluate_samples(digits[1].part(0, 4), reference)
 
 
 def test_noise_of_binary_data_is_binary():

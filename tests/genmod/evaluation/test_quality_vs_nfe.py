@@ -9,7 +9,7 @@ from genmod import units
 from genmod.config import as_json
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images
-from genmod.evaluation.measure import Truth
+from genmod.evaluation.measure import Reference
 from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
@@ -27,12 +27,12 @@ STD = 0.25
 
 
 @pytest.fixture(scope="module")
-def truth():
+def reference():
     noise = STD * rng_for(0, "real", range(600)).normal(*SPEC.shape)
     real = Images(units.to_pixels(noise), None)
     extractor = fit_extractor(FeaturesConfig(), SPEC, real.pixels_NCHW, None, seed=0)
     config = EvaluateConfig(curve_images=150)
-    return Truth(real, real, "ab" * 32, extractor, config, seed=0)
+    return Reference(real, real, "ab" * 32, extractor, config, seed=0)
 
 
 def published(root, name):
@@ -47,9 +47,9 @@ def published(root, name):
     return publish_model(root, config, state, fingerprint="f", parents={}, metadata={})
 
 
-def test_more_calls_draw_better(truth, tmp_path):
+def test_more_calls_draw_better(reference, tmp_path):
     made = published(str(tmp_path), "diffusion")
-    points = quality_curve(str(tmp_path), made.digest, {"guidance": 1.0}, truth)
+    points = quality_curve(str(tmp_path), made.digest, {"guidance": 1.0}, reference)
     curves = {point["curve"] for point in points}
     assert curves == {"heun", "ddim", "dpm_solver", "unipc"}
     for curve in curves:
@@ -58,22 +58,22 @@ def test_more_calls_draw_better(truth, tmp_path):
     by_call = {(point["curve"], point["nfe"]): point["fd"] for point in points}
     for curve, times in (("heun", 10), ("ddim", 1.5)):
         assert by_call[curve, 5] > times * by_call[curve, 35]
-    assert quality_curve(str(tmp_path), made.digest, {}, truth) == points
+    assert quality_curve(str(tmp_path), made.digest, {}, reference) == points
 
 
-def test_the_report_shows_it(truth, tmp_path):
+def test_the_report_shows_it(reference, tmp_path):
     made = published(str(tmp_path), "diffusion")
-    few = replace(truth, config=EvaluateConfig(curve_images=10))
+    few = replace(reference, config=EvaluateConfig(curve_images=10))
     points = quality_curve(str(tmp_path), made.digest, {}, few)
-    metadata = {"effort": points}
+    metadata = {"quality_vs_nfe": points}
     curve = [(float(p["nfe"]), p["fd"]) for p in points if p["curve"] == "heun"]
     assert "<svg" in line_chart({"heun": curve}, "nfe", "fd")
-    for model_facts, shown in ((metadata, True), ({"effort": []}, False)):
-        page = efforts_section(model_facts)
-        assert ("Quality against effort" in page) is shown
+    for model_facts, shown in ((metadata, True), ({"quality_vs_nfe": []}, False)):
+        page = curve_section(model_facts)
+        assert ("Quality against network evaluations" in page) is shown
 
 
-def efforts_section(metadata):
+def curve_section(metadata):
     """The page of one model of which nothing else is known."""
     return render(
         ReportContent(
@@ -101,9 +101,9 @@ FACTS = {
 }
 
 
-def test_a_model_without_a_choice_has_no_curve(truth, tmp_path):
+def test_a_model_without_a_choice_has_no_curve(reference, tmp_path):
     made = published(str(tmp_path), "vae")
-    assert quality_curve(str(tmp_path), made.digest, {}, truth) == []
+    assert quality_curve(str(tmp_path), made.digest, {}, reference) == []
     assert all(
         options.Sample().nfe_sweep() == ()
         for options in map(family, families())
@@ -111,10 +111,10 @@ def test_a_model_without_a_choice_has_no_curve(truth, tmp_path):
     )
 
 
-def test_another_model_is_refused(truth, tmp_path):
+def test_another_model_is_refused(reference, tmp_path):
     published(str(tmp_path), "vae")
-    with pytest.raises(ConfigError, match="the samples are of 000000000000; make them again"):
-        quality_curve(str(tmp_path), "0" * 64, {}, truth)
+    with pytest.raises(ConfigError, match="the samples are of 000000000000; sample again"):
+        quality_curve(str(tmp_path), "0" * 64, {}, reference)
 
 
 def test_a_tuned_model_has_its_own_ladder():

@@ -12,16 +12,16 @@ from genmod.report.charts import (
     HEIGHT,
     MAX_POINTS,
     WIDTH,
+    axis_number,
     histogram_chart,
     legend,
     line_chart,
     log_ticks,
     paired_bars,
-    short,
     thinned,
     ticks,
 )
-from genmod.report.curves import curves
+from genmod.report.curves import training_curves
 
 HOSTILE = "\"><script>alert(1)</script>&'"
 
@@ -56,7 +56,7 @@ def test_logarithmic_ticks():
 
 
 def test_numbers_are_short():
-    assert [short(v) for v in (0, 0.05, 1500, 12_000, 3.4e6)] == [
+    assert [axis_number(v) for v in (0, 0.05, 1500, 12_000, 3.4e6)] == [
         "0",
         "0.05",
         "1500",
@@ -120,6 +120,6 @@ def test_a_history_becomes_curves_of_training_and_validation():
         },
         {"nimg": 20, "metrics": {"train/d/loss": 2.0}},
     ]
-    losses, others = curves(history)
+    losses, others = training_curves(history)
     assert losses == {"d loss": {"training": [(10, 3), (20, 2)], "validation": [(10, 4)]}}
     assert others == {"d lr": {"training": [(10, 0.1)]}}

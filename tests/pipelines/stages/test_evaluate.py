@@ -258,11 +258,11 @@ def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_fa
         tracking="nowhere",
     )
     page = render(content)
-    assert "Telling other data apart" in page
+    assert "Out-of-distribution detection" in page
     assert f"{recommended['auroc']:.3f}" in page
     assert "(recommended)" in page
     assert re.search(
-        r"on 4 images of its own the upper bound lies\s+1\.25 ± 0\.500 nats above", page
+        r"gap between upper and lower bound on 4 samples of the model:\s+1\.25 ± 0\.500 nats", page
     )
     with pytest.raises(ConfigError, match="cannot be compared"):
         evaluation_job(root, "vae", ood_root=f"{root}/other/vae").check_inputs(Snapshot())
