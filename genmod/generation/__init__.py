@@ -1,1 +1,1 @@
-"""Synthetic images, addressed by index."""
+"""Generation of synthetic datasets, whose images are addressed by index."""

@@ -1,9 +1,8 @@
-"""What makes a synthetic dataset: which label an image gets, its pixels, and what its sidecar says.
+"""Synthetic datasets: the label, the pixels and the sidecar of each image.
 
-Image i is a pure function of (model, seed, i) and of the size of micro-batches: it is computed in the
-micro-batch of all indices ``[m k, m (k + 1))`` that holds i, always whole, so its bits do not depend on how
-many images are made, how they are cut into shards, or who makes them. Letters: B batch, C channels,
-H height, W width.
+Image i is a pure function of (model, seed, i) and the micro-batch size m. It is always computed in the
+complete micro-batch ``[m k, m (k + 1))`` that contains i. So its bits do not depend on the number of images,
+on the shards, or on the process that computes it. Letters: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -26,64 +25,68 @@ from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 
 SAMPLE_PURPOSE = "sample"
-"""Of the randomness of samples. The same for all models: one index is the same noise for each of them."""
+"""RNG purpose of samples. All models share it, so an index has the same noise in each of them."""
 
 SAMPLE_SPLIT: Literal["train"] = "train"
-"""The split of a synthetic dataset."""
+"""The only split of a synthetic dataset."""
 
 
 class SampleConfig(Config):
-    """The recipe's ``sample``: how many images, with which labels, and how the work is cut."""
+    """The recipe's ``sample``: number of images, their labels, and the division of the work."""
 
     count: int = Field(default=10_000, gt=0)
     """Images to generate with each model."""
     shard_rows: int = Field(default=1_000, gt=0)
-    """Images of one tar, the unit of work. A multiple of ``micro_batch`` wastes nothing."""
+    """Images per shard, the unit of work. Multiples of ``micro_batch`` are the most efficient."""
     micro_batch: int = Field(default=100, gt=0)
-    """Images that the model makes together. Part of the result: it fixes how sums are rounded."""
+    """Images that the model generates together. Affects the result: it determines how sums are rounded."""
     labels: int | str = "auto"
-    """``balanced`` deals the classes out in turn, a class's number or name asks for it alone, ``none`` is
-    for a model without labels. ``auto``: balanced where the model knows classes, none elsewhere."""
+    """``balanced`` cycles through the classes; a class number or name generates that class only; ``none`` is
+    for models without labels. ``auto``: balanced if the model has classes, else none."""
     workers: int = Field(default=1, gt=0)
-    """Actors, each with the model on a device of its own. They do not change the result."""
+    """Number of Ray actors, each with the model on its own device. Does not affect the result."""
     weights: Literal["ema", "raw"] = "ema"
     """``ema``: the moving average; ``raw``: the trained weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
     output: str = Field(default="samples", min_length=1)
-    """Folder below the root, or a URL; each model has one in it. ``evaluate`` judges the default one."""
+    """Folder below the root, or a URL, with a folder per model. ``evaluate`` reads the default one."""
     deadline_s: float = Field(default=3600.0, gt=0)
-    """For one shard. One that takes longer is given up, the others go on, the stage fails."""
+    """Time limit of one shard. A shard beyond it fails the stage after the other shards are written."""
 
     def result(self) -> dict[str, Any]:
-        """The fields that the images depend on, for the fingerprint."""
+        """Fields that determine the images, for the fingerprint."""
         return self.model_dump(mode="json", exclude={"workers", "device", "output", "deadline_s"})
 
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """Which labels a job asks for, resolved against what the model knows."""
+    """The requested labels of a job, resolved against the model's classes.
+
+    >>> [LabelRequest(classes=3).label(index) for index in range(5)]
+    [0, 1, 2, 0, 1]
+    """
 
     classes: int
-    """Number of labels that the model knows, 0 for none."""
+    """Number of classes of the model; 0 without labels."""
     only: int | None = None
-    """The one class that is asked for; all in turn if not given."""
+    """The only class to generate; all classes in turn if None."""
 
     @property
     def rule(self) -> int | str:
-        """What is asked for, in the recipe's words: one text for one meaning."""
+        """The request in normal form: ``balanced``, ``none`` or a class number."""
         if self.only is not None:
             return self.only
         return "balanced" if self.classes else "none"
 
     def label(self, index: int) -> int | None:
-        """The label of an index; None for a model without labels."""
+        """Label of an image; None for a model without labels."""
         if not self.classes:
             return None
         return index % self.classes if self.only is None else self.only
 
     def labels_B(self, index_B: Tensor) -> Tensor | None:
-        """The same for many: int64, on their device."""
+        """Labels of images, int64, on the device of ``index_B``; None for a model without labels."""
         if not self.classes:
             return None
         return index_B % self.classes if self.only is None else torch.full_like(index_B, self.only)
@@ -95,7 +98,7 @@ def label_request(
     """Resolve the recipe's ``sample.labels`` for a model.
 
     Raises:
-        ConfigError: the model does not know such a class.
+        ConfigError: the model has no such class.
     """
     if labels == "auto":
         return LabelRequest(spec.classes)
@@ -108,7 +111,7 @@ def label_request(
         )
     if labels == "none":
         raise ConfigError(
-            "recipe: sample.labels is 'none', but the model makes images of a class; "
+            "recipe: sample.labels is 'none', but the model is class-conditional; "
             "use auto, balanced or a class"
         )
     if labels == "balanced":
@@ -119,14 +122,14 @@ def label_request(
         if 0 <= int(labels) < spec.classes:
             return LabelRequest(spec.classes, int(labels))
         raise ConfigError(
-            f"recipe: sample.labels is {labels}, but the model knows classes 0 to {spec.classes - 1}"
+            f"recipe: sample.labels is {labels}, but the model has classes 0 to {spec.classes - 1}"
         )
     valid = ["auto", "balanced", "none", *class_names]
     raise ConfigError(f"recipe: sample.labels is {labels!r}; {did_you_mean(labels, valid)}")
 
 
-def quantise(x_BCHW: Tensor, spec: ImageSpec) -> Tensor:
-    """What a model made, in [-1, 1], as pixels (uint8); binary images get pixels 0 and 255."""
+def _quantise(x_BCHW: Tensor, spec: ImageSpec) -> Tensor:
+    """Convert model outputs in [-1, 1] to uint8 pixels; binary images get pixels 0 and 255."""
     if spec.levels == 2:
         x_BCHW = units.binarise(x_BCHW)
     return units.to_pixels(x_BCHW)
@@ -134,54 +137,55 @@ def quantise(x_BCHW: Tensor, spec: ImageSpec) -> Tensor:
 
 @dataclass(frozen=True)
 class SampleGenerator:
-    """Makes the images of one job; everything that they depend on."""
+    """Generates the images of one job."""
 
     model: GenerativeModel
     options: SampleOptions
-    want: LabelRequest
+    label_request: LabelRequest
     seed: int
     micro_batch: int
 
     @torch.no_grad()
     def pixels_BCHW(self, number: int) -> Tensor:
-        """The whole micro-batch ``number``: uint8 on the CPU, B = ``micro_batch``.
+        """Generate micro-batch ``number`` completely: uint8 on the CPU, B = ``micro_batch``.
 
         Raises:
-            GenmodError: an image holds something that is not a finite number.
+            GenmodError: an image contains NaN or infinite values.
         """
         device = next(self.model.parameters()).device
         size = self.micro_batch
         index_B = torch.arange(number * size, (number + 1) * size, device=device)
         rng = rng_for(self.seed, SAMPLE_PURPOSE, index_B)
-        x_BCHW = self.model.sample(self.want.labels_B(index_B), rng, self.options)
+        x_BCHW = self.model.sample(self.label_request.labels_B(index_B), rng, self.options)
         assert x_BCHW.shape == (size, *self.model.spec.shape), x_BCHW.shape
         bad = (~x_BCHW.isfinite().flatten(1).all(1)).nonzero()
         if len(bad):
             raise GenmodError(
-                f"image {int(index_B[int(bad[0])])} holds values that are not finite numbers "
-                f"({len(bad)} such of {size}); the model is broken, or its sampler diverges"
+                f"image {int(index_B[int(bad[0])])} contains NaN or infinite values "
+                f"({len(bad)} of {size} images do); the model is broken, or its sampler diverges"
             )
-        return quantise(x_BCHW, self.model.spec).cpu()
+        return _quantise(x_BCHW, self.model.spec).cpu()
 
-    def images(self, wanted: range) -> Iterator[tuple[int, Tensor]]:
-        """Images of consecutive indices, one by one: (index, pixels of shape (C, H, W)).
+    def images(self, indices: range) -> Iterator[tuple[int, Tensor]]:
+        """Generate images of consecutive indices: (index, uint8 pixels (C, H, W)).
 
-        One micro-batch at a time is held. One that sticks out of ``wanted`` is made whole and cut.
+        Only one micro-batch is in memory at a time. A micro-batch that exceeds ``indices`` is computed
+        completely, and the surplus is dropped.
         """
-        first, last = wanted.start // self.micro_batch, -(-wanted.stop // self.micro_batch)
+        first, last = indices.start // self.micro_batch, -(-indices.stop // self.micro_batch)
         for number in range(first, last):
             for row, pixels_CHW in enumerate(self.pixels_BCHW(number)):
                 index = number * self.micro_batch + row
-                if index in wanted:
+                if index in indices:
                     yield index, pixels_CHW
 
     def image(self, index: int) -> Tensor:
-        """One image alone, pixels of shape (C, H, W): the same bits as among others."""
+        """Generate one image, uint8 (C, H, W), with the same bits as in :meth:`images`."""
         return self.pixels_BCHW(index // self.micro_batch)[index % self.micro_batch]
 
     def row(self, index: int, pixels_CHW: Tensor, model_digest: str) -> Row:
-        """An image as a row of the dataset. Its sidecar says how to make it again."""
-        label = self.want.label(index)
+        """Convert an image to a dataset row, with a sidecar that allows to regenerate it."""
+        label = self.label_request.label(index)
         sidecar = {
             "index": index,
             "seed": self.seed,
@@ -197,18 +201,18 @@ class SampleGenerator:
 
 
 def shard_range(number: int, config: SampleConfig) -> range:
-    """The indices of a shard."""
+    """Indices of the images of a shard."""
     start = number * config.shard_rows
     return range(start, min(start + config.shard_rows, config.count))
 
 
 def shard_count(config: SampleConfig) -> int:
-    """How many shards a job makes."""
+    """Number of shards of a job."""
     return -(-config.count // config.shard_rows)
 
 
 def size_bytes_at_most(config: SampleConfig, spec: ImageSpec) -> int:
-    """An upper estimate of the tars' size: images that do not compress, three members each."""
+    """Upper bound of the size of the tars: incompressible images, three members each."""
     png = spec.dims + spec.height + 256
     members = sum(512 + -(-content // 512) * 512 for content in (png, 8, 400))
     return config.count * members + shard_count(config) * 10_240

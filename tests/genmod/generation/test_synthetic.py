@@ -1,4 +1,4 @@
-"""Synthetic datasets: an image depends on its index alone, labels are dealt out, rows can be made again."""
+"""Synthetic datasets: an image depends on its index alone; labels cycle; sidecars allow to regenerate."""
 
 import glob
 import json
@@ -28,34 +28,34 @@ from genmod.manifest import ImageSpec
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 
 
-def maker(name, spec=SPEC, want=None, micro_batch=4):
+def generator_of(name, spec=SPEC, labels=None, micro_batch=4):
     model_class = family(name)
     stats = DataStats(mean=(0.0,) * spec.channels, std=(0.5,) * spec.channels)
     net = model_class.Config.tiny().model_dump()
     model = ModelConfig(family=name, net=net, spec=spec, stats=stats).build(1).eval()
     return SampleGenerator(
-        model, model_class.Sample(), want or LabelRequest(spec.classes), 7, micro_batch
+        model, model_class.Sample(), labels or LabelRequest(spec.classes), 7, micro_batch
     )
 
 
 @pytest.mark.parametrize("name", families())
-def test_an_image_is_the_same_however_the_work_is_cut(name):
-    make = maker(name)
-    whole = dict(make.images(range(12)))
+def test_an_image_does_not_depend_on_the_division_of_the_work(name):
+    generator = generator_of(name)
+    whole = dict(generator.images(range(12)))
     assert list(whole) == list(range(12))
     for part in (range(3, 10), range(5, 6), range(8, 12)):
-        for index, pixels_CHW in make.images(part):
+        for index, pixels_CHW in generator.images(part):
             assert index in part
             assert torch.equal(pixels_CHW, whole[index])
-    assert torch.equal(make.image(9), whole[9])
+    assert torch.equal(generator.image(9), whole[9])
     assert len({pixels.numpy().tobytes() for pixels in whole.values()}) == 12
 
 
 @pytest.mark.parametrize("levels", [2, 256])
 @pytest.mark.parametrize("name", families())
-def test_pixels_are_the_dataset_s(name, levels):
+def test_pixels_have_the_shape_and_levels_of_the_dataset(name, levels):
     spec = SPEC.model_copy(update={"levels": levels, "classes": 0})
-    pixels_BCHW = maker(name, spec).pixels_BCHW(0)
+    pixels_BCHW = generator_of(name, spec).pixels_BCHW(0)
     assert pixels_BCHW.shape == (4, 1, 8, 8)
     assert pixels_BCHW.dtype == torch.uint8
     if levels == 2:
@@ -84,11 +84,11 @@ class Diverging(GenerativeModel):
         return x_BCHW
 
 
-def test_an_image_that_is_none_is_said_so_instead_of_written():
-    make = SampleGenerator(Diverging(SPEC), SampleOptions(), LabelRequest(3), 7, 4)
-    assert len(list(make.images(range(0, 4)))) == 4
-    with pytest.raises(GenmodError, match="image 6 holds values that are not finite"):
-        list(make.images(range(0, 5)))
+def test_an_image_with_nan_is_an_error_and_not_written():
+    generator = SampleGenerator(Diverging(SPEC), SampleOptions(), LabelRequest(3), 7, 4)
+    assert len(list(generator.images(range(0, 4)))) == 4
+    with pytest.raises(GenmodError, match="image 6 contains NaN"):
+        list(generator.images(range(0, 5)))
 
 
 def test_labels_are_a_function_of_the_index():
@@ -96,39 +96,35 @@ def test_labels_are_a_function_of_the_index():
     assert label_request("auto", SPEC).labels_B(index_B).tolist() == [0, 1, 2, 2]
     assert label_request("balanced", SPEC) == label_request("auto", SPEC)
     assert [label_request(labels, SPEC).rule for labels in ("auto", 0, "2")] == ["balanced", 0, 2]
-    for one in (1, "1", "cat"):
-        assert label_request(one, SPEC, ["dog", "cat", "cow"]).labels_B(index_B).tolist() == [
-            1,
-            1,
-            1,
-            1,
-        ]
-    for want in (LabelRequest(3), LabelRequest(3, 0), LabelRequest(3, 2)):
-        assert [want.label(int(index)) for index in index_B] == want.labels_B(index_B).tolist()
+    for only in (1, "1", "cat"):
+        request = label_request(only, SPEC, ["dog", "cat", "cow"])
+        assert request.labels_B(index_B).tolist() == [1, 1, 1, 1]
+    for request in (LabelRequest(3), LabelRequest(3, 0), LabelRequest(3, 2)):
+        assert [request.label(int(i)) for i in index_B] == request.labels_B(index_B).tolist()
     plain = SPEC.model_copy(update={"classes": 0})
     for none in ("auto", "none"):
         assert label_request(none, plain).labels_B(index_B) is None
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "says"),
+    ("labels", "classes", "message"),
     [
         (3, 3, "classes 0 to 2"),
         (-1, 3, "classes 0 to 2"),
         ("ct", 3, "did you mean 'cat'"),
-        ("none", 3, "images of a class"),
+        ("none", 3, "class-conditional"),
         ("balanced", 0, "trained without labels"),
         (1, 0, "trained without labels"),
     ],
 )
-def test_labels_that_the_model_does_not_know_are_refused(labels, classes, says):
+def test_labels_that_the_model_does_not_have_are_rejected(labels, classes, message):
     spec = SPEC.model_copy(update={"classes": classes})
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         label_request(labels, spec, ["dog", "cat", "cow"])
 
 
 @given(count=st.integers(1, 500), shard_rows=st.integers(1, 100))
-def test_shards_hold_every_index_once(count, shard_rows):
+def test_shards_contain_every_index_once(count, shard_rows):
     config = SampleConfig(count=count, shard_rows=shard_rows)
     ranges = [shard_range(number, config) for number in range(shard_count(config))]
     assert [index for part in ranges for index in part] == list(range(count))
@@ -136,9 +132,11 @@ def test_shards_hold_every_index_once(count, shard_rows):
 
 
 @pytest.mark.parametrize("name", families())
-def test_a_shard_says_how_each_image_was_made(name, tmp_path):
-    make = maker(name, want=LabelRequest(3, only=2))
-    rows = [make.row(index, pixels, "digest") for index, pixels in make.images(range(2, 9))]
+def test_sidecars_describe_how_each_image_was_generated(name, tmp_path):
+    generator = generator_of(name, labels=LabelRequest(3, only=2))
+    rows = [
+        generator.row(index, pixels, "digest") for index, pixels in generator.images(range(2, 9))
+    ]
     entry, metadata = write_shard(str(tmp_path), "train-000000", "train", SPEC, rows)
     assert metadata.rows_K == (0, 0, 7)
     assert entry.tar.size_bytes <= size_bytes_at_most(SampleConfig(count=7), SPEC)
@@ -151,13 +149,13 @@ def test_a_shard_says_how_each_image_was_made(name, tmp_path):
             "index": index,
             "seed": 7,
             "model": "digest",
-            "sampler": make.options.sampler,
-            "draws_from_p": make.options.draws_from_p,
+            "sampler": generator.options.sampler,
+            "draws_from_p": generator.options.draws_from_p,
             "label_asked": 2,
         }
 
 
-def test_what_does_not_change_the_images_is_not_in_the_fingerprint():
+def test_settings_without_effect_on_the_images_are_not_in_the_fingerprint():
     base = SampleConfig()
     same = SampleConfig(workers=9, device="cpu", deadline_s=1)
     assert same.result() == base.result()
