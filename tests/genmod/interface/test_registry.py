@@ -1,5 +1,7 @@
 """A new family is one new file: all code that names no family works with it."""
 
+import ast
+import re
 import shutil
 from pathlib import Path
 
@@ -86,3 +88,38 @@ def test_folders_and_files_of_families_are_checked(tmp_path, monkeypatch):
     (tmp_path / "flow.py").write_text("")
     with pytest.raises(ConfigError, match="two families 'flow'"):
         families()
+
+
+ROOT = Path(__file__).parents[3]
+NAMES_FAMILY_SETTINGS = {
+    "genmod/models": "the families",
+    "genmod/distributions": "likelihoods of pixels, whose errors name the key that selects them",
+    "genmod/samplers": "code of families that solve an equation",
+    "genmod/likelihood": "estimators, whose errors name the settings of the families that use them",
+    "pipelines/recipe/renamed.py": "old names of recipe keys",
+}
+
+
+def strings(tree):
+    """String constants of a file that are no docstrings."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    docstrings = {id(node.value) for node in nodes}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in docstrings:
+            yield node.value
+
+
+def test_no_other_code_names_a_family_or_its_settings(monkeypatch):
+    monkeypatch.delenv(FAMILIES_VARIABLE)
+    names = re.compile(rf"({'|'.join(families())})|.*\bnet\.[a-z_]+.*", re.DOTALL)
+    found = {}
+    for path in (
+        path for room in ("genmod", "cluster", "pipelines") for path in (ROOT / room).rglob("*.py")
+    ):
+        name = str(path.relative_to(ROOT))
+        if not name.startswith(tuple(NAMES_FAMILY_SETTINGS)):
+            texts = [text for text in strings(ast.parse(path.read_text())) if names.fullmatch(text)]
+            found |= {name: texts} if texts else {}
+    assert found == {}
+    assert [text for text in strings(ast.parse("x = 'raise net.gamma'")) if names.fullmatch(text)]

@@ -123,7 +123,9 @@ def test_another_runs_checkpoints_are_refused(checkpoints, crashed, gaussian, ga
 
 def test_nothing_is_pickled(checkpoints, crashed):
     folder = folder_of(checkpoints, 24)
-    for name in storage.list_names(folder):
+    names = storage.list_names(folder)
+    assert {name.rpartition(".")[2] for name in names} == {"json", "safetensors"}
+    for name in names:
         data = storage.read_bytes(storage.join(folder, name))
         header = data[8 : 8 + int.from_bytes(data[:8], "little")]
         json.loads(data if name.endswith(".json") else header)

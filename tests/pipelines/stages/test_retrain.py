@@ -148,6 +148,7 @@ def test_retrain(ray_session, place):
     assert _champion(recipe) == champion
     assert not (root / "retrain" / "v0003").exists()
     planned = _do(recipe, partial(plan, "retrain"))
+    assert planned
     assert all(step.done for step in planned)
 
 

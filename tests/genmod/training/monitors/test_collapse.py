@@ -236,6 +236,7 @@ def test_watching_alone_changes_no_weights(tmp_path):
     assert watched.monitor_state.best_nimg > 0
     assert blind.monitor_state == MonitorState()
     seen = [point.metrics for point in read_metrics(str(tmp_path / "a"))]
+    assert seen
     assert all(0 <= metrics["samples/coverage"] <= 1 for metrics in seen)
 
 
