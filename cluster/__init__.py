@@ -1,1 +1,1 @@
-"""How many processes there are: connect, submit, shapes, and the Ray side of World. No mlflow."""
+"""Ray: connect, submit jobs, run tasks, actors and groups of workers. No mlflow, no recipes."""

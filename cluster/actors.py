@@ -1,8 +1,8 @@
-"""Bulk work over a pool of actors: one Ray Data execution, one actor per device, small facts back.
+"""Runs many small tasks on a pool of actors: one Ray Data execution, one actor per device.
 
-A work item is a JSON object that says what to make; an actor makes it, writes the files itself and gives
-back a small JSON object. Items are independent and idempotent (they end with a receipt), so any of them may
-be tried again, on any actor.
+A task is a JSON object that describes a work unit. An actor computes it, writes the files, and returns a
+small JSON object. Tasks are independent and idempotent (each ends with a receipt), so any actor may repeat
+any task.
 """
 
 from __future__ import annotations
@@ -23,31 +23,41 @@ from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import Manifest, require
 from genmod.memory import keep_freed
+from genmod.storage.retry import Backoff
 
-TRIES = 3
-"""How often an actor tries an item whose storage fails, and how often Ray gives an item to a new actor."""
+ATTEMPTS = 3
+"""Attempts of an actor at a task whose storage fails, and retries of Ray on new actors."""
 
-RESTARTS = 8
-"""How often Ray starts an actor anew whose process ended."""
+MAX_FAILURES = 8
+"""Number of failed tasks at which a job stops; with fewer failures, all other tasks are run."""
 
-FAILURES = 8
-"""A job with so many failed items stops; fewer do not keep the others from being made."""
+_RESTARTS = 8
+"""How often Ray restarts an actor whose process ended."""
 
-START_UP_S = 600.0
-"""What the first item may take longer than its deadline: processes start, models load."""
+_FIRST_PAUSE_S = 2.0
+"""About the pause before the second attempt at a task whose storage fails."""
 
-MOST_BLOCKS = 2_048
-"""Blocks of the work list. Longer lists put several items into a block."""
+_START_UP_S = 600.0
+"""Time that processes and models may take to start, in seconds, in addition to the first task's deadline."""
+
+_MAX_BLOCKS = 2_048
+"""Ray Data blocks of the task list; in longer lists a block contains several tasks."""
 
 Task = dict[str, Any]
-"""A work item: JSON values."""
+"""A work unit as JSON values, with a ``name`` for messages."""
 
 TaskResult = dict[str, Any]
-"""What came of an item: JSON values."""
+"""Result of a task as JSON values; a failed task's contains ``error``."""
 
 
 class Actor(ABC):
-    """What Ray Data starts once per device. Subclasses hold the models and know how to do an item."""
+    """Worker process of a pool, one per device. Subclasses load the models and implement :meth:`do`.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: that torch uses.
+        deadline_s: of one task, in seconds.
+    """
 
     def __init__(self, device: str, threads: int, deadline_s: float) -> None:
         self.device = device
@@ -58,56 +68,57 @@ class Actor(ABC):
 
     @abstractmethod
     def do(self, task: Task) -> TaskResult:
-        """Make one item, write it, and say what it is. May be called again with the same item."""
+        """Run one task: write its files and return its result. Must be idempotent."""
 
     def _set_threads(self) -> None:
-        import torch  # here, not at the top: the driver has no use for it
+        import torch  # here, because the driver does not need it
 
         torch.set_num_threads(self.threads)
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """Ray Data's call: a batch of items in, what came of them out."""
+        """Called by Ray Data: a batch of tasks in, their results out."""
         return {"result": [json.dumps(self._within_deadline(json.loads(t))) for t in batch["task"]]}
 
     def _within_deadline(self, task: Task) -> TaskResult:
-        """Do an item on a thread that can be given up; what went wrong is a fact too."""
+        """Run a task on a thread that can be abandoned; errors become results."""
         if self._stuck:
-            # A thread of an earlier item still holds the device. Ray starts a fresh process.
+            # A thread of an earlier task still uses the device. Ray starts a new process.
             os._exit(1)
-        outcome: list[TaskResult] = []
-        thread = threading.Thread(target=lambda: outcome.append(self._tried(task)), daemon=True)
+        results: list[TaskResult] = []
+        thread = threading.Thread(
+            target=lambda: results.append(self._with_retries(task)), daemon=True
+        )
         thread.start()
         thread.join(self.deadline_s)
-        if not outcome:
+        if not results:
             self._stuck = True
             return _failure(task, f"took longer than its deadline of {self.deadline_s:g} s")
-        self._stuck = outcome[0].get("poisoned", False)
-        return outcome[0]
+        self._stuck = results[0].get("broken_process", False)
+        return results[0]
 
-    def _tried(self, task: Task) -> TaskResult:
-        """Do an item; a store's hiccup is tried again, a person's mistake is not."""
-        self._set_threads()  # OpenMP counts the threads of each thread of its own
-        for attempt in range(1, TRIES + 1):
+    def _with_retries(self, task: Task) -> TaskResult:
+        """Run a task; storage errors are retried, errors for the user are not."""
+        self._set_threads()  # OpenMP has a number of threads per thread
+        backoff = Backoff(attempts=ATTEMPTS, first_s=_FIRST_PAUSE_S)
+        while True:
             try:
                 return self.do(task)
             except GenmodError as error:
                 return _failure(task, str(error), exit_code=error.exit_code)
             except OSError as error:
-                if attempt == TRIES:
-                    return _failure(task, f"{type(error).__name__}: {error} ({TRIES} tries)")
-                time.sleep(0.2 * 5**attempt)
-            except (
-                Exception
-            ) as error:  # told to the driver, which decides; the process may be broken
+                pause_s = backoff.next_pause_s()
+                if pause_s is None:
+                    return _failure(task, f"{type(error).__name__}: {error} ({ATTEMPTS} attempts)")
+                time.sleep(pause_s)
+            except Exception as error:  # the driver decides; the process may be broken
                 text = f"{type(error).__name__}: {error}"
-                return _failure(task, text, poisoned=True, trace=traceback.format_exc())
-        raise AssertionError("unreachable")
+                return _failure(task, text, broken_process=True, trace=traceback.format_exc())
 
 
 class ModelActor(Actor):
-    """An actor that holds models on its device, each loaded once.
+    """An actor that loads each model once and keeps it on its device.
 
-    All models of a job's list stay loaded, so they must fit on one device together.
+    All models of a job must fit on one device together.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -116,24 +127,24 @@ class ModelActor(Actor):
         self._models: dict[tuple[str, str], GenerativeModel] = {}
 
     def model(self, root: str, digest: str, weights: Literal["ema", "raw"]) -> GenerativeModel:
-        """A model, ready to be asked.
+        """A published model on this actor's device.
 
         Args:
             root: URL of its folder.
-            digest: of its manifest, as the driver saw it.
-            weights: which of the two sets.
+            digest: of its manifest, as read by the driver.
+            weights: ``ema`` or ``raw``.
 
         Raises:
-            DataError: the folder holds another model by now, or files that do not fit their digests.
+            DataError: the folder contains another model by now, or a file does not match its digest.
         """
         if (digest, weights) not in self._models:
             from genmod.interface.model_store import load_model
 
-            found = require(Manifest, root, "model", "train")
-            if found.digest != digest:
+            manifest = require(Manifest, root, "model", "train")
+            if manifest.digest != digest:
                 raise DataError(
-                    f"{root} holds model {found.digest[:12]}, but the job was planned for {digest[:12]}; "
-                    "give the command again"
+                    f"{root} contains model {manifest.digest[:12]}, but the job was planned for "
+                    f"{digest[:12]}; run the same command again"
                 )
             model = load_model(root, weights)
             self._models[digest, weights] = model.to(self.device)
@@ -144,51 +155,56 @@ def _failure(task: Task, error: str, **more: Any) -> TaskResult:
     return {"task": task, "error": " ".join(error.split()), **more}
 
 
-def run(
+def run_actors(
     actor: type[Actor],
     tasks: Sequence[Task],
     *,
     workers: int,
     resources: ResourceRequest,
     deadline_s: float,
-    **constructor: Any,
+    **options: Any,
 ) -> Iterator[TaskResult]:
-    """Do all items on a pool of actors; yields what came of each as it is done, in any order.
+    """Run all tasks on a pool of actors. Ray is connected.
 
     Args:
-        actor: the class; it gets ``device``, ``threads``, ``deadline_s`` and ``constructor``.
-        tasks: the items. Each has a ``name`` for messages.
-        workers: actors at most. Fewer work if the cluster has no room for all.
-        resources: what each requests.
-        deadline_s: for one item.
-        **constructor: further arguments of the class.
+        actor: the class. Its constructor receives ``device``, ``threads``, ``deadline_s`` and ``options``.
+        tasks: each has a ``name`` for messages.
+        workers: largest number of actors; fewer run if the cluster is too small.
+        resources: what each actor requests.
+        deadline_s: of one task, in seconds.
+        **options: further arguments of the class.
+
+    Yields:
+        The result of each successful task, in the order in which they finish.
 
     Raises:
-        ConfigError: the cluster has no node that one actor fits on.
-        DataError: an item was refused for a reason that a person must mend; the job stops.
-        GenmodError: items failed otherwise. All others have been made, unless too many failed.
+        ConfigError: no node of the cluster is large enough for one actor.
+        DataError: a task failed with an error for the user; the job stops.
+        GenmodError: tasks failed otherwise. All other tasks were run, unless ``MAX_FAILURES`` failed.
     """
     if not tasks:
         return
     _check_capacity(resources)
+    options |= {
+        "device": resources.device,
+        "threads": max(1, int(resources.cpus)),
+        "deadline_s": deadline_s,
+    }
     failed: list[TaskResult] = []
-    constructor |= {"device": resources.device, "threads": max(1, int(resources.cpus))}
-    for metadata in _stream(
-        actor, tasks, workers, resources, constructor | {"deadline_s": deadline_s}
-    ):
-        if "error" not in metadata:
-            yield metadata
+    for result in _stream(actor, tasks, workers, resources, options):
+        if "error" not in result:
+            yield result
             continue
-        failed.append(metadata)
-        if metadata.get("exit_code") == DataError.exit_code:
-            raise DataError(f"{metadata['task']['name']}: {metadata['error']}")
-        if len(failed) >= FAILURES:
+        failed.append(result)
+        if result.get("exit_code") == DataError.exit_code:
+            raise DataError(f"{result['task']['name']}: {result['error']}")
+        if len(failed) >= MAX_FAILURES:
             break
     if failed:
         first = failed[0]
         error = GenmodError(
-            f"{len(failed)} of {len(tasks)} pieces of work failed, the first of them "
-            f"{first['task']['name']}: {first['error']}; the same command makes what is missing"
+            f"{len(failed)} of {len(tasks)} tasks failed, first {first['task']['name']}: "
+            f"{first['error']}; run the same command again to resume"
         )
         if "trace" in first:
             error.add_note(first["trace"])
@@ -209,8 +225,9 @@ def _stream(
     tasks: Sequence[Task],
     workers: int,
     resources: ResourceRequest,
-    constructor: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> Iterator[TaskResult]:
+    """Results of all tasks, failed ones included. GenmodError if Ray loses the pool."""
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
     from ray.exceptions import RayError
@@ -220,31 +237,31 @@ def _stream(
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = constructor["deadline_s"] + START_UP_S
+    context.execution_no_progress_timeout_s = options["deadline_s"] + _START_UP_S
     workers = min(workers, len(tasks))
-    items = [{"task": json.dumps(task)} for task in tasks]
+    rows = [{"task": json.dumps(task)} for task in tasks]
     with DataContext.current(context), warnings.catch_warnings():
-        # The budget of restarts has no other way in yet; without it Ray would restart for ever.
+        # max_restarts is deprecated, but has no replacement; without it Ray restarts actors without limit.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        blocks = min(len(items), MOST_BLOCKS)
-        done = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        blocks = min(len(rows), _MAX_BLOCKS)
+        results = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             actor,
             batch_size=1,
-            fn_constructor_kwargs=dict(constructor),
+            fn_constructor_kwargs=dict(options),
             compute=ActorPoolStrategy(
                 min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=1
             ),
             num_cpus=resources.cpus,
             num_gpus=resources.gpus,
-            max_restarts=RESTARTS,
-            max_task_retries=TRIES,
+            max_restarts=_RESTARTS,
+            max_task_retries=ATTEMPTS,
         )
     try:
-        for row in done.iter_rows():
+        for row in results.iter_rows():
             yield json.loads(row["result"])
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise GenmodError(
             f"the pool of {workers} workers was lost ({type(error).__name__}: {reason}); "
-            "the same command makes what is missing"
+            "run the same command again to resume"
         ) from error

@@ -1,7 +1,7 @@
-"""Ray jobs: submit one, follow its log, say how it is, stop it. Every request has a deadline.
+"""Ray jobs: submit one, follow its log, read its state, stop it. Every request has a timeout.
 
-The token is Ray's own: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH. This module knows nothing of recipes.
-:func:`cluster.environment.set_environment` has been called before it is imported.
+Authentication uses Ray's token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH. Call
+:func:`cluster.environment.set_environment` before importing this module.
 """
 
 from __future__ import annotations
@@ -22,46 +22,47 @@ from ray.exceptions import AuthenticationError
 from cluster.compat import UPLOAD_LOGGERS, job_client
 from genmod.config import Config
 from genmod.errors import ConfigError, GenmodError
+from genmod.storage.retry import Backoff
 
-LOST_S = 90.0
-"""How long a head may be silent before a job that runs is no longer followed."""
+_LOST_S = 90.0
+"""How long the head may be silent, in seconds, before a running job is no longer followed."""
 
-POLL_S = 2.0
-"""How often a job's status is asked for while its log is silent."""
+_POLL_S = 2.0
+"""Pause between two requests for a job's state, in seconds."""
 
-STOP_S = 60.0
-"""How long a stopped job may take to end."""
+_STOP_S = 60.0
+"""How long a stopped job may take to end, in seconds."""
 
 Write = Callable[[str], None]
 
 
 class JobRequest(Config):
-    """What is to run."""
+    """Command, files and environment of a job."""
 
     name: str
-    """The job's id; an attempt after the first gets ``-2``, ``-3`` after it."""
+    """The job's id; later attempts get the suffix ``-2``, ``-3``, ..."""
     entrypoint: str
     """A shell command."""
     working_dir: str
-    """A small local folder; the command runs in a copy of it."""
+    """A small local folder; the command runs in a copy of it on the cluster."""
     env: dict[str, str] = {}
     metadata: dict[str, str] = {}
 
 
 class JobState(Config):
-    """How a job is."""
+    """State of a job."""
 
     id: str
     status: str
-    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, as Ray calls it."""
+    """Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     message: str = ""
     """One line."""
     exit_code: int | None = Field(None)
-    """Of the command, if it ended by itself."""
+    """Of the command, if it ended without being stopped."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether the job has ended, in any way."""
         return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -70,16 +71,16 @@ class Jobs:
 
     Args:
         address: of the head's job server, ``http://HOST:8265``.
-        token: the cluster's, if it is not the one that Ray finds in the environment.
+        token: the cluster's; default: the one in the environment.
 
     Raises:
-        ConfigError: nobody answers there, or the token is not the cluster's.
+        ConfigError: no job server answers, or the token is wrong.
     """
 
     def __init__(self, address: str, token: str | None = None) -> None:
         if not address.startswith(("http://", "https://")):
             raise ConfigError(
-                f"--address {address}: jobs go to the head's job server, e.g. http://HOST:8265"
+                f"--address is {address}, but expected the URL of the job server, e.g. http://HOST:8265"
             )
         self.address = address.rstrip("/")
         for name in UPLOAD_LOGGERS:
@@ -89,10 +90,10 @@ class Jobs:
             self._client = job_client(self.address, headers)
 
     def submit(self, request: JobRequest) -> tuple[str, bool]:
-        """Start a job, or find the one of this name that is under way.
+        """Start a job, or find the running job of this name.
 
         Returns:
-            Its id, and whether it was started just now.
+            Its id, and whether this call started it.
         """
         with self._explained():
             latest = self._latest(request.name)
@@ -110,69 +111,70 @@ class Jobs:
             except RuntimeError as error:
                 if "already exists" not in str(error):
                     raise
-                return job_id, False  # another submission came first
+                return job_id, False  # another submission was first
         return job_id, True
 
     def state(self, job_id: str) -> JobState:
-        """How a job is. Raises ConfigError if there is none of this id."""
+        """State of a job. ConfigError if no job has this id."""
         with self._explained(job_id):
             return _state(self._client.get_job_info(job_id))
 
     def logs(self, job_id: str) -> str:
-        """All that a job has printed."""
+        """The whole log of a job."""
         with self._explained(job_id):
             return self._client.get_job_logs(job_id)
 
     def stop(self, job_id: str) -> JobState:
-        """Stop a job and wait until it has ended."""
+        """Stop a job and wait until it ends. GenmodError if that takes too long."""
         with self._explained(job_id):
             self._client.stop_job(job_id)
-        deadline_s = time.monotonic() + STOP_S
+        deadline_s = time.monotonic() + _STOP_S
         while not (state := self.state(job_id)).ended:
             if time.monotonic() > deadline_s:
                 raise GenmodError(
-                    f"{job_id} is still {state.status} {STOP_S:g} s after it was told to stop; "
-                    "Ray does not stop a job that has not begun"
+                    f"{job_id} is still {state.status} {_STOP_S:g} s after the stop request; Ray does not "
+                    "stop a pending job: wait until it runs, then stop it again"
                 )
             time.sleep(0.5)
         return state
 
     def follow(self, job_id: str, write: Write) -> JobState:
-        """Pass on what a job prints, from its beginning, until it ends.
+        """Write a job's log, from its beginning, until the job ends.
 
         Raises:
-            GenmodError: the head has been silent for too long.
+            GenmodError: the head was silent for too long.
         """
         log = _Log(write)
-        silent_since_s: float | None = None
+        silence: Backoff | None = None
         while True:
             try:
                 state = asyncio.run(self._tail(job_id, log))
                 if state.ended:
                     log.show_rest(self.logs(job_id))
                     return state
-                silent_since_s = None
-                time.sleep(POLL_S)  # the connection closed while the job goes on
+                silence = None
+                time.sleep(_POLL_S)  # the connection was closed, but the job runs
             except (OSError, RuntimeError, aiohttp.ClientError, GenmodError) as error:
-                silent_since_s = silent_since_s or time.monotonic()
-                if time.monotonic() - silent_since_s > LOST_S:
+                silence = silence or Backoff(_LOST_S, first_s=_POLL_S, last_s=_POLL_S)
+                pause_s = silence.next_pause_s()
+                if pause_s is None:
                     raise GenmodError(
-                        f"{self.address} has not answered for {LOST_S:g} s while {job_id} ran "
-                        f"({error}); the job may go on, and the same command follows it again"
+                        f"{self.address} did not answer for {_LOST_S:g} s while {job_id} ran ({error}); "
+                        "the job may still run; run the same command again to follow it"
                     ) from error
-                time.sleep(POLL_S)
+                time.sleep(pause_s)
 
     async def _tail(self, job_id: str, log: _Log) -> JobState:
         """Follow the log over one connection until it closes or the job ends."""
         while (state := self.state(job_id)).status == "PENDING":
-            await asyncio.sleep(POLL_S / 4)
+            await asyncio.sleep(_POLL_S / 4)
         log.restart()
         tail = self._client.tail_job_logs(job_id)
         stream = cast("AsyncGenerator[str]", tail)
         pending = asyncio.ensure_future(anext(stream))
         try:
             while not state.ended:
-                done, _ = await asyncio.wait({pending}, timeout=POLL_S)
+                done, _ = await asyncio.wait({pending}, timeout=_POLL_S)
                 if not done:
                     state = self.state(job_id)
                     continue
@@ -191,33 +193,35 @@ class Jobs:
 
     def _latest(self, name: str) -> JobState | None:
         """The newest attempt of a job."""
-        found = [_state(job) for job in self._client.list_jobs() if job.submission_id]
-        attempts = [state for state in found if _attempt(state.id, name)]
+        states = [_state(job) for job in self._client.list_jobs() if job.submission_id]
+        attempts = [state for state in states if _attempt(state.id, name)]
         return max(attempts, key=lambda state: _attempt(state.id, name), default=None)
 
     @contextmanager
     def _explained(self, job_id: str = "") -> Generator[None]:
-        """Turn what can go wrong with a request into one line for a person."""
+        """Turn the errors of a request into one line for the user."""
         try:
             yield
         except AuthenticationError as error:
             raise ConfigError(
-                f"{self.address} does not take this token; set RAY_AUTH_TOKEN or "
-                "RAY_AUTH_TOKEN_PATH to the cluster's"
+                f"{self.address} refuses this token; set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
+                "cluster's token"
             ) from error
         except (requests.RequestException, ConnectionError) as error:
             raise ConfigError(
                 f"no Ray job server answers at {self.address}; "
-                "give the head's with --address http://HOST:8265"
+                "check --address, e.g. http://HOST:8265"
             ) from error
         except RuntimeError as error:
             if "does not exist" in str(error):
-                raise ConfigError(f"{self.address} has no job {job_id!r}") from error
+                raise ConfigError(
+                    f"{self.address} has no job {job_id!r}; list its jobs with ray job list"
+                ) from error
             raise GenmodError(f"{self.address}: {error}") from error
 
 
 class _Log:
-    """Passes on a log that may be sent from its beginning more than once."""
+    """Writes a log once, although the server may send its beginning again."""
 
     def __init__(self, write: Write) -> None:
         self._write = write
@@ -225,11 +229,11 @@ class _Log:
         self._position = 0
 
     def restart(self) -> None:
-        """What comes next is the log's beginning."""
+        """The next chunk is the beginning of the log."""
         self._position = 0
 
     def show(self, chunk: str) -> None:
-        """Pass on what of a chunk is new."""
+        """Write the part of a chunk that was not written before."""
         fresh = chunk[max(0, self._shown - self._position) :]
         self._position += len(chunk)
         if fresh:
@@ -237,13 +241,13 @@ class _Log:
             self._shown = self._position
 
     def show_rest(self, whole: str) -> None:
-        """Pass on what of the whole log has not come yet."""
+        """Write the part of the whole log that was not written before."""
         self.restart()
         self.show(whole)
 
 
 def _attempt(job_id: str, name: str) -> int:
-    """Which attempt of a job this is; 0 if it is another job."""
+    """Number of this attempt of a job; 0 for another job."""
     if job_id == name:
         return 1
     head, _, number = job_id.rpartition("-")
@@ -261,9 +265,9 @@ def _state(job: Any) -> JobState:
 
 @contextmanager
 def _without(*names: str) -> Generator[None]:
-    """The environment without some names: Ray lets them override what it is told."""
-    held = {name: os.environ.pop(name) for name in names if name in os.environ}
+    """Without these environment variables, which override the address in Ray's client."""
+    removed = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(held)
+        os.environ.update(removed)

@@ -8,8 +8,8 @@ from typing import Literal
 
 from cluster.session import ClusterConfig, wait_s
 
-POLL_S = 0.5
-"""Pause between two looks at the cluster's nodes."""
+_POLL_S = 0.5
+"""Pause between two requests for the list of nodes, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def worker_capacity(request: ResourceRequest, workers: int) -> int:
     """
     end_s = time.monotonic() + request.wait_s
     while (capacity := _capacity(request)) < workers and time.monotonic() < end_s:
-        time.sleep(POLL_S)
+        time.sleep(_POLL_S)
     return capacity
 
 

@@ -1,4 +1,4 @@
-"""Ray's side of World: a group of training workers, and what each of them is told about itself."""
+"""Groups of training workers with Ray Train, and the World of each worker."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from genmod.errors import ConfigError, GenmodError
 from genmod.world import Group, SingleProcess, World
 
 Work = Callable[[World, dict[str, Any]], None]
-"""What every worker does; a module's function, and JSON values to tell it what is to be done."""
+"""What every worker runs: a module's function of its World and JSON values."""
 
-STARTS = 5
-"""How often a group that did not come up is started again."""
+_STARTS = 5
+"""How often a group is started again that failed to start."""
 
-COLLECTIVE_SLACK_S = 300
-"""Workers wait for one another for so much longer than the watchdog does, which says who is late."""
+_COLLECTIVE_SLACK_S = 300
+"""Collectives time out so much later than the watchdog, in seconds, because the watchdog names the worker."""
 
 
 @dataclass(frozen=True)
 class GroupOptions:
-    """How to run a group."""
+    """Size, resources, folders and failure limits of a group."""
 
     workers: int
     resources: ResourceRequest
     """What each worker requests."""
     scratch: str
-    """URL of a folder of this launch's own, seen by all nodes, for Ray's notes; the caller removes it."""
+    """URL of a folder that all nodes see and only this launch uses; the caller removes it."""
     hang_timeout_s: float
-    """A worker that comes no further for so long is ended."""
+    """A worker without progress for this long is killed, in seconds."""
     stacks: str
-    """URL of a folder for the stacks of workers that hang."""
+    """URL of a folder for the stacks of workers that hung."""
     max_failures: int
-    """How often the group is started again after a worker was lost or raised."""
+    """How often the group is restarted after a worker was lost or raised."""
 
 
 def current_world(resources: ResourceRequest) -> World:
-    """The world of the Ray Train worker that this process is."""
+    """The World of this process, which is a Ray Train worker."""
     import ray.train.torch
     import torch
 
@@ -61,14 +61,19 @@ def current_world(resources: ResourceRequest) -> World:
 
 
 def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None:
-    """Run ``work`` on a group of workers that form a World, and wait for its end.
+    """Run ``work`` on a group of workers that form a World, and wait until it ends.
 
-    A worker that is lost, hangs, or raises, takes the group down; then the whole group starts anew, so the
-    work must go on from what it has saved.
+    If a worker is lost, hangs, or raises, the whole group is restarted. So the work must resume from what it
+    has saved.
+
+    Args:
+        work: a module's function.
+        values: passed to each worker; JSON values.
+        options: of the group.
 
     Raises:
-        ConfigError: the cluster has no room for the group.
-        GenmodError: it was lost more often than it may be.
+        ConfigError: the cluster is too small for the group.
+        GenmodError: the group failed more often than ``options.max_failures``.
     """
     _check_capacity(options)
     # Ray imports torch and much else here, so not at the top.
@@ -78,22 +83,22 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     request = options.resources
     resources = {"CPU": request.cpus} | ({"GPU": request.gpus} if request.gpus else {})
-    # A name of its own for each launch: Ray's notes of an earlier one do not count, ours do.
+    # A new name per launch: the group resumes from our checkpoints, not from Ray's state of earlier launches.
     name = f"group-{uuid.uuid4().hex[:12]}"
-    beats = storage.join(options.scratch, "beats")
-    watchdog = Watchdog(beats, options.hang_timeout_s, options.stacks)
+    heartbeats = storage.join(options.scratch, "heartbeats")
+    watchdog = Watchdog(heartbeats, options.hang_timeout_s, options.stacks)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
             "work": work,
             "values": values,
             "resources": request,
-            "beats": beats,
+            "heartbeats": heartbeats,
             "hang_timeout_s": options.hang_timeout_s,
         },
         torch_config=TorchConfig(
             backend="nccl" if request.device == "cuda" else "gloo",
-            timeout_s=math.ceil(options.hang_timeout_s) + COLLECTIVE_SLACK_S,
+            timeout_s=math.ceil(options.hang_timeout_s) + _COLLECTIVE_SLACK_S,
         ),
         scaling_config=ScalingConfig(
             num_workers=options.workers,
@@ -104,7 +109,7 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
             name=name,
             **_ray_storage(options.scratch),
             failure_config=FailureConfig(
-                max_failures=options.max_failures, controller_failure_limit=STARTS
+                max_failures=options.max_failures, controller_failure_limit=_STARTS
             ),
         ),
     )
@@ -115,15 +120,15 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         lines += watchdog.hangs[-1:]
         raise GenmodError(
-            f"{options.workers} workers failed {options.max_failures + 1} times, last by: "
-            f"{lines[-1] if lines else type(error).__name__}; the same command goes on from the newest "
-            "checkpoint"
+            f"{options.workers} workers failed {options.max_failures + 1} times, last with: "
+            f"{lines[-1] if lines else type(error).__name__}; run the same command again to resume from the "
+            "newest checkpoint"
         ) from error
 
 
 @contextmanager
 def _interruptible() -> Generator[None]:
-    """Ctrl-C is KeyboardInterrupt in here, as elsewhere; Ray would end the process, and stay in its way."""
+    """Make Ctrl-C raise KeyboardInterrupt, and restore its handler; Ray makes it exit the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -136,18 +141,18 @@ def _interruptible() -> Generator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _worker(told: dict[str, Any]) -> None:
-    """What Ray Train calls in each worker."""
+def _worker(settings: dict[str, Any]) -> None:
+    """Called by Ray Train in each worker."""
     import ray
 
-    world = current_world(told["resources"])
+    world = current_world(settings["resources"])
     node = ray.get_runtime_context().get_node_id()
-    with send_heartbeats(told["beats"], world, told["hang_timeout_s"], node):
-        told["work"](world, told["values"])
+    with send_heartbeats(settings["heartbeats"], world, settings["hang_timeout_s"], node):
+        settings["work"](world, settings["values"])
 
 
 def _ray_storage(url: str) -> dict[str, Any]:
-    """A folder as Ray wants it told."""
+    """A folder in the form of Ray's ``RunConfig``."""
     from fsspec.implementations.local import LocalFileSystem
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -158,7 +163,7 @@ def _ray_storage(url: str) -> dict[str, Any]:
 
 
 def _check_capacity(options: GroupOptions) -> None:
-    """Refuse a group that would wait for ever."""
+    """Refuse a group that the cluster is too small for, because Ray would wait without limit."""
     request = options.resources
     capacity = worker_capacity(request, options.workers)
     if capacity < options.workers:

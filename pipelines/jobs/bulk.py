@@ -13,7 +13,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
-from cluster.actors import ModelActor, Task, TaskResult, run
+from cluster.actors import ModelActor, Task, TaskResult, run_actors
 from cluster.resources import resource_request
 from cluster.session import ClusterConfig
 from genmod import receipts
@@ -202,7 +202,7 @@ def run_jobs(
     if tasks and options.connect is not None:
         options.connect()
     do = partial(
-        run,
+        run_actors,
         actor,
         workers=config.workers,
         resources=resource_request(config.device, options.cluster),

@@ -1,4 +1,4 @@
-"""The pool of actors: what goes wrong in one piece is told, bounded, and no harm to the others."""
+"""The pool of actors: an error in one task is reported, bounded, and does not harm the other tasks."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.actors import FAILURES, TRIES, Actor, run
+from cluster.actors import ATTEMPTS, MAX_FAILURES, Actor, run_actors
 from cluster.resources import ResourceRequest, resource_request
 from cluster.session import ClusterConfig
 from genmod.errors import ConfigError, DataError, GenmodError
@@ -15,10 +15,10 @@ CPU = ResourceRequest("cpu", 1, 0)
 
 
 def actor_class():
-    """Made here, so that it travels to the actors by value."""
+    """Defined in a function, so that it is pickled by value."""
 
     class Scribe(Actor):
-        """Does what the task says, and leaves a mark for every attempt."""
+        """Follows the task's ``act``, and creates a file per attempt."""
 
         def __init__(self, *, folder, **options):
             super().__init__(**options)
@@ -39,7 +39,7 @@ def actor_class():
             if act == "bug":
                 raise ZeroDivisionError("a bug")
             if act == "refuse":
-                raise ConfigError("this is yours to mend")
+                raise ConfigError("correct your recipe")
             return {"name": task["name"], "pid": os.getpid()}
 
     return Scribe
@@ -54,34 +54,34 @@ def tasks(*acts):
 
 
 @pytest.mark.slow
-def test_an_actor_in_process_tells_what_went_wrong(tmp_path):
+def test_an_actor_reports_errors_as_results(tmp_path):
     scribe = actor_class()(folder=tmp_path, device="cpu", threads=1, deadline_s=60)
 
-    def metadata(name, act):
+    def result(name, act):
         return scribe._within_deadline({"name": name, "act": act})
 
-    assert metadata("a", None)["name"] == "a"
-    assert metadata("b", "refuse")["error"] == "this is yours to mend"
+    assert result("a", None)["name"] == "a"
+    assert result("b", "refuse")["error"] == "correct your recipe"
     assert attempts(tmp_path, "b") == 1
-    assert metadata("c", "hiccup once")["name"] == "c"
+    assert result("c", "hiccup once")["name"] == "c"
     assert attempts(tmp_path, "c") == 2
-    gone = metadata("d", "store is gone")
+    gone = result("d", "store is gone")
     assert "no route to the store" in gone["error"]
-    assert attempts(tmp_path, "d") == TRIES
-    bug = metadata("e", "bug")
+    assert attempts(tmp_path, "d") == ATTEMPTS
+    bug = result("e", "bug")
     assert bug["error"] == "ZeroDivisionError: a bug"
     assert "test_actors" in bug["trace"]
     assert attempts(tmp_path, "e") == 1
 
 
-def test_a_piece_that_hangs_is_given_up(tmp_path):
+def test_a_task_that_hangs_is_abandoned(tmp_path):
     scribe = actor_class()(folder=tmp_path, device="cpu", threads=1, deadline_s=0.2)
-    told = scribe._within_deadline({"name": "a", "act": "hang"})
-    assert told["error"] == "took longer than its deadline of 0.2 s"
+    result = scribe._within_deadline({"name": "a", "act": "hang"})
+    assert result["error"] == "took longer than its deadline of 0.2 s"
     assert scribe._stuck
 
 
-def test_where_actors_compute():
+def test_the_device_follows_the_recipe():
     assert resource_request("auto", ClusterConfig()) == CPU
     assert resource_request("auto", ClusterConfig(gpus_per_worker=0.5)) == ResourceRequest(
         "cuda", 1, 0.5
@@ -93,45 +93,49 @@ def test_where_actors_compute():
 
 
 def collect(results, into):
-    for metadata in results:
-        into.append(metadata["name"])
+    for result in results:
+        into.append(result["name"])
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_faults_of_some_pieces_leave_the_others_whole(ray_session, tmp_path):
+def test_failed_tasks_do_not_harm_the_others(ray_session, tmp_path):
     todo = tasks(None, "die once", "hang", None, "bug", None, None, None)
-    results = run(actor_class(), todo, workers=2, resources=CPU, deadline_s=5, folder=str(tmp_path))
+    results = run_actors(
+        actor_class(), todo, workers=2, resources=CPU, deadline_s=5, folder=str(tmp_path)
+    )
     done = []
-    with pytest.raises(GenmodError, match="2 of 8 pieces of work failed") as caught:
+    with pytest.raises(GenmodError, match="2 of 8 tasks failed") as caught:
         collect(results, done)
     assert sorted(done) == ["00", "01", "03", "05", "06", "07"]
     assert attempts(tmp_path, "01") == 2
     assert attempts(tmp_path, "02") == 1
-    assert "the same command makes what is missing" in str(caught.value)
+    assert "run the same command again to resume" in str(caught.value)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_what_a_person_must_mend_stops_the_job(ray_session, tmp_path):
+def test_an_error_for_the_user_stops_the_job(ray_session, tmp_path):
     todo = tasks("refuse", *[None] * 400)
-    results = run(actor_class(), todo, workers=1, resources=CPU, deadline_s=9, folder=str(tmp_path))
-    with pytest.raises(DataError, match="00: this is yours to mend"):
+    results = run_actors(
+        actor_class(), todo, workers=1, resources=CPU, deadline_s=9, folder=str(tmp_path)
+    )
+    with pytest.raises(DataError, match="00: correct your recipe"):
         collect(results, [])
     assert attempts(tmp_path, "00") == 1
-    time.sleep(1)  # what was on its way when the job stopped
+    time.sleep(1)  # tasks in progress when the job stopped
     settled = len(list(tmp_path.iterdir()))
     time.sleep(1)
     assert len(list(tmp_path.iterdir())) == settled < 200
 
 
 @pytest.mark.ray
-def test_an_actor_that_no_node_can_hold_is_refused_at_once(ray_session):
+def test_an_actor_that_fits_on_no_node_is_refused_at_once(ray_session):
     gpu = ResourceRequest("cuda", 1, 1)
     with pytest.raises(ConfigError, match="no node of the cluster has the 1 CPUs and 1 GPUs"):
-        list(run(actor_class(), tasks(None), workers=1, resources=gpu, deadline_s=9))
+        list(run_actors(actor_class(), tasks(None), workers=1, resources=gpu, deadline_s=9))
 
 
 def test_no_work_needs_no_ray():
-    assert list(run(actor_class(), [], workers=1, resources=CPU, deadline_s=9)) == []
-    assert FAILURES > 1
+    assert list(run_actors(actor_class(), [], workers=1, resources=CPU, deadline_s=9)) == []
+    assert MAX_FAILURES > 1

@@ -1,4 +1,4 @@
-"""Notes of errors that would come again."""
+"""Errors that workers write for the driver."""
 
 import threading
 
@@ -9,7 +9,7 @@ from genmod.errors import DataError, GenmodError, TrainingDiverged
 from genmod.world import SingleProcess
 
 
-def test_the_same_error_of_all_ranks_is_told_and_nobody_raises(tmp_path):
+def test_an_error_of_all_ranks_is_read_and_no_rank_raises(tmp_path):
     url = str(tmp_path)
     assert read_error(url) is None
     raised = []
@@ -33,9 +33,9 @@ def test_the_same_error_of_all_ranks_is_told_and_nobody_raises(tmp_path):
     assert str(error) == "of rank 0"
 
 
-def test_the_error_of_one_rank_is_raised_there_so_that_the_others_end(tmp_path):
-    with pytest.raises(DataError, match="mine alone"):
+def test_an_error_of_one_rank_is_raised_there_so_that_the_others_end(tmp_path):
+    with pytest.raises(DataError, match="of rank 1 alone"):
         write_error(
-            str(tmp_path), SingleProcess(rank=1, size=2), DataError("mine alone"), together_s=0.3
+            str(tmp_path), SingleProcess(rank=1, size=2), DataError("of rank 1 alone"), wait_s=0.3
         )
     assert type(read_error(str(tmp_path))) is DataError

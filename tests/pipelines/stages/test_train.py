@@ -260,7 +260,7 @@ def test_workers_that_hang_are_named_and_leave_no_trace(
     assert not flag.exists()
     assert f"rank 1 (process {stopped[0]} on node" in caplog.text
     assert "rank 0 (process" in caplog.text
-    assert "came no further for 10 s, last at data" in caplog.text
+    assert "made no progress for 10 s, last at data" in caplog.text
     stacks = {path.name: path.read_text() for path in Path(mine.root, "stacks").iterdir()}
     assert "in train" in stacks[f"rank-1-{stopped[0]}.txt"]
     assert [text for name, text in stacks.items() if "rank-0" in name and "in __next__" in text]
