@@ -1,4 +1,4 @@
-"""How many processes train together, as a value that is passed in. This one knows torch, not Ray."""
+"""The processes that train one model together, as a value. It depends on torch, not on Ray."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 @dataclass
 class Heartbeat:
-    """How far a process has come; whoever watches over it looks here. Threads may read it at any time."""
+    """The progress of a process, from which a watchdog detects hangs. Threads may read it at any time."""
 
     count: int = 0
-    """Grows with everything that is begun."""
+    """Number of marks; it increases as long as the process makes progress."""
     at: str = "start"
-    """What was begun last."""
+    """The newest mark: the operation that the process has started."""
 
     def mark(self, at: str) -> None:
-        """Something is begun."""
+        """Record that the process starts an operation, e.g. ``data``."""
         self.at = at
         self.count += 1
 
@@ -30,40 +30,41 @@ class World(Protocol):
 
     @property
     def rank(self) -> int:
-        """0 .. size-1."""
+        """This process's number, 0 .. size - 1."""
         ...
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         ...
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """Marked by those who work, so that a process that hangs can be told from one that waits."""
+        """Marked before each operation, so that a watchdog can tell hung from waiting processes."""
         ...
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Make gradients of ``module`` averages over all ranks. Only parameters that require grad now."""
+        """Wrap a module so that its gradients are averaged over all ranks, for parameters that require grad
+        now."""
         ...
 
     def mean(self, value: Tensor) -> Tensor:
-        """The average over all ranks, on every rank."""
+        """The average over all ranks, on every rank. Collective."""
         ...
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has called it."""
         ...
 
 
 @dataclass(frozen=True)
 class SingleProcess:
-    """One process."""
+    """A world of one process."""
 
     device: torch.device = torch.device("cpu")
     rank: int = 0
@@ -71,53 +72,53 @@ class SingleProcess:
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module itself."""
+        """The module itself, unwrapped."""
         return module
 
     def mean(self, value: Tensor) -> Tensor:
-        """The value itself."""
+        """The value itself, unchanged."""
         return value
 
     def barrier(self) -> None:
-        """Nobody to wait for."""
+        """Return at once; there are no other ranks."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The default torch.distributed process group, which somebody else has set up."""
+    """The default torch.distributed process group, which must be initialized."""
 
     device: torch.device
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     @property
     def rank(self) -> int:
-        """This process's number."""
+        """This process's number, 0 .. size - 1."""
         return dist.get_rank()
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
         return dist.get_world_size()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """DistributedDataParallel; the loop moves batches itself, so no device_ids and no scatter."""
+        """Wrap in DistributedDataParallel, without device_ids: the loop moves batches to the device."""
         return nn.parallel.DistributedDataParallel(
             module, broadcast_buffers=False, gradient_as_bucket_view=True
         )
 
     def mean(self, value: Tensor) -> Tensor:
-        """All-reduced; works for backends without AVG."""
+        """The average by all-reduce of the sum, which works for backends without AVG."""
         total = value.detach().clone()
         dist.all_reduce(total)
         return total / self.size
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait until every rank has called it."""
         dist.barrier()
 
 
 def broadcast_int(world: World, value: int) -> int:
-    """Rank 0's value on every rank; what the others give does not count. Below 2**52 in size."""
-    mine = value * world.size if world.rank == 0 else 0
-    told = torch.tensor(float(mine), dtype=torch.float64, device=world.device)
-    return round(float(world.mean(told)))
+    """Rank 0's value on every rank; other ranks' values are ignored. ``abs(value)`` must be below 2**52."""
+    addend = float(value * world.size if world.rank == 0 else 0)
+    mean = world.mean(torch.tensor(addend, dtype=torch.float64, device=world.device))
+    return round(float(mean))

@@ -1,10 +1,10 @@
-"""Checkpoints in two phases: whole files in a folder of their own, then a receipt with their digests.
+"""Checkpoints are written in two phases: whole files in a new folder, then a receipt with their digests.
 
     checkpoints/000000012800-1f3a.../   model.safetensors, ema.safetensors, optimiser.safetensors, state.json
     checkpoints/000000012800.json       the receipt: created only if absent, so one writer wins
 
-A reader trusts receipts alone, newest first, and checks every digest. What is older is deleted after the
-new receipt is on disk, except the newest few and the one with the best validation loss.
+Readers trust receipts alone, newest first, and check every digest. After a new receipt is on disk, older
+checkpoints are deleted, except the newest ones and the one with the best validation loss.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from genmod.training.writer import storage_errors
 from genmod.world import World, broadcast_int
 
 CHECKPOINTS_FOLDER = "checkpoints"
-"""Below a model's root, while it is trained."""
+"""Folder below a model's root while it is trained."""
 
 _CONFIG_FILE = "config.json"
 
@@ -40,26 +40,26 @@ class Checkpoints:
     root: str
     """URL of the model's folder."""
     fingerprint: str
-    """Of the training run; a checkpoint of another run is refused."""
+    """Fingerprint of the training; a checkpoint of another training is an error."""
     config: Config
-    """The model's configuration, kept beside the weights."""
+    """The model's configuration, saved with the weights."""
     keep: int = 2
-    """How many of the newest to keep; the best is kept too."""
+    """Number of newest checkpoints to keep; the best one is kept too."""
 
     @property
     def url(self) -> str:
-        """The folder."""
+        """URL of the checkpoints' folder."""
         return storage.join(self.root, CHECKPOINTS_FOLDER)
 
     def save(self, snapshot: Snapshot, val_loss: float | None = None) -> None:
-        """Write a checkpoint, then its receipt, then delete the oldest. For one rank.
+        """Write a checkpoint, then its receipt, then delete old ones. For rank 0 alone.
 
         Args:
-            snapshot: what to keep.
-            val_loss: of these weights, if it is known; less is better.
+            snapshot: the state to write.
+            val_loss: validation loss of these weights if known; lower is better.
 
         Raises:
-            StorageError: the store did not take it; earlier checkpoints are as they were.
+            StorageError: it cannot be written; earlier checkpoints are unchanged.
         """
         with storage_errors(self.url, f"the checkpoint at {snapshot.nimg:,} images"):
             self._write(snapshot, val_loss)
@@ -75,7 +75,7 @@ class Checkpoints:
             ]
             storage.fsync_dir(folder)
         except BaseException:
-            with suppress(OSError, StorageError):  # what it holds is room that others may need
+            with suppress(OSError, StorageError):  # free the space that it takes
                 storage.remove(folder)
             raise
         receipt = Manifest(
@@ -88,34 +88,37 @@ class Checkpoints:
         if not storage.create(url, canonical_json(as_json(receipt))):
             with suppress(DataError):
                 if self._receipt(snapshot.nimg).digest == receipt.digest:
-                    return  # the store took it, and lost its answer
-            storage.remove(folder)  # another writer's, of the same bytes
+                    return  # the store created it, but its reply was lost
+            storage.remove(folder)  # another writer has won with the same bytes
         storage.fsync_dir(self.url)
 
     def newest(self, state: TrainState) -> int | None:
-        """Restore the newest checkpoint that is whole, and say which; None if there is none. For one rank.
+        """Restore the newest whole checkpoint. For rank 0 alone.
 
-        The receipt of one with a fault is deleted, and the next older one is tried.
+        The receipt of a damaged one is deleted, and the next older one is tried.
+
+        Returns:
+            Its ``nimg``, None if there is no whole checkpoint.
 
         Raises:
-            ConfigError: the checkpoints belong to another training run.
+            ConfigError: the checkpoints belong to another training.
         """
         for nimg in reversed(self.nimgs()):
             try:
                 self.restore(nimg, state)
             except DataError as error:
-                logger.warning("a checkpoint is left out: %s", error)
+                logger.warning("skipping a damaged checkpoint: %s", error)
                 storage.remove(self._receipt_url(nimg))
                 continue
             return nimg
         return None
 
     def restore(self, nimg: int, state: TrainState) -> None:
-        """Restore one checkpoint.
+        """Restore the checkpoint at ``nimg``.
 
         Raises:
             DataError: it is not whole.
-            ConfigError: it belongs to another training run.
+            ConfigError: it belongs to another training.
         """
         receipt = self._receipt(nimg)
         files: dict[str, bytes] = {}
@@ -125,13 +128,13 @@ class Checkpoints:
         state.load(files)
 
     def nimgs(self) -> list[int]:
-        """Images seen at each receipt that is there, ascending."""
+        """``nimg`` of each checkpoint with a receipt, ascending."""
         names = storage.list_names(self.url)
         stems = [name.removesuffix(".json") for name in names if name.endswith(".json")]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def remove(self) -> None:
-        """Delete all of them, when the trained model is published."""
+        """Delete all checkpoints, once the trained model is published."""
         storage.remove(self.url)
 
     def _receipt_url(self, nimg: int) -> str:
@@ -142,19 +145,19 @@ class Checkpoints:
         try:
             receipt = Manifest.model_validate(json.loads(storage.read_bytes(url)))
         except (FileNotFoundError, ValueError, ValidationError) as error:
-            raise DataError(f"{url} is no receipt ({str(error).splitlines()[0]})") from None
+            raise DataError(f"{url} is not a receipt ({str(error).splitlines()[0]})") from None
         if not receipt.is_whole():
-            raise DataError(f"{url} does not fit its own digest")
+            raise DataError(f"{url} does not match its own digest")
         if receipt.fingerprint != self.fingerprint:
             raise ConfigError(
-                f"{self.url} holds checkpoints of another recipe (fingerprint "
-                f"{receipt.fingerprint[:12]}, this one's is {self.fingerprint[:12]}); "
-                "give another root with --set root=URL, or remove that folder"
+                f"{self.url} contains checkpoints of another recipe (fingerprint "
+                f"{receipt.fingerprint[:12]}, expected {self.fingerprint[:12]}); "
+                "set another root with --set root=URL, or remove that folder"
             )
         return receipt
 
     def kept(self) -> list[int]:
-        """Of those that are there, the newest and the best; ascending."""
+        """``nimg`` of the checkpoints to keep, the newest and the best; ascending."""
         nimgs = self.nimgs()
         losses: dict[int, float] = {}
         for nimg in nimgs:
@@ -166,24 +169,24 @@ class Checkpoints:
         return sorted({*nimgs[-self.keep :], *best})
 
     def _delete_old(self) -> None:
-        """Receipts first, so that none names what is gone; also what crashed writers left behind."""
+        """Delete receipts, then folders: of old checkpoints and of writers that crashed."""
         kept = self.kept()
         if not kept:
-            return  # another process has published the model meanwhile
+            return  # another process has published the model
         for nimg in self.nimgs():
             if nimg not in kept and nimg < kept[-1]:
                 storage.remove(self._receipt_url(nimg))
-        wanted = {_name(nimg) for nimg in kept}
+        kept_names = {_name(nimg) for nimg in kept}
         for name in storage.list_names(self.url):
             stem, dash, _ = name.partition("-")
-            if dash and stem < _name(kept[-1]) and stem not in wanted:
+            if dash and stem < _name(kept[-1]) and stem not in kept_names:
                 storage.remove(storage.join(self.url, name))
 
 
 def resume(checkpoints: Checkpoints, state: TrainState, world: World) -> None:
-    """Put all ranks where the newest whole checkpoint is; rank 0 says which that is."""
-    found = checkpoints.newest(state) if world.rank == 0 else None
-    nimg = broadcast_int(world, -1 if found is None else found)
+    """Restore the newest whole checkpoint, chosen by rank 0, on all ranks. Collective."""
+    newest = checkpoints.newest(state) if world.rank == 0 else None
+    nimg = broadcast_int(world, -1 if newest is None else newest)
     if world.rank > 0 and nimg >= 0:
         checkpoints.restore(nimg, state)
 

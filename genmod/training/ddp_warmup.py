@@ -1,9 +1,9 @@
-"""What makes a resumed group add its gradients in the very order of a group that was never disturbed.
+"""A warm-up step for DDP, so that a resumed group adds gradients in the same order as an uninterrupted one.
 
-DistributedDataParallel lays gradients out anew after its first backward pass, in the order in which they
-came. Three or more ranks add a number in an order that depends on its place in that layout, so the first step
-after each start would round differently from the same step of a straight run. So a step that moves nothing
-comes first.
+DistributedDataParallel rebuilds its gradient buckets after the first backward pass, in the order in which the
+gradients were computed. Three or more ranks add a number in an order that depends on its place in the
+buckets, so the first step after each start would round differently from the same step of an uninterrupted
+run. A step that changes nothing therefore precedes it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel, Phase
 
 MAX_COMMUTATIVE_RANKS = 2
-"""Ranks whose sum is the same in any order."""
+"""Up to this many ranks, the sum of gradients is the same in any order."""
 
 
 def require_grad_only(model: GenerativeModel, phase: Phase) -> None:
-    """Let only a phase's parameters ask for gradients."""
-    mine = {id(parameter) for parameter in model.parameters_of(phase).values()}
+    """Let only one phase's parameters require gradients."""
+    own = {id(parameter) for parameter in model.parameters_of(phase).values()}
     for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in mine)
+        parameter.requires_grad_(id(parameter) in own)
 
 
 def ddp_warmup(model: GenerativeModel, wrapped: Sequence[nn.Module], batch: Batch) -> None:
-    """Every phase's forward and backward pass, with no trace but the layout. All ranks come here.
+    """Run each phase's forward and backward pass once; only DDP's buckets change. Collective.
 
     Args:
-        model: as it is to be afterwards.
-        wrapped: for each phase, gives its loss for (batch, nimg).
+        model: its buffers are restored and its gradients dropped.
+        wrapped: for each phase, the wrapped module that returns its loss for (batch, nimg).
         batch: any rows, on the model's device.
     """
     kept = [buffer.clone() for buffer in model.buffers()]

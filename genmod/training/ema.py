@@ -1,4 +1,4 @@
-"""The moving average of the weights, a model like any other. Half-lives are in images."""
+"""The exponential moving average (EMA) of the weights, a model like any other. Half-lives are in images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from genmod.training.plan import TrainConfig
 
 
 def averaged(model: GenerativeModel) -> GenerativeModel:
-    """A copy of a model that will hold the average; nothing in it asks for gradients."""
+    """A copy of a model for its EMA weights, in eval mode; no parameter requires gradients."""
     return deepcopy(model).requires_grad_(False).eval()
 
 
 def decay_at(config: TrainConfig, nimg: int) -> float:
-    """Share of the old average that a step ending at ``nimg`` keeps.
+    """The weight of the old average in the step that ends at ``nimg``, in [0, 1).
 
-    ``0.5 ** (batch / half-life)``, where the half-life is limited to a share of the images seen, so that
-    the first random weights are soon forgotten.
+    ``0.5 ** (batch / half-life)``. The half-life is at most ``ema_rampup`` of the images seen, so that the
+    average soon forgets the random initial weights.
     """
     halflife_nimg = float(config.ema_halflife_nimg)
     if config.ema_rampup is not None:
@@ -28,7 +28,7 @@ def decay_at(config: TrainConfig, nimg: int) -> float:
 
 
 class Average:
-    """Moves an average's weights; it looks for them once, for that takes longer than to move small ones."""
+    """Updates EMA weights; collects the tensors once, since that is slower than updating small ones."""
 
     def __init__(self, ema: GenerativeModel, model: GenerativeModel) -> None:
         self._old = [parameter.detach() for parameter in ema.parameters()]
@@ -36,7 +36,7 @@ class Average:
         self._buffers = list(zip(ema.buffers(), model.buffers(), strict=True))
 
     def update(self, decay: float) -> None:
-        """Move the average towards the model's weights; buffers are copied."""
+        """Move the EMA weights towards the model's; copy the buffers."""
         get_ema_multi_avg_fn(decay)(self._old, self._new, 0)
         for old_buffer, new_buffer in self._buffers:
             old_buffer.copy_(new_buffer)

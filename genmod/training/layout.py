@@ -1,4 +1,4 @@
-"""How batches and nets lie in memory and are run: devices, channels last, compiled. Values stay the same.
+"""Device, memory format and compilation of models and batches. None of it changes the results.
 
 Letters: B batch, C channels, H height, W width.
 """
@@ -15,14 +15,14 @@ from genmod.training.plan import TrainConfig
 
 
 def place_model(model: GenerativeModel, device: torch.device, config: TrainConfig) -> None:
-    """A model, where and how it is trained."""
+    """Move a model to the device, in the memory format and mode for training."""
     model.to(device).train()
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def prepare_batch(batch: Batch, device: torch.device, config: TrainConfig) -> Batch:
-    """A batch, likewise."""
+    """Move a batch to the device, in the memory format for training."""
     if device.type == "cuda":
         batch = batch.pinned()
     batch = batch.to(device)
@@ -33,20 +33,20 @@ def prepare_batch(batch: Batch, device: torch.device, config: TrainConfig) -> Ba
 
 
 def compile_nets(model: GenerativeModel) -> None:
-    """Compile the nets in place; what is around them (random numbers, terms) stays as it is."""
+    """Compile the nets in place with torch.compile; the rest of the loss runs eagerly."""
     for phase in model.phases():
         for name in phase.modules:
             model.get_submodule(name).compile()
 
 
 def compute_gradients(loss: Tensor, config: TrainConfig) -> None:
-    """Fill in gradients. ConfigError for what compiled nets cannot do."""
+    """Run the backward pass. ConfigError where compiled nets lack double backward."""
     try:
         loss.backward()
     except RuntimeError as error:
         if config.compile and "double backward" in str(error):
             raise ConfigError(
-                "train.compile: this model's loss needs derivatives of gradients, which torch.compile "
-                "cannot make; set train.compile=false for it"
+                "train.compile: this model's loss needs double backward, which torch.compile does not "
+                "support; set train.compile=false for this model"
             ) from error
         raise

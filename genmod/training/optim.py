@@ -1,4 +1,4 @@
-"""One AdamW per phase, its state as named tensors."""
+"""One AdamW optimiser per phase, with its state as named tensors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class PhaseOptimiser:
-    """Moves the parameters of one phase and no other."""
+    """Optimises the parameters of one phase and no others."""
 
     def __init__(self, model: GenerativeModel, phase: Phase, config: OptimConfig) -> None:
         self.phase = phase
         self.config = config
         self.parameters: dict[str, nn.Parameter] = model.parameters_of(phase)
         self._values = values = list(self.parameters.values())
-        mine = {id(value) for value in values}
-        self._others = [value for value in model.parameters() if id(value) not in mine]
+        own = {id(value) for value in values}
+        self._others = [value for value in model.parameters() if id(value) not in own]
         self._fused = values[0].device.type in _FUSED_DEVICES
         self.adamw = torch.optim.AdamW(
             values,
@@ -37,7 +37,7 @@ class PhaseOptimiser:
             weight_decay=config.weight_decay,
             fused=self._fused,
         )
-        # torch makes it at the first step, but a phase may have had no turn when a checkpoint is written.
+        # torch creates the state at the first step, but a checkpoint may come before a phase had its turn.
         for value in values:
             self.adamw.state[value] = self._fresh(value)
 
@@ -47,7 +47,7 @@ class PhaseOptimiser:
         return {"step": step} | {name: torch.zeros_like(parameter.detach()) for name in _MOMENTS}
 
     def lr_at(self, nimg: float, total_nimg: int) -> float:
-        """Learning rate after ``nimg`` images."""
+        """Learning rate after ``nimg`` of ``total_nimg`` images."""
         return lr_at(self.config, nimg, total_nimg)
 
     def zero_grad(self) -> None:
@@ -58,20 +58,20 @@ class PhaseOptimiser:
             value.requires_grad, value.grad = True, None
 
     def step(self, lr: float) -> Tensor:
-        """Clip, then move. Returns the gradients' norm before clipping, a scalar."""
+        """Clip the gradients and take one step. Returns the gradient norm before clipping, a scalar."""
         gradients = [value.grad for value in self._values if value.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        most = self.config.clip_norm
-        # A factor of 1 is left out where asking for the norm waits for nothing.
-        if most is not None and not (norm.device.type == "cpu" and float(norm) + 1e-6 <= most):
-            nn.utils.clip_grads_with_norm_(self._values, most, norm)
+        limit = self.config.clip_norm
+        # On CPUs reading the norm needs no synchronization, so clipping by a factor of 1 can be skipped.
+        if limit is not None and not (norm.device.type == "cpu" and float(norm) + 1e-6 <= limit):
+            nn.utils.clip_grads_with_norm_(self._values, limit, norm)
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()
         return norm
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, named ``phase/parameter/quantity``; zeros before the first step."""
+        """The optimiser's state by ``phase/parameter/quantity``; zeros before the first step."""
         return {
             f"{self.phase.name}/{name}/{quantity}": tensor
             for name, parameter in self.parameters.items()
@@ -79,7 +79,7 @@ class PhaseOptimiser:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a state that :meth:`tensors` gave.
+        """Restore a state from its :meth:`tensors`.
 
         Raises:
             DataError: a tensor is missing or has another shape.
@@ -89,6 +89,8 @@ class PhaseOptimiser:
             for quantity, tensor in state.items():
                 key = f"{self.phase.name}/{name}/{quantity}"
                 if key not in tensors or tensors[key].shape != tensor.shape:
-                    raise DataError(f"the optimiser's state has no tensor {key} of {tensor.shape}")
+                    raise DataError(
+                        f"the optimiser's state has no tensor {key} of shape {tuple(tensor.shape)}"
+                    )
                 tensor.copy_(tensors[key])
             self.adamw.state[parameter] = state

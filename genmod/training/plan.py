@@ -1,4 +1,4 @@
-"""What the recipe's ``train`` section says, and what follows from it. The only clock is images seen, nimg."""
+"""The recipe's ``train`` section, and what follows from it. The only clock is ``nimg``, images seen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genmod.training.monitors.latents import LatentMonitorConfig
 
 
 class OptimConfig(Config):
-    """AdamW and the schedule of its learning rate."""
+    """AdamW and its learning rate schedule."""
 
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
@@ -29,83 +29,84 @@ class OptimConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled, times the learning rate."""
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """Upper limit of a phase's gradient norm; null for none."""
+    """Maximum gradient norm of a phase; null for no clipping."""
     warmup_nimg: int = Field(default=5_000, ge=0)
     """Images over which the learning rate grows linearly from 0."""
     decay: Literal["none", "linear", "cosine", "stages"] = "cosine"
-    """From the end of warm-up to the end of training. ``stages``: eight, each three times as long as the one
-    before, in equal ratios down to a tenth (Burda et al. 2016, sec. 5)."""
+    """Decay from the end of warm-up to the end of training. ``stages``: eight stages, each three times as
+    long as the one before, in equal ratios down to a tenth (Burda et al. 2016, sec. 5)."""
     floor: float = Field(default=0.0, ge=0, le=1)
-    """What the decay ends at, as a share of ``lr``."""
+    """Final learning rate of the decay, as a share of ``lr``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are {self.betas}, wanted two numbers in [0, 1)")
+            raise ValueError(f"got betas {self.betas}, expected two numbers in [0, 1)")
         return self
 
 
 class TrainConfig(Config):
-    """The recipe's ``train``, which a model may change by its own ``train``."""
+    """The recipe's ``train`` section; ``model.NAME.train`` overrides it for one model."""
 
     order: OrderConfig = OrderConfig()
-    """Which row comes when."""
+    """The order of the training stream."""
     nimg: int = Field(default=200_000, gt=0)
-    """Images to train on, counting repetitions; rounded up to whole steps."""
+    """Images to train on, repetitions included; rounded up to whole steps."""
     batch: int = Field(default=128, gt=0)
-    """Images of a step, over all workers."""
+    """Images per step, over all workers."""
     workers: int = Field(default=1, gt=0)
     """Processes that share each batch."""
     accumulate: int = Field(default=1, gt=0)
-    """Parts that each worker's share of a batch is computed in, to save memory."""
+    """Gradient accumulation: parts of each worker's share of a batch, to save memory."""
     optim: OptimConfig = OptimConfig()
     phase_optim: dict[str, dict[str, Any]] = {}
-    """What differs from ``optim`` in a phase of the model, by the phase's name."""
+    """Name of a phase -> settings that override ``optim`` for it."""
     ema_halflife_nimg: int = Field(default=20_000, ge=0)
-    """Images after which a weight's share of its moving average has halved; 0 for no averaging."""
+    """Half-life of the EMA in images; 0 for no averaging."""
     ema_rampup: float | None = Field(default=0.05, gt=0)
-    """The half-life is at most this share of the images seen so far; null for no limit."""
+    """Maximum EMA half-life as a share of the images seen so far; null for no limit."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16`` computes losses by autocast; for GPUs, since most CPUs are many times slower in it."""
+    """``bf16`` computes losses under autocast. It is for GPUs; most CPUs are many times slower with it."""
     compile: bool = False
-    """Compile the nets with torch.compile; the first step then takes minutes."""
+    """Compile the nets with torch.compile. The first step then takes minutes."""
     channels_last: bool = False
-    """Keep images and convolution weights with the channels last in memory. Not by itself: on CPUs it takes a
-    twentieth longer for a U-Net, and gives a GAN's step two hundredths (tests/benchmarks/gan.py)."""
+    """Store images and convolution weights in channels-last memory format. On CPUs a U-Net is about 5 %
+    slower with it and a GAN about 2 % faster (tests/benchmarks/gan.py)."""
     log_every_nimg: int = Field(default=2_000, gt=0)
-    """Metrics are averages over so many images. This and the other cadences: the first step at or after."""
+    """Images between logged metrics, which are averages over them. Like the other cadences, it takes effect
+    at the first step at or after each multiple."""
     validate_every_nimg: int | None = Field(default=20_000, gt=0)
-    """Between losses of the averaged weights on fixed rows with fixed noise; null for none."""
+    """Images between validations of the EMA weights on fixed rows with fixed noise; null for none."""
     validation_rows: int = Field(default=256, gt=0)
-    """Rows of the ``val`` split that are used for it, at most."""
+    """Rows of the ``val`` split for validation, at most."""
     collapse_monitor: CollapseConfig | None = None
-    """Compare samples with validation rows now and then, and act on a collapse; for GANs. Null for not."""
+    """Compare samples with validation rows and roll back on a collapse; for GANs. Null turns it off."""
     latent_monitor: LatentMonitorConfig | None = LatentMonitorConfig()
-    """Look now and then whether a model with latents uses them, if ``val`` has rows; null for not."""
+    """Check that a model with latents uses them, if ``val`` has rows. Null turns it off."""
     grid_every_nimg: int | None = Field(default=50_000, gt=0)
-    """Between pictures of samples from fixed noise; null for none."""
+    """Images between grids of samples from fixed noise; null for none."""
     grid_images: int = Field(default=40, gt=0)
-    """Samples in a picture."""
+    """Samples in a grid."""
     checkpoint_every_nimg: int | None = Field(default=20_000, gt=0)
-    """What a crash may cost at most; null for none."""
+    """Images between checkpoints, the most that a crash can cost; null for no checkpoints."""
     keep_checkpoints: int = Field(default=2, gt=0)
-    """The newest so many are kept, and the one with the best validation loss; others are deleted when a
-    new one is safe."""
+    """Number of newest checkpoints to keep. The one with the best validation loss is kept too; others are
+    deleted once a new one is safe."""
     decoded_mib: int = Field(default=256, ge=0)
-    """Memory of each worker for decoded pixels. Rows that fit in it are read and decoded once."""
+    """Memory of each worker for decoded pixels, in MiB. Rows that fit are read and decoded only once."""
     max_failures: int = Field(default=3, ge=0)
-    """How often workers that crashed are started again. Faults that would come again are not retried."""
+    """Restarts of a group whose workers crashed. Errors that a retry would meet again are not retried."""
     hang_timeout_s: float = Field(default=600, gt=0)
-    """A worker that comes no further for so long is taken to hang: it is named, its stack is written down,
-    and the group is started again. Longer than a compilation, a validation and a picture of samples take."""
+    """A worker without progress for this many seconds counts as hung: its rank is logged, its stack is
+    saved, and the group restarts. Must exceed the time of a compilation, a validation and a sample grid."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         parts = self.workers * self.accumulate
         if self.batch % parts:
             raise ValueError(
-                f"batch {self.batch} does not divide by workers x accumulate = {parts}; "
-                f"the nearest that does is {max(parts, round(self.batch / parts) * parts)}"
+                f"got batch {self.batch}, expected a multiple of workers x accumulate = {parts}; "
+                f"the nearest is {max(parts, round(self.batch / parts) * parts)}"
             )
         return self
 
@@ -115,13 +116,13 @@ class TrainConfig(Config):
         return -(-self.nimg // self.batch) * self.batch
 
     def optim_of(self, phase: str) -> OptimConfig:
-        """The optimiser of a phase."""
+        """The optimiser settings of one phase."""
         changes = self.phase_optim.get(phase, {})
         merged = self.optim.model_dump(exclude_unset=True) | changes
         return parse(OptimConfig, merged, f"train.phase_optim.{phase}")
 
     def check_phases(self, phases: Iterable[Phase]) -> None:
-        """Refuse settings for a phase that the model does not have. Raises ConfigError."""
+        """Raise ConfigError if ``phase_optim`` names a phase that the model does not have."""
         names = [phase.name for phase in phases]
         for name in self.phase_optim:
             if name not in names:
@@ -134,13 +135,13 @@ class TrainConfig(Config):
     def result(self) -> dict[str, Any]:
         """The fields that the trained weights depend on, up to rounding.
 
-        Not: how many processes share the work, in which layout it is computed, what is logged and kept.
+        Without the fields about the number of processes, the memory format, and what is logged and kept.
         """
-        fields = {key: value for key, value in as_json(self).items() if key not in _HOW}
+        fields = {key: value for key, value in as_json(self).items() if key not in _NO_EFFECT}
         return fields | {"order": self.order.result()}
 
 
-_HOW = {
+_NO_EFFECT = {
     "workers",
     "accumulate",
     "compile",
@@ -173,15 +174,15 @@ def training_fingerprint(
     *,
     start: str | None = None,
 ) -> str:
-    """What a trained model was made from.
+    """Fingerprint of everything that a trained model's weights depend on.
 
     Args:
         model: its configuration.
         config: the recipe's ``train``.
         data_digest: of the recipe's dataset.
-        seed: of the run.
+        seed: of the training.
         mixed: URL -> digest of each other dataset in ``train.order.mixture``.
-        start: digest of the model whose weights it starts from, None for new ones.
+        start: digest of the model whose weights it starts from, None for random weights.
     """
     digests = {**(mixed or {}), MAIN: data_digest}
     mix = config.order.mixture

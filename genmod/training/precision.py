@@ -1,4 +1,4 @@
-"""What losses are computed in."""
+"""Numeric precision of the losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """``bf16``: torch's autocast to bfloat16; ``fp32``: the model's own type."""
+    """The context that losses are computed in: ``bf16`` autocasts to bfloat16, ``fp32`` does nothing."""
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

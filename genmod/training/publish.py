@@ -1,4 +1,4 @@
-"""A trained model on disk: config.json, two sets of weights, history, pictures, and model.json, last."""
+"""Publishes a trained model: config.json, EMA and raw weights, history, images, and at last model.json."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from genmod.training.monitors.latents import LATENT_IMAGES
 from genmod.training.state import TrainState
 
 _IMAGE_FOLDERS = GRIDS, LATENT_IMAGES
-"""Where training puts pictures."""
+"""Folders of images that training writes."""
 
 
 MONITOR_EVENTS = "monitor_events"
-"""The fact that tells what happened when samples were watched, if anything did."""
+"""Key of the manifest's metadata for the monitors' events, if there are any."""
 
 
 def publish_model(
@@ -38,16 +38,19 @@ def publish_model(
     parents: Mapping[str, str],
     metadata: Mapping[str, Any],
 ) -> Manifest:
-    """Write a trained model and publish it. For one rank.
+    """Write a trained model and publish its manifest. For rank 0 alone.
 
     Args:
-        root: URL of the model's folder, where its metrics and grids already are.
+        root: URL of the model's folder, which contains its metric log and images.
         config: builds the model.
         state: of the finished training.
-        fingerprint: of the training run.
+        fingerprint: of the training.
         parents: name of an input -> its digest.
-        metadata: JSON values for the manifest. It must not contain timings: an interrupted run has the same
-            manifest as an uninterrupted one.
+        metadata: JSON values for the manifest. Timings do not belong there: an interrupted training has the
+            same manifest as an uninterrupted one.
+
+    Raises:
+        StorageError: a file cannot be written.
     """
     files = [
         write_file(root, CONFIG, canonical_json(as_json(config))),
@@ -60,7 +63,7 @@ def publish_model(
         phase.name: sum(p.numel() for p in state.model.parameters_of(phase).values())
         for phase in state.model.phases()
     }
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "nimg": state.nimg,
         "family": config.family,
         "parameters": parameters,
@@ -68,9 +71,9 @@ def publish_model(
         "final": points[-1].metrics if points else {},
     }
     if state.monitor_state.events:
-        found[MONITOR_EVENTS] = state.monitor_state.events
+        results[MONITOR_EVENTS] = state.monitor_state.events
     files.append(write_file(root, HISTORY, canonical_json(history)))
-    files += _pictures(root)
+    files += _images(root)
     return publish(
         root,
         Manifest(
@@ -78,16 +81,20 @@ def publish_model(
             fingerprint=fingerprint,
             parents=dict(parents),
             files=tuple(files),
-            metadata=found | dict(metadata),
+            metadata=results | dict(metadata),
         ),
     )
 
 
-def _pictures(root: str) -> list[FileEntry]:
-    """The pictures that training has made."""
+def _images(root: str) -> list[FileEntry]:
+    """The images that training has written."""
     entries: list[FileEntry] = []
-    found = [(folder, storage.list_names(storage.join(root, folder))) for folder in _IMAGE_FOLDERS]
-    for path in (f"{folder}/{name}" for folder, names in found for name in names):
+    paths = [
+        f"{folder}/{name}"
+        for folder in _IMAGE_FOLDERS
+        for name in storage.list_names(storage.join(root, folder))
+    ]
+    for path in paths:
         data = storage.read_bytes(storage.join(root, path))
         entries.append(FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data)))
     return entries

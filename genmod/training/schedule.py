@@ -1,4 +1,4 @@
-"""The learning rate as a function of images seen."""
+"""The learning rate schedule, a function of images seen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from genmod.training.plan import OptimConfig
 
 _STAGES = 8
-"""Of the decay by stages."""
+"""Number of stages of the staged decay."""
 
 
 def lr_at(config: OptimConfig, nimg: float, total_nimg: int) -> float:
@@ -30,6 +30,6 @@ def lr_at(config: OptimConfig, nimg: float, total_nimg: int) -> float:
 
 
 def _stage(done: float) -> int:
-    """0 .. 7: stage i ends after 1 + 3 + ... + 3**i parts of all of them."""
+    """0 .. 7: stage i ends after 1 + 3 + ... + 3**i of all 1 + 3 + ... + 3**7 parts."""
     parts = done * sum(3**stage for stage in range(_STAGES))
     return sum(parts >= (3**stage - 1) / 2 for stage in range(1, _STAGES))

@@ -42,9 +42,7 @@ def test_cadence_is_met_once_for_each_multiple_at_or_after_it(batch, every, step
 
 
 def test_batch_must_divide():
-    with pytest.raises(
-        ConfigError, match=r"workers x accumulate = 12; the nearest that does is 96"
-    ):
+    with pytest.raises(ConfigError, match=r"workers x accumulate = 12; the nearest is 96"):
         parse(TrainConfig, {"batch": 100, "workers": 4, "accumulate": 3}, "train")
     with pytest.raises(ConfigError, match=r"unknown key 'train\.optim\.warmup'; did you mean"):
         parse(TrainConfig, {"optim": {"warmup": 3}}, "train")
