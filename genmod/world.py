@@ -49,8 +49,7 @@ class World(Protocol):
         ...
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Wrap a module so that its gradients are averaged over all ranks, for parameters that require grad
-        now."""
+        """Wrap a module to average gradients over ranks, for the parameters that require grad now."""
         ...
 
     def mean(self, value: Tensor) -> Tensor:
