@@ -4,13 +4,10 @@ All calls go through a :class:`~pipelines.tracking.queue.BackgroundQueue`. What 
 logged when the same stage runs again: a run is identified by its stage, name and fingerprint. A finished
 run is left alone, an unfinished one continues, and a metric is logged only beyond the last ``nimg`` that
 the run contains.
-
-This is the only file that imports mlflow.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -23,6 +20,13 @@ from typing import Any, TypeVar
 from genmod import storage
 from genmod.config import Config
 from genmod.errors import ConfigError, GenmodError
+from pipelines.tracking.client import (
+    dataset_inputs,
+    import_client,
+    is_permanent,
+    log_params,
+    open_experiment,
+)
 from pipelines.tracking.queue import BackgroundQueue
 from pipelines.tracking.run import (
     TAG_PREFIX,
@@ -35,17 +39,6 @@ from pipelines.tracking.run import (
 
 logger = logging.getLogger("genmod")
 T = TypeVar("T")
-
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-}
-"""Variables that MLflow's client reads; set before it is imported, where the user has not set them."""
 
 ARTIFACTS = "mlartifacts"
 """Folder next to an embedded MLflow's database: copies that MLflow manages, not results of genmod."""
@@ -93,12 +86,12 @@ class Tracker:
         self.uri, self._artifacts = _place(config, root)
         self._client: Any = None
         self._experiment_id = ""
-        self._queue = BackgroundQueue("genmod-tracking", _is_permanent, self._warn)
+        self._queue = BackgroundQueue("genmod-tracking", is_permanent, self._warn)
 
     def warm_up(self) -> None:
         """Import MLflow, which takes seconds, and connect in the background."""
         if self.config.enabled:
-            _import_client()
+            import_client()
             self.submit(self.client)
 
     def run(
@@ -120,7 +113,7 @@ class Tracker:
         """
         if not self.config.enabled:
             return TrackedRun(self, None)
-        _import_client()
+        import_client()
         tags = {
             f"{TAG_PREFIX}stage": stage,
             f"{TAG_PREFIX}name": name,
@@ -160,7 +153,7 @@ class Tracker:
         """
         if not self.config.enabled:
             raise ConfigError("the model registry needs MLflow: --set tracking.enabled=true")
-        _import_client()
+        import_client()
         try:
             return self._queue.run(lambda: request(self.client()), _REQUEST_TIMEOUT_S)
         except Exception as error:
@@ -174,8 +167,8 @@ class Tracker:
         if self._client is None:
             if self._artifacts:
                 Path(self._artifacts).parent.mkdir(parents=True, exist_ok=True)
-            client = _import_client()(self.uri, registry_uri=self.uri)
-            self._experiment_id = _experiment(client, self.config.experiment, self._artifacts)
+            client = import_client()(self.uri, registry_uri=self.uri)
+            self._experiment_id = open_experiment(client, self.config.experiment, self._artifacts)
             self._client = client
         return self._client
 
@@ -226,9 +219,9 @@ class Tracker:
         else:
             title = f"{tags[f'{TAG_PREFIX}stage']} {tags[f'{TAG_PREFIX}name']}"
             run = client.create_run(self._experiment_id, tags=tags, run_name=title)
-        _log_params(client, run, params)
+        log_params(client, run, params)
         if inputs:
-            client.log_inputs(run.info.run_id, _datasets(inputs))
+            client.log_inputs(run.info.run_id, dataset_inputs(inputs))
         return run.info.run_id, False, bool(runs)
 
     def _warn(self, error: Exception) -> None:
@@ -256,61 +249,3 @@ def _place(config: TrackingConfig, root: str) -> tuple[str, str]:
         )
     folder = root.removeprefix("file://")
     return f"sqlite:///{folder}/mlflow.db", f"{folder}/{ARTIFACTS}"
-
-
-def _import_client() -> Any:
-    """The class MlflowClient. The main thread must import it first: imports in two threads can collide."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient
-
-
-def _experiment(client: Any, name: str, artifacts: str) -> str:
-    """The id of an experiment, which is created if it does not exist."""
-    experiment = client.get_experiment_by_name(name)
-    if experiment is not None:
-        return str(experiment.experiment_id)
-    location = Path(artifacts).as_uri() if artifacts else None
-    return str(client.create_experiment(name, artifact_location=location))
-
-
-def _log_params(client: Any, run: Any, params: Mapping[str, str]) -> None:
-    """Log the parameters that the run does not contain yet; MLflow refuses to change one."""
-    from mlflow.entities import Param
-
-    fresh = [Param(key, value) for key, value in params.items() if key not in run.data.params]
-    for first in range(0, len(fresh), 100):  # the most that MLflow accepts at once
-        client.log_batch(run.info.run_id, params=fresh[first : first + 100])
-
-
-def _datasets(inputs: Mapping[str, tuple[str, str]]) -> list[Any]:
-    """Inputs as MLflow datasets. Their digest has at most 36 characters; the whole one is in the profile."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    return [
-        DatasetInput(
-            Dataset(
-                name=name,
-                digest=digest[:36],
-                source_type=url.split("://")[0] if "://" in url else "local",
-                source=json.dumps({"uri": url}),
-                profile=json.dumps({"digest": digest}),
-            ),
-            [InputTag("mlflow.data.context", name)],
-        )
-        for name, (url, digest) in inputs.items()
-    ]
-
-
-def _is_permanent(error: Exception) -> bool:
-    """Whether the same call would fail again, because the request is wrong and not the service."""
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        status = error.get_http_status_code()
-        return 400 <= status < 500 and status not in (408, 429)
-    return isinstance(error, FileNotFoundError | ValueError | TypeError)

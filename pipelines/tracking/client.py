@@ -1,0 +1,79 @@
+"""Small helpers around MLflow's client, which is imported late because that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+"""Variables that MLflow's client reads; set before it is imported, where the user has not set them."""
+
+
+def import_client() -> Any:
+    """The class MlflowClient. The main thread must import it first: imports in two threads can collide."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient
+
+
+def open_experiment(client: Any, name: str, artifacts: str) -> str:
+    """The id of an experiment, which is created if it does not exist."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    location = Path(artifacts).as_uri() if artifacts else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def log_params(client: Any, run: Any, params: Mapping[str, str]) -> None:
+    """Log the parameters that the run does not contain yet; MLflow refuses to change one."""
+    from mlflow.entities import Param
+
+    fresh = [Param(key, value) for key, value in params.items() if key not in run.data.params]
+    for first in range(0, len(fresh), 100):  # the most that MLflow accepts at once
+        client.log_batch(run.info.run_id, params=fresh[first : first + 100])
+
+
+def dataset_inputs(inputs: Mapping[str, tuple[str, str]]) -> list[Any]:
+    """Inputs as MLflow datasets. Their digest has at most 36 characters; the whole one is in the profile."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return [
+        DatasetInput(
+            Dataset(
+                name=name,
+                digest=digest[:36],
+                source_type=url.split("://")[0] if "://" in url else "local",
+                source=json.dumps({"uri": url}),
+                profile=json.dumps({"digest": digest}),
+            ),
+            [InputTag("mlflow.data.context", name)],
+        )
+        for name, (url, digest) in inputs.items()
+    ]
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the same call would fail again, because the request is wrong and not the service."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+        return 400 <= status < 500 and status not in (408, 429)
+    return isinstance(error, FileNotFoundError | ValueError | TypeError)
