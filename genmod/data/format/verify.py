@@ -26,7 +26,7 @@ def shard_problems(root: str, manifest: DatasetManifest, shard: ShardEntry) -> l
 
     Returns:
         One line per problem, with the file, the key of the sample and the member. Missing files are not
-        reported here, but by :func:`genmod.manifest.faults`.
+        reported here, but by :func:`genmod.manifest.find_problems`.
     """
     url = storage.join(root, shard.tar.path)
     index_url = storage.join(root, shard.index.path)

@@ -1,4 +1,4 @@
-"""Small real datasets, made through the whole path."""
+"""Fixtures: small datasets, sharded through the whole path."""
 
 import gzip
 import struct
@@ -16,7 +16,7 @@ from genmod.manifest import publish
 
 @pytest.fixture(scope="session")
 def images():
-    """(count, side) -> uint8 images that all differ, and labels."""
+    """Returns (count, side) -> uint8 images that all differ, and labels."""
 
     def make(count, side=6, channels=None, classes=3, seed=0):
         shape = (count, side, side) + ((channels,) if channels else ())
@@ -29,21 +29,23 @@ def images():
 
 @pytest.fixture(scope="session")
 def build():
-    """Shard a source in this process: (root, data section) -> manifest."""
+    """Returns a function that shards a source in this process: (root, data section) -> manifest."""
 
-    def make(root, seed=0, parent=None, parent_root=None, **data):
-        grown = load_previous_version(str(parent_root), parent) if parent else None
-        plan = make_plan(DataConfig(**data), seed, grown)
-        made = [make_shard(plan.job(shard, str(root))) for shard in plan.shards]
-        rejected = [*plan.rejected, *(row for receipt in made for row in receipt.rejected)]
-        return publish(str(root), make_manifest(plan, made, quarantine_file(str(root), rejected)))
+    def make(root, seed=0, previous=None, previous_root=None, **data):
+        version = load_previous_version(str(previous_root), previous) if previous else None
+        plan = make_plan(DataConfig(**data), seed, version)
+        receipts = [make_shard(plan.job(shard, str(root))) for shard in plan.shards]
+        rejected = [*plan.rejected, *(row for receipt in receipts for row in receipt.rejected)]
+        return publish(
+            str(root), make_manifest(plan, receipts, quarantine_file(str(root), rejected))
+        )
 
     return make
 
 
 @pytest.fixture(scope="session")
 def write_idx():
-    """Write an MNIST-format file."""
+    """Returns a function that writes an MNIST-format file."""
 
     def write(path, values, packed=True):
         head = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)

@@ -1,4 +1,4 @@
-"""Binary pixels: with a border, or drawn from greys once or anew."""
+"""Binary pixels: thresholded, or drawn from greys once or at each visit."""
 
 from itertools import islice
 
@@ -27,7 +27,7 @@ def drawn(tmp_path_factory, images, build):
     )
 
 
-def test_pixels_are_on_as_often_as_their_grey_says():
+def test_the_share_of_white_pixels_is_the_grey_level():
     rows = 4000
     grey_BCHW = torch.tensor([0, 1, 80, 254, 255], dtype=torch.uint8).repeat(rows, 1, 1, 1)
     drawn_BCHW = binary.draw(grey_BCHW, 0, "x", torch.arange(rows))
@@ -47,7 +47,7 @@ def test_a_rows_one_draw_is_the_same_however_it_is_read(drawn):
     assert torch.equal(read_rows(str(root), manifest, "val", [1, 0]).pixels_BCHW, whole[[1, 0]])
 
 
-def test_training_draws_anew_by_position_and_seed_for_any_ranks(drawn):
+def test_training_draws_by_position_and_seed_for_any_ranks(drawn):
     root, manifest, greys = drawn
     rows = manifest.rows("train")
 
@@ -68,7 +68,7 @@ def test_training_draws_anew_by_position_and_seed_for_any_ranks(drawn):
     assert len(set(map(float, sums))) == 4
 
 
-def test_the_manifest_says_it_and_its_statistics_are_those_of_draws(drawn):
+def test_the_statistics_of_the_manifest_are_those_of_draws(drawn):
     root, manifest, greys = drawn
     assert "drawn from greys with seed 4" in str(manifest.spec)
     train = torch.cat([b.pixels_BCHW for b in iter_split(str(root), manifest, "train", 64)])
@@ -78,7 +78,7 @@ def test_the_manifest_says_it_and_its_statistics_are_those_of_draws(drawn):
     assert std == pytest.approx(float(train.double().std() / 127.5), rel=0.02)
 
 
-def test_greys_without_two_levels_are_refused():
+def test_draw_seed_requires_two_levels():
     with pytest.raises(ValueError, match="set levels to 2"):
         DataConfig(source="builtin:digits", draw_seed=0)
     assert "draw_seed" not in DataConfig(source="builtin:digits").result()

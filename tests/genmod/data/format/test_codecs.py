@@ -12,16 +12,11 @@ from PIL import Image
 from genmod.data.format.codecs import Codec, Rejected, decode_foreign, to_spec
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec
+from tests.genmod.data.builders import encode
 
 
 def spec(height=5, width=7, channels=1, **more):
     return ImageSpec(channels=channels, height=height, width=width, **more)
-
-
-def encoded(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 @given(st.data())
@@ -39,12 +34,12 @@ def test_our_png_comes_back_and_pillow_reads_it(data):
         assert np.array_equal(np.atleast_3d(decode_foreign(blob)), image)
 
 
-def test_foreign_pngs_and_jpegs_are_read_beside_ours():
+def test_foreign_pngs_and_jpegs_are_read_along_with_ours():
     ramp = np.add.outer(np.arange(16) * 9, np.arange(16) * 5).astype(np.uint8)
     codec = Codec(spec(16, 16))
-    filtered = encoded(Image.fromarray(ramp), optimize=True)
+    filtered = encode(Image.fromarray(ramp), optimize=True)
     assert filtered != codec.encode(ramp[..., None])
-    jpeg = encoded(Image.fromarray(ramp), "JPEG", quality=95)
+    jpeg = encode(Image.fromarray(ramp), "JPEG", quality=95)
     pixels_BCHW = codec.decode([filtered, codec.encode(ramp[..., None]), jpeg])
     assert np.array_equal(pixels_BCHW[0, 0], ramp)
     assert np.array_equal(pixels_BCHW[1, 0], ramp)
@@ -68,13 +63,13 @@ def test_a_row_filter_other_than_none_is_decoded():
     [
         b"",
         b"not an image",
-        encoded(Image.new("L", (7, 6))),
-        encoded(Image.new("RGB", (7, 5))),
-        encoded(Image.new("L", (7, 6)), "JPEG"),
+        encode(Image.new("L", (7, 6))),
+        encode(Image.new("RGB", (7, 5))),
+        encode(Image.new("L", (7, 6)), "JPEG"),
         Codec(spec()).encode(np.zeros((5, 7, 1), np.uint8))[:-20],
     ],
 )
-def test_reading_refuses_what_is_not_of_the_dataset(blob):
+def test_images_of_another_shape_are_an_error(blob):
     with pytest.raises(DataError):
         Codec(spec()).decode([blob])
 
@@ -95,26 +90,26 @@ def test_a_png_that_inflates_without_end_is_not_inflated():
     [
         (b"", "empty file"),
         (b"GIF89a-but-not-really", "image"),
-        (encoded(Image.new("RGB", (9, 9), (1, 2, 3)))[:-30], "corrupt image"),
-        (encoded(Image.new("I;16", (3, 3))), "16 bits"),
-        (encoded(Image.new("CMYK", (3, 3)), "JPEG"), "mode CMYK"),
-        (encoded(Image.new("RGBA", (3, 3), (1, 2, 3, 9))), "transparent"),
-        (encoded(Image.new("F", (3, 3)), "TIFF"), "32 bits"),
+        (encode(Image.new("RGB", (9, 9), (1, 2, 3)))[:-30], "corrupt image"),
+        (encode(Image.new("I;16", (3, 3))), "16 bits"),
+        (encode(Image.new("CMYK", (3, 3)), "JPEG"), "mode CMYK"),
+        (encode(Image.new("RGBA", (3, 3), (1, 2, 3, 9))), "transparent"),
+        (encode(Image.new("F", (3, 3)), "TIFF"), "32 bits"),
         (
-            encoded(Image.new("L", (3, 3)), "GIF", save_all=True,
+            encode(Image.new("L", (3, 3)), "GIF", save_all=True,
                     append_images=[Image.new("L", (3, 3), 9)]),
             "frame",
         ),
     ],
 )  # fmt: skip
-def test_hostile_images_are_refused_with_a_reason(data, reason):
+def test_hostile_images_are_rejected_with_a_reason(data, reason):
     with pytest.raises(Rejected, match=reason):
         decode_foreign(data)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_huge_declared_size_is_refused_before_it_is_decoded():
-    small = encoded(Image.new("L", (3, 3)))
+def test_a_huge_declared_size_is_rejected_before_decoding():
+    small = encode(Image.new("L", (3, 3)))
     body = struct.pack(">II", 12_000, 12_000) + small[24:29]
     head = small[:12] + b"IHDR" + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(b"IHDR")))
     with pytest.raises(Rejected, match="12000x12000"):
@@ -123,17 +118,17 @@ def test_a_huge_declared_size_is_refused_before_it_is_decoded():
 
 def test_palette_alpha_bilevel_and_exif_are_handled():
     opaque = Image.new("RGBA", (2, 2), (10, 20, 30, 255))
-    assert decode_foreign(encoded(opaque))[0, 0].tolist() == [10, 20, 30]
-    assert decode_foreign(encoded(Image.new("1", (2, 2), 1))).tolist() == [[255, 255]] * 2
+    assert decode_foreign(encode(opaque))[0, 0].tolist() == [10, 20, 30]
+    assert decode_foreign(encode(Image.new("1", (2, 2), 1))).tolist() == [[255, 255]] * 2
     palette = Image.new("RGB", (2, 2), (7, 8, 9)).quantize(4)
-    assert decode_foreign(encoded(palette))[1, 1].tolist() == [7, 8, 9]
+    assert decode_foreign(encode(palette))[1, 1].tolist() == [7, 8, 9]
     wide = Image.new("L", (4, 2))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
-    assert decode_foreign(encoded(wide, exif=exif)).shape == (4, 2)
+    assert decode_foreign(encode(wide, exif=exif)).shape == (4, 2)
 
 
-def test_conform_channels_and_sizes():
+def test_conversion_to_the_spec():
     grey = np.full((4, 8), 100, np.uint8)
     assert to_spec(grey, spec(4, 8, 3), "none").tolist() == [[[100] * 3] * 8] * 4
     red = np.zeros((4, 8, 3), np.uint8)
@@ -158,7 +153,7 @@ def test_jpegs_are_decoded_as_pillow_decodes_them(channels):
     image = Image.fromarray(
         np.stack([ramp + 9 * c for c in range(channels)], -1).squeeze().astype(np.uint8)
     )
-    blob = encoded(image, "JPEG", quality=95)
+    blob = encode(image, "JPEG", quality=95)
     codec = Codec(spec(32, 24, channels))
     pixels_BCHW = codec.decode([blob] * 3)
     wanted_HWC = np.asarray(Image.open(io.BytesIO(blob)).convert(mode)).reshape(32, 24, channels)

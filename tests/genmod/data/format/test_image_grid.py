@@ -11,7 +11,7 @@ from PIL import Image
 from genmod.data.format.image_grid import GAP, gallery_rows, grid, png
 
 
-def test_a_grid_holds_every_image_in_reading_order():
+def test_a_grid_contains_every_image_in_reading_order():
     pixels_NCHW = torch.arange(5 * 3 * 2 * 4, dtype=torch.uint8).view(5, 3, 2, 4)
     picture_CHW = grid(pixels_NCHW, columns=3, scale=2, background=9)
     assert picture_CHW.shape == (3, 2 * 4 + GAP, 3 * 8 + 2 * GAP)
@@ -31,7 +31,7 @@ def test_a_png_gives_back_the_pixels():
     assert np.array_equal(found_HWC, colour_CHW.permute(1, 2, 0).numpy())
 
 
-def test_a_gallery_shows_each_class_in_a_row_of_its_own():
+def test_a_gallery_shows_each_class_in_its_own_row():
     labels_N = torch.tensor([2, 0, 1, 0, 2, 1, 0, 0, 2, 1])
     assert gallery_rows(labels_N, 3, 2, 3).tolist() == [1, 3, 2, 5, 0, 4]
     assert gallery_rows(None, 2, 2, 0).tolist() == [0, 1, 2, 3]

@@ -70,7 +70,7 @@ def test_the_index_points_at_the_images(tmp_path):
         assert (line["key"], line["index"], line["label"]) == (row.key, row.index, row.label)
 
 
-def test_facts_are_the_moments_of_the_pixels(tmp_path):
+def test_statistics_are_the_moments_of_the_pixels(tmp_path):
     everything = list(rows(150))
     parts = [
         write_shard(str(tmp_path), f"s{n}", "train", SPEC, part)[1]
@@ -104,7 +104,7 @@ def test_facts_are_the_moments_of_the_pixels(tmp_path):
         {"key": "k000"},
     ],
 )
-def test_rows_that_are_not_allowed(tmp_path, change):
+def test_invalid_rows(tmp_path, change):
     good = list(rows(2))
     bad = Row(**({"key": "x", "index": 0, "image_HWC": good[0].image_HWC, "label": 0} | change))
     with pytest.raises(DataError):

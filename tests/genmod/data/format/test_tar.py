@@ -24,10 +24,10 @@ def test_tarfile_reads_what_we_write(members):
     data, offset_N1 = tar_of_files(members)
     offsets = offset_N1[:, 0].tolist()
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        found = tar.getmembers()
-        assert [(m.name, m.offset_data) for m in found] == list(zip(members, offsets, strict=True))
-        assert [tar.extractfile(m).read() for m in found] == list(members.values())
-        assert all((m.mtime, m.uid, m.gid, m.uname, m.mode) == (0, 0, 0, "", 0o644) for m in found)
+        stored = tar.getmembers()
+        assert [(m.name, m.offset_data) for m in stored] == list(zip(members, offsets, strict=True))
+        assert [tar.extractfile(m).read() for m in stored] == list(members.values())
+        assert all((m.mtime, m.uid, m.gid, m.uname, m.mode) == (0, 0, 0, "", 0o644) for m in stored)
 
 
 BODIES = st.none() | st.binary(max_size=1100)
@@ -37,19 +37,19 @@ SAMPLES = st.dictionaries(
 
 
 @given(SAMPLES)
-def test_a_sample_s_files_are_neighbours_and_may_be_missing(samples):
+def test_the_files_of_a_sample_are_adjacent_and_optional(samples):
     images, labels, sidecars = zip(*samples.values(), strict=True) if samples else ((), (), ())
     texts = np.array([b"%d" % label for label in labels], dtype=np.bytes_)
     members = [Members(".png", images), Members(".cls", texts), Members(".json", sidecars)]
     data, offset_NM = build_tar(list(samples), members)
-    wanted = [
+    expected = [
         (key + suffix, body)
         for key, (image, label, sidecar) in samples.items()
         for suffix, body in ((".png", image), (".cls", b"%d" % label), (".json", sidecar))
         if body is not None
     ]
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        assert [(m.name, tar.extractfile(m).read()) for m in tar.getmembers()] == wanted
+        assert [(m.name, tar.extractfile(m).read()) for m in tar.getmembers()] == expected
     for row_M, label in zip(offset_NM, labels, strict=True):
         assert bytes(data[row_M[1] :][: len(b"%d" % label)]) == b"%d" % label
 
@@ -77,7 +77,7 @@ def test_we_read_what_tarfile_writes(kind):
         assert body == bytes([number]) * number * 700
 
 
-def test_damage_is_told_with_the_place():
+def test_corruption_is_located():
     data, _ = tar_of_files({"a.png": bytes(2000), "b.png": bytes(2000)})
     for end, reason in [(700, "member at byte 0"), (2800, "header at byte 2560"), (0, "header")]:
         with pytest.raises(DataError, match=reason):
@@ -93,7 +93,7 @@ def test_damage_is_told_with_the_place():
 @pytest.mark.parametrize(
     "size", [b"-0000001000\0", b"0_000000001\0", b"        +10\0", b"0000000009\0 "]
 )
-def test_a_size_that_is_no_number_is_refused(size):
+def test_an_invalid_size_is_an_error(size):
     """With the first one a reader would come back to the same header for ever."""
     data, _ = tar_of_files({"a.png": bytes(100), "b.png": bytes(512)})
     header = bytearray(data[1024:1536])
@@ -110,5 +110,5 @@ def test_the_bytes_of_a_tar_never_change():
     members = [Members(".png", images), Members(".cls", [b"7", None]), Members(".json", sidecars)]
     whole, _ = build_tar(["a", "b"], members)
     assert whole == tar_of_files(files)[0]
-    wanted = "de71649d8b12596b19569d315288663502b15b9b0a5b074a8ac2fd171a4c6d4a"
-    assert hashlib.sha256(whole).hexdigest() == wanted
+    expected = "de71649d8b12596b19569d315288663502b15b9b0a5b074a8ac2fd171a4c6d4a"
+    assert hashlib.sha256(whole).hexdigest() == expected

@@ -39,8 +39,8 @@ def test_every_component_has_its_share_of_any_stretch(weights):
         period = component_N[begin : begin + interleave.total]
         assert np.bincount(period, minlength=len(weights)).tolist() == weights
     for k in range(len(weights)):
-        mine = number_N[component_N == k]
-        assert mine.tolist() == list(range(len(mine)))
+        numbers = number_N[component_N == k]
+        assert numbers.tolist() == list(range(len(numbers)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,10 +54,10 @@ def test_a_component_depends_on_its_position_alone_however_far(weights, position
     periods = [p // interleave.total for p in positions]
     near, near_N = interleave.assign(at % interleave.total)
     assert component_N.tolist() == near.tolist()
-    wanted = [
+    expected = [
         int(n) + period * weights[k] for n, k, period in zip(near_N, near, periods, strict=True)
     ]
-    assert number_N.tolist() == wanted
+    assert number_N.tolist() == expected
 
 
 def test_the_largest_weights_do_not_overflow():
@@ -72,16 +72,16 @@ def test_the_largest_weights_do_not_overflow():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=1, max_size=4))
-def test_every_component_has_exact_epochs_of_its_own(parts):
+def test_every_component_has_exact_epochs(parts):
     rows, weights = [r for r, _ in parts], [w for _, w in parts]
     orders = [UniformOrder(r, 1, f"order/{k}") for k, r in enumerate(rows)]
     mixed = MixedOrder(orders, rows, weights)
     row_N = mixed.rows_at(np.arange(600, dtype=np.int64))
     first = 0
     for size in rows:
-        mine = row_N[(row_N >= first) & (row_N < first + size)] - first
-        for begin in range(0, len(mine) - size + 1, size):
-            assert sorted(mine[begin : begin + size].tolist()) == list(range(size))
+        numbers = row_N[(row_N >= first) & (row_N < first + size)] - first
+        for begin in range(0, len(numbers) - size + 1, size):
+            assert sorted(numbers[begin : begin + size].tolist()) == list(range(size))
         first += size
 
 
@@ -114,9 +114,9 @@ def test_classes_come_equally_often_and_each_has_exact_epochs(shards, seed, held
         np.sort(label_N.reshape(60, classes)), np.tile(np.arange(classes), (60, 1))
     )
     for k in range(classes):
-        rows, mine = np.flatnonzero(label_R == k), row_N[label_N == k]
-        for begin in range(0, len(mine) - len(rows) + 1, len(rows)):
-            assert sorted(mine[begin : begin + len(rows)].tolist()) == rows.tolist()
+        rows, numbers = np.flatnonzero(label_R == k), row_N[label_N == k]
+        for begin in range(0, len(numbers) - len(rows) + 1, len(rows)):
+            assert sorted(numbers[begin : begin + len(rows)].tolist()) == rows.tolist()
     assert far_N[1] == row_N[3]
     assert far_N[0] == far_N[2]
 

@@ -14,7 +14,7 @@ SHARDS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 300), st.integers(0, 2**31), st.integers(0, 5))
-def test_an_epoch_is_every_row_once_in_an_order_of_its_own(rows, seed, epoch):
+def test_an_epoch_is_every_row_once_in_a_new_order(rows, seed, epoch):
     order = UniformOrder(rows, seed)
     at = np.arange(rows, dtype=np.int64) + epoch * rows
     here = order.rows_at(at)
@@ -76,9 +76,9 @@ def test_the_chance_to_meet_a_row_again_soon_is_that_of_uniform_epochs():
     )
     place_EN = np.argsort(row_EN, axis=1)
     gaps = rows + place_EN[1::2] - place_EN[0:-1:2]
-    wanted = np.array([rows - abs(gap - rows) for gap in range(1, 2 * rows)], dtype=float)
+    expected = np.array([rows - abs(gap - rows) for gap in range(1, 2 * rows)], dtype=float)
     counts = np.bincount(gaps.ravel(), minlength=2 * rows)[1:]
-    assert stats.chisquare(counts, wanted / wanted.sum() * gaps.size).pvalue > 1e-3
+    assert stats.chisquare(counts, expected / expected.sum() * gaps.size).pvalue > 1e-3
 
 
 @settings(max_examples=25, deadline=None)
@@ -97,8 +97,8 @@ def test_a_windows_shards_are_read_in_one_stretch_and_every_row_once(rows_S, win
             if shard_N[begin + size] not in here:
                 here.append(shard_N[begin + size])
             size += 1
-        wanted = sum(rows_S[shard] for shard in here)
-        assert size == wanted
+        expected = sum(rows_S[shard] for shard in here)
+        assert size == expected
         assert not seen & set(here)
         seen |= set(here)
         begin += size
@@ -170,14 +170,14 @@ def test_dropped_rows_are_others_in_each_epoch():
 
 @settings(deadline=None)
 @given(st.integers(0, 10**12), st.integers(1, 4))
-def test_every_world_deals_the_same_global_batches(start, batches):
+def test_every_world_reads_the_same_global_batches(start, batches):
     for size in range(1, 8):
         deals = [RankSlice(420, rank, size).positions(start, batches) for rank in range(size)]
         together = np.concatenate(deals, axis=1)
-        wanted = start + np.arange(420 * batches).reshape(batches, 420)
-        assert np.array_equal(together, wanted)
+        expected = start + np.arange(420 * batches).reshape(batches, 420)
+        assert np.array_equal(together, expected)
 
 
-def test_a_batch_that_cannot_be_dealt():
+def test_a_batch_that_cannot_be_divided():
     with pytest.raises(ConfigError, match="64 images cannot be divided equally among 3"):
         RankSlice(64, 0, 3)

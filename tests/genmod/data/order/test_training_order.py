@@ -26,7 +26,7 @@ FILE = FileEntry(path="x", size_bytes=1, sha256="0")
 
 
 def manifest_of(rows_S, name="f"):
-    """A dataset that only says how many rows its shards have."""
+    """A manifest with nothing but the numbers of rows of its shards."""
     shards = tuple(ShardEntry(split="train", rows=n, tar=FILE, index=FILE) for n in rows_S)
     spec = ImageSpec(channels=1, height=2, width=2)
     return DatasetManifest(fingerprint=name, spec=spec, shards=shards).sealed()
@@ -59,7 +59,7 @@ CONFIGS = st.one_of(
     st.data(),
 )
 def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, data):
-    """Worlds of 1 to 7 ranks, changed at random positions: each part is planned anew, as a restart does."""
+    """Worlds of 1 to 7 ranks, changed at random positions: each part is planned again, as in a restart."""
     batch, steps = 420, 4
     several = len(datasets) > 1
     config = data.draw(st.builds(OrderConfig, shuffle_window_shards=st.none() | st.integers(1, 4)))
@@ -78,11 +78,11 @@ def test_any_manifest_any_world_any_resume_point_one_sequence(datasets, seed, da
         dealt = [
             RankSlice(batch, rank, size).positions(start * batch, count) for rank in range(size)
         ]
-        found = [
+        parts_read = [
             orders[rank % 2].rows_at(at.reshape(-1)).reshape(at.shape)
             for rank, at in enumerate(dealt)
         ]
-        return np.concatenate(found, axis=1)
+        return np.concatenate(parts_read, axis=1)
 
     straight = rows(1, 0, steps)
     cuts = sorted({0, steps, *data.draw(st.lists(st.integers(0, steps), max_size=3))})
@@ -118,23 +118,25 @@ def test_the_streams_of_any_world_read_the_same_rows(dataset, second, data):
     parts = [MixturePart(*dataset, config.mixture.get(MAIN, 1)), *mixture_parts(config)]
 
     def ranks(size, start, count):
-        found = []
+        parts_read = []
         for rank in range(size):
             training_order = make_training_order(parts, "train", config, seed=5, global_batch=42)
             options = {"global_batch": 42, "rank": rank, "size": size, "start_nimg": 42 * start}
             with TrainingStream(
                 *dataset, "train", training_order=training_order, **options
             ) as stream:
-                found.append(list(islice(stream, count)))
-        return [batch for together in zip(*found, strict=True) for batch in together]
+                parts_read.append(list(islice(stream, count)))
+        return [batch for together in zip(*parts_read, strict=True) for batch in together]
 
     straight, resumed = ranks(1, 0, 5), ranks(before, 0, cut) + ranks(after, cut, 5 - cut)
     for name in ("pixels_BCHW", "labels_B", "index_B"):
-        a, b = (np.concatenate([getattr(x, name) for x in some]) for some in (straight, resumed))
+        a, b = (
+            np.concatenate([getattr(x, name) for x in batches]) for batches in (straight, resumed)
+        )
         assert np.array_equal(a, b)
 
 
-def test_a_mix_reads_each_datasets_rows_in_its_share(dataset, second):
+def test_a_mixture_reads_each_dataset_by_its_share(dataset, second):
     parts = [MixturePart(*dataset, 1), MixturePart(*second, 2)]
     config = OrderConfig()
     training_order = make_training_order(parts, "train", config, seed=1, global_batch=30)
@@ -150,12 +152,14 @@ def test_a_mix_reads_each_datasets_rows_in_its_share(dataset, second):
     assert counts == [200, 400]
 
 
-def test_the_order_of_a_mix_is_that_of_its_content(dataset, second):
+def test_the_order_of_a_mixture_depends_on_its_contents(dataset, second):
     """Named the other way round, with doubled weights: the same rows."""
 
     def images(parts):
-        made = make_training_order(parts, "train", OrderConfig(), seed=1, global_batch=30)
-        with TrainingStream(*dataset, "train", global_batch=30, training_order=made) as stream:
+        training_order = make_training_order(parts, "train", OrderConfig(), seed=1, global_batch=30)
+        with TrainingStream(
+            *dataset, "train", global_batch=30, training_order=training_order
+        ) as stream:
             return next(stream).pixels_BCHW.numpy()
 
     first = images([MixturePart(*dataset, 1), MixturePart(*second, 3)])
@@ -168,10 +172,10 @@ def test_the_order_of_a_mix_is_that_of_its_content(dataset, second):
 
 
 def test_balanced_classes_of_a_real_dataset(dataset, second):
-    made = make_training_order(
+    training_order = make_training_order(
         [MixturePart(*second)], "train", OrderConfig(balance="classes"), seed=1, global_batch=30
     )
-    with TrainingStream(*second, "train", global_batch=30, training_order=made) as stream:
+    with TrainingStream(*second, "train", global_batch=30, training_order=training_order) as stream:
         for batch in islice(stream, 4):
             assert np.bincount(batch.labels_B).tolist() == [10, 10, 10]
 
@@ -189,14 +193,14 @@ def test_balanced_classes_of_a_real_dataset(dataset, second):
         ({"shuffle_window": 2}, "did you mean 'shuffle_window_shards'"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused(values, words):
+def test_contradictory_settings_are_an_error(values, words):
     with pytest.raises(ConfigError, match=words):
         parse(OrderConfig, values, "train.order")
 
 
 def test_datasets_that_cannot_be_mixed(dataset, second, tmp_path):
     root, manifest = dataset
-    wanted = manifest.spec, manifest.class_names
+    own = manifest.spec, manifest.class_names
     other = manifest_of([3])
     cases = [
         ([MixturePart("/other", other)], "/other has 1x2x2.*mix datasets with the same spec"),
@@ -212,9 +216,9 @@ def test_datasets_that_cannot_be_mixed(dataset, second, tmp_path):
     ]
     for parts, words in cases:
         with pytest.raises(ConfigError, match=words):
-            check_mixture(parts, "train", *wanted)
+            check_mixture(parts, "train", *own)
     check_mixture(
-        [MixturePart("/empty", manifest.model_copy(update={"shards": ()}), 0)], "train", *wanted
+        [MixturePart("/empty", manifest.model_copy(update={"shards": ()}), 0)], "train", *own
     )
     with pytest.raises(ConfigError, match="no dataset at"):
         mixture_parts(OrderConfig(mixture={MAIN: 1, str(tmp_path): 1}))

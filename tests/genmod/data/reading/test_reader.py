@@ -68,9 +68,9 @@ def test_the_batches_of_a_split_are_every_row_once(dataset):
 def test_fixed_rows(dataset):
     root, manifest = dataset
     everything = joined(iter_split(root, manifest, "train", 50))
-    some = read_rows(root, manifest, "train", [40, 3, 3, 17])
-    assert torch.equal(some.pixels_BCHW, everything[0][[40, 3, 3, 17]])
-    assert some.index_B.tolist() == [40, 3, 3, 17]
+    batch = read_rows(root, manifest, "train", [40, 3, 3, 17])
+    assert torch.equal(batch.pixels_BCHW, everything[0][[40, 3, 3, 17]])
+    assert batch.index_B.tolist() == [40, 3, 3, 17]
     with pytest.raises(DataError, match="has rows 0 to"):
         read_rows(root, manifest, "val", [1000])
 
@@ -80,9 +80,9 @@ def test_the_stream_is_the_order(dataset):
     pixels, labels, index = joined(stream(dataset, 12, global_batch=20, seed=5))
     assert index.tolist() == list(range(240))
     row_N = UniformOrder(manifest.rows("train"), 5).rows_at(np.arange(240))
-    wanted = split_reader(root, manifest, "train").read(row_N)
-    assert torch.equal(pixels, wanted.pixels_BCHW)
-    assert torch.equal(labels, wanted.labels_B)
+    expected = split_reader(root, manifest, "train").read(row_N)
+    assert torch.equal(pixels, expected.pixels_BCHW)
+    assert torch.equal(labels, expected.labels_B)
 
 
 @settings(
@@ -107,8 +107,8 @@ def test_any_world_and_any_resume_point_give_the_same_ids(dataset, data):
         return [batch for together in zip(*parts, strict=True) for batch in together]
 
     resumed = ranks(before, 0, cut) + ranks(after, 60 * cut, 5 - cut)
-    for mine, theirs in zip(joined(resumed), straight, strict=True):
-        assert torch.equal(mine, theirs)
+    for actual, expected in zip(joined(resumed), straight, strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_more_ranks_than_shards_and_than_rows_of_a_shard(dataset):
@@ -136,13 +136,13 @@ def test_an_empty_split_and_no_dataset(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 40, 1000])
-def test_decoded_pixels_that_are_kept_are_the_same_pixels(dataset, count):
+def test_cached_pixels_are_the_same_pixels(dataset, count):
     manifest = dataset[1]
     epochs = 3 * manifest.rows("train") // 16
     plain = joined(stream(dataset, epochs, global_batch=16, decoded_bytes=0))
     kept = stream(dataset, epochs, global_batch=16, decoded_bytes=count * manifest.spec.dims)
-    for mine, theirs in zip(joined(kept), plain, strict=True):
-        assert torch.equal(mine, theirs)
+    for actual, expected in zip(joined(kept), plain, strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_later_epochs_read_no_tar(dataset, tmp_path):
@@ -162,22 +162,22 @@ def test_later_epochs_read_no_tar(dataset, tmp_path):
 )
 @given(st.data())
 def test_an_index_that_does_not_fit_in_memory_finds_the_same(dataset, data):
-    """Rows in any order, while the ring holds few shards or one."""
+    """Rows in any order, while the ring fits a few shards or one."""
     root, manifest = dataset
     shards = manifest.of_split("train")
     whole = RowReader(root, manifest.spec, shards)
-    wanted = whole.find(np.arange(len(whole)))
+    expected = whole.find(np.arange(len(whole)))
     rows = st.lists(st.integers(0, len(whole) - 1), max_size=40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rowindex, "INDEX_CACHE_ROWS", data.draw(st.integers(1, len(whole))))
         small = RowReader(root, manifest.spec, shards)
     for _ in range(4):
         row_N = np.array(data.draw(rows), dtype=np.int64)
-        for mine, theirs in zip(small.find(row_N), wanted, strict=True):
-            assert np.array_equal(mine, theirs[row_N])
+        for found_N, all_N in zip(small.find(row_N), expected, strict=True):
+            assert np.array_equal(found_N, all_N[row_N])
 
 
-def test_an_order_that_reads_indexes_in_vain_is_told(dataset, monkeypatch, caplog):
+def test_an_order_that_thrashes_the_index_cache_is_a_warning(dataset, monkeypatch, caplog):
     root, manifest = dataset
     monkeypatch.setattr(rowindex, "INDEX_CACHE_ROWS", 1)
     reader = RowReader(root, manifest.spec, manifest.of_split("train"))
@@ -222,15 +222,15 @@ def in_memory(dataset):
 def test_a_remote_dataset_reads_the_same(dataset, in_memory, cache_bytes, monkeypatch):
     monkeypatch.setattr(tarfiles, "MEMORY_CACHE_BYTES", cache_bytes)
     remote = (in_memory, open_dataset(in_memory))
-    for mine, theirs in zip(
+    for actual, expected in zip(
         joined(stream(remote, 9, global_batch=32)),
         joined(stream(dataset, 9, global_batch=32)),
         strict=True,
     ):
-        assert torch.equal(mine, theirs)
+        assert torch.equal(actual, expected)
 
 
-def damaged(in_memory, manifest, change):
+def corrupt(in_memory, manifest, change):
     shard = manifest.of_split("train")[1]
     url = f"{in_memory}/{shard.tar.path}"
     data = bytearray(storage.read_bytes(url))
@@ -244,9 +244,9 @@ def flip(data, offset):
     return data
 
 
-def test_a_damaged_member_is_named_to_the_consumer(dataset, in_memory):
+def test_a_corrupt_member_is_named_to_the_consumer(dataset, in_memory):
     manifest = dataset[1]
-    shard, key = damaged(in_memory, manifest, flip)
+    shard, key = corrupt(in_memory, manifest, flip)
     with pytest.raises(DataError, match=f"{shard.tar.path}: member {key} does not match"):
         list(iter_split(in_memory, manifest, "train", 16))
     with (
@@ -256,9 +256,9 @@ def test_a_damaged_member_is_named_to_the_consumer(dataset, in_memory):
         list(islice(source, 20))
 
 
-def test_a_tar_that_is_cut_off_or_missing(dataset, in_memory):
+def test_a_truncated_or_missing_tar(dataset, in_memory):
     manifest = dataset[1]
-    shard, _ = damaged(in_memory, manifest, lambda data, offset: data[: offset + 10])
+    shard, _ = corrupt(in_memory, manifest, lambda data, offset: data[: offset + 10])
     with pytest.raises(DataError, match=f"{shard.tar.path} is truncated"):
         list(iter_split(in_memory, manifest, "train", 16))
     storage.remove(f"{in_memory}/{shard.tar.path}")

@@ -9,10 +9,11 @@ import torch
 from fsspec import filesystem
 
 from genmod.data import webdataset
-from genmod.data.format.shards import Row, dataset_metadata, quarantine_file, write_shard
+from genmod.data.format.shards import Row
 from genmod.data.reading.reader import split_reader
 from genmod.errors import ConfigError, DataError
-from genmod.manifest import DatasetManifest, ImageSpec, publish
+from genmod.manifest import ImageSpec
+from tests.genmod.data.builders import write_dataset
 
 
 @pytest.fixture
@@ -65,12 +66,7 @@ def test_sidecars(tmp_path):
     image_HWC = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
     rows = [Row(key="a", index=0, image_HWC=image_HWC, sidecar={"seed": 7})]
     root = str(tmp_path)
-    shard, stats = write_shard(root, "train-0", "train", spec, rows)
-    manifest = DatasetManifest(
-        fingerprint="f", spec=spec, shards=(shard,), files=(quarantine_file(root, []),),
-        metadata=dataset_metadata({"train": stats}),
-    )  # fmt: skip
-    publish(root, manifest)
+    write_dataset(root, spec, rows)
     (sample,) = webdataset(root)
     assert sample["json"] == {"seed": 7}
     assert np.array_equal(sample["png"], image_HWC)

@@ -1,4 +1,4 @@
-"""The catalogue against a plan in memory, and what it takes of memory."""
+"""The catalog compared with a plan in memory, and its memory use."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ class Names(Source):
 
 
 def in_memory(entries, known, classes):
-    """(rows by split, refused): what the catalogue must find, by lists and sets."""
+    """(rows by split, rejected): the expected result, computed with lists and sets."""
     rows, used = {split: [] for split in SPLITS}, set()
     rejected = [
         (sample_key(e.name), e.name, e.reason)
@@ -72,8 +72,8 @@ names = st.text("ab/.", min_size=1, max_size=3)
     st.integers(0, 3),
     st.integers(1, 7),
 )
-def test_it_finds_what_a_plan_in_memory_finds(found, known, classes, chunk_rows):
-    entries = [Entry(name, [at], label, fault) for at, (name, label, fault) in enumerate(found)]
+def test_it_agrees_with_a_plan_in_memory(inputs, known, classes, chunk_rows):
+    entries = [Entry(name, [at], label, reason) for at, (name, label, reason) in enumerate(inputs)]
     known = {sample_key(name) for name in known}
     rows, rejected = in_memory(entries, known, classes)
     catalog = Catalog(Names(entries), HALVES, [sorted(known)[:1], sorted(known)[1:]], chunk_rows)
@@ -132,9 +132,9 @@ def test_memory_stores_list_as_folders_do(tmp_path):
 
     store = fsspec.filesystem("memory")
     for name in ("b/1", "b.png", "a/.x"):
-        store.pipe_file(f"/catalogue/{name}", b"123")
-    found = files_below("memory://catalogue")
-    assert list(found) == [File("b.png", 3), File("b/1", 3)]
+        store.pipe_file(f"/catalog/{name}", b"123")
+    files = files_below("memory://catalog")
+    assert list(files) == [File("b.png", 3), File("b/1", 3)]
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_bucket_is_listed_page_by_page(s3_root):
     assert list(files_below(s3_root)) == [File(name, 2) for name in names]
 
 
-def test_a_folder_that_may_not_be_read_is_no_empty_one(tmp_path):
+def test_an_unreadable_folder_is_an_error(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
     (tmp_path / "shut").mkdir(mode=0)
@@ -178,12 +178,12 @@ PLAN = """
 
 
 @pytest.mark.slow
-def test_a_plan_takes_memory_for_its_shards_not_for_its_rows(tmp_path):
+def test_the_memory_of_a_plan_grows_with_shards_not_with_rows(tmp_path):
     """Names, keys and references in lists would take 180 MB, three million rows take as much as these."""
     command = [sys.executable, "-c", textwrap.dedent(PLAN), "300000", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    rows, shards, some, mib = done.stdout.split()
+    rows, shards, names, mib = done.stdout.split()
     assert (int(rows), int(shards)) == (300_000, 148)
-    assert int(some) > 40 * 2000
+    assert int(names) > 40 * 2000
     assert float(mib) < 100

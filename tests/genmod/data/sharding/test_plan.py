@@ -1,4 +1,3 @@
-import io
 import json
 
 import numpy as np
@@ -6,7 +5,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from genmod import storage
 from genmod.data.format.keys import sample_key
@@ -19,6 +17,7 @@ from genmod.data.sharding.quarantine import check_quarantine
 from genmod.data.sources.source import DataConfig, Splits
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS
+from tests.genmod.data.builders import encode
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_the_seed_moves_rows_between_shards_not_between_splits(npz):
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_what_the_fingerprint_depends_on(npz):
+def test_the_fingerprint_depends_on_settings_that_change_the_bytes(npz):
     source = npz(50)
     same = DataConfig(source=source, max_quarantined=0.5, workers=7)
     base = make_plan(DataConfig(source=source), 0).fingerprint
@@ -102,15 +101,15 @@ def test_the_estimate_of_bytes(npz, build, tmp_path):
         ({"image_size": 9}, True, "is 6x6, expected 9x9"),
     ],
 )
-def test_wishes_that_the_source_cannot_grant(npz, tmp_path, data, labelled, words):
+def test_settings_that_contradict_the_source(npz, tmp_path, data, labelled, words):
     np.savez(tmp_path / "unlabelled.npz", x=np.zeros((60, 6, 6), np.uint8))
     source = npz(60) if labelled else f"npz:{tmp_path}/unlabelled.npz"
 
     def shard_one():
         config = DataConfig(source=source, **data)
         plan = make_plan(config, 0)
-        made = make_shard(plan.job(plan.shards[0], str(tmp_path / "d")))
-        check_quarantine(config, made.rejected, len(made.rejected), 60)
+        receipt = make_shard(plan.job(plan.shards[0], str(tmp_path / "d")))
+        check_quarantine(config, receipt.rejected, len(receipt.rejected), 60)
 
     with pytest.raises((ConfigError, DataError), match=words) as error:
         shard_one()
@@ -118,7 +117,7 @@ def test_wishes_that_the_source_cannot_grant(npz, tmp_path, data, labelled, word
     assert error.value.exit_code == 2
 
 
-def test_classes_may_be_more_than_were_seen_and_labels_left_out(npz):
+def test_classes_may_be_more_than_in_the_labels_and_labels_may_be_ignored(npz):
     source = npz(30)
     assert make_plan(DataConfig(source=source), 0).spec.classes == 3
     assert make_plan(DataConfig(source=source, classes=5), 0).spec.classes == 5
@@ -138,7 +137,7 @@ def test_keys():
 
 
 @given(st.text(min_size=1, max_size=300))
-def test_every_name_gets_a_key_that_tars_can_hold(name):
+def test_every_name_gets_a_key_that_is_valid_in_tars(name):
     key = sample_key(name)
     assert 1 <= len(key) <= 80
     assert all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
@@ -149,21 +148,16 @@ def messy(tmp_path, images):
     """A folder of 40 images, with seven that cannot be used."""
     pixels, labels = images(40)
 
-    def png(image):
-        stream = io.BytesIO()
-        Image.fromarray(image).save(stream, "PNG")
-        return stream.getvalue()
-
     folder = tmp_path / "messy"
     for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         (folder / f"c{label}").mkdir(parents=True, exist_ok=True)
-        (folder / f"c{label}" / f"ok.{number} é.png").write_bytes(png(image))
-    good = png(pixels[0])
+        (folder / f"c{label}" / f"ok.{number} é.png").write_bytes(encode(image))
+    good = encode(pixels[0])
     (folder / "c0" / "cut.png").write_bytes(good[: len(good) // 2])
     (folder / "c0" / "empty.png").write_bytes(b"")
     (folder / "c1" / "text.jpg").write_text("hello")
-    (folder / "c1" / "large.png").write_bytes(png(np.zeros((7, 6), np.uint8)))
-    (folder / "c2" / "colour.png").write_bytes(png(np.zeros((6, 6, 4), np.uint8)))
+    (folder / "c1" / "large.png").write_bytes(encode(np.zeros((7, 6), np.uint8)))
+    (folder / "c2" / "colour.png").write_bytes(encode(np.zeros((6, 6, 4), np.uint8)))
     (folder / "c2" / "bomb.png").write_bytes(
         good[:16] + (30_000).to_bytes(4) + (30_000).to_bytes(4) + good[24:]
     )
@@ -171,7 +165,7 @@ def messy(tmp_path, images):
     return f"folder:{folder}", pixels
 
 
-def test_hostile_files_are_quarantined_and_the_others_are_there(messy, build, tmp_path):
+def test_hostile_files_are_quarantined_and_the_others_are_kept(messy, build, tmp_path):
     source, pixels = messy
     root = str(tmp_path / "d")
     manifest = build(root, source=source, max_quarantined=0.2, shard_rows=10)
@@ -186,15 +180,15 @@ def test_hostile_files_are_quarantined_and_the_others_are_there(messy, build, tm
     assert "7x6" in reasons["c1/large.png"]
     assert "transparent" in reasons["c2/colour.png"]
     assert sum(manifest.rows(split) for split in SPLITS) == 40
-    found = [
+    stored = [
         image.tobytes()
         for split in SPLITS
         for image in split_reader(root, manifest, split).pixels(np.arange(manifest.rows(split)))
     ]
-    assert sorted(found) == sorted(image.tobytes() for image in pixels)
+    assert sorted(stored) == sorted(image.tobytes() for image in pixels)
 
 
-def test_names_of_the_source_stand_in_the_index(messy, build, tmp_path):
+def test_the_index_contains_the_names_of_the_source(messy, build, tmp_path):
     source, _ = messy
     manifest = build(tmp_path / "d", source=source, max_quarantined=0.2)
     rows = [
@@ -206,20 +200,20 @@ def test_names_of_the_source_stand_in_the_index(messy, build, tmp_path):
     assert any("ok.3 é.png" in row["name"] for row in rows)
 
 
-def test_too_much_refused_is_a_data_error_with_counts(messy):
+def test_too_many_rejected_inputs_are_a_data_error_with_counts(messy):
     source, _ = messy
     with pytest.raises(DataError, match=r"1 of 47 inputs are rejected.*no class.png: has no label"):
         make_plan(DataConfig(source=source, max_quarantined=0.0), 0)
 
 
-def test_growth_keeps_every_row_on_its_side_and_shares_shards(npz, build, tmp_path, images):
+def test_a_new_version_keeps_the_splits_and_shares_the_shards(npz, build, tmp_path, images):
     old = build(tmp_path / "v1", source=npz(100), shard_rows=16)
     everything, labels = images(160)
     everything[:100], labels[:100] = images(100)
     np.savez(tmp_path / "a.npz", x=everything, y=labels)
     new = build(
         tmp_path / "v2", source=f"npz:{tmp_path}/a.npz", shard_rows=16,
-        parent=old, parent_root=tmp_path / "v1",
+        previous=old, previous_root=tmp_path / "v1",
     )  # fmt: skip
     before = keys_by_split(str(tmp_path / "v1"), old)
     after = keys_by_split(str(tmp_path / "v2"), new)
@@ -244,13 +238,13 @@ def test_growth_keeps_every_row_on_its_side_and_shares_shards(npz, build, tmp_pa
     assert new.metadata["stats"] == whole.metadata["stats"]
 
 
-def test_growth_of_a_growth_and_nothing_new(npz, build, tmp_path):
+def test_a_third_version_and_a_version_without_new_rows(npz, build, tmp_path):
     source = npz(60)
     v1 = build(tmp_path / "v1", source=source)
     npz(80)
-    v2 = build(tmp_path / "v2", source=source, parent=v1, parent_root=tmp_path / "v1")
+    v2 = build(tmp_path / "v2", source=source, previous=v1, previous_root=tmp_path / "v1")
     npz(90)
-    v3 = build(tmp_path / "v3", source=source, parent=v2, parent_root=tmp_path / "v2")
+    v3 = build(tmp_path / "v3", source=source, previous=v2, previous_root=tmp_path / "v2")
     assert [v.metadata["version"] for v in (v1, v2, v3)] == [1, 2, 3]
     assert sum(v3.rows(split) for split in SPLITS) == 90
     keys = keys_by_split(str(tmp_path / "v3"), v3)
@@ -259,7 +253,7 @@ def test_growth_of_a_growth_and_nothing_new(npz, build, tmp_path):
     assert same.shards == ()
 
 
-def test_growth_knows_what_was_refused_and_numbers_classes_alike(messy, build, tmp_path):
+def test_a_new_version_skips_rejected_inputs_and_keeps_class_numbers(messy, build, tmp_path):
     source, _ = messy
     allowed = {"source": source, "max_quarantined": 0.2}
     v1 = build(tmp_path / "v1", **allowed)
@@ -268,7 +262,7 @@ def test_growth_knows_what_was_refused_and_numbers_classes_alike(messy, build, t
         file.unlink()
     (folder / "c2" / "new.png").write_bytes((next((folder / "c2").glob("ok*"))).read_bytes())
     (folder / "c0").rmdir()
-    v2 = build(tmp_path / "v2", parent=v1, parent_root=tmp_path / "v1", **allowed)
+    v2 = build(tmp_path / "v2", previous=v1, previous_root=tmp_path / "v1", **allowed)
     assert v2.class_names == v1.class_names == ("c0", "c1", "c2")
     (added,) = v2.shards[len(v1.shards) :]
     assert pq.read_table(tmp_path / "v2" / added.index.path)["label"].to_pylist() == [2]
@@ -276,14 +270,14 @@ def test_growth_knows_what_was_refused_and_numbers_classes_alike(messy, build, t
     (folder / "c9").mkdir()
     (folder / "c2" / "new.png").rename(folder / "c9" / "new.png")
     with pytest.raises(DataError, match="class 'c9'"):
-        build(tmp_path / "v3", parent=v2, parent_root=tmp_path / "v2", **allowed)
+        build(tmp_path / "v3", previous=v2, previous_root=tmp_path / "v2", **allowed)
 
 
-def test_growth_into_another_shape_is_refused(npz, build, tmp_path):
+def test_a_new_version_of_another_shape_is_an_error(npz, build, tmp_path):
     source = npz(60)
     v1 = build(tmp_path / "v1", source=source)
     with pytest.raises(ConfigError, match=r"1x8x8.*1x6x6"):
         build(
             tmp_path / "v2", source=source, image_size=8, resize="fit",
-            parent=v1, parent_root=tmp_path / "v1",
+            previous=v1, previous_root=tmp_path / "v1",
         )  # fmt: skip

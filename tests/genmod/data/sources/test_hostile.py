@@ -1,6 +1,5 @@
-"""Real hostile files, one line each, and what becomes of them by plan, task and quarantine."""
+"""Hostile files, one line each: accepted, or rejected with a reason, by plan, task and quarantine."""
 
-import io
 import os
 import random
 import re
@@ -25,6 +24,7 @@ from genmod.data.sources.registry import open_source
 from genmod.data.sources.source import DataConfig
 from genmod.errors import DataError
 from genmod.manifest import SPLITS
+from tests.genmod.data.builders import encode, write_tar
 
 RAMP = (np.add.outer(np.arange(16) * 5, np.arange(16) * 9)[..., None] + [0, 20, 40]).astype(
     np.uint8
@@ -33,19 +33,13 @@ COLOUR = Image.fromarray(RAMP)
 GREY = COLOUR.convert("L")
 
 
-def encoded(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
 def flipped(data, bit):
     return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
 
 
 def declaring(kind, width, height):
     """A small file that says it is a large image."""
-    data = encoded(COLOUR.quantize(8) if kind == "GIF" else COLOUR, kind)
+    data = encode(COLOUR.quantize(8) if kind == "GIF" else COLOUR, kind)
     if kind == "PNG":
         body = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
         return data[:12] + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
@@ -65,41 +59,41 @@ def declaring(kind, width, height):
 
 
 def animated(kind):
-    return encoded(GREY, kind, save_all=True, append_images=[GREY.rotate(90)])
+    return encode(GREY, kind, save_all=True, append_images=[GREY.rotate(90)])
 
 
 def rotated():
     exif = Image.Exif()
     exif[0x0112] = 6
-    return encoded(COLOUR, "JPEG", exif=exif, quality=95)
+    return encode(COLOUR, "JPEG", exif=exif, quality=95)
 
 
 def see_through():
     image = COLOUR.convert("RGBA")
     image.putpixel((3, 3), (1, 2, 3, 100))
-    return encoded(image)
+    return encode(image)
 
 
 def text_bomb():
     info = PngImagePlugin.PngInfo()
     info.add_text("comment", "a" * (64 << 20), zip=True)
-    return encoded(COLOUR, pnginfo=info)
+    return encode(COLOUR, pnginfo=info)
 
 
-DEEP = encoded(Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 256))
-PNG, JPEG = encoded(COLOUR), encoded(COLOUR, "JPEG", quality=90)
+DEEP = encode(Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 256))
+PNG, JPEG = encode(COLOUR), encode(COLOUR, "JPEG", quality=90)
 
 MARKER = 8 * (JPEG.index(b"\xff\xc0") + 1) + 3
 
 IMAGES = {
-    # file name, bytes, the reason that it is refused for (None: it is handled)
+    # extension, bytes, the reason of its rejection (None: it is accepted)
     "png cut in the middle": (".png", PNG[: len(PNG) // 2], "corrupt image"),
     "png cut before its end chunk": (".png", PNG[:-12], "corrupt image: truncated"),
     "jpeg cut in the middle": (".jpg", JPEG[: len(JPEG) // 2], "corrupt image"),
     "jpeg cut of its last bytes": (".jpg", JPEG[:-40], "corrupt image"),
-    "webp cut": (".webp", encoded(COLOUR, "WEBP", lossless=True)[:-9], "not a readable image|corrupt image"),
-    "gif cut": (".gif", encoded(GREY, "GIF")[:-40], "corrupt image"),
-    "bmp cut": (".bmp", encoded(COLOUR, "BMP")[:-5], "corrupt image"),
+    "webp cut": (".webp", encode(COLOUR, "WEBP", lossless=True)[:-9], "not a readable image|corrupt image"),
+    "gif cut": (".gif", encode(GREY, "GIF")[:-40], "corrupt image"),
+    "bmp cut": (".bmp", encode(COLOUR, "BMP")[:-5], "corrupt image"),
     "png with a flipped bit of pixels": (".png", flipped(PNG, 8 * 50), "checksum of its 'IDAT'"),
     "jpeg with a flipped marker": (".jpg", flipped(JPEG, MARKER), "not a readable image|corrupt"),
     "jpeg with bytes put in": (".jpg", JPEG[:-2] + bytes(9) + JPEG[-2:], "corrupt.*extraneous"),
@@ -111,34 +105,34 @@ IMAGES = {
     "tiff bomb": (".tif", declaring("TIFF", 40_000, 40_000), "declares"),
     "ppm bomb": (".ppm", declaring("PPM", 40_000, 40_000), "declares"),
     "png with a text that unpacks to 64 MiB": (".png", text_bomb(), "corrupt image"),
-    "cmyk": (".jpg", encoded(COLOUR.convert("CMYK"), "JPEG"), "mode CMYK"),
+    "cmyk": (".jpg", encode(COLOUR.convert("CMYK"), "JPEG"), "mode CMYK"),
     "16-bit png": (".png", DEEP, "16 bits per channel"),
-    "16-bit tiff": (".tif", encoded(Image.fromarray(np.ones((16, 16), np.uint16)), "TIFF"), "16 bits"),
+    "16-bit tiff": (".tif", encode(Image.fromarray(np.ones((16, 16), np.uint16)), "TIFF"), "16 bits"),
     "16-bit ppm": (".ppm", b"P6 # deep\n16 16 65535\n" + bytes(16 * 16 * 6), "16 bits"),
-    "float tiff": (".tif", encoded(Image.new("F", (16, 16)), "TIFF"), "32 bits"),
+    "float tiff": (".tif", encode(Image.new("F", (16, 16)), "TIFF"), "32 bits"),
     "transparent": (".png", see_through(), "transparent"),
     "animated gif": (".gif", animated("GIF"), "more than one frame"),
     "animated png": (".png", animated("PNG"), "more than one frame"),
     "animated webp": (".webp", animated("WEBP"), "more than one frame"),
     "tiff of two pages": (".tif", animated("TIFF"), "more than one frame"),
-    "1x1": (".png", encoded(Image.new("RGB", (1, 1))), "is 1x1, expected 16x16"),
+    "1x1": (".png", encode(Image.new("RGB", (1, 1))), "is 1x1, expected 16x16"),
     "empty": (".png", b"", "an empty file"),
     "text": (".jpeg", b"hello", "not a readable image"),
     "html": (".jpg", b"<html>404</html>", "not a readable image"),
     "zip": (".png", b"PK\x03\x04" + bytes(100), "not a readable image"),
     "svg": (".png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable image"),
-    "palette": (".png", encoded(COLOUR.quantize(256)), None),
-    "palette gif": (".gif", encoded(GREY, "GIF"), None),
+    "palette": (".png", encode(COLOUR.quantize(256)), None),
+    "palette gif": (".gif", encode(GREY, "GIF"), None),
     "turned by exif": (".jpg", rotated(), None),
-    "opaque alpha": (".png", encoded(COLOUR.convert("RGBA")), None),
-    "1-bit": (".png", encoded(GREY.convert("1")), None),
+    "opaque alpha": (".png", encode(COLOUR.convert("RGBA")), None),
+    "1-bit": (".png", encode(GREY.convert("1")), None),
     "jpeg called png": (".png", JPEG, None),
     "png called JPG": (".JPG", PNG, None),
 }  # fmt: skip
 
 
 def sharded(build, root, source, twice=frozenset(), **data):
-    """(manifest, reasons by name, names by key) of a source of which anything may be refused."""
+    """(manifest, reasons by name, names by key) of a source with any number of rejected inputs."""
     manifest = build(root, source=source, **{"max_quarantined": 1.0} | data)
     table = pq.read_table(f"{root}/quarantine.parquet").to_pydict()
     rows = [r for s in manifest.shards for r in pq.read_table(f"{root}/{s.index.path}").to_pylist()]
@@ -168,7 +162,7 @@ def outcome(images_below, build, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_an_image_is_handled_or_refused_with_its_reason(outcome, name):
+def test_an_image_is_accepted_or_rejected_with_a_reason(outcome, name):
     _, (_, reasons, names) = outcome
     extension, _, reason = IMAGES[name]
     if reason is None:
@@ -177,7 +171,7 @@ def test_an_image_is_handled_or_refused_with_its_reason(outcome, name):
         assert re.search(reason, reasons[name + extension])
 
 
-def test_what_is_handled_has_the_right_pixels(outcome):
+def test_accepted_images_have_the_right_pixels(outcome):
     root, (manifest, _, names) = outcome
     images = {}
     for split in SPLITS:
@@ -204,7 +198,7 @@ def test_every_bit_that_flips_in_a_png_is_found(tmp_path, build):
     assert len(names) == 20
 
 
-def test_bombs_are_refused_in_little_memory(images_below):
+def test_bombs_are_rejected_in_little_memory(images_below):
     """The limit on the address space is 64 MiB above what the imports take; a bomb needs 200 MiB and more."""
     code = """
         import pathlib, resource, sys
@@ -228,26 +222,12 @@ def test_bombs_are_refused_in_little_memory(images_below):
     assert len(done.stdout.splitlines()) == 7
 
 
-def write_tar(path, members):
-    """Members as (name, bytes), or (name, link target), or (name, None) for a folder."""
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for name, body, *link in members:
-            info = tarfile.TarInfo(name)
-            if link:
-                info.type, info.linkname = link[0], body
-            elif body is None:
-                info.type = tarfile.DIRTYPE
-            else:
-                info.size = len(body)
-            tar.addfile(info, io.BytesIO(body) if isinstance(body, bytes) else None)
-
-
 def good(name, label=0):
     return [(f"{name}.png", PNG), (f"{name}.cls", b"%d" % label)]
 
 
 TAR = {
-    # members, what becomes of them: {name: reason or None}
+    # members, and {key: reason of rejection, or None}
     "links": (
         [("a.png", "/etc/passwd", tarfile.SYMTYPE), ("a.cls", b"0"), *good("b"),
          ("c.png", "b.png", tarfile.LNKTYPE), ("d.png", PNG), ("d.cls", "b.cls", tarfile.SYMTYPE)],
@@ -312,13 +292,13 @@ def test_members_out_of_order_keep_their_labels(tmp_path):
         (zlib.compress(b"x" * 9000), "truncated|no tar header"),
     ],
 )
-def test_a_tar_that_is_none_is_named(tmp_path, data, words):
+def test_a_file_that_is_not_a_tar_is_named(tmp_path, data, words):
     (tmp_path / "t.tar").write_bytes(data)
     with pytest.raises(DataError, match=words):
         open_source(f"webdataset:{tmp_path}/t.tar").listing()
 
 
-def test_a_tar_that_is_cut_off_is_named(tmp_path):
+def test_a_truncated_tar_is_named(tmp_path):
     write_tar(tmp_path / "t.tar", good("a"))
     whole = (tmp_path / "t.tar").read_bytes()
     (tmp_path / "t.tar").write_bytes(whole[:520])
@@ -389,7 +369,7 @@ def test_labels_of_arrays_and_tables(tmp_path, build):
     assert reasons["t-00000000"] == "its label is not a class number"
 
 
-def test_archives_that_declare_too_much_are_not_unpacked(tmp_path):
+def test_archives_that_declare_too_much_are_not_decompressed(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("x.npy", "y.npy", "z.npy"):
             archive.writestr(name, bytes(1000))
@@ -404,7 +384,7 @@ def test_archives_that_declare_too_much_are_not_unpacked(tmp_path):
         open_source(f"idx:{tmp_path}").listing()
 
 
-def test_beyond_the_budget_the_counts_are_told(tmp_path):
+def test_too_many_rejected_inputs_are_counted_by_reason(tmp_path):
     write_tar(tmp_path / "t.tar", TAR["labels"][0] + [m for n in range(20) for m in good(f"g{n}")])
     with pytest.raises(DataError) as error:
         make_plan(
@@ -448,9 +428,9 @@ WATCHED = """
     for number, source in enumerate(sources):
         data = DataConfig(source=source, max_quarantined=1.0, image_size=16, channels=3)
         plan, into = make_plan(data, 0), f"{root}/{number}"
-        made = [make_shard(plan.job(shard, into)) for shard in plan.shards]
-        refused = [*plan.refused, *(row for receipt in made for row in receipt.refused)]
-        publish(into, make_manifest(plan, made, quarantine_file(into, refused)))
+        receipts = [make_shard(plan.job(shard, into)) for shard in plan.shards]
+        rejected = [*plan.rejected, *(row for receipt in receipts for row in receipt.rejected)]
+        publish(into, make_manifest(plan, receipts, quarantine_file(into, rejected)))
     print(len(touched))
     for path in touched:
         assert (os.path.realpath(path) + os.sep).startswith(root + os.sep) or path == "/dev/null", path

@@ -1,31 +1,24 @@
 import io
-import tarfile
 import zipfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from genmod.data.format.codecs import Rejected
 from genmod.data.sources.patterns import expand_braces
 from genmod.data.sources.registry import open_source
 from genmod.data.sources.source import BAD_LABEL, pixels_of
 from genmod.errors import ConfigError, DataError, StorageError
-
-
-def png(pixels):
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
+from tests.genmod.data.builders import encode, write_tar
 
 
 def fetched(source, rows=None):
     listing = source.listing()
     refs = [listing.refs[row] for row in (range(len(listing)) if rows is None else rows)]
-    again = open_source(source.text)  # as a task does
-    return [pixels_of(image) for image in again.fetch(refs, listing.fingerprint)]
+    reopened = open_source(source.text)  # as a task does
+    return [pixels_of(image) for image in reopened.fetch(refs, listing.fingerprint)]
 
 
 @pytest.mark.parametrize(
@@ -44,10 +37,10 @@ def test_builtin(name, rows, shape):
 def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
-    theirs = load_digits()
+    expected = load_digits()
     ours = fetched(open_source("builtin:digits"), range(50))
-    assert np.abs(np.array(ours) / 255 - theirs.images[:50] / 16).max() < 0.5 / 255 + 1e-9
-    assert open_source("builtin:digits").listing().labels_N.tolist() == theirs.target.tolist()
+    assert np.abs(np.array(ours) / 255 - expected.images[:50] / 16).max() < 0.5 / 255 + 1e-9
+    assert open_source("builtin:digits").listing().labels_N.tolist() == expected.target.tolist()
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -68,7 +61,7 @@ def test_idx(tmp_path, images, write_idx, packed):
     assert np.array_equal(fetched(source), pixels[order])
 
 
-def test_idx_that_lies(tmp_path, images, write_idx):
+def test_corrupt_idx_files(tmp_path, images, write_idx):
     pixels, labels = images(5)
     file = tmp_path / "train-images-idx3-ubyte"
     write_idx(file, pixels, packed=False)
@@ -114,7 +107,7 @@ def test_npz_that_changes_between_plan_and_task(tmp_path, images):
         {"x": np.zeros((3, 0, 4), np.uint8)},
     ],
 )
-def test_npz_of_other_things_is_a_data_error(tmp_path, arrays):
+def test_npz_with_wrong_arrays_is_a_data_error(tmp_path, arrays):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError):
         open_source(f"npz:{tmp_path}/a.npz").listing()
@@ -125,7 +118,7 @@ def test_folder(tmp_path, images):
     for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         folder = tmp_path / "deep" / f"class {label}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"im.age[{number}].PNG").write_bytes(png(image))
+        (folder / f"im.age[{number}].PNG").write_bytes(encode(image))
     (tmp_path / "README.txt").write_text("not an image")
     (tmp_path / ".hidden.png").write_bytes(b"")
     source = open_source(f"folder:{tmp_path}")
@@ -139,7 +132,7 @@ def test_folder(tmp_path, images):
 def test_folder_without_classes_and_with_a_file_that_vanishes(tmp_path, images):
     pixels, _ = images(3)
     for number, image in enumerate(pixels):
-        (tmp_path / f"{number}.png").write_bytes(png(image))
+        (tmp_path / f"{number}.png").write_bytes(encode(image))
     source = open_source(f"folder:{tmp_path}")
     listing = source.listing()
     assert (listing.labels_N, listing.classes) == (None, 0)
@@ -158,7 +151,7 @@ def test_webdataset_as_others_write_it(tmp_path, images):
     with wds.ShardWriter(str(tmp_path / "a-%02d.tar"), maxcount=6, verbose=0) as writer:
         for number in range(10):
             writer.write(
-                {"__key__": f"s/{number:03d}", "png": png(pixels[number]), "cls": labels[number]}
+                {"__key__": f"s/{number:03d}", "png": encode(pixels[number]), "cls": labels[number]}
             )
     source = open_source(f"webdataset:{tmp_path}/a-{{00..01}}.tar")
     listing = source.listing()
@@ -169,20 +162,16 @@ def test_webdataset_as_others_write_it(tmp_path, images):
     assert listing.names == open_source(f"webdataset:{tmp_path}/a-*.tar").listing().names
 
 
-def test_webdataset_samples_that_are_not_whole(tmp_path, images):
+def test_incomplete_webdataset_samples(tmp_path, images):
     pixels, _ = images(2)
     members = {
-        "a.png": png(pixels[0]),
+        "a.png": encode(pixels[0]),
         "a.cls": b"1",
         "b.cls": b"0",
-        "c.png": png(pixels[1]),
+        "c.png": encode(pixels[1]),
         "c.cls": b"x",
     }
-    with tarfile.open(tmp_path / "t.tar", "w") as tar:
-        for name, body in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(body)
-            tar.addfile(info, io.BytesIO(body))
+    write_tar(tmp_path / "t.tar", members.items())
     listing = open_source(f"webdataset:{tmp_path}/t.tar").listing()
     assert listing.names == ["t/a", "t/c"]
     assert listing.labels_N.tolist() == [1, BAD_LABEL]
@@ -193,7 +182,7 @@ def test_webdataset_samples_that_are_not_whole(tmp_path, images):
 def test_parquet(tmp_path, images, nested):
     pixels, labels = images(10, channels=3)
     for part, rows in {"p0": range(0, 7), "p1": range(7, 10)}.items():
-        blobs = [png(pixels[row]) for row in rows]
+        blobs = [encode(pixels[row]) for row in rows]
         table = {
             "image": [{"bytes": b, "path": None} for b in blobs] if nested else blobs,
             "label": [f"class {labels[row]}" for row in rows] if nested else labels[list(rows)],
@@ -219,14 +208,14 @@ def test_an_npz_that_declares_more_than_memory_holds_is_a_data_error(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["image", "label", "footer"])
-def test_a_parquet_file_that_is_broken_inside_is_named(tmp_path, part):
+def test_a_corrupt_parquet_file_is_named(tmp_path, part):
     table = pa.table({"image": [bytes([n]) * 100 for n in range(9)], "label": [0, 1, 2] * 3})
     path = tmp_path / "a.parquet"
     pq.write_table(table, path)
-    told = pq.read_metadata(path)
-    at = told.row_group(0).column(part == "label").dictionary_page_offset
+    metadata = pq.read_metadata(path)
+    at = metadata.row_group(0).column(part == "label").dictionary_page_offset
     if part == "footer":
-        at = path.stat().st_size - 8 - told.serialized_size
+        at = path.stat().st_size - 8 - metadata.serialized_size
     data = bytearray(path.read_bytes())
     data[at : at + 12] = b"\xff" * 12
     path.write_bytes(data)
@@ -241,7 +230,7 @@ def test_parquet_without_images(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["idx", "folder", "npz", "webdataset", "parquet"])
-def test_a_source_that_is_not_there(tmp_path, kind):
+def test_a_missing_source(tmp_path, kind):
     with pytest.raises(DataError) as error:
         open_source(f"{kind}:{tmp_path}/nothing").listing()
     assert str(tmp_path) in str(error.value)
