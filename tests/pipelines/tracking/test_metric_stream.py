@@ -103,7 +103,9 @@ def test_models_are_followed_one_after_the_other(jobs):
             "speed/images_per_s": 5.0,
         }
     last = {task: (done, total, unit, note) for task, done, total, unit, note in progress.updates}
-    assert last == dict.fromkeys(("one", "two"), (480, 480, "images", f"all loss {1 / 480:.4g}"))
+    assert last == dict.fromkeys(
+        ("train one", "train two"), (480, 480, "images", f"all loss {1 / 480:.4g}")
+    )
 
 
 def test_an_error_of_a_receiver_is_raised_when_training_has_ended(jobs):
