@@ -1,4 +1,4 @@
-"""The C library's memory, which each step of training, each batch of samples takes and gives back."""
+"""Settings of the C library's allocator, for steps that allocate and free the same large blocks again."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
-_MOST_MMAP = 32 * 2**20  # glibc refuses more
-KEPT = 512 * 2**20
+_MAX_MMAP_THRESHOLD = 32 * 2**20  # glibc refuses more
+_KEPT_BYTES = 512 * 2**20
 
 
 def keep_freed() -> None:
-    """Keep up to half a GiB of what is freed for what comes next, for the rest of this process.
+    """Keep up to half a GiB of freed memory for later allocations, until this process ends.
 
-    By itself glibc returns large blocks to the system, which fills them with zeros when the next step asks
-    for them again: a tenth of a GAN's step, up to as long again as its samples take. The price: a process
-    that has once used much memory goes on holding so much of it. Where there is no glibc, nothing changes.
+    By default glibc returns large blocks to the system, which fills them with zeros at the next allocation:
+    a tenth of the time of a GAN's training step, and up to half of the time of its samples. The price is that
+    the process keeps memory that it no longer uses. Without glibc nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _MOST_MMAP)
-        mallopt(_TRIM_THRESHOLD, KEPT)
+        mallopt(_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)

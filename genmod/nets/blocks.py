@@ -1,8 +1,8 @@
-"""Parts of a denoising U-Net: noise-level embedding, residual block, self-attention, change of resolution.
+"""Parts of convolutional nets: residual block, self-attention, noise-level embedding, change of resolution.
 
 Normalisation is over groups of channels within one row, and there is no dropout: a row's result depends
-on that row alone. The last layer of every residual branch starts at zero, so that a new net is shallow.
-Letters: B batch, C and N channels, H height, W width, E embedding, F Fourier features, T places.
+on that row alone. The last layer of every residual branch starts at zero, so blocks start as the identity.
+Letters: B batch, C and N channels, H height, W width, E embedding, F Fourier features, T positions.
 
 References:
     Group normalization, Wu and He 2018, https://arxiv.org/abs/1803.08494
@@ -37,7 +37,7 @@ def stride_of(unshuffle: int, widths: Sequence[int]) -> int:
 
 
 def zeroed(layer: LayerT) -> LayerT:
-    """The layer with weights and bias at zero."""
+    """Set a layer's weight and bias to zero, and return it."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -45,20 +45,20 @@ def zeroed(layer: LayerT) -> LayerT:
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """Group normalisation with at most 32 groups of at least 4 channels, where the channels allow it."""
+    """Group normalisation with at most 32 groups of at least 4 channels, if that divides the channels."""
     groups = math.gcd(channels, min(32, max(1, channels // 4)))
     return nn.GroupNorm(groups, channels, eps=1e-5, affine=affine)
 
 
 class NoiseEmbedding(nn.Module):
-    """A noise level, as one number, to a vector: Fourier features, then two layers."""
+    """Embeds a noise level, one number, as a vector: Fourier features, then two layers."""
 
     frequencies_F: Tensor
 
     def __init__(self, features: int, embedding: int) -> None:
-        """``features`` sines and cosines (even), ``embedding`` is the length of the vector."""
+        """``features`` is the number of sines and cosines (even), ``embedding`` the length of the vector."""
         super().__init__()
-        # Geometric: periods from 8 (all of c_noise's range is within a third of it) down to 1/8.
+        # Geometric: periods from 8 (three times the range of c_noise) down to 1/8.
         frequencies_F = 2.0 ** torch.linspace(-3, 3, features // 2)
         self.register_buffer("frequencies_F", frequencies_F, persistent=False)
         self.first = Linear(features, embedding)
@@ -72,7 +72,10 @@ class NoiseEmbedding(nn.Module):
 
 
 class GroupNormBlock(nn.Module):
-    """``skip(x) + conv(silu(film(norm(conv(silu(norm(x)))))))``; FiLM is an affine map of the embedding."""
+    """Residual block ``skip(x) + conv(silu(film(norm(conv(silu(norm(x)))))))``, for denoising U-Nets.
+
+    FiLM scales and shifts each channel by an affine function of the embedding.
+    """
 
     def __init__(self, channels: int, out: int, embedding: int) -> None:
         """From ``channels`` to ``out``, conditioned on a vector of length ``embedding``."""
@@ -94,10 +97,10 @@ class GroupNormBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """``x + project(attention(norm(x)))`` between all places of an image."""
+    """``x + project(attention(norm(x)))`` between all positions of an image."""
 
     def __init__(self, channels: int, head: int) -> None:
-        """``head`` channels in each head; it divides ``channels``."""
+        """``head`` is the number of channels of each head; it divides ``channels``."""
         super().__init__()
         assert channels % head == 0, (channels, head)
         self.heads = channels // head
@@ -116,7 +119,7 @@ class SelfAttention(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the height and width: squares of 2 by 2 places go to channels, which are then mixed."""
+    """Halves height and width: squares of 2 by 2 positions become channels, then a 1x1 convolution."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the height and width, the mirror of :class:`Down`."""
+    """Doubles height and width, the mirror of :class:`Down`."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()

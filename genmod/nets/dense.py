@@ -1,7 +1,8 @@
-"""DenseEncoder and decoder of plain layers, each of all pixels: many more images a second than convolutions.
+"""Encoder and decoder of dense layers: many more images a second than convolutions.
 
-For small images alone: their size is that of the first and last layer. A row's result depends on that row
-alone. Letters: B batch, C channels, H height, W width, E embedding, Z vector.
+They suit small images only, since the first and the last layer are as wide as an image. A row's result
+depends on that row alone.
+Letters: B batch, C channels, H height, W width, E embedding, Z vector.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LAYERS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, 
 def _layers(lengths: Sequence[int], activation: Activation) -> nn.Sequential:
     """Linear maps from each length to the next, each followed by the activation.
 
-    Before tanh the weights begin as Glorot and Bengio say (2010, sec. 4.2.1), and the biases at zero.
+    Layers before tanh have Glorot's initialisation (Glorot and Bengio 2010, sec. 4.2.1) and zero biases.
     """
     parts: list[nn.Module] = []
     for i, o in itertools.pairwise(lengths):
@@ -36,7 +37,7 @@ def _layers(lengths: Sequence[int], activation: Activation) -> nn.Sequential:
 
 
 class DenseEncoder(nn.Module):
-    """Images to vectors."""
+    """Maps images to vectors by dense layers."""
 
     def __init__(
         self,
@@ -53,9 +54,9 @@ class DenseEncoder(nn.Module):
         Args:
             channels: C of the images.
             size: (H, W) of the images.
-            out: length of the vector it makes.
-            hidden: lengths of the layers between.
-            activation: after each of them.
+            out: length of the output vector.
+            hidden: lengths of the hidden layers.
+            activation: after each hidden layer.
             embedding: length of the conditioning vector, 0 for none.
         """
         super().__init__()
@@ -70,7 +71,7 @@ class DenseEncoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """Vectors to images."""
+    """Maps vectors to images by dense layers."""
 
     def __init__(
         self,
@@ -84,11 +85,11 @@ class DenseDecoder(nn.Module):
         """Build the net, the mirror of :class:`DenseEncoder`.
 
         Args:
-            inputs: length of the vector that it reads.
-            channels: of the image it makes.
+            inputs: length of the input vector.
+            channels: C of the output image.
             size: (H, W) of the image.
-            hidden: the encoder's lengths, which it goes through the other way.
-            activation: after each layer between.
+            hidden: the encoder's lengths; the decoder uses them in reverse.
+            activation: after each hidden layer.
         """
         super().__init__()
         self.shape = (channels, *size)

@@ -1,6 +1,6 @@
 """Residual convolutional encoder and decoder between images and vectors, for any height and width.
 
-Space goes to depth and back by pixel (un)shuffles, so that no convolution runs at full resolution.
+Pixel (un)shuffles trade resolution for channels, so no convolution runs at full resolution.
 There is no normalisation over rows or pixels and no dropout: a row's result depends on that row alone.
 Letters: B batch, C channels, H height, W width, E embedding, Z vector, N width of a level.
 
@@ -23,9 +23,10 @@ from genmod.nets.linear import Linear
 
 
 class FilmBlock(nn.Module):
-    """``x + conv(silu(film(conv(silu(x)))))``; the last convolution starts at zero.
+    """Residual block ``x + conv(silu(film(conv(silu(x)))))`` without normalisation, for autoencoders.
 
-    FiLM scales and shifts each channel by an affine function of the conditioning vector.
+    FiLM scales and shifts each channel by an affine function of the conditioning vector. The weights of the
+    last convolution start at zero.
     """
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -53,7 +54,7 @@ def _grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 class ResNetEncoder(nn.Module):
-    """Images to vectors."""
+    """Maps images to vectors by residual convolutions."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class ResNetEncoder(nn.Module):
         Args:
             channels: C of the images.
             size: (H, W) of the images, any.
-            out: length of the vector it makes.
+            out: length of the output vector.
             unshuffle: side of the pixel squares that the stem folds into channels, 1 for none.
             widths: channels of each level; each level after the first halves height and width.
             blocks: residual blocks in each level.
@@ -105,7 +106,7 @@ class ResNetEncoder(nn.Module):
 
 
 class ResNetDecoder(nn.Module):
-    """Vectors to images."""
+    """Maps vectors to images by residual convolutions."""
 
     def __init__(
         self,
@@ -120,10 +121,10 @@ class ResNetDecoder(nn.Module):
         """Build the net, the mirror of :class:`ResNetEncoder`.
 
         Args:
-            inputs: length of the vector that it reads; it also conditions every block.
-            channels: of the image it makes.
+            inputs: length of the input vector, which also conditions every block.
+            channels: C of the output image.
             size: (H, W) of the image, any.
-            unshuffle: side of the pixel squares that come from one place of the finest level.
+            unshuffle: side of the pixel squares that each position of the finest level becomes.
             widths: channels of each level, finest first.
             blocks: residual blocks in each level.
         """

@@ -1,10 +1,11 @@
-"""A U-Net over images, noise levels and classes, from a few hundred thousand parameters to CIFAR-10's size.
+"""A U-Net conditioned on noise level and class, from 0.2 million parameters to the size for CIFAR-10.
 
     image -> unshuffle, stem -> level 0 -> level 1 -> ... -> middle -> ... -> level 1 -> level 0 -> head
                                    '---------'------- skips ----------------'---------'
 
-Each level after the first has half the height and width. Every block on the way down hands its output to
-its mirror on the way up. Letters: B batch, C channels, H height, W width, E embedding, N width of a level.
+Each level after the first has half the height and width. The output of every block on the way down is a
+skip connection to its mirror on the way up.
+Letters: B batch, C channels, H height, W width, E embedding, N width of a level.
 
 References:
     U-Net: convolutional networks for biomedical image segmentation, Ronneberger et al. 2015,
@@ -33,7 +34,7 @@ from genmod.nets.blocks import (
 
 
 class UNetBlock(nn.Module):
-    """A residual block, with self-attention behind it where ``head`` is not 0."""
+    """A residual block, followed by self-attention if ``head`` is not 0."""
 
     def __init__(self, channels: int, out: int, embedding: int, head: int) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class UNetBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """F(x; noise level, class): an image to an image of the same shape. A new net gives zeros."""
+    """F(x; noise level, class), which maps an image to an image of its shape. A new net returns zeros."""
 
     def __init__(
         self,
@@ -67,12 +68,12 @@ class UNet(nn.Module):
             channels: C of the images.
             unshuffle: side of the pixel squares that the stem folds into channels, 1 for none.
             widths: channels of each level, finest first.
-            blocks: residual blocks of each level, on the way down and again on the way up.
-            attention: levels with self-attention after each block; the middle has it when the coarsest
-                level has.
+            blocks: residual blocks of each level, on the way down and on the way up.
+            attention: levels with self-attention after each block; the middle has it if the coarsest level
+                has it.
             head: channels in each attention head; divides the widths of those levels.
             embedding: length of the vector that conditions every block.
-            classes: rows of the class embedding, 0 for none. What each row means is the caller's.
+            classes: rows of the class embedding, 0 for none; the caller decides their meaning.
             inputs_per_channel: input channels for each image channel: itself and its Fourier features.
         """
         super().__init__()
@@ -101,7 +102,7 @@ class UNet(nn.Module):
 
         Args:
             x_BCHW: images scaled to about unit variance.
-            noise_B: noise level as a number of about unit size.
+            noise_B: noise level, scaled to about unit size.
             class_B: int64 rows of the class embedding, None for a net without.
 
         Returns:
@@ -109,11 +110,11 @@ class UNet(nn.Module):
         """
         e_BE = self.noise(noise_B)
         if self.classes is not None:
-            assert class_B is not None, "a class-conditional net needs classes"
+            assert class_B is not None, "a class-conditional net needs class_B"
             e_BE = e_BE + self.classes(class_B)
         e_BE = F.silu(e_BE)
         folded_BNHW = F.pixel_unshuffle(x_BCHW, self.unshuffle)
-        # Convolutions in this layout are the quickest on CPU and GPU, and hand it on.
+        # Convolutions are fastest in this layout on CPU and GPU, and keep it.
         h_BNHW = self.stem(folded_BNHW.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for level, stages in enumerate(self.down):

@@ -1,8 +1,8 @@
 """Generator and discriminator without normalisation layers, in the spirit of R3GAN (Huang et al. 2024).
 
-Residual blocks whose branches start small (Zhang et al. 2019, Fixup, sec. 3), so that depth needs no
-normalisation and rows of a batch never see one another. Both nets work on images folded by pixel
-unshuffling, where a convolution is cheap. Nothing here is random after initialisation.
+Residual branches start small (Zhang et al. 2019, Fixup, sec. 3), so depth needs no normalisation and each
+row's result depends on that row alone. Both nets work on images folded by pixel unshuffling, where
+convolutions are cheap. After initialisation nothing is random.
 
 Letters: B batch, C channels, H height, W width, Z latent dimensions, F features.
 """
@@ -20,32 +20,32 @@ from genmod.nets.blocks import stride_of
 from genmod.nets.convolution import Conv2d
 from genmod.nets.linear import Linear
 
-SLOPE = 0.2
-"""Of the leaky ReLU below zero."""
-GAIN = math.sqrt(2.0 / (1.0 + SLOPE**2))
-"""Keeps the second moment through a leaky ReLU (He et al. 2015, Delving deep into rectifiers, Eq. 15)."""
-KNEE = 0.95
-"""Where the output of G bends, in network units."""
-SLOPE_BEYOND = 0.1
-"""Of the output of G beyond the knee."""
-BRANCH_GAIN = 0.1
-"""Of the last layer of a residual branch: a block begins near the identity, yet every weight moves."""
+_SLOPE = 0.2
+"""Slope of the leaky ReLU below zero."""
+_GAIN = math.sqrt(2.0 / (1.0 + _SLOPE**2))
+"""Gain that keeps the second moment through a leaky ReLU (He et al. 2015, Delving deep, Eq. 15)."""
+_KNEE = 0.95
+"""Absolute output of G, in network units, beyond which its slope is smaller."""
+_SLOPE_BEYOND = 0.1
+"""Slope of the output of G beyond the knee."""
+_BRANCH_GAIN = 0.1
+"""Gain of the last layer of a residual branch: a block starts near the identity, and all weights train."""
 
 
 def activate(x: Tensor) -> Tensor:
-    """The leaky ReLU of both nets; piecewise linear, so the double backward of the penalties is cheap."""
-    return F.leaky_relu(x, SLOPE)
+    """The leaky ReLU of both nets: piecewise linear, so second derivatives of the penalties are cheap."""
+    return F.leaky_relu(x, _SLOPE)
 
 
 def bend(u: Tensor) -> Tensor:
-    """The output of G: linear within ``KNEE`` of 0, a tenth as steep beyond.
+    """Output nonlinearity of G: slope 1 within the knee, 0.1 beyond it.
 
-    Black and white, which fill most of a digit, lie beyond the knee. There the errors of the last layer
-    count a tenth; with a linear output they are visible grain. And the gradient never vanishes: a tanh
-    that has once turned black all over stays so.
+    Black and white, most pixels of a digit, are beyond the knee. There errors of the last layer count a
+    tenth; a linear output shows them as grain. The gradient never vanishes, unlike that of a tanh, which
+    stays black once it is black everywhere.
     """
-    inside = u.clamp(-KNEE, KNEE)
-    return inside + SLOPE_BEYOND * (u - inside)
+    inside = u.clamp(-_KNEE, _KNEE)
+    return inside + _SLOPE_BEYOND * (u - inside)
 
 
 def _scaled(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Conv2d | nn.Linear:
@@ -57,12 +57,15 @@ def _scaled(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Conv2d | nn.Linear:
 
 
 class FixupBlock(nn.Module):
-    """x + conv(act(conv(act(x)))), both 3x3 and of the same width."""
+    """Residual block ``x + conv(act(conv(act(x))))`` without normalisation or conditioning, for GANs.
+
+    Both convolutions are 3x3; the last starts with a small gain (Fixup).
+    """
 
     def __init__(self, channels: int, blocks: int, layer: type[nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
-        self.first = _scaled(layer(channels, channels, 3, padding=1), GAIN)
-        gain = BRANCH_GAIN / math.sqrt(blocks)
+        self.first = _scaled(layer(channels, channels, 3, padding=1), _GAIN)
+        gain = _BRANCH_GAIN / math.sqrt(blocks)
         self.last = _scaled(layer(channels, channels, 3, padding=1), gain)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -71,7 +74,7 @@ class FixupBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(z, label) to an image, whose values may pass [-1, 1] a little.
+    """Maps (z, label) to an image, whose values may exceed [-1, 1] a little.
 
     Args:
         shape: (C, H, W); H and W are multiples of ``patch * 2 ** (len(widths) - 1)``.
@@ -79,7 +82,7 @@ class Generator(nn.Module):
         z_dim: length of the latent.
         widths: channels of each level, finest first; each next level has half the sides.
         blocks: residual blocks on each level.
-        patch: side of the square of pixels that one position of the finest level makes.
+        patch: side of the pixel square that one position of the finest level becomes.
     """
 
     def __init__(
@@ -103,10 +106,12 @@ class Generator(nn.Module):
         self.narrow = nn.ModuleList()
         total = blocks * len(widths)
         coarse_first = list(reversed(widths))
-        for level, here in enumerate(coarse_first):
-            self.blocks.append(nn.Sequential(*(FixupBlock(here, total) for _ in range(blocks))))
+        for level, level_width in enumerate(coarse_first):
+            self.blocks.append(
+                nn.Sequential(*(FixupBlock(level_width, total) for _ in range(blocks)))
+            )
             if level + 1 < len(coarse_first):
-                self.narrow.append(_scaled(nn.Conv2d(here, coarse_first[level + 1], 1), 1.0))
+                self.narrow.append(_scaled(nn.Conv2d(level_width, coarse_first[level + 1], 1), 1.0))
         self.to_patch = _scaled(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1), 1.0)
         self.unfold = nn.PixelShuffle(patch)
 
@@ -115,9 +120,9 @@ class Generator(nn.Module):
 
         Args:
             z_BZ: standard normal.
-            labels_B: int64, None exactly if there are no classes.
+            labels_B: int64; None if and only if there are no classes.
         """
-        assert (labels_B is None) == (self.embed is None), "labels come with classes, and only so"
+        assert (labels_B is None) == (self.embed is None), "labels_B needs classes, and vice versa"
         code = z_BZ
         if self.embed is not None:
             code = torch.cat((z_BZ, self.embed(labels_B)), dim=1)
@@ -132,18 +137,18 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image, given its label, to one logit: the higher, the more like real ones.
+    """Maps an image and its label to one logit; higher means more likely real.
 
-    The logit is a product of features with a vector of the class (Miyato and Koyama 2018, cGANs with
-    projection discriminator, Eq. 3). It has no constant term, which a relativistic loss would cancel.
+    The logit is the inner product of features with a class vector (Miyato and Koyama 2018, cGANs with
+    projection discriminator, Eq. 3). It has no constant term, since a relativistic loss cancels it.
 
     Args:
         shape: (C, H, W); H and W are multiples of ``patch * 2 ** (len(widths) - 1)``.
         classes: number of labels, 0 for none.
-        features: length of the vector that the image becomes.
+        features: length of the feature vector.
         widths: channels of each level, finest first; each next level has half the sides.
         blocks: residual blocks on each level.
-        patch: side of the square of pixels that one position of the finest level sees.
+        patch: side of the pixel square that one position of the finest level covers.
     """
 
     def __init__(
@@ -160,19 +165,19 @@ class Discriminator(nn.Module):
         channels, height, width = shape
         fold = stride_of(patch, widths)
         self.fold = nn.PixelUnshuffle(patch)
-        # The penalties differentiate D twice.
+        # Conv2d is fast to differentiate twice, which the gradient penalties need.
         self.stem = _scaled(Conv2d(channels * patch**2, widths[0], 3, padding=1), 1.0)
         self.blocks = nn.ModuleList()
         self.widen = nn.ModuleList()
         total = blocks * len(widths)
-        for level, here in enumerate(widths):
+        for level, level_width in enumerate(widths):
             self.blocks.append(
-                nn.Sequential(*(FixupBlock(here, total, Conv2d) for _ in range(blocks)))
+                nn.Sequential(*(FixupBlock(level_width, total, Conv2d) for _ in range(blocks)))
             )
             if level + 1 < len(widths):
-                self.widen.append(_scaled(nn.Conv2d(here, widths[level + 1], 1), 1.0))
+                self.widen.append(_scaled(nn.Conv2d(level_width, widths[level + 1], 1), 1.0))
         positions = (height // fold) * (width // fold)
-        self.features = _scaled(Linear(widths[-1] * positions, features), GAIN)
+        self.features = _scaled(Linear(widths[-1] * positions, features), _GAIN)
         self.direction = nn.Parameter(torch.randn(features) / math.sqrt(features))
         self.embed = nn.Embedding(classes, features) if classes else None
         if self.embed is not None:
@@ -183,9 +188,9 @@ class Discriminator(nn.Module):
 
         Args:
             x_BCHW: images in [-1, 1].
-            labels_B: int64, None exactly if there are no classes.
+            labels_B: int64; None if and only if there are no classes.
         """
-        assert (labels_B is None) == (self.embed is None), "labels come with classes, and only so"
+        assert (labels_B is None) == (self.embed is None), "labels_B needs classes, and vice versa"
         x = self.stem(self.fold(x_BCHW))
         for level, blocks in enumerate(self.blocks):
             x = blocks(x)
