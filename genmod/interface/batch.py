@@ -17,7 +17,7 @@ class Batch:
     """Rows of a dataset, in order."""
 
     pixels_BCHW: Tensor
-    """Images, uint8."""
+    """Images, uint8, (B, C, H, W)."""
     labels_B: Tensor | None
     """Labels, int64 in [0, classes); None for data without labels."""
     index_B: Tensor

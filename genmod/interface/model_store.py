@@ -24,14 +24,14 @@ CONFIG, HISTORY, GRIDS = "config.json", "history.json", "grids"
 
 
 Weights = Literal["ema", "raw"]
-"""The moving average, or the weights that were trained."""
+"""``ema``: the moving average of the weights. ``raw``: the trained weights."""
 
 
 WEIGHTS: Mapping[Weights, str] = {"ema": "ema.safetensors", "raw": "raw.safetensors"}
 
 
 def digest_of(files: Sequence[FileEntry]) -> str:
-    """Digest of a model as such: its configuration and its weights, however they came about."""
+    """Digest of a model: of its configuration and weights alone, not of its training."""
     names = {CONFIG, *WEIGHTS.values()}
     return fingerprint("model", {f.path: f.sha256 for f in files if f.path in names})
 
@@ -57,11 +57,11 @@ def open_model(root: str, manifest: Manifest) -> PublishedModel:
 
 
 def load_model(root: str, weights: Weights = "ema") -> GenerativeModel:
-    """A published model on the CPU, ready to sample and score; every file is checked by its digest.
+    """Load a published model on the CPU, to sample and score. The digest of each file is checked.
 
     Raises:
         ConfigError: there is no such model.
-        DataError: a file is missing, or is not what the manifest says.
+        DataError: a file is missing, or differs from its digest in the manifest.
     """
     manifest = require(Manifest, root, "model", "train")
     model = _config(root, manifest).build()
@@ -84,12 +84,12 @@ def weights_bytes(model: nn.Module) -> bytes:
 
 
 def load_weights(model: nn.Module, data: bytes, where: str) -> None:
-    """Put weights into a model of the same shape.
+    """Load weights into a model.
 
     Args:
-        model: takes the weights.
+        model: receives the weights.
         data: a safetensors file.
-        where: its name, for the error.
+        where: name of the file, for the error.
 
     Raises:
         DataError: the tensors are not this model's.
@@ -102,13 +102,13 @@ def load_weights(model: nn.Module, data: bytes, where: str) -> None:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as a safetensors file."""
-    ready = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
-    return safetensors.save(ready)
+    """Encode tensors as a safetensors file."""
+    on_cpu = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    return safetensors.save(on_cpu)
 
 
 def tensors_of(data: bytes, where: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. DataError if it is none."""
+    """Decode a safetensors file to tensors on the CPU. DataError if it is not one."""
     try:
         return safetensors.load(data)
     except (SafetensorError, ValueError, KeyError) as error:

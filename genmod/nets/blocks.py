@@ -109,7 +109,7 @@ class SelfAttention(nn.Module):
         self.project = zeroed(Linear(channels, channels))
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, H, W) to the same shape."""
         h_BTC = self.norm(h_BCHW).flatten(2).transpose(1, 2)
         qkv_BTC = self.qkv(h_BTC).unflatten(2, (3 * self.heads, -1))
         q, k, v = qkv_BTC.transpose(1, 2).chunk(3, dim=1)

@@ -38,7 +38,7 @@ class FilmBlock(nn.Module):
         self.film = Linear(embedding, 2 * channels) if embedding else None
 
     def forward(self, h_BNHW: Tensor, e_BE: Tensor | None) -> Tensor:
-        """The same shape."""
+        """(B, N, H, W) to the same shape."""
         r_BNHW = self.first(F.silu(h_BNHW))
         if self.film is not None:
             assert e_BE is not None, "a conditional block needs its conditioning vector"

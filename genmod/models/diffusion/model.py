@@ -118,7 +118,7 @@ class Model(GenerativeModel):
         return checks(seed)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One phase: denoising."""
+        """One phase, which trains the denoiser."""
         return (Phase("denoise", ("denoiser",)),)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:

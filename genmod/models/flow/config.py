@@ -37,7 +37,7 @@ class FlowConfig(FamilyConfig):
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """The autoregressive order."""
+        """The tiny flow with the autoregressive order."""
         return (cls.tiny().model_copy(update={"order": "autoregressive"}),)
 
 

@@ -58,7 +58,7 @@ class Model(GenerativeModel):
         return checks(seed, train)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One phase: maximum likelihood."""
+        """One phase, of maximum likelihood."""
         return (Phase("likelihood", ("splines", "classes") if self.spec.classes else ("splines",)),)
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:

@@ -114,7 +114,7 @@ class GanSample(SampleOptions):
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """One that truncates."""
+        """Sampling with truncation of z."""
         return (cls(psi=0.7),)
 
     @property
