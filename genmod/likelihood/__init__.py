@@ -1,1 +1,1 @@
-"""Estimators of log p(x): pure functions over a model, each with its label."""
+"""Estimators of log p(x): pure functions over a model's networks; each result carries its label."""

@@ -1,15 +1,15 @@
-"""log p(x) of the probability flow by an adaptive solver, each row with steps of its own.
+"""log p(x) of the probability flow with adaptive steps, chosen for each row.
 
-The equation of :mod:`genmod.likelihood.ode` in t = ln sigma, for x relative to a Gaussian of the prior's
-mean m and of variance s^2 = sigma^2 + scale^2:
+The ODE of :mod:`genmod.likelihood.ode` in t = ln sigma, with x normalised by the prior's mean m and by
+s^2 = sigma^2 + scale^2:
 
     y = (x - m) / s,      dy/dt = (x - D(x; sigma)) / s - y sigma^2 / s^2
     log p(x) = log p_prior(x(t_end)) + dims log(s_end / s_start) + integral of div(dy/dt) dt
     div(dy/dt) = dims - tr dD/dx - dims sigma^2 / s^2
 
-so that nothing moves where the data are that Gaussian, and all numbers are about 1. Dormand and Prince's
-method of order 5(4) in float64. A step is taken if its estimated error, the root mean square over a row's y
-and that of the integral per dimension, is below the tolerance.
+If the data are Gaussian with std ``scale``, y is constant. All numbers are of order 1. The solver is Dormand
+and Prince's method of order 5(4) in float64. A step is accepted if its estimated error is below the
+tolerance: the larger of the root mean square over y and the error of the integral per dimension.
 Letters: B rows, C channels, H height, W width, D = C H W, F = D + 1.
 
 References:
@@ -35,34 +35,34 @@ from genmod.likelihood.process import GaussianPrior
 from genmod.samplers.ode import DenoiseRows
 
 _solvers: Any = torchode
-"""Its annotations name shapes in types of its own."""
+"""Untyped, because torchode's annotations use array types that pyright cannot read."""
 
-_CALLS_A_STEP, _CALLS_AT_START = 6, 2
-"""Of Dormand and Prince's method: its seventh stage is the next step's first."""
+_NFE_PER_STEP, _NFE_AT_START = 6, 2
+"""Evaluations of Dormand and Prince's method: its seventh stage is the first of the next step."""
 
 
 @dataclass(frozen=True)
 class AdaptiveSteps:
-    """From where to where, and how exactly."""
+    """Range of noise levels and error control of the adaptive solver."""
 
     sigma_min: float
     sigma_max: float
     scale: float
-    """Standard deviation of the clean data, roughly."""
+    """Approximate standard deviation of the clean data."""
     tolerance: float
-    """Of a step's error, relative to numbers of about 1."""
+    """Largest error of a step, relative to numbers of order 1."""
     max_steps: int = 10_000
-    """Steps after which a row is given up."""
+    """Largest number of steps of a row."""
 
 
 @dataclass(frozen=True)
 class FlowDensity:
-    """What the solver found for B rows."""
+    """Log densities of B rows, with the cost of each."""
 
     nats_B: Tensor
-    """Log density at sigma_min."""
+    """Log density at sigma_min, float64."""
     nfe_B: Tensor
-    """Calls of the denoiser, int64."""
+    """Evaluations of the denoiser, int64."""
 
 
 def log_density_adaptive(
@@ -72,46 +72,46 @@ def log_density_adaptive(
     span: AdaptiveSteps,
     prior: GaussianPrior,
 ) -> FlowDensity:
-    """Log density at ``span.sigma_min`` of the flow that ends in ``prior``.
+    """Log density of the flow at sigma_min, given its density at sigma_max.
 
     Args:
-        denoise: D(x; sigma), differentiable in x, each row on its own.
-        x_BCHW: where the density is asked for.
-        probe_BCHW: -1 and +1, one probe for each row; None for the exact trace, D times the work.
-        span: the equation's ends and the tolerance.
+        denoise: D(x; sigma), differentiable in x; rows are independent.
+        x_BCHW: the points at sigma_min.
+        probe_BCHW: random signs -1 and +1; None for the exact trace, which costs D times as much.
+        span: range of noise levels and error control.
         prior: the density at sigma_max.
 
     Raises:
-        GenmodError: a row's equation cannot be solved.
+        GenmodError: a row needs more than ``span.max_steps`` steps, or is not finite.
     """
     x_BCHW = x_BCHW.double()
     rows, shape = len(x_BCHW), x_BCHW.shape[1:]
     dims = math.prod(shape)
 
-    def slope(t_B: Tensor, state_BF: Tensor) -> Tensor:
+    def derivative(t_B: Tensor, state_BF: Tensor) -> Tensor:
         sigma_B = t_B.exp()
         share_B = sigma_B**2 / (sigma_B**2 + span.scale**2)
         s_B111 = (sigma_B**2 + span.scale**2).sqrt()[:, None, None, None]
         y_BCHW = state_BF[:, :dims].view(rows, *shape)
-        here_BCHW = prior.mean_C11 + s_B111 * y_BCHW
-        clean_BCHW, trace_B = trace(lambda x: denoise(x, sigma_B), here_BCHW, probe_BCHW)
-        flow_BCHW = (here_BCHW - clean_BCHW) / s_B111 - share_B[:, None, None, None] * y_BCHW
-        growth_B = (1 - share_B) - trace_B / dims
-        return torch.cat((flow_BCHW.flatten(1), growth_B[:, None]), 1)
+        x_BCHW = prior.mean_C11 + s_B111 * y_BCHW
+        clean_BCHW, trace_B = trace(lambda x: denoise(x, sigma_B), x_BCHW, probe_BCHW)
+        flow_BCHW = (x_BCHW - clean_BCHW) / s_B111 - share_B[:, None, None, None] * y_BCHW
+        divergence_B = (1 - share_B) - trace_B / dims
+        return torch.cat((flow_BCHW.flatten(1), divergence_B[:, None]), 1)
 
     start_s, end_s = (math.hypot(sigma, span.scale) for sigma in (span.sigma_min, span.sigma_max))
     y_BD = ((x_BCHW - prior.mean_C11) / start_s).flatten(1)
-    state_BF, steps_B = _solve(slope, torch.cat((y_BD, y_BD.new_zeros(rows, 1)), 1), span)
+    state_BF, steps_B = _solve(derivative, torch.cat((y_BD, y_BD.new_zeros(rows, 1)), 1), span)
     end_BCHW = prior.mean_C11 + end_s * state_BF[:, :dims].view(rows, *shape)
     nats_B = prior.nats(end_BCHW) + dims * (state_BF[:, dims] + math.log(end_s / start_s))
-    return FlowDensity(nats_B, _CALLS_A_STEP * steps_B + _CALLS_AT_START)
+    return FlowDensity(nats_B, _NFE_PER_STEP * steps_B + _NFE_AT_START)
 
 
 def _solve(
-    slope: Callable[[Tensor, Tensor], Tensor], state_BF: Tensor, span: AdaptiveSteps
+    derivative: Callable[[Tensor, Tensor], Tensor], state_BF: Tensor, span: AdaptiveSteps
 ) -> tuple[Tensor, Tensor]:
-    """State at the end and the number of steps tried, by row."""
-    term = _solvers.ODETerm(slope, with_stats=False)
+    """State at sigma_max, and the number of attempted steps of each row."""
+    term = _solvers.ODETerm(derivative, with_stats=False)
     control = _solvers.IntegralController(
         atol=span.tolerance, rtol=span.tolerance, term=term, norm=_norm
     )
@@ -122,19 +122,19 @@ def _solve(
         for sigma in (span.sigma_min, span.sigma_max)
     )
     with torch.no_grad():
-        found = solver.to(state_BF.device).solve(
+        solution = solver.to(state_BF.device).solve(
             _solvers.InitialValueProblem(state_BF, start_B, end_B)
         )
-    if bool((found.status != torchode.Status.SUCCESS.value).any()):
-        worst = int(found.stats["n_steps"].max())
+    if bool((solution.status != torchode.Status.SUCCESS.value).any()):
+        max_steps = int(solution.stats["n_steps"].max())
         raise GenmodError(
-            f"probability flow: a row's equation could not be solved to {span.tolerance:g} in {worst} "
-            "steps; give a larger score.tolerance, or train the model longer"
+            f"probability flow: a row did not reach the tolerance {span.tolerance:g} in {max_steps} steps; "
+            "increase score.tolerance, or train the model longer"
         )
-    return found.ys[:, -1], found.stats["n_steps"]
+    return solution.ys[:, -1], solution.stats["n_steps"]
 
 
 def _norm(error_BF: Tensor) -> Tensor:
-    """(B,): the root mean square over y, or the integral's, whichever is larger."""
-    images_B = error_BF[:, :-1].square().mean(1).sqrt()
-    return torch.maximum(images_B, error_BF[:, -1].abs())
+    """Error norm of each row, (B,): the larger of the root mean square over y and the integral's error."""
+    rms_B = error_BF[:, :-1].square().mean(1).sqrt()
+    return torch.maximum(rms_B, error_BF[:, -1].abs())

@@ -1,15 +1,16 @@
-"""Annealed importance sampling with Hamiltonian moves: bounds on log p(x) from both sides.
+"""Annealed importance sampling (AIS) with Hamiltonian moves: lower and upper bounds on log p(x).
 
     pi_b(z)  proportional to  q(z)^(1 - b) p(x, z)^b,      0 = b_0 < b_1 < ... < b_T = 1
 
-Forward chains start at z ~ q and give weights w = prod_t (p(x, z_t-1) / q(z_t-1))^(b_t - b_t-1) with mean
-p(x): log of their mean is a stochastic lower bound. The same chains run backwards from an exact sample of
-p(z | x) give weights 1/w with mean 1/p(x): a stochastic upper bound. An exact sample is had of simulated
-data alone (draw z, then x); the distance of the two bounds there is the gap of bidirectional Monte Carlo.
+Forward chains start at z ~ q. Their weights w = prod_t (p(x, z_t-1) / q(z_t-1))^(b_t - b_t-1) have the mean
+p(x), so the log of their average is a stochastic lower bound. The same chains, run backwards from an exact
+sample of p(z | x), have weights 1/w with mean 1/p(x), which gives a stochastic upper bound. Exact samples
+exist only for simulated data (draw z, then x); the difference of both bounds there is the gap of
+bidirectional Monte Carlo.
 
-Weights have these means only if the moves do not learn from the chains that they move. So step sizes are
-found by pilot chains with randomness of their own, one curve over b for each row, and are fixed thereafter,
-forward and backward. q is a Gaussian of its own for each row: the prior, or an encoder's q(z | x).
+The weights have these means only if moves do not adapt to the chains that they move. So step sizes are tuned
+on separate pilot chains, as a function of b for each row, and then fixed. q is one Gaussian per row: the
+prior, or an encoder's q(z | x).
 Letters: B rows, K chains, T temperatures, P pilot temperatures, Z latents, N = chains of one call.
 
 References:
@@ -37,54 +38,58 @@ from genmod.likelihood import hmc, iwae
 from genmod.likelihood.hmc import Target
 from genmod.rng import Rng
 
-ACCEPTANCE = 0.8
-"""What the pilot steers to. 0.65 is best for chains at rest; annealed ones that are left behind by a run of
-refusals cost more: on the linear bench the variance of log weights is a third less at 0.8."""
+TARGET_ACCEPTANCE = 0.8
+"""Target acceptance rate of the pilot. 0.65 is best for stationary chains. Annealed chains suffer more from
+repeated rejections: on a linear generator the variance of log weights is a third lower at 0.8."""
 
 _ADAPTATION_RATE = 1.0
-"""Change of the pilot's log step size after a temperature, for an acceptance of 1 too much."""
+"""Change of the pilot's log step size per temperature, per unit of excess acceptance."""
 
 _MAX_CHAINS = 1024
-"""Chain c of a row is addressed by index * _MAX_CHAINS + c: more chains keep those before."""
+"""Chain c of a row has the random index ``index * _MAX_CHAINS + c``, so adding chains keeps the others."""
 
 
 class AISOptions(Config):
-    """How much is spent on a row: about chains x temperatures x leapfrog gradients of the decoder."""
+    """AIS options. The cost of a row is about chains x temperatures x leapfrog gradients of the decoder."""
 
     temperatures: int = Field(default=1000, ge=2)
-    """T, from q to the posterior. The bounds close with it; published values use 1,000 to 10,000."""
+    """T, temperatures from q to the posterior. More make the bounds tighter; published values use 1,000 to
+    10,000."""
     radius: float = Field(default=8.0, gt=0)
-    """Of the sigmoid schedule: b_1 is about exp(-2 radius). Wu et al. use 4; sharp posteriors (many pixels,
-    a small sigma) want more."""
+    """Radius of the sigmoid schedule: b_1 is about exp(-2 radius). Wu et al. use 4; sharp posteriors (many
+    pixels, a small sigma) need more."""
     chains: int = Field(default=16, ge=2, le=_MAX_CHAINS)
-    """K, whose weights are averaged."""
+    """K, chains per row, whose weights are averaged."""
     leapfrog: int = Field(default=5, ge=1)
-    """Steps of one move, each a gradient of the decoder."""
+    """Leapfrog steps per move; each takes a gradient of the decoder."""
     pilot_temperatures: int = Field(default=100, ge=2)
-    """P, of the chains that find the step sizes."""
+    """P, temperatures of the pilot chains that tune the step sizes."""
     pilot_chains: int = Field(default=4, ge=1, le=_MAX_CHAINS)
-    """Of each row."""
+    """Pilot chains per row."""
     chunk: int = Field(default=128, ge=1)
-    """Chains that the decoder sees together: memory, not the result."""
+    """Chains per call of the decoder; it changes the memory, not the result."""
 
     @classmethod
     def tiny(cls) -> Self:
-        """Milliseconds, for contract tests."""
+        """Options that take milliseconds, for contract tests."""
         return cls(temperatures=8, chains=2, leapfrog=2, pilot_temperatures=6, pilot_chains=2)
 
     def moves(self) -> int:
-        """Moves of chains for a row, pilots' and all; each is ``leapfrog`` gradients of the decoder."""
+        """Moves per row, including those of pilot chains; each takes ``leapfrog`` gradients."""
         return self.chains * self.temperatures + self.pilot_chains * self.pilot_temperatures
 
     def budget(self) -> dict[str, int | float | str]:
-        """All of it, as a likelihood's label says it."""
+        """The options that the result depends on, for the label of a likelihood."""
         return self.model_dump(exclude={"chunk"})
 
 
-def schedule(temperatures: int, radius: float) -> list[float]:
-    """b_0 = 0 .. b_T = 1: a sigmoid over [-radius, radius], fine at both ends (sec. 3, Wu et al. 2017).
+def sigmoid_schedule(temperatures: int, radius: float) -> list[float]:
+    """Inverse temperatures b_0 = 0 .. b_T = 1 on a sigmoid, dense at both ends (sec. 3, Wu et al. 2017).
 
     b_t = (s(radius (2 t / T - 1)) - s(-radius)) / (s(radius) - s(-radius)), s(x) = 1 / (1 + exp(-x)).
+
+    >>> [round(b, 3) for b in sigmoid_schedule(4, 4.0)]
+    [0.0, 0.105, 0.5, 0.895, 1.0]
     """
 
     def sigmoid(x: float) -> float:
@@ -99,20 +104,26 @@ def schedule(temperatures: int, radius: float) -> list[float]:
 
 
 def _per_row(rng: Rng, chains: int) -> Rng:
-    """Chains 0 .. chains - 1 of every row, those of a row adjacent."""
-    many = rng.repeat(_MAX_CHAINS)
-    first = torch.arange(len(rng), device=many.index_B.device)[:, None] * _MAX_CHAINS
-    which = torch.arange(chains, device=many.index_B.device)
-    return many.rows((first + which).reshape(-1))
+    """Random numbers of the chains 0 .. chains - 1 of every row; chains of a row are adjacent."""
+    all_chains = rng.repeat(_MAX_CHAINS)
+    device = all_chains.index_B.device
+    first_B1 = torch.arange(len(rng), device=device)[:, None] * _MAX_CHAINS
+    chain_K = torch.arange(chains, device=device)
+    return all_chains.rows((first_B1 + chain_K).reshape(-1))
 
 
-def find_step_sizes(target: Target, rng: Rng, options: AISOptions) -> Tensor:
-    """Log step sizes for each row at the pilot's temperatures, (B, P) float64.
+def tune_step_sizes(target: Target, rng: Rng, options: AISOptions) -> Tensor:
+    """Tune step sizes on pilot chains: log step size of each row and pilot temperature, (B, P) float64.
 
-    All pilot chains of a row share a step size, which follows their mean acceptance.
+    All pilot chains of a row share one step size, which is adapted to their mean acceptance.
+
+    Args:
+        target: the distributions of B rows.
+        rng: B rows.
+        options: AIS options.
     """
     rows, dims, count = target.rows(), target.latent_dims(), options.pilot_chains
-    times = schedule(options.pilot_temperatures, options.radius)[1:]
+    temperatures = sigmoid_schedule(options.pilot_temperatures, options.radius)[1:]
     rng_N = _per_row(rng.fold("ais/pilot"), count)
     device = rng_N.index_B.device
     parts: list[Tensor] = []
@@ -120,33 +131,33 @@ def find_step_sizes(target: Target, rng: Rng, options: AISOptions) -> Tensor:
     for first in range(0, rows, per_call):
         inside = torch.arange(first, min(first + per_call, rows), device=device)
         row_N = inside.repeat_interleave(count)
-        mine = rng_N.rows(slice(first * count, first * count + len(row_N)))
-        chains = hmc.start(target, mine, row_N)
-        # Right for N(0, 1) in so many dimensions (sec. 5.4.4, Neal 2011), where all chains begin.
+        chunk_rng = rng_N.rows(slice(first * count, first * count + len(row_N)))
+        chains = hmc.start_chains(target, chunk_rng, row_N)
+        # A good step size for N(0, 1) in this dimension (sec. 5.4.4, Neal 2011), where all chains start.
         log_step_B = torch.full((rows,), -0.25 * math.log(dims), dtype=torch.float64, device=device)
         curve: list[Tensor] = []
-        for number, b in enumerate(times):
+        for number, b in enumerate(temperatures):
             chains, probability_N = hmc.move(
                 target,
                 chains,
-                mine.at(number),
+                chunk_rng.at(number),
                 b=b,
                 step_B=log_step_B.exp(),
                 leapfrog=options.leapfrog,
             )
             curve.append(log_step_B[inside])
-            surplus_B = probability_N.view(-1, count).mean(1) - ACCEPTANCE
-            log_step_B = log_step_B.index_add(0, inside, _ADAPTATION_RATE * surplus_B)
+            excess_B = probability_N.view(-1, count).mean(1) - TARGET_ACCEPTANCE
+            log_step_B = log_step_B.index_add(0, inside, _ADAPTATION_RATE * excess_B)
         parts.append(torch.stack(curve, 1))
     return torch.cat(parts)
 
 
-def _step_at(log_step_BP: Tensor, part: float) -> Tensor:
-    """Step size of each row after a part of the way from 0 to 1, (B,): the pilot's, interpolated."""
+def _step_size(log_step_BP: Tensor, fraction: float) -> Tensor:
+    """Step size of each row at a fraction 0 .. 1 of the temperatures, interpolated, (B,)."""
     last = log_step_BP.shape[1] - 1
-    at = part * last
-    low = min(int(at), last - 1)
-    return torch.lerp(log_step_BP[:, low], log_step_BP[:, low + 1], at - low).exp()
+    position = fraction * last
+    low = min(int(position), last - 1)
+    return torch.lerp(log_step_BP[:, low], log_step_BP[:, low + 1], position - low).exp()
 
 
 def annealed_log_weights(
@@ -156,57 +167,60 @@ def annealed_log_weights(
     log_step_BP: Tensor,
     exact_BZ: Tensor | None = None,
 ) -> Tensor:
-    """Log weights of all chains, (K, B) float64.
+    """Run annealed chains; return their log weights log w, (K, B) float64.
 
     Args:
-        target: B rows.
+        target: the distributions of B rows.
         rng: B rows.
-        options: what is spent.
-        log_step_BP: from :func:`find_step_sizes`.
-        exact_BZ: None for forward chains. Exact samples of p(z | x) for backward ones; what is returned are
-            then logs of w as well, so that 1/w has the mean 1/p(x).
+        options: AIS options.
+        log_step_BP: log step sizes from :func:`tune_step_sizes`.
+        exact_BZ: None for forward chains, whose w has the mean p(x). Exact samples of p(z | x) for backward
+            chains, whose 1/w has the mean 1/p(x).
     """
     rows, count = target.rows(), options.chains
-    b = schedule(options.temperatures, options.radius)
+    b = sigmoid_schedule(options.temperatures, options.radius)
     purpose = "ais/forward" if exact_BZ is None else "ais/backward"
     rng_N = _per_row(rng.fold(purpose), count)
-    every_N = torch.arange(rows, device=rng_N.index_B.device).repeat_interleave(count)
+    row_of_chain_N = torch.arange(rows, device=rng_N.index_B.device).repeat_interleave(count)
     parts: list[Tensor] = []
     for first in range(0, rows * count, options.chunk):
-        some = slice(first, first + options.chunk)
-        row_N, mine = every_N[some], rng_N.rows(some)
+        chunk = slice(first, first + options.chunk)
+        row_N, chunk_rng = row_of_chain_N[chunk], rng_N.rows(chunk)
         if exact_BZ is None:
-            chains, order = hmc.start(target, mine, row_N), range(1, options.temperatures + 1)
+            chains = hmc.start_chains(target, chunk_rng, row_N)
+            order = range(1, options.temperatures + 1)
         else:
             u_NZ = target.coordinates(exact_BZ[row_N], row_N)
-            chains, order = hmc.at(target, u_NZ, row_N), range(options.temperatures, 0, -1)
-        total_N = torch.zeros_like(chains.ratio_N)
+            chains = hmc.chains_at(target, u_NZ, row_N)
+            order = range(options.temperatures, 0, -1)
+        log_weight_N = torch.zeros_like(chains.ratio_N)
         for t in order:
-            total_N = total_N + (b[t] - b[t - 1]) * chains.ratio_N
-            stay = t if exact_BZ is None else t - 1  # the temperature of the move that follows
-            if 0 < stay < options.temperatures:
-                step_B = _step_at(log_step_BP, (stay - 1) / (options.temperatures - 1))
+            # Change the temperature, then move at the new one.
+            log_weight_N = log_weight_N + (b[t] - b[t - 1]) * chains.ratio_N
+            current = t if exact_BZ is None else t - 1
+            if 0 < current < options.temperatures:
+                step_B = _step_size(log_step_BP, (current - 1) / (options.temperatures - 1))
                 chains, _ = hmc.move(
                     target,
                     chains,
-                    mine.at(stay),
-                    b=b[stay],
+                    chunk_rng.at(current),
+                    b=b[current],
                     step_B=step_B,
                     leapfrog=options.leapfrog,
                 )
-        parts.append(total_N)
+        parts.append(log_weight_N)
     return torch.cat(parts).view(rows, count).T
 
 
 def lower_bound(target: Target, rng: Rng, options: AISOptions) -> tuple[Tensor, Tensor]:
-    """A stochastic lower bound on log p(x) of each row: (B,) nats and (B,) standard error."""
-    log_step_BP = find_step_sizes(target, rng, options)
+    """Stochastic lower bound on log p(x): (B,) bound and (B,) standard error, in nats."""
+    log_step_BP = tune_step_sizes(target, rng, options)
     return iwae.iwae_bound(annealed_log_weights(target, rng, options, log_step_BP), options.chains)
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Both bounds of simulated rows."""
+    """Lower and upper bounds on log p(x) of simulated rows, in nats."""
 
     lower_B: Tensor
     upper_B: Tensor
@@ -215,20 +229,20 @@ class Sandwich:
 
     @property
     def gap_B(self) -> Tensor:
-        """Upper less lower bound: nats; at least 0 on average."""
+        """Upper minus lower bound, (B,) in nats; at least 0 in expectation."""
         return self.upper_B - self.lower_B
 
 
 def sandwich(target: Target, exact_BZ: Tensor, rng: Rng, options: AISOptions) -> Sandwich:
-    """Bounds from both sides of simulated rows, by chains alike but for their direction.
+    """Lower and upper bounds of simulated rows, from forward and backward chains (bidirectional Monte Carlo).
 
     Args:
-        target: of rows x that were drawn from p(x | z).
+        target: the distributions of rows x that were drawn from p(x | z).
         exact_BZ: the z that they were drawn from.
         rng: B rows.
-        options: what is spent on each direction.
+        options: AIS options, for each direction.
     """
-    log_step_BP = find_step_sizes(target, rng, options)
+    log_step_BP = tune_step_sizes(target, rng, options)
     forward_KB = annealed_log_weights(target, rng, options, log_step_BP)
     backward_KB = annealed_log_weights(target, rng, options, log_step_BP, exact_BZ)
     lower_B, lower_stderr_B = iwae.iwae_bound(forward_KB, options.chains)

@@ -1,4 +1,4 @@
-"""log p of a diffusion model, by its probability flow or by its variational bound, with the label of each.
+"""Log-likelihoods of a diffusion model with their labels: by the probability flow or the variational bound.
 
 Letters: B rows, C channels, H height, W width, K draws.
 """
@@ -24,48 +24,48 @@ from genmod.likelihood.process import Process
 from genmod.rng import Rng
 
 _EXACT_TRACE_MAX_DIMS = 8
-"""Dimensions of images whose traces are not left to chance unless asked for."""
+"""Largest number of dimensions for which ``trace: auto`` is exact."""
 
 _COARSER = 10.0
-"""The tolerance of the solve that a solver's error is told by, over the one that is asked for."""
+"""Factor on the tolerance of the coarser solve that estimates the solver's error."""
 
 
 _FIELDS = {
     "flow": ("tolerance", "steps", "order", "dequantise", "trace"),
     "bound": ("terms", "nfe"),
 }
-"""What each estimator alone knows."""
+"""Options that apply to one estimator only."""
 
 
 class DiffusionScore(ScoreOptions):
-    """How to bound or estimate log p: by the flow's density, or by the variational bound."""
+    """Options of log p: the density of the probability flow, or the variational bound."""
 
     estimator: Literal["flow", "bound"] = "flow"
-    """``flow``: the density of the flow that the sampler solves. ``bound``: on the probability of the pixels
-    under the process with noise in every step."""
+    """``flow``: the density of the probability flow ODE. ``bound``: the variational bound on the probability
+    of the pixels under the stochastic process."""
     draws: int = Field(default=2, ge=2)
-    """Evaluations per row, with their own dequantisation, probe and noise; their scatter gives the standard
-    error. A flow without any of them is solved once."""
+    """Evaluations per row, each with new dequantisation, probe and noise; their scatter gives the standard
+    error. A deterministic flow (no dequantisation, exact trace) is solved once."""
     unconditional: bool = False
-    """Score p(x) by the net without its label, instead of p(x | label)."""
+    """Score p(x) with the unconditional net instead of p(x | label)."""
     tolerance: float = Field(default=1e-4, gt=0, lt=1)
-    """Of the flow: what a step of a row may be wrong by, relative to numbers of about 1. Each row takes the
-    steps it needs; 70 to 100 calls of the net and its derivative are usual, 1e-5 takes a third more."""
+    """Flow: largest error of a solver step, relative to numbers of order 1. Each row takes the steps that it
+    needs: usually 70 to 100 evaluations of the net and its derivative, a third more for 1e-5."""
     steps: int | None = Field(default=None, ge=3)
-    """Of the flow: so many fixed steps for all rows instead, each one call; 24 are quick, and say nothing of
-    the rows that would need more."""
+    """Flow: fixed number of steps for all rows instead of adaptive ones, one evaluation each. 24 are fast,
+    but there is no error control for difficult rows."""
     order: int = Field(default=3, ge=1, le=4)
-    """Of fixed steps: past values that the solver's polynomial goes through; 4 is for very smooth nets."""
+    """Flow with fixed steps: order of the multistep solver; 4 is for very smooth nets."""
     dequantise: Literal["uniform", "truncated_normal", "none"] = "uniform"
-    """Of the flow: ``uniform`` bounds the probability of the pixels; ``truncated_normal`` does too, and suits
-    nets trained on the bins' middles; ``none`` gives the density at the bins' middles."""
+    """Flow: ``uniform`` bounds the probability of the pixels; ``truncated_normal`` does too and suits nets
+    trained on the middles of the bins; ``none`` evaluates the density at the middles of the bins."""
     trace: Literal["auto", "hutchinson", "exact"] = "auto"
-    """Of the flow: ``exact`` costs as many derivatives as there are dimensions, ``hutchinson`` one, and
-    chance; ``auto`` is ``exact`` up to 8 dimensions."""
+    """Flow: ``exact`` takes one derivative per dimension; ``hutchinson`` takes one and is random; ``auto`` is
+    ``exact`` up to 8 dimensions."""
     terms: int | None = Field(default=None, ge=1)
-    """Of the bound: noise levels that it is the sum over; without, their integral (infinitely many)."""
+    """Bound: number of noise levels in the sum; if not given, the integral over all noise levels."""
     nfe: int = Field(default=64, ge=1)
-    """Of the bound: noise levels of each draw, one of each of so many strata: calls of the net."""
+    """Bound: network evaluations per draw, one noise level from each stratum."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -73,15 +73,16 @@ class DiffusionScore(ScoreOptions):
         for name in _FIELDS[other]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
-                    f"{name} is of estimator {other}, but estimator is {self.estimator}"
+                    f"{name} applies only to estimator {other}, got estimator {self.estimator}; "
+                    f"remove {name}"
                 )
         if self.terms is not None and self.nfe > self.terms:
-            raise ValueError(f"nfe must not be above terms ({self.terms})")
+            raise ValueError(f"nfe: got {self.nfe}, expected at most terms={self.terms}")
         return self
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """Fixed steps, the other dequantisations, and the bound as a sum and as an integral."""
+        """Fixed steps, the other dequantisations, and the bound as an integral and as a sum."""
         return (
             cls(steps=4),
             cls(dequantise="truncated_normal", tolerance=1e-2),
@@ -92,12 +93,19 @@ class DiffusionScore(ScoreOptions):
 
 
 def log_prob(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:
-    """Log-likelihoods by the estimator that ``options`` names."""
+    """Log-likelihood of each row with the estimator that ``options`` selects.
+
+    Args:
+        process: the diffusion model, bound to the labels of the rows.
+        batch: B rows.
+        rng: B rows.
+        options: the estimator and its settings.
+    """
     return (_by_bound if options.estimator == "bound" else _by_flow)(process, batch, rng, options)
 
 
 def _by_bound(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:
-    """The variational bound: a mean of unbiased evaluations."""
+    """The variational bound: the mean of unbiased evaluations."""
     x_BCHW = batch.x_BCHW(torch.float64)
     draws = [
         vlb.variational_bound(
@@ -125,17 +133,18 @@ def _by_bound(process: Process, batch: Batch, rng: Rng, options: DiffusionScore)
 
 
 def _by_flow(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:
-    """The density of the flow at sigma_min, before the sampler's last step to 0, and of no other sampler.
+    """The density of the probability flow at sigma_min, before the sampler's last step to 0.
 
-    With dequantisation, the mean over draws bounds the log probability of the pixels from below (Jensen) up
-    to the solver's error. That is told by a coarser solve of the first draw, whose own error is the larger.
+    With dequantisation, the mean over draws is a lower bound on the log probability of the pixels (Jensen),
+    up to the solver's error. That error is estimated by a coarser solve of the first draw.
     """
     small = process.spec.dims <= _EXACT_TRACE_MAX_DIMS
     trace = ("exact" if small else "hutchinson") if options.trace == "auto" else options.trace
-    certain = options.dequantise == "none" and trace == "exact"
+    deterministic = options.dequantise == "none" and trace == "exact"
     draws: list[Tensor] = []
     nfe_B = error_B = torch.zeros(len(batch), dtype=torch.float64, device=rng.index_B.device)
-    for draw in range(1 if certain else options.draws):
+    for draw in range(1 if deterministic else options.draws):
+        # Dequantise, draw a probe, solve.
         x_BCHW, log_q_B = _point(process, batch, rng.fold("dequantise").at(draw), options)
         probe_BCHW = None
         if trace == "hutchinson":
@@ -144,6 +153,7 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) 
         solved = _solve(process, x_BCHW, probe_BCHW, options)
         draws.append(solved.nats_B - log_q_B)
         nfe_B = nfe_B + solved.nfe_B
+        # Estimate the solver's error once.
         if draw == 0:
             coarse = _solve(process, x_BCHW, probe_BCHW, _coarser(options))
             error_B = (solved.nats_B - coarse.nats_B).abs()
@@ -151,8 +161,8 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) 
     nats_B, stderr_B = _mean(draws)
     label: LogProbLabel = "stochastic_lower_bound"
     if options.dequantise == "none":
-        label = "exact_to_tolerance" if certain and options.steps is None else "estimate"
-    places = {
+        label = "exact_to_tolerance" if deterministic and options.steps is None else "estimate"
+    points = {
         "uniform": "uniform dequantisation",
         "truncated_normal": "truncated normal dequantisation",
         "none": "at the middles of bins",
@@ -162,7 +172,7 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) 
         stderr_B=stderr_B,
         label=label,
         estimator="probability-flow",
-        of=f"probability flow at sigma_min{process.given}, {places[options.dequantise]}",
+        of=f"probability flow at sigma_min{process.given}, {points[options.dequantise]}",
         measure=units.NETWORK if options.dequantise == "none" else units.COUNTS,
         budget={**_solver_budget(process, options), "draws": len(draws), "trace": trace},
         columns={"nfe": nfe_B, "solver_error_nats": error_B},
@@ -172,7 +182,7 @@ def _by_flow(process: Process, batch: Batch, rng: Rng, options: DiffusionScore) 
 def _point(
     process: Process, batch: Batch, rng: Rng, options: DiffusionScore
 ) -> tuple[Tensor, Tensor]:
-    """Where the density is asked for, and log q of that point."""
+    """The point at which the density is evaluated, and log q of that point."""
     x_BCHW = batch.x_BCHW(torch.float64)
     if options.dequantise == "none":
         return x_BCHW, x_BCHW.new_zeros(len(batch))
@@ -182,7 +192,7 @@ def _point(
 
 
 def _coarser(options: DiffusionScore) -> DiffusionScore:
-    """A solve that is sure to be worse."""
+    """Options of a less accurate solve."""
     if options.steps is not None:
         return options.model_copy(update={"steps": max(3, options.steps // 2)})
     return options.model_copy(update={"tolerance": _COARSER * options.tolerance})
@@ -221,7 +231,7 @@ def _solver_budget(process: Process, options: DiffusionScore) -> dict[str, int |
 
 
 def _mean(draws: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean over draws and its standard error; 0 for a single one, which is not random."""
+    """Mean over draws and its standard error, (B,) each; 0 for a single draw, which is deterministic."""
     nats_KB = torch.stack(draws)
     if len(draws) == 1:
         return nats_KB[0], torch.zeros_like(nats_KB[0])

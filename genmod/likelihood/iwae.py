@@ -1,10 +1,10 @@
-"""The importance-weighted bound on log p(x) of a model with latent variables.
+"""The importance-weighted bound (IWAE) on log p(x) of a latent variable model.
 
     L_k = E[log (1/k) sum_i w_i],   w_i = p(x, z_i) / q(z_i | x),   z_i ~ q(z | x)
 
 L_1 is the ELBO; L_k grows with k towards log p(x) (Theorem 1, Burda, Grosse and Salakhutdinov 2016,
-Importance weighted autoencoders, https://arxiv.org/abs/1509.00519). One evaluation of it is random,
-with expectation at most log p(x). Letters: B rows, Z latents, K samples, M repeats, N = rows of one call.
+Importance weighted autoencoders, https://arxiv.org/abs/1509.00519). One evaluation is random; its expectation
+is at most log p(x). Letters: B rows, Z latents, K samples, M repeats, N = rows of one call.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from genmod.distributions.gaussian import Posterior
 from genmod.rng import Rng
 
 LogJoint = Callable[..., Tensor]
-"""(z_NZ, row_N) -> log p(x[row], z) = log p(x[row] | z) + log p(z), (N,) in nats. A third argument is what
-else of a sample is random, such as a point in the pixels' bins."""
+"""The joint density: (z_NZ, row_N) -> log p(x[row] | z) + log p(z), (N,) in nats.
+
+An optional third argument is further randomness of each sample, such as dequantisation noise.
+"""
 
 
 def importance_log_weights(
@@ -32,21 +34,21 @@ def importance_log_weights(
     *,
     extra: Callable[[Rng], Tensor] | None = None,
 ) -> Tensor:
-    """Log weights log p(x, z_i) - log q(z_i | x), for samples of every row.
+    """Log importance weights log p(x, z_i) - log q(z_i | x) of all rows.
 
-    Sample i of row b is addressed by (``rng``'s row b, step i), so it depends neither on ``chunk`` nor
-    on how many samples follow.
+    Sample i of row b is addressed by (row b of ``rng``, step i). It depends neither on ``chunk`` nor on
+    ``samples``.
 
     Args:
         posterior: q(z | x), B rows.
-        log_joint: the model.
+        log_joint: log p(x, z) of the model.
         rng: B rows.
-        samples: how many for each row.
-        chunk: rows of one call of ``log_joint``, roughly; memory grows with it.
-        extra: rng of a step -> (B, ...), what else of a sample is random; its density must be 1.
+        samples: samples per row.
+        chunk: approximate rows of one call of ``log_joint``; memory grows with it.
+        extra: draws further randomness of a sample, rng -> (B, ...); its density must be 1.
 
     Returns:
-        (samples, B) float64.
+        (samples, B) float64 in nats.
     """
     rows = len(rng)
     per_call = max(1, chunk // max(1, rows))
@@ -62,17 +64,17 @@ def importance_log_weights(
 
 
 def iwae_bound(log_weights_SB: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """L_k of each row with its standard error.
+    """The bound L_k of each row, with its standard error.
 
     Args:
-        log_weights_SB: (M k, B) from :func:`importance_log_weights`; each run of k samples is one
-            evaluation of the bound, and the M evaluations are averaged.
+        log_weights_SB: (M k, B) from :func:`importance_log_weights`. Each k consecutive samples are one
+            evaluation of the bound; the M evaluations are averaged.
         k: samples within the logarithm.
 
     Returns:
-        (B,) nats and (B,) standard error, float64. With M > 1 the error is the evaluations' standard
-        deviation over sqrt(M); with M = 1 it is the delta method's, the relative standard error of the
-        mean weight, and NaN for a single sample, which cannot tell.
+        (B,) bound and (B,) standard error, float64 in nats. With M > 1 the standard error is the standard
+        deviation of the evaluations over sqrt(M). With M = 1 it comes from the delta method (the relative
+        standard error of the mean weight); for k = 1 it is then NaN.
     """
     weights_MKB = log_weights_SB.double().unflatten(0, (-1, k))
     bounds_MB = torch.logsumexp(weights_MKB, 1) - math.log(k)

@@ -1,17 +1,17 @@
-"""log p(x) of the probability-flow equation, by the change of variables along it.
+"""log p(x) of the probability flow with fixed steps, by the change of variables formula.
 
     dx/dsigma = (x - D(x; sigma)) / sigma,      d log p(x(sigma)) / dsigma = -(dims - tr dD/dx) / sigma
     log p(x; sigma_min) = log p(x(sigma_max); sigma_max) + integral of (dims - tr dD/dx) d ln sigma
 
-Solved from sigma_min up to sigma_max on a fixed grid in t = ln sigma, in float64, so rows depend neither
-on each other nor on how they are batched. The part of the equation that is linear in x is solved exactly,
+The ODE is solved from sigma_min to sigma_max on a fixed grid in t = ln sigma, in float64, so rows depend
+neither on each other nor on how they are batched. The part that is linear in x is solved exactly,
 
     x(t2) = e^(t2 - t1) x(t1) - integral from t1 to t2 of e^(t2 - t) D(t) dt,
 
-with D a polynomial in t through its last values: an exponential Adams method, predictor and corrector with
-one call of the denoiser a step. So dimensions in which the data hardly vary (D constant), and those in which
-the noise is small against the data (D = x), are solved without error. The trace is v^T (dD/dx) v with a probe
-v of random signs that is fixed over the solve (Skilling-Hutchinson), or exact by one product for every
+with D a polynomial in t through its last values: an exponential Adams method with predictor and corrector and
+one evaluation of D per step. So there is no error in dimensions where the data hardly vary (D constant) or
+where the noise is small compared with the data (D = x). The trace is v^T (dD/dx) v with a probe v of random
+signs that is fixed during the solve (Skilling-Hutchinson), or exact with one vector-Jacobian product per
 dimension. Letters: B batch, C channels, H height, W width.
 
 References:
@@ -38,27 +38,28 @@ from genmod.likelihood.process import GaussianPrior
 from genmod.samplers.ode import Denoise
 
 _SHORT_STEPS = (0.25, 0.5)
-"""Lengths of the first steps, where there is no history yet, in steps."""
+"""Lengths of the first steps, relative to the others: there are no past values yet."""
 _QUADRATURE_NODES = 4
+"""Nodes of the polynomial that integrates the trace."""
 
 
 @dataclass(frozen=True)
 class FixedSteps:
-    """Steps from sigma_min to sigma_max, equal in ln sigma but for two short ones at the beginning."""
+    """Steps from sigma_min to sigma_max, equal in ln sigma except for two short ones at the start."""
 
     steps: int
-    """At least 3. The denoiser is called steps + 1 times, each time with its derivative."""
+    """At least 3. D and its derivative are evaluated steps + 1 times."""
     order: int
-    """1 .. 4: values of D that the predictor's polynomial goes through; the corrector's takes one more."""
+    """1 .. 4: number of values of D in the predictor's polynomial; the corrector's has one more."""
     sigma_min: float
     sigma_max: float
 
     def budget(self) -> dict[str, int | float | str]:
-        """All of it, as a likelihood's label says it."""
+        """The solver's settings, for the label of a likelihood."""
         return {"solver": "exponential-adams", **asdict(self), "evaluations": self.steps + 1}
 
     def times(self) -> list[float]:
-        """The ends of all steps as ln sigma, rising."""
+        """Ln sigma at the ends of all steps, increasing."""
         lengths = [*_SHORT_STEPS, *[1.0] * (self.steps - len(_SHORT_STEPS))]
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
         ends = itertools.accumulate(lengths, initial=0.0)
@@ -72,29 +73,30 @@ def log_density_fixed(
     grid: FixedSteps,
     prior: GaussianPrior,
 ) -> Tensor:
-    """Log density at sigma_min of the flow that ends in ``prior``.
+    """Log density of the flow at sigma_min, given its density at sigma_max.
 
     Args:
-        denoise: D(x; sigma), differentiable in x, each row on its own.
-        x_BCHW: float64, where the density is asked for.
-        probe_BCHW: -1 and +1, one probe for each row; None for the exact trace, C H W times the work.
-        grid: how the equation is solved.
+        denoise: D(x; sigma), differentiable in x; rows are independent.
+        x_BCHW: float64, the points at sigma_min.
+        probe_BCHW: random signs -1 and +1; None for the exact trace, which costs C H W times as much.
+        grid: the solver's steps.
         prior: the density at sigma_max.
 
     Returns:
-        (B,) nats, float64: without bias in the probes, up to the solver's error.
+        (B,) float64 in nats: unbiased over probes, up to the solver's error.
     """
     times = grid.times()
     dims = math.prod(x_BCHW.shape[1:])
     x_BCHW = x_BCHW.double()
     integral_B = x_BCHW.new_zeros(len(x_BCHW))
     values: list[Tensor] = []  # D at the last times
-    for n, (time, share) in enumerate(zip(times, _quadrature(times), strict=True)):
+    for n, (time, weight) in enumerate(zip(times, _quadrature(times), strict=True)):
+        # Predict x at this time, evaluate D and its trace there, then correct x.
         first = max(0, n - grid.order)
-        guess_BCHW = _advance(x_BCHW, times[first:n], values, times, n)
+        predicted_BCHW = _advance(x_BCHW, times[first:n], values, times, n)
         sigma = math.exp(time)
-        clean_BCHW, trace_B = trace(lambda x, s=sigma: denoise(x, s), guess_BCHW, probe_BCHW)
-        integral_B = integral_B + share * (dims - trace_B)
+        clean_BCHW, trace_B = trace(lambda x, s=sigma: denoise(x, s), predicted_BCHW, probe_BCHW)
+        integral_B = integral_B + weight * (dims - trace_B)
         values = [*values, clean_BCHW]
         x_BCHW = _advance(x_BCHW, times[first : n + 1], values, times, n)
         values = values[-grid.order :]
@@ -104,7 +106,7 @@ def log_density_fixed(
 def _advance(
     x_BCHW: Tensor, nodes: Sequence[float], values: Sequence[Tensor], times: Sequence[float], n: int
 ) -> Tensor:
-    """Go from times[n - 1] to times[n], with D the polynomial through ``values`` at ``nodes``."""
+    """Step from times[n - 1] to times[n], with D the polynomial through ``values`` at ``nodes``."""
     if n == 0:
         return x_BCHW
     start, end = times[n - 1], times[n]
@@ -117,7 +119,7 @@ def _advance(
 
 
 def _quadrature(times: Sequence[float]) -> list[float]:
-    """Weights of all times for an integral over them: cubic through the four nearest, step by step."""
+    """Weights of a quadrature over all times: a cubic through the four nearest nodes of each step."""
     total = np.zeros(len(times))
     for n, (start, end) in enumerate(itertools.pairwise(times)):
         first = min(max(0, n - 1), len(times) - _QUADRATURE_NODES)
@@ -130,9 +132,9 @@ def _weights(
     nodes: Sequence[float], start: float, end: float, factor: Callable[[np.ndarray], np.ndarray]
 ) -> list[float]:
     """Integrals from start to end of ``factor`` times each Lagrange polynomial of the nodes."""
-    places, shares = np.polynomial.legendre.leggauss(12)
-    t = (start + end) / 2 + (end - start) / 2 * places
-    measure = (end - start) / 2 * shares * factor(t)
+    points, weights = np.polynomial.legendre.leggauss(12)
+    t = (start + end) / 2 + (end - start) / 2 * points
+    measure = (end - start) / 2 * weights * factor(t)
     result: list[float] = []
     for i, node in enumerate(nodes):
         others = [other for j, other in enumerate(nodes) if j != i]
@@ -144,7 +146,13 @@ def _weights(
 def trace(
     denoise: Callable[[Tensor], Tensor], x_BCHW: Tensor, probe_BCHW: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """D(x) and the trace of its Jacobian, (B,): exact, or without bias by a probe for each row."""
+    """D(x), and the trace of its Jacobian, (B,): exact, or an unbiased estimate with one probe per row.
+
+    Args:
+        denoise: D at fixed noise levels.
+        x_BCHW: the points.
+        probe_BCHW: random signs; None for the exact trace.
+    """
     with torch.enable_grad():
         x_BCHW = x_BCHW.detach().requires_grad_(True)
         clean_BCHW = denoise(x_BCHW)
@@ -157,7 +165,7 @@ def trace(
 
 
 def _exact_trace(clean_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-    """The diagonal's sum, one vector-Jacobian product for every dimension."""
+    """Sum of the Jacobian's diagonal, with one vector-Jacobian product per dimension."""
     trace_B = x_BCHW.new_zeros(len(x_BCHW))
     flat_BD = clean_BCHW.flatten(1)
     for d in range(flat_BD.shape[1]):

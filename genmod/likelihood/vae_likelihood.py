@@ -1,11 +1,11 @@
-"""Bounds on log p(x) of a decoder with an encoder: options, and what does as they say.
+"""Lower bounds on log p(x) of a VAE, and their options.
 
-    iwae    L_k of k samples of q(z | x); L_1 is the ELBO. k is given, or chosen row by row.
-    ais     annealed chains from q(z | x) to p(z | x): another way to the same number, for a cross-check.
+    iwae    L_k with k samples of q(z | x); L_1 is the ELBO. k is fixed, or chosen for each row.
+    ais     annealed chains from q(z | x) to p(z | x): an independent estimate, for a cross-check.
 
-k is chosen by pilot samples with randomness of their own: the variance of their relative weights over the
-square of the wanted standard error. The bound is then made of fresh samples, for one that stops when its own
-samples look good would no longer be a bound. Letters: B rows, Z latents, N samples.
+k is chosen from pilot samples: the variance of their relative weights divided by the square of the target
+standard error. The bound is then computed from new samples, because stopping on its own samples would bias
+it. Letters: B rows, Z latents, N samples.
 """
 
 from __future__ import annotations
@@ -31,40 +31,43 @@ from genmod.rng import Rng
 
 
 class VAEBoundOptions(ScoreOptions):
-    """How to bound log p, always with beta = 1."""
+    """Options of the bound on log p of a VAE, which always uses beta = 1."""
 
     estimator: Literal["iwae", "ais"] = "iwae"
-    """``ais`` costs chains x temperatures x leapfrog decoder gradients a row."""
+    """``iwae``: importance-weighted bound. ``ais``: annealed importance sampling, which takes chains x
+    temperatures x leapfrog gradients of the decoder per row."""
     k: int = Field(default=64, ge=1)
-    """Importance samples within the logarithm; 1 is the ELBO. With a target, of the pilot, and the least."""
+    """Importance samples within the logarithm; 1 is the ELBO. With ``target_stderr_nats`` it is the number of
+    pilot samples and the smallest k."""
     repeats: int = Field(default=1, ge=1)
     """Evaluations of L_k that are averaged."""
     target_stderr_nats: float | None = Field(default=None, gt=0)
-    """Choose k for each row, so that its standard error is about this; the column ``k`` says which."""
+    """Choose k for each row, so that its standard error is about this; the column ``k`` contains it."""
     most_k: int = Field(default=8192, ge=1)
-    """The largest k that may be chosen. A row that needs more says so by its standard error."""
+    """Largest k that may be chosen. A row that needs more has a larger standard error."""
     chunk: int = Field(default=1024, ge=1)
-    """Rows of one decoder call: memory, not the result."""
+    """Rows per call of the decoder; it changes the memory, not the result."""
     ais: AISOptions = AISOptions(temperatures=200, radius=4.0)
-    """What ``ais`` spends on a row."""
+    """Options of ``estimator: ais``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.estimator == "ais":
             return self
         if self.k * self.repeats < 2:
-            raise ValueError("k = 1 needs repeats of at least 2, else there is no standard error")
+            raise ValueError("repeats: got 1 with k=1, expected at least 2 for a standard error")
         if self.target_stderr_nats is not None and (self.k < 8 or self.repeats > 1):
             raise ValueError(
-                "target_stderr_nats needs a k of at least 8 for its pilot, and repeats 1"
+                f"target_stderr_nats: got k={self.k} and repeats={self.repeats}, expected k of at least 8 "
+                "(pilot samples) and repeats=1"
             )
         if self.target_stderr_nats is not None and self.most_k < self.k:
-            raise ValueError(f"most_k ({self.most_k}) is less than k ({self.k})")
+            raise ValueError(f"most_k: got {self.most_k}, expected at least k={self.k}")
         return self
 
     @classmethod
     def variants(cls) -> tuple[Self, ...]:
-        """The ELBO, a k of each row's own, and chains."""
+        """The ELBO, a k chosen for each row, and annealed chains."""
         return (
             cls(k=1, repeats=8),
             cls(k=8, target_stderr_nats=0.5, most_k=64),
@@ -72,16 +75,16 @@ class VAEBoundOptions(ScoreOptions):
         )
 
     def probe(self) -> tuple[Self, float]:
-        """Of ais a few temperatures; of a chosen k the pilot alone, so that it may take longer."""
+        """A few temperatures of ``ais``; only the pilot of a chosen k, so scoring may take longer."""
         if self.estimator == "iwae":
             return self.model_copy(update={"target_stderr_nats": None}), 1.0
-        few = self.ais.model_copy(update={"temperatures": 4, "pilot_temperatures": 2})
-        return self.model_copy(update={"ais": few}), self.ais.moves() / few.moves()
+        short = self.ais.model_copy(update={"temperatures": 4, "pilot_temperatures": 2})
+        return self.model_copy(update={"ais": short}), self.ais.moves() / short.moves()
 
 
 @dataclass(frozen=True)
 class VAEBound:
-    """A bound on log p of B rows, with what it is."""
+    """A bound on log p of B rows, with its label."""
 
     nats_B: Tensor
     stderr_B: Tensor
@@ -91,7 +94,7 @@ class VAEBound:
     columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def log_prob(self, of: str) -> LogProb:
-        """As one of the pixels of which model object."""
+        """The bound as a :class:`LogProb` of pixels; ``of`` names the density that it belongs to."""
         return LogProb(of=of, measure=units.COUNTS, **vars(self))
 
 
@@ -102,24 +105,24 @@ def vae_bound(
     options: VAEBoundOptions,
     extra: Callable[[Rng], Tensor] | None = None,
 ) -> VAEBound:
-    """What ``options`` says, of every row.
+    """The lower bound on log p of each row that ``options`` selects.
 
     Args:
         posterior: q(z | x), B rows.
-        log_joint: of the model.
+        log_joint: log p(x, z) of the model.
         rng: B rows.
-        options: the options.
+        options: the estimator and its settings.
         extra: further randomness of each sample, see
             :func:`genmod.likelihood.iwae.importance_log_weights`; only for estimator iwae.
     """
     if options.estimator == "ais":
-        assert extra is None, "chains need a joint density that is not random"
+        assert extra is None, "annealed chains need a deterministic joint density"
         nats_B, stderr_B = ais.lower_bound(
             Target(posterior.gaussian_approximation(), log_joint), rng, options.ais
         )
         return VAEBound(nats_B, stderr_B, "stochastic_lower_bound", "ais-hmc", options.ais.budget())
     if options.target_stderr_nats is not None:
-        return _chosen(posterior, log_joint, rng, options, extra)
+        return _bound_with_chosen_k(posterior, log_joint, rng, options, extra)
     weights_SB = iwae.importance_log_weights(
         posterior,
         log_joint,
@@ -133,41 +136,44 @@ def vae_bound(
     return VAEBound(*iwae.iwae_bound(weights_SB, options.k), label, "iwae", budget)
 
 
-def _chosen(
+def _bound_with_chosen_k(
     posterior: Posterior,
     log_joint: LogJoint,
     rng: Rng,
     options: VAEBoundOptions,
     extra: Callable[[Rng], Tensor] | None,
 ) -> VAEBound:
-    """L_k with a k for each row, a power of two times the least."""
+    """L_k with k chosen for each row: a power of two times ``options.k``."""
     assert options.target_stderr_nats is not None
+    # The pilot estimates the standard error, which falls with the root of k.
     pilot_SB = iwae.importance_log_weights(
         posterior, log_joint, rng.fold("pilot"), options.k, options.chunk, extra=extra
     )
     _, pilot_stderr_B = iwae.iwae_bound(pilot_SB, options.k)
-    # The standard error falls with the root of k: so many times k for the one that is wanted.
-    times_B = (pilot_stderr_B / options.target_stderr_nats).square().clamp(min=1.0)
-    doublings_B = times_B.log2().ceil().clamp(max=math.floor(math.log2(options.most_k / options.k)))
+    factor_B = (pilot_stderr_B / options.target_stderr_nats).square().clamp(min=1.0)
+    doublings_B = (
+        factor_B.log2().ceil().clamp(max=math.floor(math.log2(options.most_k / options.k)))
+    )
     k_B = options.k * 2 ** doublings_B.long()
     nats_B, stderr_B = torch.empty_like(pilot_stderr_B), torch.empty_like(pilot_stderr_B)
+    # Score the rows of each k together, with new samples.
     for k in k_B.unique().tolist():
-        which_M = (k_B == k).nonzero().flatten()
+        rows_M = (k_B == k).nonzero().flatten()
 
-        def of_these(
-            z_NZ: Tensor, row_N: Tensor, *more: Tensor, which_M: Tensor = which_M
+        def log_joint_of_rows(
+            z_NZ: Tensor, row_N: Tensor, *more: Tensor, rows_M: Tensor = rows_M
         ) -> Tensor:
-            return log_joint(z_NZ, which_M[row_N], *more)
+            return log_joint(z_NZ, rows_M[row_N], *more)
 
         weights_SM = iwae.importance_log_weights(
-            posterior.rows(which_M),
-            of_these,
-            rng.fold("posterior").rows(which_M),
+            posterior.rows(rows_M),
+            log_joint_of_rows,
+            rng.fold("posterior").rows(rows_M),
             k,
             options.chunk,
             extra=extra,
         )
-        nats_B[which_M], stderr_B[which_M] = iwae.iwae_bound(weights_SM, k)
+        nats_B[rows_M], stderr_B[rows_M] = iwae.iwae_bound(weights_SM, k)
     budget: dict[str, int | float | str] = {
         "k": "chosen",
         "k_least": options.k,

@@ -29,8 +29,8 @@ def test_the_schedule_is_the_sigmoid_of_the_literature():
     """Eq. in sec. 3 of Wu et al. 2017 with radius 4, written out for T = 4."""
     s = [1 / (1 + math.exp(-x)) for x in (-4, -2, 0, 2, 4)]
     wanted = [(value - s[0]) / (s[4] - s[0]) for value in s]
-    assert ais.schedule(4, 4.0) == pytest.approx(wanted)
-    steep = ais.schedule(1000, 8.0)
+    assert ais.sigmoid_schedule(4, 4.0) == pytest.approx(wanted)
+    steep = ais.sigmoid_schedule(1000, 8.0)
     assert steep == sorted(steep)
     assert (steep[0], steep[-1]) == (0.0, 1.0)
     assert steep[1] < 1e-8 * 1000
@@ -62,7 +62,7 @@ def test_weights_have_the_mean_p_of_x_however_few_temperatures():
     options = AISOptions(
         temperatures=20, chains=200, leapfrog=2, pilot_temperatures=4, radius=2, chunk=6000
     )
-    log_step_BP = ais.find_step_sizes(easy, RNG, options)
+    log_step_BP = ais.tune_step_sizes(easy, RNG, options)
     for exact_BZ, sign in ((None, 1), (z_BZ, -1)):
         log_w_KB = ais.annealed_log_weights(easy, RNG, options, log_step_BP, exact_BZ)
         row_B = (sign * (log_w_KB - model.nats(x_BD))).exp().mean(0)
@@ -91,16 +91,16 @@ def test_another_start_has_another_way_to_the_same_truth():
 
 
 def test_pilots_find_the_step_that_is_accepted_as_asked():
-    log_step_BP = ais.find_step_sizes(TARGET, RNG, OPTIONS)
+    log_step_BP = ais.tune_step_sizes(TARGET, RNG, OPTIONS)
     assert log_step_BP.shape == (ROWS, 40)
     assert float(log_step_BP[:, -1].mean()) < float(log_step_BP[:, 0].mean()) - 1
 
 
 def test_rows_chains_and_chunks_do_not_see_one_another():
-    log_step_BP = ais.find_step_sizes(TARGET, RNG, CHEAP)
+    log_step_BP = ais.tune_step_sizes(TARGET, RNG, CHEAP)
     whole_KB = ais.annealed_log_weights(TARGET, RNG, CHEAP, log_step_BP)
     small = CHEAP.model_copy(update={"chunk": 2})
-    assert torch.equal(ais.find_step_sizes(TARGET, RNG, small), log_step_BP)
+    assert torch.equal(ais.tune_step_sizes(TARGET, RNG, small), log_step_BP)
     close = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(
         ais.annealed_log_weights(TARGET, RNG, small, log_step_BP), whole_KB, **close
@@ -123,7 +123,7 @@ def test_a_decoder_that_overflows_loses_the_move_and_not_the_chain():
     cliff = Target(PRIOR.rows(torch.arange(2)), wild)
     rng = rng_for(0, "wild", range(2))
     log_step_BP = torch.zeros(2, 4, dtype=torch.float64)
-    chains = hmc.at(cliff, torch.full((2, 3), -1.0).double(), torch.arange(2))
+    chains = hmc.chains_at(cliff, torch.full((2, 3), -1.0).double(), torch.arange(2))
     for step in range(20):
         chains, _ = hmc.move(
             cliff, chains, rng.at(step), b=1.0, step_B=log_step_BP[:, 0].exp(), leapfrog=3

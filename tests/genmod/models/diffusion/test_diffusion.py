@@ -211,7 +211,7 @@ def test_what_draws_from_p():
     "options", [{"terms": 8, "nfe": 8}, {"estimator": "bound", "dequantise": "none"}]
 )
 def test_options_of_the_other_estimator_are_refused(options):
-    with pytest.raises(ValidationError, match="is of estimator"):
+    with pytest.raises(ValidationError, match="applies only to estimator"):
         DiffusionScore(**options)
 
 

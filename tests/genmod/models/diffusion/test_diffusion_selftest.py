@@ -40,13 +40,13 @@ def test_a_wrong_bin_volume_is_detected(monkeypatch):
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_bound_with_a_wrong_factor_is_detected(factor, monkeypatch):
-    correct = vlb.NoiseLevels.at
+    correct = vlb.NoiseLevels.quantile
 
     def wrong(self, u_B):
         sigma_B, weight_B = correct(self, u_B)
         return sigma_B, factor * weight_B
 
-    monkeypatch.setattr(vlb.NoiseLevels, "at", wrong)
+    monkeypatch.setattr(vlb.NoiseLevels, "quantile", wrong)
     assert problems(bound_checks(0))
 
 
