@@ -141,7 +141,7 @@ def test_what_images_do_not_tell_is_not_made_up():
 
 
 def test_without_noise_there_is_no_density():
-    with pytest.raises(Unscorable, match=r"declare observation noise.*score\.sigma: fit"):
+    with pytest.raises(Unscorable, match=r"set model\.NAME\.score\.sigma: fit"):
         NoisyGeneratorScore().require_sigma("a generator has none")
     NoisyGeneratorScore(sigma="fit").require_sigma("")
 
