@@ -1,4 +1,4 @@
-"""What every configuration has in common: frozen, typed, no unknown keys, a fingerprint."""
+"""Base of all configurations: frozen, typed, without unknown keys, and with a fingerprint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genmod.errors import ConfigError, did_you_mean
 
 
 class Config(BaseModel):
-    """A frozen configuration. It sits next to the code that uses it; unknown keys are errors."""
+    """A frozen configuration, defined next to the code that uses it. Unknown keys are errors."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings"
@@ -24,7 +24,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 def parse(schema: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
-    """Validate values from a person's file. The first fault becomes a one-line ConfigError.
+    """Validate values from a user's file. The first problem becomes a ConfigError of one line.
 
     Args:
         schema: the configuration class.
@@ -34,26 +34,26 @@ def parse(schema: type[ConfigT], values: Mapping[str, Any], where: str) -> Confi
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_first_fault(schema, error, where)) from None
+        raise ConfigError(_first_problem(schema, error, where)) from None
 
 
-def _first_fault(schema: type[BaseModel], error: ValidationError, where: str) -> str:
-    faults = error.errors(include_url=False)
-    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    path = ".".join(str(part) for part in (where, *fault["loc"]) if part != "")
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    if fault["type"] == "extra_forbidden":
-        key = str(fault["loc"][-1])
-        valid = _keys_at(schema, fault["loc"][:-1])
+def _first_problem(schema: type[BaseModel], error: ValidationError, where: str) -> str:
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    path = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        key = str(problem["loc"][-1])
+        valid = _keys_at(schema, problem["loc"][:-1])
         return f"recipe: unknown key {path!r}; {did_you_mean(key, valid)}{more}"
-    if fault["type"] == "missing":
+    if problem["type"] == "missing":
         return f"recipe: {path!r} is missing; add it{more}"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"recipe: {path} is {fault['input']!r}: {message[0].lower()}{message[1:]}{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"recipe: {path} is {problem['input']!r}: {message[0].lower()}{message[1:]}{more}"
 
 
 def _keys_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Valid keys of the section that a fault's location points to."""
+    """Valid keys of the section at a location of pydantic's."""
     current: Any = schema
     for part in loc:
         field = current.model_fields.get(str(part)) if hasattr(current, "model_fields") else None
@@ -68,18 +68,22 @@ def _keys_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
 
 
 def canonical_json(value: Any) -> bytes:
-    """One text for one value: sorted keys, no spaces, no NaN."""
+    """The same bytes for equal values: JSON with sorted keys, without spaces and NaN.
+
+    >>> canonical_json({"b": 1, "a": [2]})
+    b'{"a":[2],"b":1}'
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     ).encode()
 
 
 def as_json(config: BaseModel) -> dict[str, Any]:
-    """All fields as JSON values that parse back to the same; infinity is the text ``Infinity``."""
+    """All fields as JSON values that parse back to an equal configuration; infinity is ``Infinity``."""
     return json.loads(config.model_dump_json())
 
 
 def fingerprint(*parts: Any) -> str:
-    """What a unit of work was made from, as 64 hex digits. Parts are JSON values or Configs."""
+    """SHA-256 of everything that determines a result, in hex. Parts are JSON values or Configs."""
     values = [as_json(p) if isinstance(p, BaseModel) else p for p in parts]
     return hashlib.sha256(canonical_json(values)).hexdigest()

@@ -1,4 +1,4 @@
-"""Errors that a person can act on. Each message is one line: what, where, got, wanted, how to mend it."""
+"""Errors for users. Each message is one line: what failed, where, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Iterable
 
 
 class GenmodError(Exception):
-    """A failure that genmod foresaw. ``exit_code`` is what the command line ends with."""
+    """A foreseen failure; ``exit_code`` is the exit code of the command."""
 
     exit_code = 1
 
 
 class ConfigError(GenmodError):
-    """The recipe or the command asks for something that cannot be. Never retried."""
+    """The recipe or the command line is invalid. Never retried."""
 
     exit_code = 2
 
 
 class DataError(GenmodError):
-    """The data is not what the recipe says. Never retried."""
+    """The data is invalid or does not fit the recipe. Never retried."""
 
     exit_code = 2
 
 
 class StorageError(GenmodError):
-    """A store refused or broke a promise that genmod relies on."""
+    """Storage refuses a request, or lacks a guarantee that genmod requires."""
 
     exit_code = 2
 
 
 class StoreUnavailable(GenmodError, ConnectionError):
-    """A store has not answered for as long as anybody was patient. It may answer tomorrow."""
+    """Storage stayed unavailable until the retry timeout. Running again later may succeed."""
 
 
 class Unscorable(ConfigError):
@@ -53,15 +53,15 @@ class Unscorable(ConfigError):
 
 
 class TrainingDiverged(GenmodError):
-    """The loss stopped being a finite number. Restarting would do the same again, so nobody does."""
+    """The loss is not finite. Never retried, because a restart repeats it bit by bit."""
 
 
 class TrainingCollapsed(GenmodError):
-    """Samples have lost their variety, and the one way back that the recipe allows did not help."""
+    """Samples lost their diversity, and the rollbacks that the recipe allows did not restore it."""
 
 
 def did_you_mean(got: str, valid: Iterable[str]) -> str:
-    """The end of an error message: the nearest valid name, or all of them.
+    """The end of an error message: the nearest valid name, or all valid names.
 
     >>> did_you_mean("stpes", ["steps", "seed"])
     "did you mean 'steps'?"
@@ -74,7 +74,11 @@ def did_you_mean(got: str, valid: Iterable[str]) -> str:
 
 
 def sanitize(text: str) -> str:
-    """A line for people that may hold what others wrote: what a terminal would act on is written out."""
+    r"""Untrusted text as one printable line; control characters are escaped.
+
+    >>> sanitize("name\x1b[2J")
+    'name\\x1b[2J'
+    """
     return text if text.isprintable() else repr(text)[1:-1]
 
 

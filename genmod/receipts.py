@@ -1,7 +1,7 @@
-"""Receipts: which pieces of a stage's work are done. One small object each, created only if absent.
+"""Receipts: which work units of a stage are done. A receipt is a small object, created only if absent.
 
-A piece's data is written first, then its receipt; of several makers of one piece exactly one wins, and what
-the winner wrote counts. The work that is left is every piece without a receipt.
+The data of a work unit is written first, then its receipt. If several workers finish the same unit, exactly
+one of them creates the receipt, and its data is used. The remaining work is every unit without a receipt.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from genmod import storage
 from genmod.config import canonical_json
 from genmod.errors import DataError
 
-FOLDER = "receipts"
-"""Below a stage's root."""
+RECEIPTS_FOLDER = "receipts"
+"""Folder of the receipts below a stage's root."""
 
-READERS = 16
-"""Receipts that are fetched at the same time."""
+_PARALLEL = 16
+"""Receipts that are read at the same time."""
 
 
 class Receipt(Protocol):
-    """A Config with the fingerprint of the work that it belongs to."""
+    """A Config with the fingerprint of its stage's work."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the stage's work."""
+        """Fingerprint of the stage's work."""
         ...
 
     def model_dump(self, *, mode: str) -> dict[str, object]:
-        """As JSON values."""
+        """The receipt as JSON values."""
         ...
 
     @classmethod
     def model_validate(cls, obj: object) -> Self:
-        """From JSON values."""
+        """A receipt from JSON values."""
         ...
 
 
@@ -46,7 +46,7 @@ ReceiptT = TypeVar("ReceiptT", bound=Receipt)
 
 
 def commit(root: str, name: str, receipt: ReceiptT) -> ReceiptT:
-    """Say that a piece is done. Returns the receipt that counts: this one, or that of an earlier maker."""
+    """Publish the receipt of a work unit. Returns the valid one: this, or that of an earlier worker."""
     url = _url(root, name)
     if storage.create(url, canonical_json(receipt.model_dump(mode="json"))):
         return receipt
@@ -54,7 +54,7 @@ def commit(root: str, name: str, receipt: ReceiptT) -> ReceiptT:
 
 
 def load_receipt(schema: type[ReceiptT], root: str, name: str, fingerprint: str) -> ReceiptT | None:
-    """A piece's receipt, None if it is still to do."""
+    """The receipt of a work unit, or None if it is not done."""
     try:
         return _read(schema, _url(root, name), fingerprint)
     except FileNotFoundError:
@@ -64,23 +64,23 @@ def load_receipt(schema: type[ReceiptT], root: str, name: str, fingerprint: str)
 def load_receipts(
     schema: type[ReceiptT], root: str, names: Sequence[str], fingerprint: str
 ) -> dict[str, ReceiptT]:
-    """The receipts that are there of those that are asked for, in the order of ``names``.
+    """The existing receipts of these work units, in the order of ``names``.
 
     Raises:
-        DataError: one is broken or belongs to other work.
+        DataError: a receipt is invalid or belongs to other work.
     """
-    there = set(storage.list_names(storage.join(root, FOLDER)))
-    found = [name for name in names if f"{name}.json" in there]
+    files = set(storage.list_names(storage.join(root, RECEIPTS_FOLDER)))
+    done = [name for name in names if f"{name}.json" in files]
 
     def read(name: str) -> ReceiptT:
         return _read(schema, _url(root, name), fingerprint)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        return dict(zip(found, pool.map(read, found), strict=True))
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        return dict(zip(done, pool.map(read, done), strict=True))
 
 
 def _url(root: str, name: str) -> str:
-    return storage.join(root, FOLDER, f"{name}.json")
+    return storage.join(root, RECEIPTS_FOLDER, f"{name}.json")
 
 
 def _read(schema: type[ReceiptT], url: str, fingerprint: str) -> ReceiptT:
@@ -89,10 +89,12 @@ def _read(schema: type[ReceiptT], url: str, fingerprint: str) -> ReceiptT:
         receipt = schema.model_validate(json.loads(data))
     except (ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{url} is not a receipt ({reason}); remove it and run again") from None
+        raise DataError(
+            f"{url} is not a valid receipt ({reason}); remove it, then run the same command again"
+        ) from None
     if receipt.fingerprint != fingerprint:
         raise DataError(
             f"{url} belongs to other work (fingerprint {receipt.fingerprint[:12]}, "
-            f"wanted {fingerprint[:12]}); give another root with --set root=URL"
+            f"expected {fingerprint[:12]}); choose another root with --set root=URL"
         )
     return receipt

@@ -1,4 +1,4 @@
-"""Done means: its manifest is there, whole, and made from this."""
+"""Work is done if its manifest exists, is unchanged, and has the same fingerprint."""
 
 import json
 
@@ -31,12 +31,12 @@ def test_another_fingerprint_is_refused_and_kept(tmp_path):
     assert m.load_manifest(m.Manifest, root, "model") == first
 
 
-def test_second_writer_gets_the_first_ones_manifest(tmp_path):
+def test_a_second_writer_gets_the_first_manifest(tmp_path):
     first = m.publish(str(tmp_path), make(seconds=1))
     assert m.publish(str(tmp_path), make(seconds=2)) == first
 
 
-def test_work_under_way_is_claimed(tmp_path):
+def test_work_in_progress_is_claimed(tmp_path):
     root = str(tmp_path)
     m.claim(root, "a" * 64)
     m.claim(root, "a" * 64)
@@ -48,7 +48,7 @@ def test_work_under_way_is_claimed(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "edit", "newer", "unknown"])
-def test_a_broken_manifest_is_not_believed(tmp_path, damage):
+def test_an_invalid_manifest_is_refused(tmp_path, damage):
     root = str(tmp_path)
     m.publish(root, make(nimg=5))
     path = tmp_path / "model.json"
@@ -63,12 +63,12 @@ def test_a_broken_manifest_is_not_believed(tmp_path, damage):
         m.load_manifest(m.Manifest, root, "model")
 
 
-def test_absence_names_the_stage_that_makes_it(tmp_path):
+def test_a_missing_manifest_names_the_stage_that_writes_it(tmp_path):
     with pytest.raises(ConfigError, match="genmod train"):
         m.require(m.Manifest, str(tmp_path), "model", "train")
 
 
-def test_faults_name_the_file(tmp_path):
+def test_problems_name_the_file(tmp_path):
     root = str(tmp_path)
     good, short, changed, gone = (
         m.write_file(root, name, b"bytes of " + name.encode()) for name in "abcd"
@@ -76,22 +76,22 @@ def test_faults_name_the_file(tmp_path):
     storage.write_bytes(str(tmp_path / "b"), b"x")
     storage.write_bytes(str(tmp_path / "c"), b"bytes OF c")
     storage.remove(str(tmp_path / "d"))
-    found = m.find_problems(root, [good, short, changed, gone])
-    assert [text.split("/")[-1] for text in found] == [
+    problems = m.find_problems(root, [good, short, changed, gone])
+    assert [text.split("/")[-1] for text in problems] == [
         "b: 1 bytes, expected 10",
         f"c: its sha256 is not {changed.sha256[:12]}…",
         "d: missing",
     ]
 
 
-def test_the_spec_says_its_size():
+def test_the_spec_describes_its_size():
     spec = m.ImageSpec(channels=3, height=4, width=5, classes=2)
     assert spec.shape == (3, 4, 5)
     assert spec.dims == 60
     assert str(spec) == "3x4x5, 256 levels, 2 classes"
 
 
-def test_a_dataset_with_other_names_than_classes_is_none():
+def test_class_names_must_fit_the_number_of_classes():
     entry = m.FileEntry(path="a", size_bytes=1, sha256="0" * 64)
     shard = m.ShardEntry(split="train", rows=1, tar=entry, index=entry)
     spec = m.ImageSpec(channels=1, height=2, width=2, classes=2)
@@ -99,3 +99,20 @@ def test_a_dataset_with_other_names_than_classes_is_none():
     assert m.DatasetManifest(**good).rows("train") == 1
     with pytest.raises(ValueError, match="1 class names, 2 classes"):
         m.DatasetManifest(**good | {"class_names": ("x",)})
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "unlisted"])
+def test_a_file_is_read_only_if_it_matches_its_manifest(tmp_path, damage):
+    root, url = str(tmp_path), str(tmp_path / "a")
+    manifest = make().model_copy(update={"files": (m.write_file(root, "a", b"content"),)})
+    assert m.read_listed(root, manifest, "a", "run again") == b"content"
+    path = "a"
+    if damage == "missing":
+        storage.remove(url)
+    elif damage == "changed":
+        storage.write_bytes(url, b"contents")
+    else:
+        path = "b"
+    with pytest.raises(DataError, match=r"missing|does not match its digest|lists no b") as error:
+        m.read_listed(root, manifest, path, "run again")
+    assert str(error.value).endswith("; run again")

@@ -1,4 +1,4 @@
-"""Receipts: one maker wins, and other work's receipts are refused."""
+"""Receipts: one worker wins, and receipts of other work are refused."""
 
 import pytest
 
@@ -22,21 +22,21 @@ def root(request, tmp_path):
     return ROOT
 
 
-def test_the_first_maker_wins_and_everybody_learns_it(root):
+def test_the_first_worker_wins_and_the_others_get_its_receipt(root):
     first, second = Note(fingerprint="f", text="first"), Note(fingerprint="f", text="second")
     assert receipts.commit(root, "a", first) == first
     assert receipts.commit(root, "a", second) == first
     assert receipts.load_receipt(Note, root, "a", "f") == first
 
 
-def test_what_is_missing_is_what_has_no_receipt(root):
+def test_work_units_without_a_receipt_are_missing(root):
     names = [f"{number:03d}" for number in range(20)]
     assert receipts.load_receipts(Note, root, names, "f") == {}
     for name in reversed(names[::2]):
         receipts.commit(root, name, Note(fingerprint="f", text=name))
-    found = receipts.load_receipts(Note, root, names, "f")
-    assert list(found) == names[::2]
-    assert all(note.text == name for name, note in found.items())
+    done = receipts.load_receipts(Note, root, names, "f")
+    assert list(done) == names[::2]
+    assert all(note.text == name for name, note in done.items())
     assert receipts.load_receipt(Note, root, names[1], "f") is None
 
 
@@ -50,6 +50,6 @@ def test_a_receipt_of_other_work_is_refused(root):
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"fingerprint": "f"}', b"[]"])
 def test_a_broken_receipt_is_an_error_that_names_it(root, data):
-    storage.write_bytes(storage.join(root, receipts.FOLDER, "a.json"), data)
-    with pytest.raises(DataError, match=r"a\.json is not a receipt"):
+    storage.write_bytes(storage.join(root, receipts.RECEIPTS_FOLDER, "a.json"), data)
+    with pytest.raises(DataError, match=r"a\.json is not a valid receipt"):
         receipts.load_receipt(Note, root, "a", "f")
