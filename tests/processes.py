@@ -1,4 +1,4 @@
-"""Servers beside the tests: ports for them, and their end."""
+"""Servers that tests start: their ports, and how to kill them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from contextlib import suppress
 from pathlib import Path
 
 PATIENCE_S = 900.0
-"""For what comes surely: how late tells of the machine, not of the program."""
+"""Timeout for events that must happen, in seconds; long, because the machine may be busy."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of this machine that nobody listens on, below those that it gives out itself."""
-    found: list[int] = []
+    """Different free ports of this machine, below the range that the system assigns."""
+    ports: list[int] = []
     for port in random.SystemRandom().sample(range(20_000, 32_000), 500):
         with suppress(OSError), socket.socket() as one:
             one.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError(f"{len(found)} of {count} ports are free")
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise AssertionError(f"{len(ports)} of {count} ports are free")
 
 
 def kill_marked(name: str, mark: str) -> None:
-    """Kill every process that was started with NAME=mark in its environment, as a power cut would."""
-    wanted = f"{name}={mark}".encode()
-    for _ in range(3):  # one may have started another meanwhile
+    """Send SIGKILL to every process with NAME=mark in its environment."""
+    entry_bytes = f"{name}={mark}".encode()
+    for _ in range(3):  # a process may have started another one meanwhile
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and int(entry.name) != os.getpid():
                 with suppress(OSError):
-                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    if entry_bytes in (entry / "environ").read_bytes().split(b"\0"):
                         os.kill(int(entry.name), signal.SIGKILL)
         time.sleep(0.1)

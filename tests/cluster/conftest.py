@@ -1,4 +1,4 @@
-"""A Ray head of its own beside the tests: own ports, own folder, own token, killed by its mark."""
+"""A Ray head for the tests with its own ports, folder and token; killed by a mark in its environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Head:
     folder: Path
 
     def environment(self) -> dict[str, str]:
-        """For a process that talks to it, but does not run on it."""
+        """Environment of a process that connects to the head, but does not run on it."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH") and k != MARK}
         kept.pop("RAY_ADDRESS", None)
         return kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
@@ -68,9 +68,9 @@ def head():
             start_new_session=True,
         )
     try:
-        made = Head(f"http://127.0.0.1:{jobs_port}", token, folder)
-        _wait(process, made, folder / "head.log")
-        yield made
+        running = Head(f"http://127.0.0.1:{jobs_port}", token, folder)
+        _wait(process, running, folder / "head.log")
+        yield running
     finally:
         kill_marked(MARK, mark)
         process.wait(10)
@@ -78,7 +78,7 @@ def head():
 
 
 def _wait(process: subprocess.Popen[bytes], head: Head, log: Path) -> None:
-    """Until a job has run: the port is open long before that works."""
+    """Wait until a job has run; the port is open long before that."""
     from cluster.jobs import JobRequest, Jobs
     from genmod.errors import GenmodError
 

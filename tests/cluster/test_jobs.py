@@ -1,4 +1,4 @@
-"""Jobs on a real Ray head beside the test, from processes of their own, as people submit them."""
+"""Jobs on a real Ray head, submitted from other processes as users do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture
 def jobs(head):
-    """A client of the head in this process, whose own Ray has another token."""
+    """A client of the head. This process's own Ray has another token."""
     from cluster.jobs import Jobs
 
     return Jobs(head.address, head.token)
@@ -49,7 +49,7 @@ def test_a_second_submission_follows_the_first_and_a_third_is_a_new_attempt(
     state = jobs.follow(first, shown.append)
     assert (state.status, state.exit_code, state.ended) == ("FAILED", 2, True)
     assert "hello" in "".join(shown)
-    assert "\nend\n" in "".join(shown)  # Ray may tell after that what it ran
+    assert "\nend\n" in "".join(shown)  # Ray may print the exit of the command after that
     again: list[str] = []
     jobs.follow(first, again.append)
     assert "".join(again) == "".join(shown) == jobs.logs(first)
@@ -60,7 +60,7 @@ def test_a_second_submission_follows_the_first_and_a_third_is_a_new_attempt(
 
 
 def test_a_wrong_token_and_a_dead_address_are_one_line(head, tmp_path):
-    """In a process of its own, for Ray reads the token once."""
+    """In other processes, because Ray reads the token once."""
     wrong = subprocess.Popen(
         [sys.executable, "-m", "pipelines", "submit", "--status", "x", "--address", head.address],
         env=head.environment() | {"RAY_AUTH_TOKEN": "0" * 64},
@@ -113,7 +113,7 @@ def _genmod(head, *words: str, **more):
     )
 
 
-def test_a_stage_runs_as_a_job_and_its_exit_code_comes_back(head, tmp_path):
+def test_a_stage_runs_as_a_job_and_returns_its_exit_code(head, tmp_path):
     recipe = str(_recipe(tmp_path, "builtin:digits"))
     nowhere = tmp_path / "nowhere"
     good = _genmod(head, "shard", "--recipe", recipe, "--json")
@@ -148,13 +148,13 @@ def test_the_whole_run_is_a_job(head, tmp_path):
     assert "report:" in stderr
 
 
-def test_leaving_a_job_lets_it_go_on_until_it_is_stopped(head, jobs, request_for):
-    jobs.submit(request_for("long", "echo begun; sleep 600"))
+def test_a_job_runs_on_without_followers_until_it_is_stopped(head, jobs, request_for):
+    jobs.submit(request_for("long", "echo started; sleep 600"))
     follower = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            "import signal\n"  # a shell's background jobs are started deaf to interrupts
+            "import signal\n"  # background jobs of a shell ignore interrupts
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from cluster.environment import set_environment; set_environment()\n"
             "from cluster.jobs import Jobs\n"
@@ -167,7 +167,7 @@ def test_leaving_a_job_lets_it_go_on_until_it_is_stopped(head, jobs, request_for
     )
     assert follower.stdout is not None
     for line in follower.stdout:
-        if "begun" in line:
+        if "started" in line:
             break
     follower.send_signal(signal.SIGINT)
     assert follower.wait(PATIENCE_S) != 0

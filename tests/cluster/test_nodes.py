@@ -1,4 +1,4 @@
-"""A node of a Ray cluster is lost in the middle of each stage: the results are those of a quiet run."""
+"""A node of a Ray cluster is lost during each stage: the results equal those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ QUICK = {
     "RAY_health_check_timeout_ms": "10000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""A lost node is noticed in seconds."""
+"""Makes Ray notice a lost node within seconds."""
 
 
 class Cluster:
-    """A head and nodes of one CPU each on this machine; each node can be killed as one."""
+    """A head and nodes of one CPU each on this machine; each node can be killed at once."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gmn-"))  # short: a socket's path has a limit
@@ -99,18 +99,20 @@ class Cluster:
 
 @pytest.fixture
 def cluster():
-    made = Cluster()
+    running = Cluster()
     try:
-        yield made
+        yield running
     finally:
-        made.close()
+        running.close()
 
 
-def _wait(driver: subprocess.Popen[bytes], there: Callable[[], bool], what: str, log: Path) -> None:
+def _wait(
+    driver: subprocess.Popen[bytes], happened: Callable[[], bool], what: str, log: Path
+) -> None:
     end_s = time.monotonic() + PATIENCE_S
-    while not there():
+    while not happened():
         assert driver.poll() is None, f"{what}: {log.read_text()[-3000:]}"
-        assert time.monotonic() < end_s, f"{what} did not come: {log.read_text()[-3000:]}"
+        assert time.monotonic() < end_s, f"{what} did not happen: {log.read_text()[-3000:]}"
         time.sleep(0.01)
 
 
@@ -148,8 +150,8 @@ def test_a_node_is_lost_in_each_stage(cluster, ray_session, tmp_path):
         "sampling": root / "samples" / "vae" / "dataset.json",
     }
     try:
-        for stage, begun in stages.items():
-            _wait(driver, begun, stage, log)
+        for stage, started in stages.items():
+            _wait(driver, started, stage, log)
             assert not ends[stage].exists(), f"{stage} was over before its node could be killed"
             time.sleep(chance.random())  # at any moment of the stage, or in the next one's first
             kill_marked(MARK, node)

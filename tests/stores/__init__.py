@@ -1,1 +1,1 @@
-"""A real S3 store for the tests, and a proxy before it that makes it fail."""
+"""A real S3 store for the tests, and a proxy that makes its requests fail."""

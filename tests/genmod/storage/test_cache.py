@@ -1,4 +1,4 @@
-"""The node's cache: one fetch for many processes, never over its limit, whole after kill -9."""
+"""The node's cache: one fetch for many processes, never over its limit, intact after SIGKILL."""
 
 import fcntl
 import os
@@ -39,7 +39,7 @@ def cache(tmp_path):
 
 
 def cache_of(folder, objects):
-    """A cache with room for so many of the objects."""
+    """A cache that this many of the objects fit into."""
     config = storage.CacheConfig(folder=str(folder / "cache"), size_bytes=int(objects * SIZE))
     return Cache(config)
 
@@ -48,14 +48,14 @@ def fetch(cache, urls, k):
     return cache.open(urls[k], storage.sha256(CONTENTS[k]), SIZE)
 
 
-def held(cache):
-    """Numbers of the objects that it holds whole, and its size."""
+def contents(cache):
+    """Numbers of the complete copies, and the size of all files."""
     files = [path for path in Path(cache.config.folder).iterdir() if path.name != ".lock"]
     digests = [storage.sha256(data) for data in CONTENTS]
-    whole = [digests.index(path.name) for path in files if not path.name.startswith(PENDING)]
-    for k in whole:
+    complete = [digests.index(path.name) for path in files if not path.name.startswith(PENDING)]
+    for k in complete:
         assert (Path(cache.config.folder) / digests[k]).read_bytes() == CONTENTS[k]
-    return sorted(whole), sum(path.stat().st_size for path in files)
+    return sorted(complete), sum(path.stat().st_size for path in files)
 
 
 def gets(proxy):
@@ -71,26 +71,26 @@ def test_an_object_is_fetched_once(urls, cache, proxy):
     assert len(gets(proxy)) == 1
 
 
-def test_what_was_used_longest_ago_goes_and_what_is_in_use_stays(urls, cache):
+def test_least_recently_used_copies_are_evicted_and_copies_in_use_stay(urls, cache):
     first = fetch(cache, urls, 0)
     for k in (1, 2, 1, 3):
         os.close(fetch(cache, urls, k))
-        assert held(cache)[1] <= cache.config.size_bytes
-    assert held(cache)[0] == [0, 1, 3]
+        assert contents(cache)[1] <= cache.config.size_bytes
+    assert contents(cache)[0] == [0, 1, 3]
     second, third = fetch(cache, urls, 4), fetch(cache, urls, 5)
-    assert held(cache)[0] == [0, 4, 5]
-    assert fetch(cache, urls, 6) is None  # all is in use
+    assert contents(cache)[0] == [0, 4, 5]
+    assert fetch(cache, urls, 6) is None  # all copies are in use
     assert [os.pread(h, SIZE, 0) for h in (first, second, third)] == [
         CONTENTS[k] for k in (0, 4, 5)
     ]
     os.close(second)
     os.close(fetch(cache, urls, 6))
-    assert held(cache)[0] == [0, 5, 6]
+    assert contents(cache)[0] == [0, 5, 6]
     os.close(first)
     os.close(third)
 
 
-def test_what_does_not_fit_its_digest_is_not_kept(urls, cache):
+def test_an_object_with_another_digest_is_not_kept(urls, cache):
     with pytest.raises(DataError, match="does not match its digest"):
         cache.open(urls[0], storage.sha256(b"other"), SIZE)
     for size in (SIZE - 1, SIZE + 1):
@@ -98,10 +98,10 @@ def test_what_does_not_fit_its_digest_is_not_kept(urls, cache):
             cache.open(urls[0], storage.sha256(CONTENTS[0]), size)
     with pytest.raises(FileNotFoundError):
         cache.open(urls[0] + "x", storage.sha256(CONTENTS[0]), SIZE)
-    assert held(cache) == ([], 0)
+    assert contents(cache) == ([], 0)
 
 
-def test_a_copy_that_somebody_has_cut_off_is_fetched_again(urls, cache):
+def test_a_truncated_copy_is_fetched_again(urls, cache):
     os.close(fetch(cache, urls, 0))
     os.truncate(Path(cache.config.folder) / storage.sha256(CONTENTS[0]), 5)
     handle = fetch(cache, urls, 0)
@@ -109,7 +109,7 @@ def test_a_copy_that_somebody_has_cut_off_is_fetched_again(urls, cache):
     os.close(handle)
 
 
-def test_a_disk_that_refuses_is_passed_by(urls, tmp_path, caplog):
+def test_an_unusable_folder_is_not_used(urls, tmp_path, caplog):
     (tmp_path / "cache").write_text("not a folder")
     assert fetch(cache_of(tmp_path, 3), urls, 0) is None
     assert "is not used" in caplog.text
@@ -152,7 +152,7 @@ def finish(process):
 
 
 @pytest.mark.slow
-def test_processes_share_it_and_none_is_given_wrong_bytes(urls, tmp_path):
+def test_processes_share_the_cache_and_read_the_right_bytes(urls, tmp_path):
     cache = cache_of(tmp_path, 2.5)
     processes = [start(cache, urls, 60, seed) for seed in range(3)]
     most = 0
@@ -162,11 +162,11 @@ def test_processes_share_it_and_none_is_given_wrong_bytes(urls, tmp_path):
     for process in processes:
         finish(process)
     assert 0 < most <= cache.config.size_bytes
-    assert len(held(cache)[0]) == 2
+    assert len(contents(cache)[0]) == 2
 
 
 def size_of(cache):
-    """Of all copies; with the lock that is held while they change."""
+    """Size of all copies, measured under the lock."""
     folder = Path(cache.config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as lock:
@@ -174,7 +174,7 @@ def size_of(cache):
         return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def test_it_is_whole_after_kill_9(urls, tmp_path, proxy):
+def test_the_cache_is_intact_after_sigkill(urls, tmp_path, proxy):
     cache = cache_of(tmp_path, 2)
     pending = Path(cache.config.folder) / f"{PENDING}{storage.sha256(CONTENTS[0])}"
     proxy.faults.append(Fault("trickle", "GET", "/0.tar"))
@@ -183,19 +183,19 @@ def test_it_is_whole_after_kill_9(urls, tmp_path, proxy):
     while not (pending.exists() and proxy.injected):
         assert time.monotonic() < end_s
         time.sleep(0.01)
-    assert fetch(cache, urls, 1) is not None  # beside the one that is being fetched
+    assert fetch(cache, urls, 1) is not None  # next to the pending copy
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
     assert pending.exists()
     handle = fetch(cache, urls, 0)
     assert os.pread(handle, SIZE, 0) == CONTENTS[0]
     assert not pending.exists()
-    assert held(cache) == ([0, 1], 2 * SIZE)
+    assert contents(cache) == ([0, 1], 2 * SIZE)
     os.close(handle)
 
 
 @pytest.mark.slow
-def test_kills_at_any_time_leave_it_whole(urls, tmp_path):
+def test_sigkill_at_any_time_leaves_the_cache_intact(urls, tmp_path):
     cache = cache_of(tmp_path, 2.5)
     for n in range(4):
         process = start(cache, urls, 100_000, n)
@@ -204,15 +204,13 @@ def test_kills_at_any_time_leave_it_whole(urls, tmp_path):
         process.kill()
         process.wait(60)
         assert size_of(cache) <= cache.config.size_bytes
-        held(cache)
+        contents(cache)
     finish(start(cache, urls, 20, 5))
-    assert len(held(cache)[0]) == 2
+    assert len(contents(cache)[0]) == 2
     assert not list(Path(cache.config.folder).glob(f"{PENDING}*"))
 
 
-def test_the_reader_uses_it_and_reads_by_ranges_where_there_is_no_room(
-    urls, cache, proxy, monkeypatch
-):
+def test_the_reader_uses_the_cache_and_reads_other_files_by_range(urls, cache, proxy, monkeypatch):
     config = storage.StorageConfig(cache=cache.config)
     for name, value in storage.environment_of(config).items():
         monkeypatch.setenv(name, value)
@@ -234,4 +232,4 @@ def test_the_reader_uses_it_and_reads_by_ranges_where_there_is_no_room(
     )  # three copies that stay in use; five tars, two rounds, two ranges
     tars.close()
     assert open_copy(urls[7], entries[7].sha256, 10 * SIZE) is None  # larger than the whole cache
-    assert held(cache)[0] == [0, 1, 2]
+    assert contents(cache)[0] == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""A real S3 store: one winner, whole and verified writes, ranges, faults that pass and faults that do not."""
+"""A real S3 store: one winner, verified writes, ranges, transient and permanent faults."""
 
 import os
 import threading
@@ -22,19 +22,19 @@ from tests.stores.weed import BUCKET, client
 LARGE = np.random.default_rng(1).bytes(2 * PART_BYTES + 12_345)
 
 SMALL_PART = 5 << 20
-"""Less is refused by S3."""
+"""The smallest part that S3 accepts."""
 
-PATIENCE = storage.StorageConfig(read_timeout_s=2, request_timeout_s=20, retry_timeout_s=600)
+RETRYING = storage.StorageConfig(read_timeout_s=2, request_timeout_s=20, retry_timeout_s=600)
 HURRY = storage.StorageConfig(read_timeout_s=20, request_timeout_s=30, retry_timeout_s=2)
-"""For faults that come at once: a busy machine may answer late."""
+"""Gives up soon, but waits for a busy machine's answers."""
 
-IMPATIENCE = storage.StorageConfig(read_timeout_s=0.5, request_timeout_s=1, retry_timeout_s=2)
+IMPATIENT = storage.StorageConfig(read_timeout_s=0.5, request_timeout_s=1, retry_timeout_s=2)
 SMALL = LARGE[: 2 * SMALL_PART + 1000]
-"""Three parts, six blocks of :func:`small_pieces`."""
+"""Three parts, six blocks of :func:`small_blocks`."""
 
 
 @pytest.fixture
-def small_pieces(monkeypatch):
+def small_blocks(monkeypatch):
     monkeypatch.setattr(s3, "PART_BYTES", SMALL_PART)
     monkeypatch.setattr(s3, "RANGE_BYTES", 2 << 20)
 
@@ -46,7 +46,7 @@ def configure(monkeypatch, config):
 
 
 @pytest.mark.slow
-def test_what_is_written_is_read(s3_root):
+def test_written_objects_are_read(s3_root):
     for data in (b"", b"one", LARGE[:RANGE_BYTES], LARGE[: RANGE_BYTES + 1], LARGE):
         url = storage.join(s3_root, "a", f"{len(data)}.bin")
         storage.write_bytes(url, b"other")
@@ -62,18 +62,18 @@ def test_what_is_written_is_read(s3_root):
     assert storage.list_names(storage.join(s3_root, "a")) == []
 
 
-def test_missing_things(s3_root):
+def test_missing_objects(s3_root):
     for root in (s3_root, "s3://no-such-bucket/x"):
         assert not storage.exists(storage.join(root, "no"))
         assert storage.list_names(storage.join(root, "no")) == []
         storage.remove(storage.join(root, "no"))
-        for ask in (storage.read_bytes, storage.size_bytes, storage.sha256_of):
+        for read in (storage.read_bytes, storage.size_bytes, storage.sha256_of):
             with pytest.raises(FileNotFoundError):
-                ask(storage.join(root, "no"))
+                read(storage.join(root, "no"))
 
 
 @pytest.mark.slow
-def test_what_another_process_writes_is_seen(s3_root, store):
+def test_writes_of_another_process_are_seen(s3_root, store):
     folder = storage.join(s3_root, "seen")
     assert storage.list_names(folder) == []
     key = folder.removeprefix(f"s3://{BUCKET}/")
@@ -104,30 +104,30 @@ def test_one_of_many_creators_wins(s3_root):
 
 
 @pytest.mark.slow
-def test_the_probe_leaves_nothing(s3_root, store):
+def test_the_write_check_leaves_nothing(s3_root, store):
     storage.check_writable(s3_root)
-    found = client(store).list_objects_v2(
+    listing = client(store).list_objects_v2(
         Bucket=BUCKET, Prefix=s3_root.removeprefix(f"s3://{BUCKET}/")
     )
-    assert found["KeyCount"] == 0
+    assert listing["KeyCount"] == 0
 
 
-def test_the_probe_refuses_a_store_that_lets_two_writers_win(proxied_root, proxy):
+def test_the_write_check_refuses_a_store_that_lets_two_writers_win(proxied_root, proxy):
     proxy.faults.append(Fault("unconditional", "PUT", times=2))
-    with pytest.raises(StorageError, match="does not enforce create-if-absent") as told:
+    with pytest.raises(StorageError, match="does not enforce create-if-absent") as error:
         storage.check_writable(proxied_root)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert proxy.injected == ["unconditional"] * 2
 
 
-def test_the_probe_refuses_strangers_and_the_forgetful(s3_root, store, monkeypatch):
+def test_the_write_check_refuses_wrong_and_missing_credentials(s3_root, store, monkeypatch):
     from s3fs import S3FileSystem
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" * 40)
     S3FileSystem.clear_instance_cache()
-    with pytest.raises(StorageError, match="cannot be written") as told:
+    with pytest.raises(StorageError, match="cannot be written") as error:
         storage.check_writable(s3_root)
-    assert "x" * 40 not in str(told.value)
+    assert "x" * 40 not in str(error.value)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     S3FileSystem.clear_instance_cache()
@@ -144,10 +144,10 @@ def test_the_probe_refuses_strangers_and_the_forgetful(s3_root, store, monkeypat
     ],
 )
 def test_credentials_in_a_url_are_refused_and_not_repeated(url):
-    for ask in (storage.resolve, storage.read_bytes):
-        with pytest.raises(StorageError, match="contains credentials") as told:
-            ask(url)
-        assert "secret" not in str(told.value)
+    for read in (storage.resolve, storage.read_bytes):
+        with pytest.raises(StorageError, match="contains credentials") as error:
+            read(url)
+        assert "secret" not in str(error.value)
 
 
 def test_ranges(proxied_root, proxy):
@@ -159,12 +159,12 @@ def test_ranges(proxied_root, proxy):
     expected = [LARGE[o : o + n] for o, n in zip(offsets, lengths, strict=True)]
     assert storage.read_ranges(url, offsets, lengths) == expected
     spans = {span for method, _, span in proxy.requests if method == "GET"}
-    assert "bytes=0-14" in spans  # what lies close together comes at once
+    assert "bytes=0-14" in spans  # close ranges are read together
     assert "bytes=9000000-9000999" in spans
     assert {method for method, _, _ in proxy.requests} == {"GET"}
 
 
-def test_large_objects_go_in_parts_and_come_in_blocks(proxied_root, proxy):
+def test_large_objects_are_written_in_parts_and_read_in_blocks(proxied_root, proxy):
     url = f"{proxied_root}/large"
     storage.write_bytes(url, LARGE)
     assert sum("partNumber" in path for _, path, _ in proxy.requests) == 3
@@ -175,7 +175,7 @@ def test_large_objects_go_in_parts_and_come_in_blocks(proxied_root, proxy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["flipped", "partNumber=2"])
-def test_a_store_that_holds_other_bytes_is_not_believed(proxied_root, proxy, small_pieces, part):
+def test_a_store_that_contains_other_bytes_is_an_error(proxied_root, proxy, small_blocks, part):
     url = f"{proxied_root}/flipped"
     data = SMALL if "Number" in part else SMALL[:1000]
     proxy.faults.append(Fault("flip", "PUT", part))
@@ -188,8 +188,8 @@ def test_a_store_that_holds_other_bytes_is_not_believed(proxied_root, proxy, sma
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "503", "refuse", "lose", "cut", "silence"])
-def test_faults_that_pass_are_not_noticed(proxied_root, proxy, small_pieces, monkeypatch, kind):
-    configure(monkeypatch, PATIENCE)
+def test_transient_faults_are_retried(proxied_root, proxy, small_blocks, monkeypatch, kind):
+    configure(monkeypatch, RETRYING)
     url = f"{proxied_root}/object"
     for method, part in (("PUT", "partNumber=2"), ("POST", "uploads"), ("POST", "uploadId")):
         proxy.faults.append(Fault(kind, method, part))
@@ -207,8 +207,8 @@ def test_faults_that_pass_are_not_noticed(proxied_root, proxy, small_pieces, mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "refuse", "lose", "silence"])
-def test_who_won_knows_it_although_the_answer_was_lost(proxied_root, proxy, monkeypatch, kind):
-    configure(monkeypatch, PATIENCE)
+def test_the_winner_wins_although_the_answer_was_lost(proxied_root, proxy, monkeypatch, kind):
+    configure(monkeypatch, RETRYING)
     url = f"{proxied_root}/receipt"
     proxy.faults.append(Fault(kind, "PUT", "/receipt", times=2))
     assert storage.create(url, b"mine")
@@ -218,13 +218,13 @@ def test_who_won_knows_it_although_the_answer_was_lost(proxied_root, proxy, monk
 
 
 @pytest.mark.slow
-def test_an_answer_that_trickles_is_asked_for_anew(proxied_root, proxy, monkeypatch):
+def test_a_slow_answer_is_requested_again(proxied_root, proxy, monkeypatch):
     configure(
         monkeypatch,
         storage.StorageConfig(read_timeout_s=2, request_timeout_s=5, retry_timeout_s=600),
     )
     url = f"{proxied_root}/slow"
-    storage.write_bytes(url, SMALL[:5000])  # minutes at the pace of the proxy, and never silent
+    storage.write_bytes(url, SMALL[:5000])  # takes minutes, but is never silent
     proxy.faults.append(Fault("trickle", "GET", "/slow"))
     assert storage.read_bytes(url) == SMALL[:5000]
     assert proxy.injected == ["trickle"]
@@ -233,27 +233,27 @@ def test_an_answer_that_trickles_is_asked_for_anew(proxied_root, proxy, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "refuse", "trickle", "silence"])
-def test_a_fault_that_stays_is_one_line(proxied_root, proxy, monkeypatch, kind):
+def test_a_permanent_fault_is_one_line(proxied_root, proxy, monkeypatch, kind):
     url = f"{proxied_root}/never"
     storage.write_bytes(url, SMALL[:1000])
-    configure(monkeypatch, IMPATIENCE)
+    configure(monkeypatch, IMPATIENT)
     proxy.faults.append(Fault(kind, times=10_000))
-    with pytest.raises(StoreUnavailable, match="stayed unavailable") as told:
+    with pytest.raises(StoreUnavailable, match="stayed unavailable") as error:
         storage.read_bytes(url)
-    assert isinstance(told.value, OSError)
-    assert "\n" not in str(told.value)
+    assert isinstance(error.value, OSError)
+    assert "\n" not in str(error.value)
 
 
-def test_a_root_that_is_lost_cannot_be_written(proxied_root, proxy, monkeypatch):
-    configure(monkeypatch, IMPATIENCE)
+def test_an_unavailable_root_cannot_be_written(proxied_root, proxy, monkeypatch):
+    configure(monkeypatch, IMPATIENT)
     proxy.faults.append(Fault("refuse", times=10_000))
-    with pytest.raises(StorageError, match="cannot be written") as told:
+    with pytest.raises(StorageError, match="cannot be written") as error:
         storage.check_writable(proxied_root)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
-def test_an_upload_that_fails_leaves_nothing(proxied_root, proxy, small_pieces, monkeypatch, store):
+def test_a_failed_upload_leaves_nothing(proxied_root, proxy, small_blocks, monkeypatch, store):
     configure(monkeypatch, HURRY)
     proxy.faults.append(Fault("500", "PUT", "partNumber=3", times=10_000))
     with pytest.raises(StoreUnavailable):

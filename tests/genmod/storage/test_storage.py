@@ -1,4 +1,4 @@
-"""Whole writes and exactly one winner, on files and in memory."""
+"""Atomic writes and exactly one winner, on files and in memory."""
 
 import threading
 import uuid
@@ -16,7 +16,7 @@ def root(request, tmp_path):
     return f"memory://{uuid.uuid4().hex}"
 
 
-def test_what_is_written_is_read(root):
+def test_written_objects_are_read(root):
     url = storage.join(root, "a", "b.bin")
     storage.write_bytes(url, b"one")
     storage.write_bytes(url, b"two")
@@ -51,7 +51,7 @@ def test_one_of_many_creators_wins(tmp_path):
     assert storage.list_names(str(tmp_path)) == ["receipt"]
 
 
-def test_missing_things(root):
+def test_missing_objects(root):
     assert not storage.exists(storage.join(root, "no"))
     assert storage.list_names(storage.join(root, "no")) == []
     storage.remove(storage.join(root, "no"))
@@ -59,12 +59,12 @@ def test_missing_things(root):
         storage.read_bytes(storage.join(root, "no"))
 
 
-def test_probe_accepts_a_store_that_keeps_its_promise(root):
+def test_the_write_check_accepts_a_working_store(root):
     storage.check_writable(root)
     assert storage.list_names(root) == []
 
 
-def test_probe_refuses_what_cannot_be_written(tmp_path):
+def test_the_write_check_refuses_an_unwritable_root(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StorageError, match="cannot be written"):
         storage.check_writable(str(tmp_path / "file" / "below"))
@@ -76,7 +76,7 @@ def test_join_keeps_absolute_parts():
     assert storage.join("/a", "/b") == "/b"
 
 
-def test_unknown_scheme_says_so():
+def test_an_unknown_scheme_is_named():
     with pytest.raises(StorageError, match="nosuch"):
         storage.exists("nosuch://a/b")
 
@@ -84,5 +84,5 @@ def test_unknown_scheme_says_so():
 def test_walk_lists_every_file(tmp_path):
     for name in ("b", "a/c", "a/b/d"):
         storage.write_bytes(str(tmp_path / name), b"")
-    found = [url.removeprefix("file://") for url in storage.walk_files(str(tmp_path))]
-    assert sorted(found) == [str(tmp_path / n) for n in ("a/b/d", "a/c", "b")]
+    names = [url.removeprefix("file://") for url in storage.walk_files(str(tmp_path))]
+    assert sorted(names) == [str(tmp_path / n) for n in ("a/b/d", "a/c", "b")]

@@ -1,4 +1,4 @@
-"""The shard stage on Ray: the same bytes for any number of workers, and what is done stays done."""
+"""The shard stage on Ray: the same bytes for any number of workers; finished shards are kept."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ def test_two_workers_write_the_same_files_as_one(done, tmp_path):
 
 
 @pytest.mark.ray
-def test_the_plan_tells_what_is_made(done, tmp_path):
+def test_the_plan_describes_the_dataset(done, tmp_path):
     _, manifest = done
     plan = plan_shard(DIGITS, str(tmp_path / "new"), 3)
     assert (plan.rows, plan.shards) == (1797, len(manifest.shards))
@@ -91,7 +91,7 @@ def test_the_plan_tells_what_is_made(done, tmp_path):
 
 
 @pytest.mark.ray
-def test_again_does_nothing_and_another_recipe_is_refused(done):
+def test_a_second_run_does_nothing_and_another_recipe_is_refused(done):
     folder, manifest = done
     before = times(folder)
     assert shard(DIGITS, str(folder), seed=3) == manifest
@@ -161,7 +161,7 @@ def test_a_stage_whose_driver_was_killed_resumes(done, tmp_path):
 
 
 def kill_a_busy_worker():
-    """Whether one was in the middle of a shard just now; it is killed then."""
+    """Kill a worker that is writing a shard; whether there was one."""
     for process in psutil.Process().children(recursive=True):
         try:
             if process.name().startswith("ray::_make"):
@@ -178,27 +178,27 @@ def test_workers_that_are_killed_at_random_times_are_replaced(ray_session, tmp_p
     data = DataConfig(source="builtin:mnist5k", shard_rows=20)
     quiet = shard(data, str(tmp_path / "quiet"), seed=0)
     assert quiet is not None
-    made = []
+    manifests = []
     stage = threading.Thread(
-        target=lambda: made.append(shard(data, str(tmp_path / "d"), seed=0, workers=2))
+        target=lambda: manifests.append(shard(data, str(tmp_path / "d"), seed=0, workers=2))
     )
     chance = random.Random(seed)
     stage.start()
     killed = 0
     while stage.is_alive() and killed < 3:
-        # the first as soon as one works: on a quick machine the whole stage takes half a second
+        # the first one at once: on a fast machine the whole stage takes half a second
         if kill_a_busy_worker():
             killed += 1
             time.sleep(chance.uniform(0, 0.2))
     stage.join(300)
     assert killed > 0
-    assert made == [quiet]
+    assert manifests == [quiet]
     assert digests(tmp_path / "d") == digests(tmp_path / "quiet")
     assert verify(str(tmp_path / "d")) == []
 
 
 @pytest.mark.ray
-def test_a_shard_that_no_node_has_memory_for_is_refused_at_once(ray_session, tmp_path):
+def test_a_shard_that_needs_more_memory_than_any_node_is_refused_at_once(ray_session, tmp_path):
     import ray
 
     np.savez(tmp_path / "a.npz", x=np.zeros((60, 4, 4), np.uint8))
@@ -213,7 +213,9 @@ def test_a_shard_that_no_node_has_memory_for_is_refused_at_once(ray_session, tmp
 
 
 @pytest.mark.ray
-def test_too_much_refused_stops_the_stage_without_a_dataset(ray_session, tmp_path, png_folder):
+def test_too_many_refused_inputs_stop_the_stage_without_a_dataset(
+    ray_session, tmp_path, png_folder
+):
     for name in ("x.png", "y.png"):
         (png_folder / "c0" / name).write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     data = DataConfig(source=f"folder:{png_folder}", max_quarantined=0.01, image_size=6, channels=1)
@@ -228,7 +230,7 @@ def test_too_much_refused_stops_the_stage_without_a_dataset(ray_session, tmp_pat
 
 
 @pytest.mark.ray
-def test_a_source_that_changes_under_the_stage_is_not_retried(ray_session, tmp_path):
+def test_a_source_that_changes_during_the_stage_is_not_retried(ray_session, tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((50, 4, 4), np.uint8))
     data = DataConfig(source=f"npz:{tmp_path}/a.npz", shard_rows=10)
 
@@ -243,7 +245,7 @@ def test_a_source_that_changes_under_the_stage_is_not_retried(ray_session, tmp_p
 
 
 @pytest.mark.ray
-def test_growth_shards_what_is_new_alone(ray_session, tmp_path):
+def test_a_larger_source_is_sharded_from_its_new_rows(ray_session, tmp_path):
     def write(count):
         pixels = np.random.default_rng(0).integers(0, 256, (900, 4, 4), dtype=np.uint8)
         np.savez(tmp_path / "a.npz", x=pixels[:count], y=np.arange(count) % 3)
