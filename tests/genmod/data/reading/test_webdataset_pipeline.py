@@ -12,7 +12,7 @@ from genmod.data import webdataset
 from genmod.data.format.shards import Row
 from genmod.data.reading.reader import split_reader
 from genmod.errors import ConfigError, DataError
-from genmod.manifest import ImageSpec
+from genmod.manifest import ImageSpec, publish
 from tests.genmod.data.builders import write_dataset
 
 
@@ -109,3 +109,15 @@ def test_errors_name_what_is_wrong(tmp_path, images, build):
     key = split_reader(str(root), manifest, "train").keys()[0]
     with pytest.raises(DataError, match=rf"{manifest.shards[0].tar.path}: member {key}\.png"):
         list(webdataset(str(root)))
+
+
+def test_no_shell_command_in_a_manifest_is_run(tmp_path, dataset):
+    _, manifest = dataset
+    ran = tmp_path / "ran"
+    tar = manifest.shards[0].tar.model_copy(update={"path": f"pipe:touch {ran}"})
+    shard = manifest.shards[0].model_copy(update={"tar": tar})
+    root = str(tmp_path / "data")
+    publish(root, manifest.model_copy(update={"shards": (shard,)}))
+    with pytest.raises(DataError, match="does not exist"):
+        list(webdataset(root, shard.split))
+    assert not ran.exists()
