@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from pipelines.recipe.time_left import TimeLeft, duration, rate_text
+from pipelines.recipe.time_left import TimeLeft, left_text, rate_text
 
 if TYPE_CHECKING:  # only a terminal needs rich
     from rich.progress import Progress, Task, TaskID
@@ -46,6 +46,7 @@ class Bars:
             "pace": "" if rate is None else f"{rate_text(rate)}/s",
             "ends_s": None if left_s is None else now_s + left_s,
             "least_s": least_s,
+            "is_bound": clock.is_bound,
             "note": counts.note,
         }
         if task not in self._ids:
@@ -83,10 +84,8 @@ def _start(stream: TextIO, now: Callable[[], float]) -> Progress:
     class LeftColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
             ends_s, least_s = task.fields["ends_s"], task.fields["least_s"]
-            left = (
-                "starting" if ends_s is None else f"{duration(max(ends_s - now(), least_s))} left"
-            )
-            return Text(left, style="progress.remaining")
+            left_s = None if ends_s is None else max(ends_s - now(), least_s)
+            return Text(left_text(left_s, task.fields["is_bound"]), style="progress.remaining")
 
     console = Console(file=stream)
     width = max(8, min(30, console.width - _OTHERS))

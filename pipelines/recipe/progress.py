@@ -17,7 +17,7 @@ from typing import TextIO
 
 from genmod.errors import sanitize, sanitize_log
 from pipelines.recipe.bars import Bars, Counts
-from pipelines.recipe.time_left import TimeLeft, duration, rate_text
+from pipelines.recipe.time_left import TimeLeft, duration, left_text, rate_text
 
 _REFRESH_S = 0.2
 """Between updates of a bar."""
@@ -151,11 +151,10 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _line(task: str, state: _Task, now_s: float) -> str:
-    rate, left_s = state.clock.rate(), state.clock.left_s(now_s, state.counts.total)
-    pace = "starting"
-    if rate is not None and left_s is not None:
-        pace = f"{rate_text(rate)} {state.counts.unit}/s, {duration(left_s)} left"
-    return f"  {task}: {_share(state.counts)}, {pace}{_note(state.counts)}"
+    counts, rate = state.counts, state.clock.rate()
+    pace = "" if rate is None else f"{rate_text(rate)} {counts.unit}/s, "
+    left = left_text(state.clock.left_s(now_s, counts.total), state.clock.is_bound)
+    return f"  {task}: {_share(counts)}, {pace}{left}{_note(counts)}"
 
 
 def _share(counts: Counts) -> str:

@@ -41,6 +41,17 @@ def rate_text(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
+def left_text(left_s: float | None, is_bound: bool) -> str:
+    """The time left for people.
+
+    >>> [left_text(None, False), left_text(125.0, True), left_text(8.0, False)]
+    ['starting', 'under 2 min 05 s left', '8 s left']
+    """
+    if left_s is None:
+        return "starting"
+    return f"under {duration(max(1.0, left_s))} left" if is_bound else f"{duration(left_s)} left"
+
+
 class TimeLeft:
     """Estimates the recent rate, apart from the start-up, for steady and for bursty progress.
 
@@ -90,18 +101,25 @@ class TimeLeft:
         waited_s = min(now_s - since_s, gap_s)
         return max(0.0, (total - self._points[-1][1]) / rate - waited_s)
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the time left is an upper bound: the first interval may be mostly start-up, but counts."""
+        if len(self._points) == 1:
+            return False
+        (start_s, _), (first_s, _), *_ = self._points
+        few = len(self._points) - 1 <= _START_EVENTS
+        return few and self._points[-1][0] - first_s < _START_SHARE * (first_s - start_s)
+
     def _estimate(self) -> tuple[float, float, float] | None:
         """Rate, start of the newest burst, and the usual time between bursts."""
         (start_s, start), *points = self._points
         if not points:
             return None
-        # Until enough is known of the time after the first interval: the mean rate so far.
         first_s, (last_s, last) = points[0][0], points[-1]
         so_far = (last - start) / max(last_s - start_s, _SHORT_S), last_s, last_s - start_s
-        few = len(points) <= _START_EVENTS
-        if few and last_s - first_s < _START_SHARE * (first_s - start_s):
+        if self.is_bound:
             return so_far
-        # Then the rate over a recent window that contains some bursts.
+        # The rate over a recent window that contains some bursts.
         since_first_s = last_s - first_s
         least_s = _WINDOW_BURSTS * self._longest_gap_s(last_s - 0.3 * since_first_s)
         bursts, gap_s = [1], 0.0

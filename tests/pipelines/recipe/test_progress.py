@@ -36,7 +36,7 @@ def test_lines_show_count_rate_and_time_left(clock, stream):
         display.update("train vae", done, 400, "images", note="loss 3.2")
     assert stream.getvalue().splitlines() == [
         "  train vae: 0/400 images (0%), starting  loss 3.2",
-        "  train vae: 100/400 images (25%), 10 images/s, 30 s left  loss 3.2",
+        "  train vae: 100/400 images (25%), 10 images/s, under 30 s left  loss 3.2",
         "  train vae: 400/400 images (100%), took 40 s  loss 3.2",
     ]
 
@@ -47,7 +47,7 @@ def test_resumed_task_counts_only_new_units(clock, stream):
         display.update("x", done, 1000, "rows")
     assert stream.getvalue().splitlines() == [
         "  x: 500/1,000 rows (50%), starting",
-        "  x: 600/1,000 rows (60%), 10 rows/s, 40 s left",
+        "  x: 600/1,000 rows (60%), 10 rows/s, under 40 s left",
     ]
 
 

@@ -114,3 +114,15 @@ def test_time_left_counts_down_between_updates_but_not_forever():
     assert clock.left_s(100.0, 20) == pytest.approx(100)
     assert clock.left_s(105.0, 20) == pytest.approx(95)
     assert clock.left_s(500.0, 20) == pytest.approx(90)
+
+
+def test_time_left_is_an_upper_bound_while_the_start_up_counts():
+    clock = TimeLeft(0.0, 0)
+    assert not clock.is_bound
+    clock.update(60.0, 10)  # 50 s of start-up, then one unit a second
+    clock.update(65.0, 15)
+    assert clock.is_bound
+    assert clock.left_s(65.0, 100) > 85
+    clock.update(70.0, 20)
+    assert not clock.is_bound
+    assert clock.left_s(70.0, 100) == pytest.approx(80, rel=0.6)
