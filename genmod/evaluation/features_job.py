@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from genmod.config import Config, fingerprint
 from genmod.evaluation.images import read_shuffled, split_digest
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, Manifest, claim, publish
 from genmod.metrics.features import fit_extractor, save_extractor
 from genmod.metrics.protocol import EvaluateConfig
@@ -28,19 +28,19 @@ class FeaturesJob(Config):
         settings = self.config.features.model_dump(mode="json")
         return fingerprint("features", settings, split_digest(data, "train"), self.seed)
 
-    def done(self, snapshot: Snapshot | None = None) -> Manifest | None:
+    def done(self, snapshot: ManifestSnapshot | None = None) -> Manifest | None:
         """The manifest if the work is done, else None. ConfigError if the folder holds other work.
 
         Args:
             snapshot: the manifests that the command has read; new ones are read where it is not given.
         """
-        snapshot = snapshot or Snapshot()
+        snapshot = snapshot or ManifestSnapshot()
         expected = self.fingerprint(snapshot.dataset(self.data_root))
         return snapshot.find_done(Manifest, self.out_root, "features", expected)
 
     def do(self) -> Manifest:
         """Fit, write, publish. Does nothing if it is done."""
-        snapshot = Snapshot()
+        snapshot = ManifestSnapshot()
         if (manifest := self.done(snapshot)) is not None:
             return manifest
         data = snapshot.dataset(self.data_root)

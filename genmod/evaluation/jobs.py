@@ -16,7 +16,7 @@ from genmod.evaluation.measure import Evaluation, Reference, evaluate_samples
 from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.generation.synthetic import SAMPLE_SPLIT
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, FileEntry, Manifest, claim, publish, write_file
 from genmod.metrics.features import load_extractor
 from genmod.metrics.protocol import EvaluateConfig
@@ -68,7 +68,7 @@ class EvaluationJob(Config):
         scores = {"scores": self.scores_root, "ood": self.ood_root}
         return roots | {name: root for name, root in scores.items() if root is not None}
 
-    def has_inputs(self, snapshot: Snapshot) -> bool:
+    def has_inputs(self, snapshot: ManifestSnapshot) -> bool:
         """Whether every input is published."""
         for name, root in self.roots().items():
             kind = {"data": "dataset", "samples": "dataset", "ood": "scores"}.get(name, name)
@@ -77,7 +77,7 @@ class EvaluationJob(Config):
                 return False
         return True
 
-    def check_inputs(self, snapshot: Snapshot) -> dict[str, Manifest]:
+    def check_inputs(self, snapshot: ManifestSnapshot) -> dict[str, Manifest]:
         """The manifests that other stages have published. ConfigError if one is absent or does not fit."""
         data = snapshot.dataset(self.data_root)
         samples = snapshot.dataset(self.samples_root, f"sample --model {self.name}")
@@ -109,7 +109,7 @@ class EvaluationJob(Config):
                 inputs["ood"] = other
         return inputs
 
-    def inputs(self, snapshot: Snapshot) -> dict[str, Manifest]:
+    def inputs(self, snapshot: ManifestSnapshot) -> dict[str, Manifest]:
         """The manifests of all inputs, by name. ConfigError if one is absent or does not fit."""
         features = snapshot.require(Manifest, self.features_root, "features", "evaluate")
         return self.check_inputs(snapshot) | {"features": features}
@@ -120,19 +120,19 @@ class EvaluationJob(Config):
         parts = self.config.result(), digests, self.unscored, self.name, self.seed
         return fingerprint("evaluation", *parts)
 
-    def done(self, snapshot: Snapshot | None = None) -> Manifest | None:
+    def done(self, snapshot: ManifestSnapshot | None = None) -> Manifest | None:
         """The manifest if the work is done, else None. ConfigError if the folder holds other work.
 
         Args:
             snapshot: the manifests that the command has read; new ones are read where it is not given.
         """
-        snapshot = snapshot or Snapshot()
+        snapshot = snapshot or ManifestSnapshot()
         expected = self.fingerprint(self.inputs(snapshot))
         return snapshot.find_done(Manifest, self.out_root, "evaluation", expected)
 
     def do(self) -> Manifest:
         """Evaluate the samples, write, publish. Does nothing if it is done."""
-        snapshot = Snapshot()
+        snapshot = ManifestSnapshot()
         if (manifest := self.done(snapshot)) is not None:
             return manifest
         inputs = self.inputs(snapshot)

@@ -15,7 +15,7 @@ from genmod.manifest import (
 )
 
 
-class Snapshot:
+class ManifestSnapshot:
     """Manifests by URL, as one command sees them. Not safe to share between threads.
 
     A manifest is read on its first use, and its absence is kept too. What the command publishes after that is

@@ -24,7 +24,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, family
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import train
@@ -77,7 +77,9 @@ class TrainJob(Config):
         )
 
 
-def plan_job(job: TrainJob, data: DatasetManifest, snapshot: Snapshot | None = None) -> TrainJob:
+def plan_job(
+    job: TrainJob, data: DatasetManifest, snapshot: ManifestSnapshot | None = None
+) -> TrainJob:
     """Fill in all defaults of a job and check it against its data. Writes nothing.
 
     Args:

@@ -282,16 +282,16 @@ def _run_stage(
     plan: Mapping[str, bool],
 ) -> dict[str, Any]:
     from pipelines.recipe.context import Context, configure_storage
-    from pipelines.recipe.recipe import load
+    from pipelines.recipe.recipe import load_recipe
 
-    configure_storage(loaded := load(recipe, assignments))
+    configure_storage(loaded := load_recipe(recipe, assignments))
     names = tuple(dict.fromkeys(models or loaded.model))
     if plan:
         from pipelines.commands.dry_run import dry_run
 
         return dry_run(stage, Context(loaded, names), **plan)
     from pipelines.recipe.progress import ProgressDisplay
-    from pipelines.stages.table import STAGES as FUNCTIONS
+    from pipelines.stages.table import STAGE_FUNCTIONS
 
     with ProgressDisplay() as progress, closing(Context(loaded, names, progress)) as context:
-        return FUNCTIONS[stage](context)
+        return STAGE_FUNCTIONS[stage](context)

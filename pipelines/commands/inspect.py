@@ -1,4 +1,4 @@
-"""``genmod inspect URL``: what a dataset is, in words and in a picture."""
+"""``genmod inspect URL``: describes a dataset, in words and by a contact sheet."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from genmod.data.reading.summary import contact_sheet, dataset_summary
 from genmod.errors import ConfigError, sanitize
 from genmod.manifest import DatasetManifest, Split, load_manifest
 
-CLASSES_TOLD = 20
+_LISTED_CLASSES = 20
 """Classes whose counts are printed one by one."""
 
 SHEET = "contact-sheet.png"
-"""Name of the picture, in the current folder, where no other is given."""
+"""Default file of the contact sheet, in the current folder."""
 
 
 def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dict[str, Any], str]:
-    """TaskResult of a dataset as JSON values, and the same for people.
+    """Describe a dataset: as JSON values, and as text for people.
 
     Args:
-        url: its folder.
-        out: where its contact sheet is written; an existing file is replaced.
-        split: that the sheet shows; the first with rows if not given.
+        url: the dataset's folder.
+        out: file that the contact sheet is written to; an existing file is replaced.
+        split: the split on the sheet; the first with rows if not given.
 
     Raises:
-        ConfigError: there is no dataset, or nothing to show.
-        DataError: it is broken.
+        ConfigError: there is no dataset, or the split has no rows.
+        DataError: the dataset is broken.
     """
     manifest = _open(url)
     metadata = dataset_summary(url, manifest)
     sheet = contact_sheet(url, manifest, split)
     out = storage.resolve(out)
     storage.write_bytes(out, sheet.png)
-    what = f"{sheet.images} images of {sheet.split}"
+    description = f"{sheet.images} images of {sheet.split}"
     if sheet.classes:
-        what += f", a row a class, 0 to {sheet.classes - 1}"
+        description += f", one row per class, 0 to {sheet.classes - 1}"
     metadata["sheet"] = out
-    lines = [*_lines(url, manifest, metadata), f"sheet     {out}: {what}"]
+    lines = [*_lines(url, manifest, metadata), f"sheet     {out}: {description}"]
     return metadata, "\n".join(map(sanitize, lines))
 
 
@@ -47,7 +47,7 @@ def _open(url: str) -> DatasetManifest:
     if load_manifest(DatasetManifest, url, "dataset") is None and load_manifest(
         DatasetManifest, below, "dataset"
     ):
-        raise ConfigError(f"no dataset at {url}, but there is one at {below}; give that")
+        raise ConfigError(f"no dataset at {url}, but there is one at {below}; give that URL")
     return open_dataset(url)
 
 
@@ -62,35 +62,35 @@ def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> lis
         lines.append(f"source    {metadata['source']}")
     lines += [f"parent    {name} {digest[:12]}" for name, digest in metadata["parents"].items()]
     if metadata["sample"]:
-        told = ", ".join(f"{key} {value}" for key, value in metadata["sample"].items())
-        lines.append(f"sampled   {told}")
+        settings = ", ".join(f"{key} {value}" for key, value in metadata["sample"].items())
+        lines.append(f"sampled   {settings}")
     lines.append(
         f"size      {metadata['rows']:,} images, {metadata['shards']:,} shards, "
         f"{metadata['size_bytes']:,} bytes"
     )
-    for split, told in metadata["splits"].items():
-        lines += _split_lines(split, told, manifest.class_names)
+    for split, counts in metadata["splits"].items():
+        lines += _split_lines(split, counts, manifest.class_names)
     reasons = "".join(f"; {count:,} {reason}" for reason, count in metadata["reasons"].items())
     lines.append(f"rejected  {metadata['rejected']:,}{reasons}")
     return lines
 
 
-def _split_lines(split: str, told: dict[str, Any], names: tuple[str, ...]) -> list[str]:
-    least, most = told["rows_per_shard"]
+def _split_lines(split: str, summary: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    least, most = summary["rows_per_shard"]
     lines = [
-        f"{split:<9} {told['rows']:,} images, {told['shards']:,} shards of {least:,} to {most:,} images, "
-        f"{told['bytes_per_image']:,} bytes an image"
+        f"{split:<9} {summary['rows']:,} images, {summary['shards']:,} shards of "
+        f"{least:,} to {most:,} images, {summary['bytes_per_image']:,} bytes an image"
     ]
     for c, (mean, std) in enumerate(
-        zip(told.get("pixel_mean_C", ()), told.get("pixel_std_C", ()), strict=True)
+        zip(summary.get("pixel_mean_C", ()), summary.get("pixel_std_C", ()), strict=True)
     ):
         lines.append(f"          channel {c}: mean {mean:.2f}, std {std:.2f} of 0..255")
-    counts = told.get("rows_by_class", [])
-    for k, count in enumerate(counts[:CLASSES_TOLD]):
+    counts = summary.get("rows_by_class", [])
+    for k, count in enumerate(counts[:_LISTED_CLASSES]):
         name = f"{k} ({names[k]})" if names and names[k] != str(k) else str(k)
-        lines.append(f"          class {name}: {count:,}, {count / told['rows']:.1%}")
-    if len(counts) > CLASSES_TOLD:
-        rest = sorted(counts[CLASSES_TOLD:])
+        lines.append(f"          class {name}: {count:,}, {count / summary['rows']:.1%}")
+    if len(counts) > _LISTED_CLASSES:
+        rest = sorted(counts[_LISTED_CLASSES:])
         lines.append(
             f"          {len(rest):,} more classes: {rest[0]:,} to {rest[-1]:,} images each"
         )

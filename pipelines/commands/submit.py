@@ -1,7 +1,7 @@
-"""``genmod submit``: any stage as a job on a Ray cluster, with its log here and its exit code.
+"""``genmod submit``: runs a stage as a job on a Ray cluster, shows its log here, returns its exit code.
 
 The recipe travels as one resolved file in the job's working folder. A job is named after its stage and
-recipe, so submitting it a second time follows the one that runs.
+recipe, so submitting it a second time follows the running job.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from genmod.config import fingerprint
 from genmod.errors import ConfigError, GenmodError, sanitize_log
 from genmod.interface.external import FAMILIES_VARIABLE
 
-if TYPE_CHECKING:  # a recipe takes seconds to import, and a look at a job needs none
+if TYPE_CHECKING:  # a recipe takes seconds to import, and --status needs none
     from cluster.jobs import JobRequest, Jobs, JobState
     from pipelines.recipe.recipe import Recipe
 
-FILE = "recipe.yaml"
+_RECIPE_FILE = "recipe.yaml"
 
 
 def submit(
@@ -44,22 +44,22 @@ def submit(
         recipe: a shipped recipe's name or a file.
         assignments: texts ``a.b=c``, applied here.
         models: only these models of the recipe; empty means all.
-        address: of the head's job server; RAY_API_SERVER_ADDRESS if not given.
+        address: URL of the cluster's job server; RAY_API_SERVER_ADDRESS if not given.
         wait: follow the job to its end; otherwise return when it is submitted.
-        as_json: the job's own JSON answer becomes part of the result.
+        as_json: the job's own JSON result becomes part of this one.
 
     Returns:
-        The job's answer with ``job`` (its id) and ``exit_code``.
+        The job's result with ``job`` (its id) and ``exit_code``.
     """
     from pipelines.recipe import recipe as config
 
     jobs = _jobs(address)
-    resolved = _portable(config.load(recipe, assignments))
+    resolved = _portable(config.load_recipe(recipe, assignments))
     for model in models:
         resolved.entry(model)
     options = [part for model in models for part in ("--model", model)]
     with tempfile.TemporaryDirectory(prefix="genmod-job-") as folder:
-        Path(folder, FILE).write_text(resolved.to_yaml())
+        Path(folder, _RECIPE_FILE).write_text(resolved.to_yaml())
         job_id, started = jobs.submit(_request(stage, resolved, options, folder, as_json))
     _say(f"{'submitted' if started else 'following'} {job_id} at {jobs.address}")
     metadata = {"stage": stage, "output": resolved.root, "fingerprint": None, "job": job_id}
@@ -70,19 +70,19 @@ def submit(
         state = jobs.follow(job_id, tail.write)
     except KeyboardInterrupt:
         raise GenmodError(
-            f"{job_id} goes on; stop it with: genmod submit --stop {job_id} --address {jobs.address}"
-            "; the same command follows it again"
+            f"{job_id} keeps running; stop it with: genmod submit --stop {job_id} --address "
+            f"{jobs.address}; the same command follows it again"
         ) from None
-    return {**metadata, **_answer(tail.last_line), **_ending(state)}
+    return {**metadata, **_job_result(tail.last_line), **_ending(state)}
 
 
 def manage(action: str, job_id: str, address: str | None) -> dict[str, Any]:
-    """Look at a job, or stop it.
+    """Return the state of a job, show its log, or stop it.
 
     Args:
         action: ``status``, ``logs`` or ``stop``.
-        job_id: as :func:`submit` said it.
-        address: of the head's job server.
+        job_id: of the job, as :func:`submit` returned it.
+        address: URL of the cluster's job server; RAY_API_SERVER_ADDRESS if not given.
     """
     jobs = _jobs(address)
     state = jobs.stop(job_id) if action == "stop" else jobs.state(job_id)
@@ -105,12 +105,14 @@ def _jobs(address: str | None) -> Jobs:
 
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address:
-        raise ConfigError("no cluster to submit to: give the head's --address http://HOST:8265")
+        raise ConfigError(
+            "no cluster to submit to; give the address of its job server: --address http://HOST:8265"
+        )
     return Jobs(address)
 
 
 def _portable(recipe: Recipe) -> Recipe:
-    """The recipe as it means the same in another folder: its root is absolute already."""
+    """The recipe with an absolute source, so that it means the same in another folder."""
     from genmod.data.sources.registry import open_source
 
     source = open_source(recipe.data.source).text
@@ -125,7 +127,7 @@ def _request(
     from cluster.jobs import JobRequest
 
     forwarded = (*storage.FORWARDED_VARIABLES, FAMILIES_VARIABLE)
-    words = ["python", "-m", "pipelines", stage, "--recipe", FILE, *options]
+    words = ["python", "-m", "pipelines", stage, "--recipe", _RECIPE_FILE, *options]
     return JobRequest(
         name=f"genmod-{stage}-{fingerprint(stage, recipe, list(options))[:12]}",
         entrypoint=shlex.join([*words, "--json"] if as_json else words),
@@ -136,7 +138,7 @@ def _request(
 
 
 def _ending(state: JobState) -> dict[str, Any]:
-    """Exit code and, if the job did not say how it ended, its status."""
+    """The exit code, and the status if the job printed no result."""
     if state.status == "SUCCEEDED":
         return {"exit_code": 0}
     if state.exit_code is None or state.exit_code not in (1, 2):
@@ -145,17 +147,17 @@ def _ending(state: JobState) -> dict[str, Any]:
     return {"exit_code": state.exit_code}
 
 
-def _answer(line: str) -> dict[str, Any]:
-    """The job's JSON answer, if that is what the last line of its log is."""
+def _job_result(line: str) -> dict[str, Any]:
+    """The job's JSON result, if the last line of its log is one."""
     try:
-        answer = json.loads(line)
+        result = json.loads(line)
     except ValueError:
         return {"status": "done"}
-    return answer if isinstance(answer, dict) else {"status": "done"}
+    return result if isinstance(result, dict) else {"status": "done"}
 
 
 class _Tail:
-    """Passes text on to stderr and remembers the last line."""
+    """Writes text to stderr and keeps the last line."""
 
     def __init__(self) -> None:
         self.last_line = ""

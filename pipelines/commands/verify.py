@@ -1,4 +1,4 @@
-"""``genmod verify URL``: every digest of what lies there, against its manifests."""
+"""``genmod verify URL``: checks every file below a URL against the digests in its manifests."""
 
 from __future__ import annotations
 
@@ -27,53 +27,58 @@ _FILE_FIELDS = set(FileEntry.model_fields)
 
 
 def verify(url: str) -> list[str]:
-    """What is wrong at a URL: one line for each fault, none if all is whole.
+    """The problems at a URL, one line each; empty if every file matches its digest.
 
-    Looks at the manifest in that folder, of any kind; if it has none, at all manifests below it. For a shard
-    whose bytes changed it says which samples did.
+    Checks the manifests in that folder; if it has none, all manifests below it. For a shard whose bytes
+    changed it names the samples that did.
+
+    Args:
+        url: a folder, or a manifest.
     """
     name = url.rpartition("/")[2]
     if name in MANIFEST_NAMES.values():
         return _verify_one(url) if storage.exists(url) else [f"{url}: missing"]
-    there = [name for name in storage.list_names(url) if name in MANIFEST_NAMES.values()]
-    if there:
-        return [fault for name in there for fault in _verify_one(storage.join(url, name))]
-    manifests, found = _below(url)
-    if not manifests and not found:
-        return [f"{url}: no manifest there ({', '.join(sorted(MANIFEST_NAMES.values()))})"]
-    found += [fault for manifest in manifests for fault in _verify_one(manifest)]
-    return found + _lost_parents(manifests)
+    names = [name for name in storage.list_names(url) if name in MANIFEST_NAMES.values()]
+    if names:
+        return [problem for name in names for problem in _verify_one(storage.join(url, name))]
+    manifests, problems = _below(url)
+    if not manifests and not problems:
+        return [f"{url}: no manifest ({', '.join(sorted(MANIFEST_NAMES.values()))}) in or below it"]
+    problems += [problem for manifest in manifests for problem in _verify_one(manifest)]
+    return problems + _lost_parents(manifests)
 
 
 def _below(url: str) -> tuple[list[str], list[str]]:
-    """The manifests of all folders below, and a line for each folder that ought to have one."""
+    """The manifests of all folders below, and a line for each folder that lacks the one it should have."""
     names_of: dict[str, set[str]] = defaultdict(set)
     for file in storage.walk_files(url):
-        copied = f"/{ARTIFACTS}/" in file.removeprefix(url)  # MLflow's, without what they name
+        copied = f"/{ARTIFACTS}/" in file.removeprefix(
+            url
+        )  # by MLflow, without the files that they list
         folder, _, name = file.removeprefix("file://").rpartition("/")
         if not copied:
             names_of[folder].add(name)
     folders = sorted(names_of.items())
-    lost = [
-        f"{folder}: unfinished, or its manifest is lost; make it again by the same command"
+    unfinished = [
+        f"{folder}: unfinished, or its manifest is lost; rerun the command that wrote it"
         for folder, names in folders
         if is_claimed(names)
     ]
     kinds = MANIFEST_NAMES.values()
-    return [f"{folder}/{n}" for folder, names in folders for n in kinds if n in names], lost
+    return [f"{folder}/{n}" for folder, names in folders for n in kinds if n in names], unfinished
 
 
 def _lost_parents(manifests: Sequence[str]) -> list[str]:
-    """A line for each input of an evaluation that is gone, where the feature space is not."""
+    """A line for each lost input of an evaluation whose feature space is still there."""
     known: dict[str, Any] = {}
     for url in manifests:
         try:
             content = json.loads(storage.read_bytes(url))
             known[content["digest"]] = content
         except (ValueError, KeyError, TypeError):
-            continue  # said by _verify_one
+            continue  # _verify_one reports it
     return [
-        f"{content['metadata']['model']}: the {name} {digest[:12]} that its evaluation was made from are gone"
+        f"{content['metadata']['model']}: the {name} {digest[:12]} that its evaluation read are missing"
         for content in known.values()
         if content["kind"] == "evaluation" and content["parents"].get("features") in known
         for name, digest in content["parents"].items()
@@ -88,18 +93,19 @@ def _verify_one(url: str) -> list[str]:
         digest = content.pop("digest")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         return [f"{url}: not a manifest ({type(error).__name__}: {error})"]
-    found: list[str] = []
+    problems = find_problems(root, list(_entries(content)))
     if fingerprint(content) != digest:
-        found.append(f"{url}: does not fit its own digest, it was changed after it was written")
-    bad = find_problems(root, list(_entries(content)))
-    found += bad
-    if content.get("kind") == "dataset" and not found[: len(found) - len(bad)]:
-        found += _dataset_faults(root)
-    return found
+        return [
+            f"{url}: does not match its own digest; it was changed after it was written",
+            *problems,
+        ]
+    if content.get("kind") == "dataset":
+        problems += _dataset_problems(root)
+    return problems
 
 
 def _entries(value: Any) -> Iterator[FileEntry]:
-    """Every file that a manifest names, wherever it stands in it."""
+    """Every file that a manifest lists, in any of its fields."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if set(fields) == _FILE_FIELDS:
@@ -114,12 +120,14 @@ def _entries(value: Any) -> Iterator[FileEntry]:
             yield from _entries(item)
 
 
-def _dataset_faults(root: str) -> list[str]:
+def _dataset_problems(root: str) -> list[str]:
     try:
         manifest = load_manifest(DatasetManifest, root, "dataset")
         assert manifest is not None
         return [
-            fault for shard in manifest.shards for fault in shard_problems(root, manifest, shard)
+            problem
+            for shard in manifest.shards
+            for problem in shard_problems(root, manifest, shard)
         ]
     except DataError as error:
         return [str(error)]

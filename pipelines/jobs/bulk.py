@@ -1,7 +1,7 @@
 """Bulk jobs (sampling, scoring): several jobs, divided into work units, in one Ray Data execution.
 
-A job writes to a folder of its own. Each finished unit has a receipt there; units without one are left to do,
-so a job that is started again resumes. The job's manifest is published when all of its units are done.
+Each job writes to its own folder. Each finished unit has a receipt there. The work left to do is the units
+without one, so a job that is started again resumes. The job's manifest is published when all units are done.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 from cluster.actors import ModelActor, Task, TaskResult, run_actors
 from cluster.resources import resource_request
@@ -19,9 +19,9 @@ from cluster.session import ClusterConfig
 from genmod import receipts
 from genmod.config import Config
 from genmod.generation.synthetic import SampleConfig
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import ManifestT, claim, publish
-from genmod.receipts import Receipt
+from genmod.receipts import ReceiptT
 from genmod.scoring.table import ScoreConfig
 from pipelines.jobs.progress import NO_PROGRESS, Progress
 
@@ -36,7 +36,7 @@ class BulkOptions:
     """Receives the images that are done, for each job that has work left."""
     connect: Callable[[], None] | None = None
     """Connects to Ray; called once, and only if there is work. None if Ray is connected already."""
-    snapshot: Snapshot = field(default_factory=Snapshot)
+    snapshot: ManifestSnapshot = field(default_factory=ManifestSnapshot)
     """The manifests that the command has read."""
 
 
@@ -53,9 +53,6 @@ class WorkUnit:
     num_rows: int
     parameters: dict[str, Any]
     """JSON values from which the actor computes the unit."""
-
-
-ReceiptT = TypeVar("ReceiptT", bound=Receipt)
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class BulkJob(Generic[ManifestT, ReceiptT]):
     first: BulkJob[ManifestT, ReceiptT] | None = None
     """A job that must be done before any unit of this one."""
     setup_task: WorkUnit | None = None
-    """Work that one actor does before the others need its result; it has a receipt of its own."""
+    """Work that one actor does before the others need its result; it has its own receipt."""
 
 
 class WorkUnitActor(ModelActor):

@@ -9,7 +9,7 @@ from genmod import storage
 from genmod.config import Config, fingerprint
 from genmod.evaluation.measure import metrics_from
 from genmod.interface.model_store import HISTORY
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import (
     SPLITS,
     DatasetManifest,
@@ -46,22 +46,22 @@ class ReportJob(Config):
         """URL of the page."""
         return storage.join(self.out_root, PAGE)
 
-    def fingerprint(self, snapshot: Snapshot) -> str:
+    def fingerprint(self, snapshot: ManifestSnapshot) -> str:
         """Fingerprint of the work. A root that was moved keeps its report."""
         digests = {name: manifest.digest for name, _, manifest in self._inputs(snapshot)}
         return fingerprint("report", VERSION, digests)
 
-    def done(self, snapshot: Snapshot) -> Manifest | None:
+    def done(self, snapshot: ManifestSnapshot) -> Manifest | None:
         """The manifest if the work is done, else None. ConfigError if the folder holds other work."""
         return snapshot.find_done(Manifest, self.out_root, "report", self.fingerprint(snapshot))
 
-    def do(self, snapshot: Snapshot | None = None) -> Manifest:
+    def do(self, snapshot: ManifestSnapshot | None = None) -> Manifest:
         """Gather, render, write, publish. Does nothing if it is done.
 
         Args:
             snapshot: the manifests that the command has read; new ones are read where it is not given.
         """
-        snapshot = snapshot or Snapshot()
+        snapshot = snapshot or ManifestSnapshot()
         if (done := self.done(snapshot)) is not None:
             return done
         expected = self.fingerprint(snapshot)
@@ -71,7 +71,7 @@ class ReportJob(Config):
         manifest = Manifest(kind="report", fingerprint=expected, parents=parents, files=(page,))
         return snapshot.add(self.out_root, publish(self.out_root, manifest))
 
-    def content(self, snapshot: Snapshot) -> ReportContent:
+    def content(self, snapshot: ManifestSnapshot) -> ReportContent:
         """The content of the page, gathered from the published manifests and files."""
         data = snapshot.dataset(self._at("data"))
         first = self._at("evaluation", self.models[0])
@@ -91,7 +91,7 @@ class ReportJob(Config):
     def _at(self, *parts: str) -> str:
         return storage.join(self.root, *parts)
 
-    def _inputs(self, snapshot: Snapshot) -> list[tuple[str, str, Manifest]]:
+    def _inputs(self, snapshot: ManifestSnapshot) -> list[tuple[str, str, Manifest]]:
         """Name, URL and manifest of every input. ConfigError if one is absent."""
         inputs: list[tuple[str, str, Manifest]] = []
 
@@ -113,11 +113,11 @@ class ReportJob(Config):
             add(f"evaluation of {name}", evaluation, "evaluation", name)
         return inputs
 
-    def _model(self, snapshot: Snapshot, name: str) -> Manifest:
+    def _model(self, snapshot: ManifestSnapshot, name: str) -> Manifest:
         made_by = f"train --model {name}"
         return snapshot.require(Manifest, self._at("models", name), "model", made_by)
 
-    def _page(self, snapshot: Snapshot, name: str) -> ModelPage:
+    def _page(self, snapshot: ManifestSnapshot, name: str) -> ModelPage:
         model_root, root = self._at("models", name), self._at("evaluation", name)
         model, evaluation = self._model(snapshot, name), _evaluation(snapshot, root)
         history: list[dict[str, Any]] = json.loads(_file(model_root, model, HISTORY))
@@ -144,7 +144,7 @@ class ReportJob(Config):
         )
 
 
-def _evaluation(snapshot: Snapshot, root: str) -> Manifest:
+def _evaluation(snapshot: ManifestSnapshot, root: str) -> Manifest:
     return snapshot.require(Manifest, root, "evaluation", "evaluate")
 
 

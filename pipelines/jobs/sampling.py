@@ -25,7 +25,7 @@ from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import load_model
 from genmod.interface.options import SampleOptions
 from genmod.interface.registry import family
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, ImageSpec
 from pipelines.jobs.bulk import DEFAULT, BulkJob, BulkOptions, WorkUnit, WorkUnitActor, run_jobs
 
@@ -82,7 +82,7 @@ class SamplePlan(Config):
 
 
 def plan_sample(
-    job: SampleJob, config: SampleConfig, *, seed: int, snapshot: Snapshot | None = None
+    job: SampleJob, config: SampleConfig, *, seed: int, snapshot: ManifestSnapshot | None = None
 ) -> SamplePlan:
     """Check a job against its model and plan it. Writes nothing.
 
@@ -96,7 +96,7 @@ def plan_sample(
         ConfigError: the model does not exist, or does not support the options.
     """
     made_by = "train, with the same --recipe and --set"
-    published = (snapshot or Snapshot()).model(job.model_root, made_by)
+    published = (snapshot or ManifestSnapshot()).model(job.model_root, made_by)
     manifest, model = published.manifest, published.config
     model_class = family(model.family)
     options = parse(model_class.Sample, job.options, f"model.{job.name}.sample")
@@ -221,7 +221,7 @@ def regenerate(dataset_root: str, model_root: str, index: int) -> Row:
     Raises:
         ConfigError: the dataset is not synthetic, or another model generated it.
     """
-    snapshot = Snapshot()
+    snapshot = ManifestSnapshot()
     dataset = snapshot.dataset(dataset_root, "sample")
     settings = dataset.metadata.get("sample")
     if settings is None:

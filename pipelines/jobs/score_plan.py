@@ -11,7 +11,7 @@ from genmod.config import Config, as_json, fingerprint, parse
 from genmod.errors import ConfigError
 from genmod.interface.options import ScoreOptions
 from genmod.interface.registry import family
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import ImageSpec
 from genmod.scoring.table import ScoreConfig
 from genmod.scoring.work_units import HELD_OUT_SPLIT, SCORE_PURPOSE, rows_to_score, shard_slices
@@ -93,7 +93,7 @@ class ScorePlan(Config):
 
 
 def plan_score(
-    job: ScoreJob, config: ScoreConfig, *, seed: int, snapshot: Snapshot | None = None
+    job: ScoreJob, config: ScoreConfig, *, seed: int, snapshot: ManifestSnapshot | None = None
 ) -> ScorePlan:
     """Check a job against its model and dataset and plan it. Writes nothing.
 
@@ -107,7 +107,7 @@ def plan_score(
         Unscorable: the model has no density under its options.
         ConfigError: the model or a dataset does not exist, or they do not fit together.
     """
-    snapshot = snapshot or Snapshot()
+    snapshot = snapshot or ManifestSnapshot()
     published = snapshot.model(job.model_root, "train, with the same --recipe and --set")
     manifest, model = published.manifest, published.config
     dataset = snapshot.dataset(job.data_root)
@@ -162,7 +162,7 @@ def plan_score(
 
 
 def _calibration(
-    job: ScoreJob, config: ScoreConfig, seed: int, snapshot: Snapshot
+    job: ScoreJob, config: ScoreConfig, seed: int, snapshot: ManifestSnapshot
 ) -> ScorePlan | None:
     """The plan of the calibration rows, None if the recipe has none."""
     calibration = config.calibration

@@ -12,7 +12,7 @@ from genmod.config import Config, as_json, parse
 from genmod.data.reading.reader import RowReader
 from genmod.errors import GenmodError
 from genmod.interface.model import GenerativeModel
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, FileEntry, Manifest, require, write_file
 from genmod.scoring.calibrated import add_ood_scores, calibration_metadata, read_scores
 from genmod.scoring.ood_scores import count_rare
@@ -33,7 +33,7 @@ PREPARED = "prepared"
 
 
 class PreparedReceipt(Config):
-    """What the setup task fitted and measured; every table is computed with the same."""
+    """The result of the setup task, with which every table is computed."""
 
     fingerprint: str
     options: dict[str, Any]
@@ -138,7 +138,7 @@ class ScoreActor(WorkUnitActor):
 
 
 def bulk_score_job(
-    plan: ScorePlan, snapshot: Snapshot, title: str = ""
+    plan: ScorePlan, snapshot: ManifestSnapshot, title: str = ""
 ) -> BulkJob[Manifest, ScoreReceipt]:
     """The job of a plan, with one table for each work unit, after the job of its calibration rows.
 

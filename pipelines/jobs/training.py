@@ -16,7 +16,7 @@ from cluster.world import GroupOptions, run_group
 from genmod import storage
 from genmod.config import as_json
 from genmod.errors import GenmodError, StorageError
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import Manifest, claim
 from genmod.training.job import TrainJob, run_job
 from genmod.training.metric_log import MetricFollower, MetricPoint, flush_interval_s
@@ -50,7 +50,7 @@ class TrainOptions:
     """Name of a model -> the receiver of its metrics."""
     connect: Callable[[], None] = lambda: None
     """Connects to Ray; called only if a model is not finished."""
-    snapshot: Snapshot = field(default_factory=Snapshot)
+    snapshot: ManifestSnapshot = field(default_factory=ManifestSnapshot)
     """The manifests that the command has read."""
 
 

@@ -1,4 +1,4 @@
-"""What can be refused before any work: the whole recipe against the data as it is or will be."""
+"""Checks before any work: the whole recipe against its dataset, which exists or is planned."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from pipelines.recipe.selection import is_scorable
 
 @dataclass(frozen=True)
 class Data:
-    """What models of a dataset must fit, whether it is there or only planned."""
+    """The properties of a dataset that models must fit, whether it exists or is planned."""
 
     spec: ImageSpec
     rows: Mapping[str, int]
-    """Of each split; of a planned dataset, at most."""
+    """Rows of each split; of a planned dataset, at most."""
     class_names: tuple[str, ...]
     manifest: DatasetManifest | None
-    """None while the dataset is not there."""
+    """None for a planned dataset."""
 
     @classmethod
     def of(cls, manifest: DatasetManifest) -> Data:
-        """A dataset that is there."""
+        """The properties of a dataset that exists."""
         rows = {split: manifest.rows(split) for split in SPLITS}
         return cls(manifest.spec, rows, manifest.class_names, manifest)
 
     @classmethod
     def planned(cls, plan: ShardPlan) -> Data:
-        """A dataset that is still to be made."""
+        """The properties of a dataset that is planned."""
         return cls(plan.spec, plan.rows_by_split, plan.class_names, None)
 
 
 def data_of(context: Context) -> Data:
-    """The recipe's dataset if it is there, else as its source would give it. Writes nothing."""
+    """The recipe's dataset if it exists, else its plan from the source. Writes nothing."""
     manifest = context.snapshot.load(DatasetManifest, context.at("data"), "dataset")
     if manifest is not None:
         return Data.of(manifest)
@@ -51,18 +51,18 @@ def data_of(context: Context) -> Data:
 def check_recipe(
     context: Context, data: Data, stages: Collection[str]
 ) -> dict[str, GenerativeModel]:
-    """Refuse what a later stage would refuse, before the first one begins.
+    """Check before the first stage starts everything that a later stage would refuse.
 
     Args:
         context: the command.
-        data: what its models are of.
-        stages: that will run.
+        data: the dataset of its models.
+        stages: names of those that will run.
 
     Returns:
-        The models of the command, new, by name.
+        The selected models by name, with new weights.
 
     Raises:
-        ConfigError: a model, its settings and the data do not go together.
+        ConfigError: a model, its settings and the data do not fit together.
         DataError: a split that is needed has no rows.
     """
     recipe = context.recipe
@@ -86,8 +86,8 @@ def check_recipe(
     if "sample" in stages:
         label_request(recipe.sample.labels, data.spec, data.class_names)
     scored = "score" in stages and any(is_scorable(context, name) for name in models)
-    here = recipe.score.data is None
-    if scored and here and not data.rows[recipe.score.split]:
+    scores_own_data = recipe.score.data is None
+    if scored and scores_own_data and not data.rows[recipe.score.split]:
         raise ConfigError(
             f"recipe: score.split is {recipe.score.split}, which has no rows; "
             f"raise data.splits.{recipe.score.split} or score another split"
@@ -106,22 +106,22 @@ def check_recipe(
 
 def _check_evaluate(context: Context, data: Data) -> None:
     config = context.recipe.evaluate
-    least = config.neighbours + 2
-    there = {
+    minimum = config.neighbours + 2
+    available = {
         "samples (sample.count)": context.recipe.sample.count,
         "training images": data.rows["train"],
         f"reference images (split {config.reference})": data.rows[config.reference],
     }
-    for what, rows in there.items():
-        if rows < least:
+    for description, rows in available.items():
+        if rows < minimum:
             raise ConfigError(
-                f"evaluate needs at least {least} {what} for evaluate.neighbours="
-                f"{config.neighbours}, there are {rows}; give more, or fewer neighbours"
+                f"evaluate needs at least {minimum} {description} for evaluate.neighbours="
+                f"{config.neighbours}, got {rows}; provide more, or set evaluate.neighbours lower"
             )
 
 
 def planned_model(context: Context, name: str, data: Data) -> GenerativeModel:
-    """The model that would be trained, built; with stand-in statistics if the data is not there yet."""
+    """The model with new weights; with placeholder statistics if the dataset is planned."""
     if data.manifest is not None:
         return model_config(context.recipe, name, data.manifest).build(context.recipe.seed)
     entry = context.recipe.entry(name)

@@ -13,7 +13,7 @@ from genmod import storage
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import PublishedModel
 from genmod.interface.registry import ModelConfig
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, Manifest
 from pipelines.recipe.progress import ProgressDisplay
 from pipelines.recipe.recipe import Recipe
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genmod.data.sharding.plan import DatasetPlan
 
 Result = dict[str, Any]
-"""The JSON result of a stage: stage, status, output, fingerprint, and values of its own."""
+"""The JSON result of a stage: stage, status, output, fingerprint, and more values, which differ by stage."""
 
 DONE = "done"
 ALREADY_DONE = "already done"
@@ -32,7 +32,7 @@ ALREADY_DONE = "already done"
 
 @dataclass
 class _Opened:
-    """What a command opens once, on first use; all of its contexts share it."""
+    """Things that a command opens once, on first use; all of its contexts share them."""
 
     root: str
     """URL of the command's own root: where an embedded tracking store is."""
@@ -42,7 +42,7 @@ class _Opened:
 
 @dataclass(frozen=True)
 class Context:
-    """One command: what to do and what it has opened.
+    """One command: its settings and the things that it has opened.
 
     :meth:`with_models` and :meth:`with_root` return contexts of the same command that share all else.
     """
@@ -51,7 +51,7 @@ class Context:
     models: tuple[str, ...]
     """Names of the recipe's models that are selected."""
     progress: ProgressDisplay = field(default_factory=ProgressDisplay)
-    snapshot: Snapshot = field(default_factory=Snapshot)
+    snapshot: ManifestSnapshot = field(default_factory=ManifestSnapshot)
     """The manifests that the command has read."""
     _opened: _Opened = field(default_factory=lambda: _Opened(""))
 
@@ -97,7 +97,7 @@ class Context:
         return ray.is_initialized()
 
     def close(self) -> None:
-        """Wait for the tracker to log what is left, and disconnect from Ray."""
+        """Wait until the tracker has logged everything, and disconnect from Ray."""
         if self._opened.tracker is not None:
             self._opened.tracker.close()
         if "ray" in sys.modules:
@@ -129,7 +129,7 @@ class Context:
             stage: its name.
             start_s: ``time.monotonic()`` when it started.
             worked: whether anything was left to do.
-            output: URL of what it wrote.
+            output: URL of the folder that it wrote.
             manifest: of its output; the result has its fingerprint.
             **more: further values of the result.
         """

@@ -1,4 +1,4 @@
-"""The recipe: one YAML file that says everything, validated whole before any work."""
+"""The recipe: one YAML file with every setting of a run, validated completely before any work."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-"""A model's name is a folder's name and a registered model's."""
+"""A model's name, which is also its folder's and a part of its name in the registry."""
 
 
-class ModelEntry(Config):
+class RecipeModel(Config):
     """One model of a recipe."""
 
     family: str
     """Name of a family: a file or folder of ``genmod/models``."""
     distills: str | None = None
-    """Name of another model of the recipe: this one starts from its weights, and has its ``net`` but for what
-    its own changes. ``genmod distill`` trains it, after ``genmod train``."""
+    """Name of another model of the recipe. This one starts from its weights; its ``net`` is the other's with
+    the changes given here. ``genmod distill`` trains it, after ``genmod train``."""
     net: dict[str, Any] = {}
     """The family's own configuration."""
     train: dict[str, Any] = {}
-    """What differs from the recipe's ``train`` section for this model."""
+    """Changes to the recipe's ``train`` section for this model."""
     sample: dict[str, Any] = {}
-    """How to sample: the family's options."""
+    """The family's options of sampling."""
     score: dict[str, Any] = {}
-    """How to estimate log p: the family's options."""
+    """The family's options of estimating log p."""
 
 
 class Recipe(Config):
-    """Everything that a run is made from."""
+    """Every setting of a run."""
 
     about: AboutConfig | None = None
-    """Where its settings are from, and what it is to be compared with."""
+    """Source of the settings, and the published result to compare with. Does not change results."""
     root: str
-    """URL of the folder that all results go below."""
+    """URL of the folder that will contain all results."""
     seed: int = Field(0, ge=0)
     """Addresses every random number of the run."""
     data: DataConfig
-    model: dict[ModelName, ModelEntry] = Field(min_length=1)
+    model: dict[ModelName, RecipeModel] = Field(min_length=1)
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
     score: ScoreConfig = ScoreConfig()
@@ -74,39 +74,40 @@ class Recipe(Config):
     storage: StorageConfig = StorageConfig()
 
     def at(self, *parts: str) -> str:
-        """URL of something below the root."""
+        """URL of a folder or file below the root."""
         return storage.join(self.root, *parts)
 
-    def entry(self, name: str) -> ModelEntry:
-        """A model of the recipe by name."""
+    def entry(self, name: str) -> RecipeModel:
+        """A model of the recipe by name, with the complete ``net``. ConfigError if it does not exist."""
         if name not in self.model:
             raise ConfigError(f"the recipe has no model {name!r}; {did_you_mean(name, self.model)}")
         entry = self.model[name]
         if entry.distills is None:
             return entry
-        net = merge(self.tuned(name).net, entry.net)
+        net = merge_sections(self.teacher(name).net, entry.net)
         return entry.model_copy(update={"net": net})
 
-    def tuned(self, name: str) -> ModelEntry:
-        """The model that a model starts from. ConfigError if there is none such."""
+    def teacher(self, name: str) -> RecipeModel:
+        """The model that a model distills. ConfigError if it does not exist or does not fit."""
         entry = self.model[name]
         assert entry.distills is not None, name
-        others = [other for other, its in self.model.items() if its.distills is None]
+        others = [other for other, model in self.model.items() if model.distills is None]
         if entry.distills not in others:
             raise ConfigError(
                 f"model.{name}.distills is {entry.distills!r}, expected a model that distills no other; "
                 f"{did_you_mean(entry.distills, others)}"
             )
-        if (family_there := self.model[entry.distills].family) != entry.family:
+        teacher = self.model[entry.distills]
+        if teacher.family != entry.family:
             raise ConfigError(
-                f"model.{name}.family is {entry.family!r}, but {entry.distills}, which it distills, is of "
-                f"{family_there!r}; give the same"
+                f"model.{name}.family is {entry.family!r}, but it distills {entry.distills} of family "
+                f"{teacher.family!r}; set both to the same family"
             )
-        return self.model[entry.distills]
+        return teacher
 
     def train_config(self, name: str) -> TrainConfig:
-        """The ``train`` section with what the model changes in it."""
-        merged = merge(self.train.model_dump(exclude_unset=True), self.entry(name).train)
+        """The ``train`` section with the model's changes."""
+        merged = merge_sections(self.train.model_dump(exclude_unset=True), self.entry(name).train)
         return parse(TrainConfig, merged, f"model.{name}.train")
 
     def sample_options(self, name: str) -> SampleOptions:
@@ -120,7 +121,7 @@ class Recipe(Config):
         return parse(family(entry.family).Score, entry.score, f"model.{name}.score")
 
     def check(self) -> None:
-        """Validate what only the families know. Raises ConfigError."""
+        """Validate the sections that the families define. Raises ConfigError."""
         for name in self.model:
             entry = self.entry(name)
             parse(family(entry.family).Config, entry.net, f"model.{name}.net")
@@ -129,21 +130,24 @@ class Recipe(Config):
             self.score_options(name)
 
     def to_yaml(self) -> str:
-        """The resolved recipe: running it again does the same."""
+        """The resolved recipe as YAML: loading it gives an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def names() -> list[str]:
-    """The recipes that genmod ships."""
+def shipped_recipes() -> list[str]:
+    """Sorted names of the recipes that genmod ships."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, apply ``--set a.b=c`` in order, validate all of it.
+def load_recipe(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``--set a.b=c`` in order, and validate it completely.
 
     Args:
         name_or_file: a shipped recipe's name, or the path of a YAML file.
-        assignments: texts ``path.to.key=value``; the value is YAML.
+        assignments: ``path.to.key=value`` each; the value is YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is not valid.
     """
     tree = _read(name_or_file)
     for text in assignments:
@@ -154,21 +158,19 @@ def load(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
     recipe = recipe.model_copy(update={"root": storage.resolve(recipe.root)})
     if recipe.root.startswith("memory:"):
         raise ConfigError(
-            f"recipe: root is {recipe.root}, which only one process can see; give a folder or a store"
+            f"recipe: root is {recipe.root}, which only one process can read; use a folder or object store"
         )
     recipe.check()
     return recipe
 
 
 def _refuse_twice(node: yaml.Node | None) -> None:
-    """The last of two equal keys of a section would win without a word."""
+    """Refuse two equal keys in a section: YAML would silently keep the last one."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
-                raise yaml.YAMLError(
-                    f"{key.value!r} is there twice, line {key.start_mark.line + 1}"
-                )
+                raise yaml.YAMLError(f"{key.value!r} occurs twice, line {key.start_mark.line + 1}")
             seen.add(str(key.value))
             _refuse_twice(value)
 
@@ -183,12 +185,14 @@ def _read(name_or_file: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(
             f"no recipe {name_or_file!r}: it is neither a file nor a shipped recipe; "
-            f"{did_you_mean(name_or_file, names())}"
+            f"{did_you_mean(name_or_file, shipped_recipes())}"
         ) from None
     except IsADirectoryError:
         raise ConfigError(f"the recipe {name_or_file!r} is a folder; give a YAML file") from None
     except OSError as error:
-        raise ConfigError(f"the recipe {name_or_file!r} cannot be read: {error.strerror}") from None
+        raise ConfigError(
+            f"the recipe {name_or_file!r} cannot be read ({error.strerror})"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not YAML: {reason}") from None
@@ -201,7 +205,7 @@ def _assign(tree: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set {text!r}: wanted key=value, e.g. --set train.workers=2")
+        raise ConfigError(f"--set {text!r}: expected key=value, e.g. --set train.workers=2")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
@@ -219,14 +223,20 @@ def _refuse_not_finite(value: Any, where: str) -> None:
         for key, inner in cast("dict[Any, Any]", value).items():
             _refuse_not_finite(inner, f"{where}.{key}" if where else str(key))
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"recipe: {where} is {value}, wanted a finite number")
+        raise ConfigError(f"recipe: {where} is {value}, expected a finite number")
 
 
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` over it, section by section. Neither is modified."""
+def merge_sections(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` applied, section by section. Neither is modified.
+
+    >>> merge_sections({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
     merged = deepcopy(dict(base))
     for key, value in changes.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, Mapping)
-        merged[key] = merge(cast("dict[str, Any]", old), value) if both else deepcopy(value)
+        are_sections = isinstance(old, dict) and isinstance(value, Mapping)
+        merged[key] = (
+            merge_sections(cast("dict[str, Any]", old), value) if are_sections else deepcopy(value)
+        )
     return merged

@@ -15,7 +15,7 @@ from genmod.config import fingerprint
 from genmod.errors import ConfigError
 from genmod.evaluation.gate import Decision, PromoteConfig, decide
 from genmod.evaluation.measure import metrics_from
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import Manifest, publish
 from genmod.metrics.protocol import MetricResult, protocol_differences
 from pipelines.recipe.context import ALREADY_DONE, DONE, Context, Result
@@ -54,14 +54,14 @@ def promote(
         Manifest, evaluation_root, "evaluation", f"evaluate --model {name}"
     )
     rules = context.recipe.promote
-    wanted = fingerprint("decision", model.digest, evaluation.digest, rules)
+    work = fingerprint("decision", model.digest, evaluation.digest, rules)
     decision_root = context.at("decision", name)
-    done = snapshot.find_done(Manifest, decision_root, "decision", wanted)
+    done = snapshot.find_done(Manifest, decision_root, "decision", work)
     inputs = {
         "model": (model_root, model.digest),
         "evaluation": (evaluation_root, evaluation.digest),
     }
-    run = context.tracker.run("promote", name, wanted, rules.model_dump(mode="json"), inputs)
+    run = context.tracker.run("promote", name, work, rules.model_dump(mode="json"), inputs)
     version = _version(context, run, name, model.digest)
     champion = registry.champion(context.tracker, name)
     decision = done
@@ -72,7 +72,7 @@ def promote(
             champion_metrics = metrics_of_champion(snapshot, champion)
         candidate_metrics = metrics_from(evaluation.metadata)
         metadata = _decision_metadata(rules, candidate_metrics, champion_metrics, version, champion)
-        manifest = Manifest(kind="decision", fingerprint=wanted, parents=parents, metadata=metadata)
+        manifest = Manifest(kind="decision", fingerprint=work, parents=parents, metadata=metadata)
         decision = snapshot.add(decision_root, publish(decision_root, manifest))
     moved = _move_alias(context, decision, version, champion)
     run.finish(
@@ -101,7 +101,9 @@ def apply(context: Context, name: str) -> bool:
     return _move_alias(context, decision, version, registry.champion(context.tracker, name))
 
 
-def metrics_of_champion(snapshot: Snapshot, champion: ModelVersion) -> tuple[MetricResult, ...]:
+def metrics_of_champion(
+    snapshot: ManifestSnapshot, champion: ModelVersion
+) -> tuple[MetricResult, ...]:
     """The metrics by which a version became the champion. ConfigError if it has none."""
     if not champion.digest or not champion.evaluation:
         raise ConfigError(

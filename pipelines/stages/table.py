@@ -1,4 +1,4 @@
-"""Every stage by its name on the command line."""
+"""The function of each stage, by its name on the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pipelines.stages import promote, retrain, run
 
-STAGES: Mapping[str, run.Stage] = {
+STAGE_FUNCTIONS: Mapping[str, run.Stage] = {
     "run": run.stage,
     **run.STEPS,
     "promote": promote.stage,

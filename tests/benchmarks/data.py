@@ -32,7 +32,7 @@ from genmod.interface.registry import ModelConfig
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import SingleProcess
-from pipelines.recipe.recipe import load
+from pipelines.recipe.recipe import load_recipe
 from tests.benchmarks._data_sets import (
     BATCH,
     IMAGES,
@@ -208,7 +208,7 @@ def first_batch(images: Set, folder: Path) -> dict[str, Any]:
 
 def wait(images: Set, folder: Path) -> dict[str, Any]:
     """Share of the time that training of the quickstart's smallest model waits for data, after the first."""
-    recipe, root = load("quickstart"), str(folder / "packed")
+    recipe, root = load_recipe("quickstart"), str(folder / "packed")
     entry, batch = recipe.entry("vae"), recipe.train_config("vae").batch
     stats = DataStats(mean=(-0.5,) * images.spec.channels, std=(0.5,) * images.spec.channels)
     model = ModelConfig(family=entry.family, net=entry.net, spec=images.spec, stats=stats).build(0)

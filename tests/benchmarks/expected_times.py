@@ -33,7 +33,7 @@ from pipelines.commands.expected_times import Cores, sampling_time, scoring_time
 from pipelines.jobs.sampling import SampleActor, SampleJob, plan_sample
 from pipelines.jobs.score_plan import ScoreJob, plan_score
 from pipelines.jobs.scoring import ScoreActor
-from pipelines.recipe.recipe import load
+from pipelines.recipe.recipe import load_recipe
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 TRAIN_ROWS, VAL_ROWS = 2_000, 200
@@ -62,7 +62,7 @@ class Subject:
 
 def subjects() -> Iterator[Subject]:
     """The models of the quickstart, a VAE of plain layers, and a flow."""
-    recipe = load("quickstart")
+    recipe = load_recipe("quickstart")
     for name in recipe.model:
         entry = recipe.entry(name)
         score = entry.score or {

@@ -24,7 +24,7 @@ from genmod.rng import Rng, rng_for
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig
 from genmod.world import SingleProcess
-from pipelines.recipe.recipe import load
+from pipelines.recipe.recipe import load_recipe
 from tests.benchmarks._turns import compared, cpu_s, in_turns
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
@@ -84,7 +84,7 @@ def _bare(
 
 
 def _family(name: str) -> list[dict]:
-    entry = load("quickstart").entry(name)
+    entry = load_recipe("quickstart").entry(name)
     stats = DataStats(mean=(-0.7,), std=(0.6,))
     model = ModelConfig(family=entry.family, net=entry.net, spec=SPEC, stats=stats).build(0)
     calls = [
@@ -104,7 +104,7 @@ def _family(name: str) -> list[dict]:
         return row | compared(timings, mine, theirs, STEPS * BATCH)
 
     default = ModelConfig(family=entry.family, net={}, spec=SPEC, stats=stats).build(0)
-    train = load("quickstart").train_config(name)
+    train = load_recipe("quickstart").train_config(name)
     rank_batch = train.batch // train.workers
     nets = [("default net", default, BATCH), ("quickstart's small net", model, rank_batch)]
     shares = [
@@ -178,7 +178,7 @@ def _generator() -> dict:
 def bench() -> list[dict]:
     """Every model of the quickstart, and the generator alone."""
     torch.set_num_threads(1)
-    rows = [row for name in load("quickstart").model for row in _family(name)]
+    rows = [row for name in load_recipe("quickstart").model for row in _family(name)]
     return [*rows, _generator()]
 
 

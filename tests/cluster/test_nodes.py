@@ -125,7 +125,7 @@ def _digests(root: Path) -> dict[str, str]:
 def test_a_node_is_lost_in_each_stage(cluster, ray_session, tmp_path):
     quiet, root, recipe = tmp_path / "quiet", tmp_path / "root", tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(root=root))
-    context = Context(config.load(str(recipe), [f"root={quiet}"]), ("vae",))
+    context = Context(config.load_recipe(str(recipe), [f"root={quiet}"]), ("vae",))
     assert run.stage(context)["status"] == DONE
     context.close()
 

@@ -16,7 +16,7 @@ from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, publish
 from pipelines.cli import STAGES, main
 from pipelines.cli.app import app
 from pipelines.commands.selftest import SUBJECTS
-from pipelines.stages.table import STAGES as STAGE_FUNCTIONS
+from pipelines.stages.table import STAGE_FUNCTIONS
 
 
 @pytest.fixture

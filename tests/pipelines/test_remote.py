@@ -84,7 +84,7 @@ def test_the_whole_way_on_a_store_that_fails(store, proxy, proxied_root, folder)
     assert set(proxy.injected) == set(FAULTS)
 
     proxy.every = 0
-    made = config.load(path)
+    made = config.load_recipe(path)
     data = made.at("data")
     manifest = require(DatasetManifest, data, "dataset", "shard")
     assert verify(proxied_root) == []

@@ -15,7 +15,7 @@ from genmod.data.order.balanced import BalancedOrder, ClassIndex, shard_labels
 from genmod.data.order.mixed import MixedOrder, integer_weights
 from genmod.data.order.row_order import LastBatch, RowOrder, UniformOrder, WindowOrder, epoch_rows
 from genmod.errors import ConfigError
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, Split
 
 MAIN = "data"
@@ -83,9 +83,11 @@ class TrainingOrder:
     order: RowOrder
 
 
-def mixture_parts(config: OrderConfig, snapshot: Snapshot | None = None) -> list[MixturePart]:
+def mixture_parts(
+    config: OrderConfig, snapshot: ManifestSnapshot | None = None
+) -> list[MixturePart]:
     """The other datasets of a mix, read through ``snapshot`` if given. ConfigError if one does not exist."""
-    snapshot = snapshot or Snapshot()
+    snapshot = snapshot or ManifestSnapshot()
     return [
         MixturePart(url, snapshot.dataset(url, "shard, or sample"), weight)
         for url, weight in config.mixture.items()
@@ -133,7 +135,7 @@ def check_order(
     split: Split,
     spec: ImageSpec,
     class_names: tuple[str, ...],
-    snapshot: Snapshot | None = None,
+    snapshot: ManifestSnapshot | None = None,
 ) -> list[MixturePart]:
     """Check that a dataset, existing or planned, can be read in this order.
 

@@ -12,7 +12,7 @@ from genmod.errors import ConfigError, DataError
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import digest_of, load_model
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, ImageSpec, find_problems, publish
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
@@ -77,7 +77,7 @@ def test_from_data_to_model(data, tmp_path):
     assert made.metadata["final"].keys() >= {
         f"val/{p.name}/loss" for p in load_model(mine.root).phases()
     }
-    assert Snapshot().model(mine.root).config == mine.model
+    assert ManifestSnapshot().model(mine.root).config == mine.model
     assert run_job(mine, SingleProcess()) == made
     assert not storage.exists(storage.join(mine.root, "checkpoints"))
 
@@ -175,7 +175,7 @@ def test_a_model_that_starts_from_another(data, tmp_path):
     still = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-30)})
     values = {"root": str(tmp_path / "models" / "tuned"), "train": still, "start": start}
     mine = plan_job(job(data, tmp_path, **values), data)
-    check_start(mine, Snapshot().model(mine.start.root).config)
+    check_start(mine, ManifestSnapshot().model(mine.start.root).config)
     assert mine.fingerprint != plan_job(job(data, tmp_path, train=still), data).fingerprint
     made = run_job(mine, SingleProcess())
     assert made.parents == {"data": data.digest, "start": first.digest}

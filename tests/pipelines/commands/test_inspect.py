@@ -47,7 +47,7 @@ def test_a_dataset_is_told_and_shown(root, tmp_path, monkeypatch, capsys):
         "          class 5 (name5): 1, 3.3%",
         "          5 more classes: 1 to 1 images each",
         "rejected  0",
-        f"sheet     {tmp_path}/contact-sheet.png: 30 images of train, a row a class, 0 to 24",
+        f"sheet     {tmp_path}/contact-sheet.png: 30 images of train, one row per class, 0 to 24",
     ):
         assert line in text
     assert (tmp_path / "contact-sheet.png").read_bytes().startswith(b"\x89PNG")

@@ -9,12 +9,12 @@ from pipelines.cli import main
 from pipelines.commands import price
 from pipelines.recipe import recipe as config
 
-ABOUT = {name: config.load(name) for name in config.names()}
+ABOUT = {name: config.load_recipe(name) for name in config.shipped_recipes()}
 PRICED = [name for name, recipe in ABOUT.items() if recipe.about and name != "binary-digits"]
 
 
 def the_price(name):
-    recipe = config.load(name)
+    recipe = config.load_recipe(name)
     (found,) = price.prices(recipe).values()
     return recipe, found
 
@@ -41,7 +41,7 @@ def test_nets_are_of_the_published_size(name):
     [("cifar10-diffusion", "v100", 8 * 48), ("imagenet64-diffusion", "a100", 32 * 13 * 24)],
 )
 def test_prices_are_near_what_the_authors_spent(name, gpu, published_hours):
-    recipe = config.load(name, [f"about.gpu={gpu}"])
+    recipe = config.load_recipe(name, [f"about.gpu={gpu}"])
     (found,) = price.prices(recipe).values()
     assert found[f"{gpu} hours"] == pytest.approx(published_hours, rel=0.4)
 
@@ -79,7 +79,7 @@ def test_a_recipe_without_about_is_planned_or_refused(capsys, tmp_path):
 
 
 def test_a_model_that_tunes_another_has_its_net():
-    recipe = config.load("fashion-two-steps")
+    recipe = config.load_recipe("fashion-two-steps")
     mine, theirs = recipe.entry("two-steps").net, recipe.entry("edm").net
     assert {key: mine[key] for key in ("widths", "unshuffle")} == {
         key: theirs[key] for key in ("widths", "unshuffle")
@@ -98,4 +98,4 @@ def test_a_model_that_tunes_another_has_its_net():
 )
 def test_what_cannot_be_tuned(change, words):
     with pytest.raises(ConfigError, match=words):
-        config.load("fashion-two-steps", [change])
+        config.load_recipe("fashion-two-steps", [change])

@@ -217,7 +217,7 @@ def test_an_edited_manifest_and_one_that_is_none(root):
     content["metadata"]["stats"]["mean"] = [0.5]
     file.write_text(json.dumps(content))
     assert verify(str(root / "data")) == [
-        f"{file}: does not fit its own digest, it was changed after it was written"
+        f"{file}: does not match its own digest; it was changed after it was written"
     ]
     for text in ("[]", "{}", "not json", ""):
         file.write_text(text)
@@ -245,7 +245,7 @@ def test_what_an_evaluation_was_made_from_must_be_there(root):
 
 def test_nothing_to_verify(tmp_path):
     (fault,) = verify(str(tmp_path))
-    assert "no manifest there" in fault
+    assert "no manifest (" in fault
 
 
 def test_copies_that_mlflow_keeps_are_not_results(root):

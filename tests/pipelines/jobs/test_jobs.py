@@ -25,7 +25,7 @@ from genmod.generation.synthetic import SampleConfig
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import (
     DatasetManifest,
     ImageSpec,
@@ -291,7 +291,7 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     plan = plan_score(job, config, seed=SEED)
     assert (plan.rows, plan.calibration.rows) == (5, 5)  # max_rows holds for both
     assert not plan.is_calibrated_by_own_rows
-    jobs = [bulk_score_job(one, Snapshot()) for one in (plan, plan.calibration)]
+    jobs = [bulk_score_job(one, ManifestSnapshot()) for one in (plan, plan.calibration)]
     assert [job.setup_task is None for job in jobs] == [True, False]
     (manifest,) = score_models([job], config, seed=SEED)
     calibration = load_manifest(Manifest, str(only(tmp_path / "out" / "calibration")), "scores")
@@ -301,7 +301,7 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     assert {"sigma", "gap_nats", "gap_rows"} <= manifest.metadata["prepared"].keys()
     assert f"sigma {manifest.metadata['prepared']['sigma']:.6g}" in manifest.metadata["of"]
     assert not (tmp_path / "out" / "receipts" / "prepared.json").exists()
-    restarted = bulk_score_job(plan.calibration, Snapshot())
+    restarted = bulk_score_job(plan.calibration, ManifestSnapshot())
     assert restarted.setup_task is None  # its receipt exists
     assert set(manifest.metadata["rare"]) == {"p_two_sided", "p_corrected"}
 

@@ -8,7 +8,7 @@ import yaml
 from genmod.errors import ConfigError
 from genmod.interface.registry import family
 from pipelines.recipe import recipe as config
-from pipelines.recipe.recipe import ModelEntry, Recipe
+from pipelines.recipe.recipe import Recipe, RecipeModel
 from pipelines.recipe.renamed import RENAMED_KEYS, RENAMED_VALUES
 
 MINIMAL = """
@@ -28,31 +28,31 @@ def recipe_file(tmp_path):
 
 def refusal(name, *assignments):
     with pytest.raises(ConfigError) as caught:
-        config.load(name, assignments)
+        config.load_recipe(name, assignments)
     text = str(caught.value)
     assert "\n" not in text
     return text
 
 
-@pytest.mark.parametrize("name", config.names())
+@pytest.mark.parametrize("name", config.shipped_recipes())
 def test_shipped_recipes_load_and_round_trip(name, tmp_path):
-    recipe = config.load(name)
+    recipe = config.load_recipe(name)
     again = tmp_path / "again.yaml"
     again.write_text(recipe.to_yaml())
-    assert config.load(str(again)) == recipe
+    assert config.load_recipe(str(again)) == recipe
 
 
 def test_there_is_a_quickstart():
-    assert "quickstart" in config.names()
+    assert "quickstart" in config.shipped_recipes()
 
 
 def test_set_changes_a_key(recipe_file):
-    recipe = config.load(recipe_file, ["train.workers=2", "data.source=idx:/x", "seed=7"])
+    recipe = config.load_recipe(recipe_file, ["train.workers=2", "data.source=idx:/x", "seed=7"])
     assert (recipe.train.workers, recipe.data.source, recipe.seed) == (2, "idx:/x", 7)
 
 
 def test_a_models_own_train_section_wins_key_by_key(recipe_file):
-    recipe = config.load(
+    recipe = config.load_recipe(
         recipe_file, ["train.workers=2", "train.batch=64", "model.small.train.batch=32"]
     )
     merged = recipe.train_config("small")
@@ -60,8 +60,8 @@ def test_a_models_own_train_section_wins_key_by_key(recipe_file):
 
 
 def test_the_root_becomes_absolute(recipe_file):
-    assert config.load(recipe_file).root.startswith("/")
-    assert config.load(recipe_file, ["root=s3://bucket/run/"]).root == "s3://bucket/run"
+    assert config.load_recipe(recipe_file).root.startswith("/")
+    assert config.load_recipe(recipe_file, ["root=s3://bucket/run/"]).root == "s3://bucket/run"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_root_becomes_absolute(recipe_file):
         ("model.small.sample.foo=3", "unknown key 'model.small.sample.foo'"),
         ("model.small.train.foo=3", "unknown key 'model.small.train.foo'"),
         ("model.small.train.workers=-1", "model.small.train.workers is -1"),
-        ("noequals", "wanted key=value"),
+        ("noequals", "expected key=value"),
         ("root.x=3", "'root' is a value"),
         ("seed=[1", "not YAML"),
     ],
@@ -97,7 +97,7 @@ def test_no_such_recipe():
         ("- 1", "must be a mapping"),
         ("root: x", "'data' is missing"),
         (MINIMAL.partition("model:")[0] + "model: {}", "at least 1"),
-        (MINIMAL + "\nmodel: {}", "is there twice"),
+        (MINIMAL + "\nmodel: {}", "occurs twice"),
         ("!!python/object/apply:os.system [true]", "is not YAML"),
     ],
 )
@@ -109,12 +109,12 @@ def test_broken_files(tmp_path, text, says):
 
 def test_merge_leaves_its_inputs_alone():
     base, changes = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": [1]}
-    assert config.merge(base, changes) == {"a": {"b": 3, "c": 2}, "d": [1]}
+    assert config.merge_sections(base, changes) == {"a": {"b": 3, "c": 2}, "d": [1]}
     assert base == {"a": {"b": 1, "c": 2}}
 
 
 def test_to_yaml_is_safe_yaml(recipe_file):
-    assert yaml.safe_load(config.load(recipe_file).to_yaml())["seed"] == 0
+    assert yaml.safe_load(config.load_recipe(recipe_file).to_yaml())["seed"] == 0
 
 
 def example(pattern):
@@ -152,7 +152,7 @@ def test_every_new_name_exists(pattern):
         model = getattr(family("diffusion"), {"net": "Config", "score": "Score"}[path[2]])
         path = path[3:]
     else:
-        model, path = ModelEntry, path[2:]
+        model, path = RecipeModel, path[2:]
     for name in path:
         if name == "*":
             continue

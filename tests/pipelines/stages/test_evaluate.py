@@ -22,7 +22,7 @@ from genmod.evaluation.features_job import FeaturesJob
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.evaluation.measure import metrics_from
 from genmod.interface.log_prob import LogProb
-from genmod.interface.snapshot import Snapshot
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load_manifest, publish, write_file
 from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.protocol import EvaluateConfig
@@ -206,7 +206,7 @@ def evaluated(tmp_path_factory):
 def test_an_evaluation_says_what_was_measured_and_from_what(evaluated):
     job = evaluation_job(evaluated, "vae")
     manifest = job.done()
-    inputs = job.inputs(Snapshot())
+    inputs = job.inputs(ManifestSnapshot())
     assert manifest.parents == {name: made.digest for name, made in inputs.items()}
     assert manifest.metadata["model_digest"] == inputs["samples"].parents["model"]
     assert manifest.metadata["features"]["val_accuracy"] > 0.4
@@ -265,7 +265,7 @@ def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_fa
         r"gap between upper and lower bound on 4 samples of the model:\s+1\.25 ± 0\.500 nats", page
     )
     with pytest.raises(ConfigError, match="cannot be compared"):
-        evaluation_job(root, "vae", ood_root=f"{root}/other/vae").check_inputs(Snapshot())
+        evaluation_job(root, "vae", ood_root=f"{root}/other/vae").check_inputs(ManifestSnapshot())
 
 
 def test_everything_that_was_written_verifies(evaluated):
@@ -312,7 +312,7 @@ def test_inputs_that_are_missing_or_misshapen_are_refused_before_anything_is_wri
 
 
 def test_scores_of_another_model_or_dataset_are_not_shown_as_this_ones(evaluated, tmp_path):
-    mine = evaluation_job(evaluated, "vae").inputs(Snapshot())["scores"].parents
+    mine = evaluation_job(evaluated, "vae").inputs(ManifestSnapshot())["scores"].parents
     for what in ("model", "dataset"):
         other = str(tmp_path / what)
         changed = mine | {what: "0" * 64}
@@ -391,7 +391,7 @@ def test_a_moved_root_keeps_its_evaluations_and_its_report(evaluated, tmp_path):
     assert (
         evaluation_job(root, "vae").done().digest == evaluation_job(evaluated, "vae").done().digest
     )
-    assert report_job(root, title="elsewhere").done(Snapshot()) is not None
+    assert report_job(root, title="elsewhere").done(ManifestSnapshot()) is not None
 
 
 def test_a_report_on_changed_pictures_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from genmod.manifest import Manifest, load_manifest, publish
 from pipelines.commands.plan import plan
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import ALREADY_DONE, DONE, Context
-from pipelines.stages.table import STAGES
+from pipelines.stages.table import STAGE_FUNCTIONS
 from tests.pipelines.manifest_reads import few_reads
 from tests.processes import PATIENCE_S
 
@@ -93,13 +93,13 @@ def finished(ray_session, tmp_path_factory):
     root.mkdir()
     dry = run_counted(recipe, root, partial(plan, "run"))
     assert not any(step.done for step in dry)
-    assert run_counted(recipe, root, STAGES["run"])["status"] == DONE
+    assert run_counted(recipe, root, STAGE_FUNCTIONS["run"])["status"] == DONE
     return recipe, root
 
 
 def run_counted(recipe: Path, root: Path, stage, *assignments: str):
     """The result of a stage, run as a command whose reads of manifests are counted."""
-    loaded = config.load(str(recipe), assignments)
+    loaded = config.load_recipe(str(recipe), assignments)
     context = Context(loaded, tuple(loaded.model))
     try:
         with few_reads(root):
@@ -114,7 +114,7 @@ def run_counted(recipe: Path, root: Path, stage, *assignments: str):
 )
 def test_a_finished_stage(finished, stage):
     recipe, root = finished
-    assert run_counted(recipe, root, STAGES[stage])["status"] == ALREADY_DONE
+    assert run_counted(recipe, root, STAGE_FUNCTIONS[stage])["status"] == ALREADY_DONE
 
 
 @with_ray
@@ -131,15 +131,15 @@ def test_a_stage_that_works(finished):
     """Scores that are left to do, of calibration rows that are scored already."""
     recipe, root = finished
     changes = "score.output=more", "score.split=train"
-    assert run_counted(recipe, root, STAGES["score"], *changes)["status"] == DONE
-    assert run_counted(recipe, root, STAGES["score"], *changes)["status"] == ALREADY_DONE
+    assert run_counted(recipe, root, STAGE_FUNCTIONS["score"], *changes)["status"] == DONE
+    assert run_counted(recipe, root, STAGE_FUNCTIONS["score"], *changes)["status"] == ALREADY_DONE
 
 
 @with_ray
 def test_promote_and_retrain(finished):
     recipe, root = finished
     for stage in ("promote", "promote", "retrain"):
-        run_counted(recipe, root, STAGES[stage])
+        run_counted(recipe, root, STAGE_FUNCTIONS[stage])
 
 
 @with_ray

@@ -82,7 +82,7 @@ def place(tmp_path_factory):
 
 
 def _do(recipe: Path, stage, *assignments: str):
-    context = Context(config.load(str(recipe), assignments), ("vae",))
+    context = Context(config.load_recipe(str(recipe), assignments), ("vae",))
     try:
         with few_reads(recipe.parent / "root"):
             return stage(context)
@@ -91,7 +91,7 @@ def _do(recipe: Path, stage, *assignments: str):
 
 
 def _champion(recipe: Path):
-    context = Context(config.load(str(recipe)), ("vae",))
+    context = Context(config.load_recipe(str(recipe)), ("vae",))
     try:
         return registry.champion(context.tracker, "vae")
     finally:

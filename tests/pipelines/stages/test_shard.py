@@ -295,7 +295,7 @@ def test_append_publishes_the_next_version(ray_session, tmp_path, capsys):
             options = ["--recipe", recipe, "--json", "--set", "data.append=true", *words]
             assert main(["shard", *options]) == 0
             return json.loads(capsys.readouterr().out.splitlines()[-1])
-        return stage(Context(config.load(recipe, ["data.append=true"]), ("small",)))
+        return stage(Context(config.load_recipe(recipe, ["data.append=true"]), ("small",)))
 
     first = command(400)
     assert (first["status"], first["output"]) == ("done", str(tmp_path / "root" / "data"))
