@@ -107,7 +107,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(folder, capsys):
         ("data.splits={val: 0, test: 0.2}", "the val split has no rows"),
         ("sample.count=3", "sample.count"),
         ("model.game.net={generator: {widths: [8, 8, 8, 8, 8]}}", "gan"),
-        ("root=memory://here", "only one process can see"),
+        ("root=memory://here", "only one process can read"),
         ("train.optim.lr=.inf", "finite"),
         ("model.a/b={family: vae}", "model.a/b"),
         ("model.../out={family: vae}", "model"),
@@ -125,7 +125,7 @@ def test_duplicate_key_in_a_recipe(folder, capsys):
     with (folder / "my.yaml").open("a") as recipe:
         recipe.write("root: elsewhere\n")
     assert command(folder, "shard", "--dry-run") == 2
-    assert "'root' is there twice" in capsys.readouterr().err
+    assert "'root' occurs twice" in capsys.readouterr().err
 
 
 def test_unknown_recipe(capsys):

@@ -93,7 +93,7 @@ def test_a_model_that_tunes_another_has_its_net():
     [
         ("model.two-steps.distills=edn", "did you mean 'edm'"),
         ("model.two-steps.distills=two-steps", "distills no other"),
-        ("model.two-steps.family=vae", "which it distills, is of 'diffusion'"),
+        ("model.two-steps.family=vae", "it distills edm of family 'diffusion'"),
     ],
 )
 def test_what_cannot_be_tuned(change, words):
