@@ -1,6 +1,7 @@
-"""The long one: ``python -m tests.soak --kills 200 --seed 0``. Exit 0 if nothing is lost, doubled, changed.
+"""The long soak test: ``python -m tests.soak --kills 200 --seed 0``. Exits 0 if nothing is lost, doubled or
+changed.
 
-The log of every kill, and the work itself, lie in --folder until the next run.
+The folder keeps the log of all kills and the outputs until the next run.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", default="ranks,shard,ranks,sample,ranks,train")
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
-    told = parser.parse_args()
+    options = parser.parse_args()
     set_environment()
     import ray
 
     from cluster.session import LOCAL, ClusterConfig, connect, disconnect
     from tests.soak.soak import Soak
 
-    shutil.rmtree(told.folder, ignore_errors=True)
-    stages, address, start_s = told.stages.split(","), None, time.monotonic()
+    shutil.rmtree(options.folder, ignore_errors=True)
+    stages, address, start_s = options.stages.split(","), None, time.monotonic()
     if set(stages) != {"ranks"}:
         connect(ClusterConfig(address=LOCAL, cpus=2))
         address = ray.get_runtime_context().gcs_address
-    soak = Soak(told.folder.absolute(), told.seed, told.kills, stages, address)
+    soak = Soak(options.folder.absolute(), options.seed, options.kills, stages, address)
     try:
         soak.run()
     finally:
         disconnect()
         summary = {
-            "seed": told.seed,
+            "seed": options.seed,
             "kills": sum(soak.killed.values()),
             "killed": dict(sorted(soak.killed.items())),
             "rounds": dict(soak.rounds),

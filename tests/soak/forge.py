@@ -1,14 +1,14 @@
-"""A process that forks the ranks of trainings, so that hundreds of them can be started and killed.
+"""A process that forks the ranks of trainings, so that tests can start and kill hundreds of them.
 
-Torch is imported once; each rank is a process of its own, with its own pid, files and signals. Run by its
-path; commands are JSON lines on stdin, answers JSON lines on stdout:
+Torch is imported once. Each rank is a separate process with its own pid, files and signals. The file is run
+by its path; requests are JSON lines on stdin, replies JSON lines on stdout:
 
     {"do": "start", "job": TrainJob, "rank": 0, "size": 1, "store": file, ...}   ->  {"pid": 123}
     {"do": "wait", "pid": 123}                                                   ->  {"status": -9}
 
-A rank may note every step that it takes on the disk (``steps``), die by SIGKILL before one of them
-(``die_at``), lose its store before one (``lose_at``), be limited in the size of its files (``file_bytes``),
-and note the rows that it is given (``ids``). With a ``stage`` the fork is a driver of that stage instead.
+Options of a rank: record each change on disk (``steps``), die by SIGKILL before one of them (``die_at``),
+lose its storage before one (``lose_at``), limit the size of its files (``file_bytes``), record the rows
+that it reads (``ids``). With a ``stage`` the fork runs the driver of that stage instead.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Steps:
-    """Names each step that changes the disk below a folder, before it is taken."""
+    """Names each change on disk below a folder, before it happens."""
 
-    def __init__(self, root: str, told: dict) -> None:
-        self.root, self.told, self.seen = root, told, Counter()
+    def __init__(self, root: str, options: dict) -> None:
+        self.root, self.options, self.seen = root, options, Counter()
         real_fsync = os.fsync
 
         def fsync(handle: int) -> None:
@@ -48,7 +48,9 @@ class Steps:
         if event == "open" and not arguments[2] & WRITES:
             return
         path = arguments[1] if event in ("os.rename", "os.link") else arguments[0]
-        if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # a file of a tree that goes
+        if (
+            event in ("os.remove", "os.rmdir") and arguments[1] >= 0
+        ):  # a file of a tree that is removed
             path = f"{os.readlink(f'/proc/self/fd/{arguments[1]}')}/{path}"
         self.step(event, path)
 
@@ -58,27 +60,27 @@ class Steps:
         name = re.sub(r"-[0-9a-f]{12,32}", "-*", f"{event} {path[len(self.root) + 1 :]}")
         self.seen[name] += 1
         name = f"{name} #{self.seen[name]}"
-        if name == self.told.get("die_at"):
+        if name == self.options.get("die_at"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if name == self.told.get("lose_at"):
+        if name == self.options.get("lose_at"):
             root, self.root = self.root, "\0"
             os.rename(root, f"{root}.away")
             Path(root).write_bytes(b"not a folder")
-        if self.told.get("steps"):
-            with open(self.told["steps"], "a") as notes:
+        if self.options.get("steps"):
+            with open(self.options["steps"], "a") as notes:
                 notes.write(name + "\n")
 
 
-def note_rows(path: str) -> None:
-    """Write down which rows each step gets: their place in the stream, and a digest of their pixels."""
+def record_rows(path: str) -> None:
+    """Record the rows of each step: their position in the stream, and a digest of their pixels."""
     from genmod.training import job
 
     real = job.open_stream
 
-    def noted(*arguments):
+    def recorded(*arguments):
         stream = real(*arguments)
 
-        class Noted:
+        class Recorded:
             def __next__(self):
                 batch = next(stream)
                 rows = {
@@ -92,13 +94,13 @@ def note_rows(path: str) -> None:
             def close(self):
                 stream.close()
 
-        return Noted()
+        return Recorded()
 
-    job.open_stream = noted
+    job.open_stream = recorded
 
 
-def be_a_rank(told: dict) -> int:
-    """The whole life of a forked process."""
+def run_rank(options: dict) -> int:
+    """Run one rank of a training. Returns the exit status."""
     import torch
     import torch.distributed as dist
 
@@ -106,18 +108,18 @@ def be_a_rank(told: dict) -> int:
     from genmod.training.job import TrainJob, run_job
     from genmod.world import Group, SingleProcess
 
-    job = TrainJob.model_validate(told["job"])
-    if told.get("file_bytes"):
+    job = TrainJob.model_validate(options["job"])
+    if options.get("file_bytes"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (told["file_bytes"],) * 2)
-    if any(told.get(name) for name in ("steps", "die_at", "lose_at")):
-        Steps(job.root, told)
-    if told.get("ids"):
-        note_rows(told["ids"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (options["file_bytes"],) * 2)
+    if any(options.get(name) for name in ("steps", "die_at", "lose_at")):
+        Steps(job.root, options)
+    if options.get("ids"):
+        record_rows(options["ids"])
     world = SingleProcess()
-    if told.get("size", 1) > 1:
+    if options.get("size", 1) > 1:
         dist.init_process_group(
-            "gloo", f"file://{told['store']}", rank=told["rank"], world_size=told["size"]
+            "gloo", f"file://{options['store']}", rank=options["rank"], world_size=options["size"]
         )
         world = Group(torch.device("cpu"))
     try:
@@ -128,8 +130,8 @@ def be_a_rank(told: dict) -> int:
     return 0
 
 
-def be_a_driver(told: dict) -> int:
-    """The same for a stage's driver, on the Ray at ``address``."""
+def run_driver(options: dict) -> int:
+    """Run the driver of a stage on the Ray cluster at ``address``. Returns the exit status."""
     from cluster.session import ClusterConfig, connect
     from genmod.data.sources.source import DataConfig
     from genmod.errors import GenmodError
@@ -139,34 +141,34 @@ def be_a_driver(told: dict) -> int:
     from pipelines.jobs.sharding import shard
     from pipelines.jobs.training import TrainOptions, train_models
 
-    cluster = ClusterConfig(address=told["address"])
+    cluster = ClusterConfig(address=options["address"])
     try:
         connect(cluster)
-        if told["stage"] == "shard":
-            shard(DataConfig.model_validate(told["data"]), told["root"], seed=3, workers=2)
-        elif told["stage"] == "sample":
-            job = SampleJob("soak", told["model"], told["root"], {})
-            sample_models([job], SampleConfig.model_validate(told["config"]), seed=3)
+        if options["stage"] == "shard":
+            shard(DataConfig.model_validate(options["data"]), options["root"], seed=3, workers=2)
+        elif options["stage"] == "sample":
+            job = SampleJob("soak", options["model"], options["root"], {})
+            sample_models([job], SampleConfig.model_validate(options["config"]), seed=3)
         else:
-            options = TrainOptions(cluster, f"{told['root']}.scratch")
-            train_models([TrainJob.model_validate(told["job"])], options)
+            train_options = TrainOptions(cluster, f"{options['root']}.scratch")
+            train_models([TrainJob.model_validate(options["job"])], train_options)
     except GenmodError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     return 0
 
 
-def start(told: dict) -> int:
+def start(options: dict) -> int:
     """Fork a rank or a driver. Returns its pid."""
     pid = os.fork()
     if pid:
         return pid
     status = 70
     try:
-        errors = os.open(told.get("stderr", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        errors = os.open(options.get("stderr", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(errors, 2)
         os.dup2(errors, 1)
-        status = be_a_driver(told) if "stage" in told else be_a_rank(told)
+        status = run_driver(options) if "stage" in options else run_rank(options)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -176,7 +178,7 @@ def start(told: dict) -> int:
 
 def main() -> None:
     import pyarrow.dataset  # noqa: F401
-    import torch._dynamo  # an optimiser imports it, for a second
+    import torch._dynamo  # an optimiser imports it, which takes a second
     import torch.nn.parallel
 
     import genmod.training.job  # noqa: F401
@@ -184,7 +186,7 @@ def main() -> None:
 
     for name in families():
         family(name)
-    if "ray" in sys.argv:  # for drivers; an import of seconds
+    if "ray" in sys.argv:  # for drivers; takes seconds
         import ray.data
         import ray.train.torch  # noqa: F401
 
@@ -193,13 +195,13 @@ def main() -> None:
         import pipelines.stages.train  # noqa: F401
     torch.set_num_threads(1)
     for line in sys.stdin:
-        told = json.loads(line)
-        if told["do"] == "start":
-            answer = {"pid": start(told)}
+        request = json.loads(line)
+        if request["do"] == "start":
+            reply = {"pid": start(request)}
         else:
-            _, status = os.waitpid(told["pid"], 0)
-            answer = {"status": os.waitstatus_to_exitcode(status)}
-        print(json.dumps(answer), flush=True)
+            _, status = os.waitpid(request["pid"], 0)
+            reply = {"status": os.waitstatus_to_exitcode(status)}
+        print(json.dumps(reply), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trainings whose ranks are forked processes, to be killed at will; and a tiny dataset for them."""
+"""Trainings whose ranks are forked processes that tests can kill, and a tiny dataset for them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ TRAIN = TrainConfig(
 
 def make_dataset(root: str, train_rows: int = 100) -> DatasetManifest:
     """A dataset of noise in two shards."""
-    made, shards = {}, []
+    statistics, shards = {}, []
     for split, count in (("train", train_rows), ("val", 20)):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 1), np.uint8)
         rows = [Row(f"{split}-{i}", i, pixels[i], label=i % 3) for i in range(count)]
-        shard, made[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
+        shard, statistics[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
         shards.append(shard)
-    metadata = dataset_metadata(made)
+    metadata = dataset_metadata(statistics)
     manifest = DatasetManifest(fingerprint="t", metadata=metadata, spec=SPEC, shards=tuple(shards))
     return publish(root, manifest)
 
@@ -50,7 +50,7 @@ def make_dataset(root: str, train_rows: int = 100) -> DatasetManifest:
 def make_job(
     data_root: str, data: DatasetManifest, root: Path, train: TrainConfig = TRAIN, at: int = -1
 ) -> TrainJob:
-    """A training of the family ``at`` at its tiniest."""
+    """A training of the family number ``at`` with its tiny configuration."""
     name = families()[at]
     model = ModelConfig(
         family=name,
@@ -71,7 +71,7 @@ def make_job(
 
 
 class Forge:
-    """The process that forks ranks; see forge.py."""
+    """A process that forks ranks; see forge.py."""
 
     def __init__(self, *flags: str) -> None:
         self._process = subprocess.Popen(
@@ -83,38 +83,38 @@ class Forge:
         )
         self._open: set[int] = set()
 
-    def start(self, job: TrainJob, **told: Any) -> int:
-        """Start a rank; its pid."""
-        return self.start_stage(job=as_json(job), **told)
+    def start(self, job: TrainJob, **options: Any) -> int:
+        """Start a rank. Returns its pid."""
+        return self.start_stage(job=as_json(job), **options)
 
-    def start_stage(self, **told: Any) -> int:
-        """Start a driver, if there is a ``stage``; its pid."""
-        pid = self._ask({"do": "start", **told})["pid"]
+    def start_stage(self, **options: Any) -> int:
+        """Start a rank, or the driver of a ``stage``. Returns its pid."""
+        pid = self._ask({"do": "start", **options})["pid"]
         self._open.add(pid)
         return pid
 
-    def start_group(self, job: TrainJob, size: int, store: Path, **told: Any) -> list[int]:
-        """Start all ranks of a group; their pids. ``ids`` is a folder here, with a file for each rank."""
+    def start_group(self, job: TrainJob, size: int, store: Path, **options: Any) -> list[int]:
+        """Start all ranks of a group. Returns their pids. ``ids`` is a folder for one file per rank."""
         pids = []
         for rank in range(size):
-            mine = {k: v for k, v in told.items() if rank == 0 or k not in ("die_at", "steps")}
-            if "ids" in mine:
-                mine["ids"] = str(Path(mine["ids"]) / f"{store.name}-{rank}")
-            pids.append(self.start(job, rank=rank, size=size, store=str(store), **mine))
+            own = {k: v for k, v in options.items() if rank == 0 or k not in ("die_at", "steps")}
+            if "ids" in own:
+                own["ids"] = str(Path(own["ids"]) / f"{store.name}-{rank}")
+            pids.append(self.start(job, rank=rank, size=size, store=str(store), **own))
         return pids
 
     def wait(self, pid: int) -> int:
-        """A rank's exit status, or minus the signal that ended it."""
+        """Wait for a process. Returns its exit status, or minus the signal that killed it."""
         status = self._ask({"do": "wait", "pid": pid})["status"]
         self._open.discard(pid)
         return status
 
-    def run(self, job: TrainJob, **told: Any) -> int:
-        """One process that trains alone; its exit status."""
-        return self.wait(self.start(job, **told))
+    def run(self, job: TrainJob, **options: Any) -> int:
+        """Train in one process and wait for it. Returns its exit status."""
+        return self.wait(self.start(job, **options))
 
     def close(self) -> None:
-        """End it, and all ranks."""
+        """Kill all ranks and end the process."""
         for pid in list(self._open):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -123,11 +123,11 @@ class Forge:
         self._process.stdin.close()
         self._process.wait(30)
 
-    def _ask(self, told: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
-        assert line, "the forge has ended"
+        assert line, "the forge has exited"
         return json.loads(line)

@@ -1,7 +1,7 @@
-"""Jobs under random kills, until they are done; then compared with undisturbed ones.
+"""Runs jobs under random kills until they finish, then compares them with uninterrupted ones.
 
-Every choice (which job, who is killed and when) is a pure function of the seed and a number, and each kill is
-logged with its number, so that a round can be played again.
+Every choice (which job, which process is killed, and when) is a pure function of the seed and a number.
+Each kill is logged with its number, so that a round can be repeated.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from genmod.training.state import TrainState
 from tests.soak.ranks import TRAIN, Forge, make_dataset, make_job
 
 STAGES = ("ranks", "shard", "sample", "train")
-"""``ranks``: training in forked processes without Ray, killed by rank. The others: stages on Ray, whose
+"""``ranks`` trains in forked processes without Ray and kills ranks. The others are stages on Ray, of which
 drivers and workers are killed."""
 
 GRACE_S = 30.0
-"""Ranks notice within this time that one of them is gone."""
+"""Within this time, ranks detect that another one was killed."""
 
 SPAN_S = {"shard": 3.0, "sample": 3.0, "train": 12.0}
-"""The next kill of a stage comes within this time; training's workers need longer until they train."""
+"""The next kill of a stage is within this time. Training workers take longer to start."""
 
-MOST_PER_ROUND = 8
+KILLS_PER_ROUND = 8
 ATTEMPT_S = 300.0
+"""Timeout of one attempt."""
 
 WORKERS = re.compile(r"ray::(_make|MapWorker|RayTrainWorker|.*Worker)")
-"""Ray's processes that do a stage's work, by their titles."""
+"""Titles of the Ray processes that do a stage's work."""
 
 RANKS_TRAIN = TRAIN.model_copy(update={"nimg": 960, "max_failures": 1000})
 RAY_TRAIN = RANKS_TRAIN.model_copy(update={"nimg": 9_600, "workers": 2})
@@ -54,16 +55,16 @@ SHARDS = {"source": "builtin:digits", "shard_rows": 100}
 
 @dataclass
 class Soak:
-    """One run of it."""
+    """One soak test and its counts."""
 
     folder: Path
     seed: int
     kills: int
     stages: Sequence[str] = STAGES
     address: str | None = None
-    """Of the Ray for all stages but ``ranks``."""
+    """Address of the Ray cluster for all stages but ``ranks``."""
     killed: Counter = field(default_factory=Counter)
-    """By stage and who."""
+    """Number of kills by stage and process."""
     rounds: Counter = field(default_factory=Counter)
     lost: int = 0
     doubled: int = 0
@@ -72,7 +73,7 @@ class Soak:
     _expected: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Rounds until so many processes were killed."""
+        """Run rounds until ``kills`` processes were killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = make_dataset(str(self.folder / "data"))
         self.forge = Forge(*(["ray"] if self.address else []))
@@ -99,7 +100,7 @@ class Soak:
             stream.write(json.dumps(metadata) + "\n")
 
     def _kill(self, name: str, who: str, pid: int, after_s: float) -> bool:
-        """Kill a process that is alive; whether it was."""
+        """Kill a process. Returns whether it was alive."""
         try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
                 return False
@@ -118,18 +119,18 @@ class Soak:
         key = f"ranks-{size}-{at}"
         if key not in self._expected:
             start_s = time.monotonic()
-            self._expected[key] = self._trained(key, size, at, 0)
+            self._expected[key] = self._train(key, size, at, 0)
             self._expected[f"{key}-s"] = time.monotonic() - start_s
-        return self._trained(name, size, at, MOST_PER_ROUND) == self._expected[key]
+        return self._train(name, size, at, KILLS_PER_ROUND) == self._expected[key]
 
-    def _trained(self, name: str, size: int, at: int, most: int) -> Manifest | None:
+    def _train(self, name: str, size: int, at: int, most_kills: int) -> Manifest | None:
         job = make_job(str(self.folder / "data"), self.data, self.folder / name, RANKS_TRAIN, at)
         killed = 0
-        for attempt in range(10 * MOST_PER_ROUND):
-            told = {"stderr": str(self.folder / f"{name}.err")}
+        for attempt in range(10 * KILLS_PER_ROUND):
+            options = {"stderr": str(self.folder / f"{name}.err")}
             store = self.folder / f"{name}.store-{attempt}"
-            pids = self.forge.start_group(job, size, store, **told)
-            if killed < most:
+            pids = self.forge.start_group(job, size, store, **options)
+            if killed < most_kills:
                 after_s = 0.6 * self.draw() * self._expected[f"ranks-{size}-{at}-s"]
                 victim = int(self.draw() * size)
                 time.sleep(after_s)
@@ -143,7 +144,7 @@ class Soak:
         return manifest
 
     def _let_end(self, pids: Sequence[int], grace_s: float) -> None:
-        """Wait for processes; those that do not end are ended, uncounted."""
+        """Wait for processes to end; after the grace period, kill them without counting."""
         deadline_s = time.monotonic() + grace_s
         for pid in pids:
             while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -157,42 +158,43 @@ class Soak:
 
     def _stage(self, name: str, stage: str) -> bool:
         if stage not in self._expected:
-            self._expected[stage] = self._made(f"{stage}-straight", stage, 0)
-            assert self._expected[stage] is not None, f"{stage} fails undisturbed"
-        made, wanted = self._made(name, stage, MOST_PER_ROUND), self._expected[stage]
+            self._expected[stage] = self._run_stage(f"{stage}-straight", stage, 0)
+            assert self._expected[stage] is not None, f"{stage} fails without kills"
+        manifest, expected = self._run_stage(name, stage, KILLS_PER_ROUND), self._expected[stage]
         if stage != "train":
-            found, rows = self._rows(name, made), self._rows(f"{stage}-straight", wanted)
-            self.lost += (rows - found).total()
-            self.doubled += (found - rows).total()
-        return made is not None and made.digest == wanted.digest
+            rows = self._rows(name, manifest)
+            expected_rows = self._rows(f"{stage}-straight", expected)
+            self.lost += (expected_rows - rows).total()
+            self.doubled += (rows - expected_rows).total()
+        return manifest is not None and manifest.digest == expected.digest
 
-    def _told(self, name: str, stage: str) -> dict[str, Any]:
+    def _request(self, name: str, stage: str) -> dict[str, Any]:
         root = self.folder / name
-        told = {"stage": stage, "root": str(root), "address": self.address}
+        request = {"stage": stage, "root": str(root), "address": self.address}
         if stage == "shard":
-            return told | {"data": SHARDS}
+            return request | {"data": SHARDS}
         job = make_job(str(self.folder / "data"), self.data, root, RAY_TRAIN)
         if stage == "train":
-            return told | {"job": as_json(job)}
+            return request | {"job": as_json(job)}
         model = str(self.folder / "model")
         if not (self.folder / "model" / "model.json").exists():
             state = TrainState(0, job.model.build(1), job.model.build(2), ())
             publish_model(model, job.model, state, fingerprint="soak", parents={}, metadata={})
-        return told | {"model": model, "config": as_json(SAMPLES)}
+        return request | {"model": model, "config": as_json(SAMPLES)}
 
-    def _made(self, name: str, stage: str, most: int) -> Manifest | None:
+    def _run_stage(self, name: str, stage: str, most_kills: int) -> Manifest | None:
         kind, killed = ("model" if stage == "train" else "dataset"), 0
         schema = Manifest if kind == "model" else DatasetManifest
-        for _ in range(10 * MOST_PER_ROUND):
-            told = self._told(name, stage) | {"stderr": str(self.folder / f"{name}.err")}
-            driver = self.forge.start_stage(**told)
+        for _ in range(10 * KILLS_PER_ROUND):
+            request = self._request(name, stage) | {"stderr": str(self.folder / f"{name}.err")}
+            driver = self.forge.start_stage(**request)
             start_s = time.monotonic()
             while psutil.Process(driver).status() != psutil.STATUS_ZOMBIE:
                 if time.monotonic() - start_s > ATTEMPT_S:
                     os.kill(driver, signal.SIGKILL)
-                after_s = self.draw() * SPAN_S[stage] if killed < most else 0.1
+                after_s = self.draw() * SPAN_S[stage] if killed < most_kills else 0.1
                 time.sleep(after_s)
-                if killed < most:
+                if killed < most_kills:
                     killed += self._kill_one(name, driver, after_s)
             if self.forge.wait(driver) == 0:
                 break
@@ -204,7 +206,7 @@ class Soak:
         return None if find_problems(str(self.folder / name), files) else manifest
 
     def _kill_one(self, name: str, driver: int, after_s: float) -> bool:
-        """The driver, or one of Ray's processes that are at work."""
+        """Kill the driver or one of the Ray workers. Returns whether it was alive."""
         choice, which = self.draw(), self.draw()
         if choice < 0.25:
             return self._kill(name, "driver", driver, after_s)
@@ -218,10 +220,10 @@ class Soak:
         )
 
     def _rows(self, name: str, manifest: Manifest | None) -> Counter[str]:
-        """Keys of a dataset, with how often each is there."""
-        found: Counter[str] = Counter()
+        """Keys of a dataset and their numbers of occurrences."""
+        rows: Counter[str] = Counter()
         if isinstance(manifest, DatasetManifest):
             for shard in manifest.shards:
                 table = pq.read_table(self.folder / name / shard.index.path, columns=["key"])
-                found.update(f"{shard.split}/{key}" for key in table["key"].to_pylist())
-        return found
+                rows.update(f"{shard.split}/{key}" for key in table["key"].to_pylist())
+        return rows

@@ -1,4 +1,4 @@
-"""A short selection of the soak; `make soak` is the long one."""
+"""A short version of the soak test; `make soak` is the long one."""
 
 import json
 
