@@ -22,7 +22,7 @@ Work = Callable[[World, dict[str, Any]], None]
 """What every worker runs: a module's function of its World and JSON values."""
 
 _STARTS = 5
-"""How often a group is started again that failed to start."""
+"""How often a group that failed to start is started again."""
 
 _COLLECTIVE_SLACK_S = 300
 """Collectives time out so much later than the watchdog, in seconds, because the watchdog names the worker."""

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-PATIENCE_S = 900.0
+TIMEOUT_S = 900.0
 """Timeout for events that must happen, in seconds; long, because the machine may be busy."""
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from genmod.errors import ConfigError
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -81,12 +81,12 @@ def test_a_wrong_token_and_a_dead_address_are_one_line(head, tmp_path):
         env=head.environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert (dead.returncode, dead.stderr.count("\n")) == (2, 1)
     assert "no Ray job server" in dead.stderr
-    stderr = wrong.communicate(timeout=PATIENCE_S)[1]
+    stderr = wrong.communicate(timeout=TIMEOUT_S)[1]
     assert (wrong.returncode, stderr.count("\n")) == (2, 1)
     assert "token" in stderr
 
@@ -118,13 +118,13 @@ def test_a_stage_runs_as_a_job_and_returns_its_exit_code(head, tmp_path):
     nowhere = tmp_path / "nowhere"
     good = _genmod(head, "shard", "--recipe", recipe, "--json")
     bad = _genmod(head, "shard", "--recipe", recipe, "--set", f"data.source=folder:{nowhere}")
-    stdout, stderr = good.communicate(timeout=PATIENCE_S)
+    stdout, stderr = good.communicate(timeout=TIMEOUT_S)
     assert good.returncode == 0, stderr
     answer = json.loads(stdout.splitlines()[-1])
     assert (answer["stage"], answer["status"]) == ("shard", "done")
     assert answer["job"].startswith("genmod-shard-")
     assert (tmp_path / "root" / "data" / "dataset.json").exists()
-    _, stderr = bad.communicate(timeout=PATIENCE_S)
+    _, stderr = bad.communicate(timeout=TIMEOUT_S)
     assert bad.returncode == 2, stderr
     assert str(nowhere) in stderr
 
@@ -139,7 +139,7 @@ def test_the_whole_run_is_a_job(head, tmp_path):
     )
     assignments = [word for text in small for word in ("--set", text)]
     process = _genmod(head, "run", "--recipe", "quickstart", *assignments, "--json")
-    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, stderr
     answer = json.loads(stdout.splitlines()[-1])
     assert (answer["stage"], answer["status"]) == ("run", "done")
@@ -170,10 +170,10 @@ def test_a_job_runs_on_without_followers_until_it_is_stopped(head, jobs, request
         if "started" in line:
             break
     follower.send_signal(signal.SIGINT)
-    assert follower.wait(PATIENCE_S) != 0
+    assert follower.wait(TIMEOUT_S) != 0
     assert jobs.state("long").status == "RUNNING"
     stop = _genmod(head, "--stop", "long")
-    _, stderr = stop.communicate(timeout=PATIENCE_S)
+    _, stderr = stop.communicate(timeout=TIMEOUT_S)
     assert stop.returncode == 0
     assert "STOPPED" in stderr
     assert jobs.state("long").status == "STOPPED"

@@ -19,7 +19,7 @@ import pytest
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import DONE, Context
 from pipelines.stages import run
-from tests.processes import PATIENCE_S, free_ports, kill_marked
+from tests.processes import TIMEOUT_S, free_ports, kill_marked
 
 BINS = Path(sys.executable).parent
 MARK = "GENMOD_TEST_NODE"
@@ -109,7 +109,7 @@ def cluster():
 def _wait(
     driver: subprocess.Popen[bytes], happened: Callable[[], bool], what: str, log: Path
 ) -> None:
-    end_s = time.monotonic() + PATIENCE_S
+    end_s = time.monotonic() + TIMEOUT_S
     while not happened():
         assert driver.poll() is None, f"{what}: {log.read_text()[-3000:]}"
         assert time.monotonic() < end_s, f"{what} did not happen: {log.read_text()[-3000:]}"
@@ -156,7 +156,7 @@ def test_a_node_is_lost_in_each_stage(cluster, ray_session, tmp_path):
             time.sleep(chance.random())  # at any moment of the stage, or in the next one's first
             kill_marked(MARK, node)
             node = cluster.add_node()
-        assert driver.wait(PATIENCE_S) == 0, log.read_text()[-3000:]
+        assert driver.wait(TIMEOUT_S) == 0, log.read_text()[-3000:]
     finally:
         driver.kill()
         driver.wait(60)

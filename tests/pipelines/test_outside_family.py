@@ -10,7 +10,7 @@ import pytest
 
 from genmod.interface.external import FAMILIES_VARIABLE
 from genmod.interface.model_store import load_model
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -30,7 +30,7 @@ def genmod(folder, *words, **environment):
     command = [sys.executable, "-m", "pipelines", *words, "--recipe", str(folder / "toy.yaml")]
     done = subprocess.run(
         [*command, "--set", f"root={folder}/out", "--json"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines, done.stderr[-3000:]

@@ -21,7 +21,7 @@ from genmod.interface.registry import families, family
 from genmod.manifest import DatasetManifest, Manifest, require
 from pipelines.commands.verify import verify
 from pipelines.recipe import recipe as config
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 from tests.stores.weed import BUCKET, client
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -70,7 +70,7 @@ def genmod(folder, environment, *words):
     kept |= environment | {"RAY_TMPDIR": str(folder)}
     return subprocess.run(
         [sys.executable, "-m", "pipelines", *words, "--json"],
-        env=kept, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        env=kept, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ from pipelines.jobs.bulk import BulkOptions
 from pipelines.jobs.sampling import SampleJob, plan_sample, regenerate, sample_models
 from pipelines.jobs.scoring import bulk_score_job, score_models
 from pipelines.stages.score import ScoreJob, plan_score
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 SEED = 11
@@ -380,7 +380,7 @@ def test_a_job_whose_driver_is_killed_is_gone_on_with(root, sampled, tmp_path):
     slow = SAMPLE.model_copy(update={"workers": 1})  # one at a time, so that some are missing
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(root), str(tmp_path)]
     command += [slow.model_dump_json(), *families()]
-    driver = subprocess.run(command, timeout=PATIENCE_S, check=False)
+    driver = subprocess.run(command, timeout=TIMEOUT_S, check=False)
     assert driver.returncode == -signal.SIGKILL
     time.sleep(2)  # its actors end
     receipts = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/receipts/*.json")}

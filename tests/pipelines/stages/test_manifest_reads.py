@@ -17,7 +17,7 @@ from pipelines.recipe import recipe as config
 from pipelines.recipe.context import ALREADY_DONE, DONE, Context
 from pipelines.stages.table import STAGE_FUNCTIONS
 from tests.pipelines.manifest_reads import few_reads
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 
 
 def with_ray(test):
@@ -105,7 +105,7 @@ def run_counted(recipe: Path, root: Path, stage, *assignments: str):
         with few_reads(root):
             return stage(context)
     finally:
-        assert context.tracker.close(PATIENCE_S)
+        assert context.tracker.close(TIMEOUT_S)
 
 
 @with_ray

@@ -22,7 +22,7 @@ from pipelines.recipe.context import DONE, Context
 from pipelines.stages import retrain, run
 from pipelines.tracking import registry
 from tests.pipelines.manifest_reads import few_reads
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -87,7 +87,7 @@ def _do(recipe: Path, stage, *assignments: str):
         with few_reads(recipe.parent / "root"):
             return stage(context)
     finally:
-        assert context.tracker.close(PATIENCE_S)
+        assert context.tracker.close(TIMEOUT_S)
 
 
 def _champion(recipe: Path):
@@ -162,7 +162,7 @@ def _kill_after_training(recipe: Path, made: Path) -> None:
     )
     assert process.stderr is not None
     try:
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + TIMEOUT_S
         while not (made / "models" / "vae" / "model.json").exists():
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < deadline_s

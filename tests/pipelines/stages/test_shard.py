@@ -28,7 +28,7 @@ from pipelines.jobs.sharding import plan_shard, shard
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import Context
 from pipelines.stages.shard import stage
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 
 DIGITS = DataConfig(source="builtin:digits", shard_rows=200)
 
@@ -145,7 +145,7 @@ def test_a_stage_whose_driver_was_killed_resumes(done, tmp_path):
     folder, manifest = done
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), DIGITS.model_dump_json()]
-    driver = subprocess.run([*command, str(killed)], timeout=PATIENCE_S, check=False)
+    driver = subprocess.run([*command, str(killed)], timeout=TIMEOUT_S, check=False)
     assert driver.returncode == -signal.SIGKILL
     time.sleep(2)  # its workers end
     receipts = {path: path.stat().st_mtime_ns for path in killed.glob("receipts/*.json")}

@@ -39,7 +39,7 @@ from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.recipe import Recipe
 from pipelines.stages import distill
 from pipelines.stages import train as train_stage
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -109,7 +109,7 @@ def newest(folder: Path, pattern: str) -> Path:
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
 
 
-def wait_for(condition, what: str, deadline_s: float = PATIENCE_S):
+def wait_for(condition, what: str, deadline_s: float = TIMEOUT_S):
     end_s = time.monotonic() + deadline_s
     while not (found := condition()):
         assert time.monotonic() < end_s, f"{what} did not come"

@@ -17,7 +17,7 @@ from genmod.training.job import TrainJob
 from genmod.training.metric_log import MetricPoint, MetricWriter
 from pipelines.jobs.training import MetricReporter, TrainOptions
 from pipelines.tracking.tracker import Tracker, TrackingConfig
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 from tests.soak.ranks import TRAIN, make_dataset, make_job
 
 DRIVER = """
@@ -65,7 +65,7 @@ def history(root: Path, name: str, key: str) -> list[int]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + PATIENCE_S
+    end_s = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.2)
@@ -163,6 +163,6 @@ def test_mlflow_has_each_point_once_after_kills_of_the_driver_and_the_training(j
         run = tracker.run("train", job.name, job.name, {}, {})
         run.catch_up(480, lambda after: [(n, point(n).metrics) for n in range(48, 481, 48)])
         run.finish()
-        assert tracker.close(PATIENCE_S)
+        assert tracker.close(TIMEOUT_S)
         for key, step in (("train/all/loss", 48), ("speed/images_per_s", 48), ("val/all/loss", 96)):
             assert history(tmp_path, job.name, key) == list(range(step, 481, step)), (job.name, key)

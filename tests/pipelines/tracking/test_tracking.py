@@ -12,7 +12,7 @@ import pytest
 from genmod.errors import ConfigError
 from pipelines.tracking import registry
 from pipelines.tracking.tracker import Tracker, TrackingConfig, TrackingError
-from tests.processes import PATIENCE_S
+from tests.processes import TIMEOUT_S
 
 INPUTS = {"data": ("memory://data", "ab" * 32)}
 
@@ -23,7 +23,7 @@ def store(tmp_path_factory):
     root = tmp_path_factory.mktemp("tracked")
     tracker = Tracker(TrackingConfig(), str(root))
     tracker.warm_up()
-    assert tracker.close(PATIENCE_S)
+    assert tracker.close(TIMEOUT_S)
     return root
 
 
@@ -31,7 +31,7 @@ def store(tmp_path_factory):
 def tracker(store):
     tracker = Tracker(TrackingConfig(), str(store))
     yield tracker
-    assert tracker.close(PATIENCE_S)
+    assert tracker.close(TIMEOUT_S)
 
 
 def _client(root: Path):
@@ -62,7 +62,7 @@ def _log(root: Path, fingerprint: str, nimgs, status=None):
         run.log_metrics({"loss": 1 / (1 + nimg), "fd[cls@1a]": float(nimg)}, nimg)
     if status:
         run.finish(status, {"digest": "d" * 64})
-    assert tracker.close(PATIENCE_S)
+    assert tracker.close(TIMEOUT_S)
 
 
 def test_a_stage_is_logged_whole(store, tmp_path):
@@ -76,7 +76,7 @@ def test_a_stage_is_logged_whole(store, tmp_path):
     run.log_artifact(str(grid), "grids")
     run.log_artifact(str(weights), "model")
     run.finish("FINISHED", {"digest": "d" * 64})
-    assert tracker.close(PATIENCE_S)
+    assert tracker.close(TIMEOUT_S)
     (found,) = _runs(store, "whole")
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "train vae"
@@ -123,7 +123,7 @@ def test_missing_points_are_read_once_and_only_for_an_open_run(store):
         run.catch_up(2, points)
         run.catch_up(6, points)
         run.finish()
-        assert tracker.close(PATIENCE_S)
+        assert tracker.close(TIMEOUT_S)
     (found,) = _runs(store, "catch-up")
     assert _history(store, found.info.run_id, "loss") == [(2, 2.0), (4, 4.0), (6, 6.0)]
     assert reads == [2]
@@ -137,7 +137,7 @@ def test_a_missing_artifact_is_one_warning_and_the_rest_is_logged(store, caplog)
         run.log_artifact(str(store / "nothing either.png"))
         run.log_metrics({"rows": 5.0}, 0)
         run.finish()
-        tracker.close(PATIENCE_S)
+        tracker.close(TIMEOUT_S)
     assert len(told(caplog)) == 1
     (found,) = _runs(store, "missing")
     assert found.info.status == "FINISHED"
