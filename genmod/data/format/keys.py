@@ -10,7 +10,7 @@ from genmod.data.format.codecs import EXTENSIONS
 MAX_KEY_LENGTH = 80
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
 _NOT_KEY = re.compile(r"[^A-Za-z0-9_-]+")
-_KEPT, _DIGEST_HEX = 48, 16
+_STEM_LENGTH, _DIGEST_HEX = 48, 16
 
 
 def sample_key(name: str) -> str:
@@ -26,6 +26,6 @@ def sample_key(name: str) -> str:
         return name
     stem, dot, extension = name.rpartition(".")
     readable = stem if dot and extension.lower() in EXTENSIONS else name
-    readable = _NOT_KEY.sub("-", readable).strip("-")[-_KEPT:].lstrip("-")
+    readable = _NOT_KEY.sub("-", readable).strip("-")[-_STEM_LENGTH:].lstrip("-")
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_HEX // 2)
     return f"{readable}-{digest.hexdigest()}" if readable else digest.hexdigest()

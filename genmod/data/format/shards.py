@@ -144,12 +144,12 @@ def write_shard(
         DataError: invalid key, image shape or label; or no rows.
     """
     codec, histogram = Codec(spec), _Histogram(spec)
-    keys, numbers, images = list[str](), list[int](), list[bytes]()
+    keys, indices, images = list[str](), list[int](), list[bytes]()
     labels, names, sidecars = list[int](), list[str | None](), list[bytes | None]()
     for row in rows:
         _check_row(row, spec)
         keys.append(row.key)
-        numbers.append(row.index)
+        indices.append(row.index)
         images.append(codec.encode(row.image_HWC))
         names.append(row.name)
         sidecar = None if row.sidecar is None else json.dumps(row.sidecar, sort_keys=True).encode()
@@ -157,17 +157,17 @@ def write_shard(
         if row.label is not None:
             labels.append(row.label)
         histogram.add(row.image_HWC)
-    samples = EncodedRows(keys, numbers, images, labels if spec.classes else None, names, sidecars)
+    samples = EncodedRows(keys, indices, images, labels if spec.classes else None, names, sidecars)
     entry = pack_shard(root, name, split, samples)
     rows_K = np.bincount(labels, minlength=spec.classes).tolist() if spec.classes else ()
-    return entry, histogram.stats(len(keys), max(numbers) + 1, rows_K)
+    return entry, histogram.stats(len(keys), max(indices) + 1, rows_K)
 
 
 class EncodedRows(NamedTuple):
     """Samples with encoded images, column by column."""
 
     keys: Sequence[str]
-    numbers: Sequence[int]
+    indices: Sequence[int]
     """The ``index`` of each sample."""
     images: Sequence[bytes]
     labels: Sequence[int] | None = None
@@ -184,7 +184,7 @@ def pack_shard(
     Raises:
         DataError: no samples, or duplicate keys.
     """
-    keys, numbers, images, labels, names, sidecars = samples
+    keys, indices, images, labels, names, sidecars = samples
     rows = len(keys)
     if not rows or len(set(keys)) != rows:
         raise DataError(f"{root}/{name}: got {rows} rows, expected at least one, with unique keys")
@@ -197,7 +197,7 @@ def pack_shard(
     tar, offset_NM = build_tar(keys, members)
     table = {
         "key": keys,
-        "index": numbers,
+        "index": indices,
         "offset": offset_NM[:, 0],
         "bytes": np.fromiter(map(len, images), np.int64, rows),
         "label": pa.nulls(rows) if labels is None else labels,
