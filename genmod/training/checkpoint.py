@@ -21,7 +21,7 @@ from genmod import storage
 from genmod.config import Config, as_json, canonical_json
 from genmod.errors import ConfigError, DataError, StorageError
 from genmod.manifest import Manifest, read_checked, write_file
-from genmod.training.state import Snapshot, TrainState
+from genmod.training.state import StateSnapshot, TrainState
 from genmod.training.writer import storage_errors
 from genmod.world import World, broadcast_int
 
@@ -51,7 +51,7 @@ class Checkpoints:
         """URL of the checkpoints' folder."""
         return storage.join(self.root, CHECKPOINTS_FOLDER)
 
-    def save(self, snapshot: Snapshot, val_loss: float | None = None) -> None:
+    def save(self, snapshot: StateSnapshot, val_loss: float | None = None) -> None:
         """Write a checkpoint, then its receipt, then delete old ones. For rank 0 alone.
 
         Args:
@@ -65,7 +65,7 @@ class Checkpoints:
             self._write(snapshot, val_loss)
             self._delete_old()
 
-    def _write(self, snapshot: Snapshot, val_loss: float | None) -> None:
+    def _write(self, snapshot: StateSnapshot, val_loss: float | None) -> None:
         attempt = f"{_name(snapshot.nimg)}-{uuid.uuid4().hex[:12]}"
         folder = storage.join(self.url, attempt)
         try:

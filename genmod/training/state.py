@@ -28,7 +28,7 @@ _MODEL_FILE, _EMA_FILE, _OPTIMISER_FILE, _BEST_FILE, _STATE_FILE = (
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class StateSnapshot:
     """A copy of the state at one moment, on the CPU, independent of further training."""
 
     nimg: int
@@ -58,7 +58,7 @@ class TrainState:
     monitor_state: MonitorState = field(default_factory=MonitorState)
     """What the monitors have measured and done."""
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> StateSnapshot:
         """Copy the whole state to the CPU."""
         moments = {
             name: t for optimiser in self.optimisers for name, t in optimiser.tensors().items()
@@ -75,7 +75,7 @@ class TrainState:
             "monitors": self.monitor_state.as_json(),
         }
         metadata = canonical_json({"nimg": self.nimg, **parts})
-        return Snapshot(self.nimg, tensors, metadata)
+        return StateSnapshot(self.nimg, tensors, metadata)
 
     def files(self) -> dict[str, bytes]:
         """File name -> bytes. Equal states have equal bytes."""

@@ -16,7 +16,9 @@ from genmod import compat
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "ray", "s3fs")
 PRIVATE_TEXT = r"(torch|ray|s3fs)(\.\w+)*\._[\w.]+"
-COMPAT = {ROOT / room / "compat.py" for room in ("genmod", "genmod/storage", "cluster")}
+COMPAT = {
+    ROOT / name for name in ("genmod/compat.py", "genmod/storage/compat.py", "cluster/compat.py")
+}
 FILES = sorted(
     path for room in ("genmod", "cluster", "pipelines") for path in (ROOT / room).rglob("*.py")
 )

@@ -19,7 +19,7 @@ from genmod.training.loop import Plan, train
 from genmod.training.metric_log import read_metrics
 from genmod.training.monitors.validation import Validation
 from genmod.training.plan import TrainConfig
-from genmod.training.state import Snapshot
+from genmod.training.state import StateSnapshot
 from genmod.world import SingleProcess
 from tests.stores.proxy import Fault
 
@@ -135,7 +135,7 @@ def test_nothing_is_pickled(checkpoints, crashed):
 @given(st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=9), st.integers(1, 3))
 def test_the_newest_and_the_best_are_kept(losses, keep):
     """Against the law said otherwise; after every save what is kept is whole."""
-    snapshot = Snapshot(0, {}, b"{}")
+    snapshot = StateSnapshot(0, {}, b"{}")
     kept = Checkpoints(f"memory://{uuid.uuid4().hex}", "mine", CONFIG, keep)
     for number, loss in enumerate(losses):
         kept.save(replace(snapshot, nimg=number), loss)
