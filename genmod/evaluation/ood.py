@@ -9,8 +9,9 @@ from torch import Tensor
 from genmod.errors import ConfigError
 from genmod.manifest import Manifest
 from genmod.scoring.calibrated import read_scores
+from genmod.scoring.label import ScoreLabel
 from genmod.scoring.ood_scores import OOD_COLUMN, RARE_P, auroc
-from genmod.scoring.table import ScoreLabel, Scores
+from genmod.scoring.table import Scores
 
 _COLUMNS: dict[str, tuple[int, str]] = {
     "nats": (-1, "log p alone: lower is more unusual"),

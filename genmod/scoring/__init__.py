@@ -1,1 +1,1 @@
-"""Score tables: log-likelihoods of rows with labels and calibration."""
+"""Scoring: log-likelihoods of a data set's rows as tables, with OOD scores relative to calibration rows."""

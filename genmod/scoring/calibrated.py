@@ -1,4 +1,4 @@
-"""Score tables beside the scores of rows that belong. Letters: B rows."""
+"""Adds OOD scores to score tables, relative to calibration rows. Letters: B rows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from genmod.scoring.table import Scores
 
 
 def read_scores(root: str, manifest: Manifest) -> Scores:
-    """All tables of a scores' manifest.
+    """Read all score tables of a manifest into one.
+
+    Args:
+        root: URL of the folder that contains the manifest.
+        manifest: of the scores.
 
     Raises:
-        DataError: one is missing or broken.
+        DataError: a table is missing or damaged.
     """
     parts: list[Scores] = []
     for entry in manifest.files:
@@ -25,30 +29,30 @@ def read_scores(root: str, manifest: Manifest) -> Scores:
         try:
             parts.append(Scores.from_parquet(storage.read_bytes(url)))
         except (FileNotFoundError, DataError) as error:
-            raise DataError(f"{url}: {error}; genmod verify says what else is wrong") from None
-    return Scores.together(parts)
+            raise DataError(
+                f"{url}: {error}; run genmod verify to find all damaged files"
+            ) from None
+    return Scores.concatenate(parts)
 
 
 def add_ood_scores(scores: Scores, known: Scores, spec: ImageSpec, *, own: bool) -> Scores:
-    """The same with the columns of :mod:`genmod.scoring.ood_scores`.
+    """Add the columns of :mod:`genmod.scoring.ood_scores` to a table.
 
     Args:
-        scores: rows to compare.
-        known: calibration rows, scored by the same model in the same way.
-        spec: of the images.
-        own: both are rows of one split, so that a row may be a calibration row itself.
+        scores: rows to compare with the calibration rows.
+        known: calibration rows, scored by the same model with the same options.
+        spec: image format.
+        own: whether both are rows of one split, so that a row may itself be a calibration row.
     """
     inside_B = torch.isin(scores.rows.index_B, known.rows.index_B) & own
-    belongs = _calibration(known, spec)
-    return scores.with_columns(
-        belongs.columns(scores.nats_B, scores.columns[COMPRESSED_COLUMN], inside_B)
-    )
+    calibration = _calibration(known, spec)
+    compressed_B = scores.columns[COMPRESSED_COLUMN]
+    return scores.with_columns(calibration.columns(scores.nats_B, compressed_B, inside_B))
 
 
 def calibration_metadata(known: Scores, spec: ImageSpec) -> dict[str, Any]:
-    """What a manifest says of the calibration rows and of the columns."""
-    belongs = _calibration(known, spec)
-    return {"calibrated": belongs.metadata(), "recommended": OOD_COLUMN}
+    """Metadata for a manifest: statistics of the calibration rows, and the recommended OOD column."""
+    return {"calibrated": _calibration(known, spec).metadata(), "recommended": OOD_COLUMN}
 
 
 def _calibration(known: Scores, spec: ImageSpec) -> Calibration:

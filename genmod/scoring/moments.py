@@ -1,4 +1,4 @@
-"""Mean and spread of numbers that are summed up in parts. Letters: B rows."""
+"""Mean and standard error of numbers that arrive in parts. Letters: B rows."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from genmod.config import Config
 
 
 class RunningMoments(Config):
-    """Count, mean and sum of squared deviations; parts merge in any grouping, order fixed by the caller."""
+    """Count, mean and sum of squared deviations of numbers; parts can be merged.
+
+    >>> parts = RunningMoments.of(torch.tensor([1.0, 2.0])), RunningMoments.of(torch.tensor([6.0]))
+    >>> parts[0].merged(parts[1])
+    RunningMoments(n=3, mean=3.0, squares=14.0)
+    """
 
     n: int = 0
     mean: float = 0.0
     squares: float = 0.0
+    """Sum of squared deviations from the mean."""
 
     @classmethod
     def of(cls, value_B: Tensor) -> Self:
-        """Of some numbers."""
+        """The moments of a tensor's values."""
         value_B = value_B.to(torch.float64)
         if not len(value_B):
             return cls()
@@ -28,7 +34,7 @@ class RunningMoments(Config):
         return cls(n=len(value_B), mean=float(mean), squares=float((value_B - mean).square().sum()))
 
     def merged(self, other: Self) -> Self:
-        """Of both together (Chan, Golub and LeVeque 1983, Eq. 2.1)."""
+        """The moments of both parts together (Chan, Golub and LeVeque 1983, Eq. 2.1)."""
         n = self.n + other.n
         if not n:
             return self

@@ -1,13 +1,13 @@
-"""One score table: log-likelihoods of some rows of a dataset as the bytes of a Parquet file.
+"""Score tables: log-likelihoods of rows of a data set as a Parquet file.
 
-The table's metadata carries the label of its numbers, so a file that has lost its manifest still says
-what they are. Letters: B rows.
+The metadata of a file contains the label of its numbers, so a table is self-describing without its manifest.
+Letters: B rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -22,6 +22,7 @@ from genmod.config import Config, canonical_json
 from genmod.errors import DataError, GenmodError
 from genmod.interface.log_prob import LogProb
 from genmod.manifest import Split
+from genmod.scoring.label import ScoreLabel, common_label
 from genmod.scoring.moments import RunningMoments
 from genmod.scoring.ood_scores import CalibrationConfig
 
@@ -38,36 +39,36 @@ _SCHEMA = pa.schema(
         pa.field("bits_per_dim", pa.float64(), nullable=False),
     ]
 )
-"""``index`` is the row's place in its split, ``nats`` log p summed over dimensions, ``stderr`` its Monte
-Carlo standard error in nats, 0 where the number is not random. An estimator may add columns of its own."""
+"""``index``: position of the row in its split. ``nats``: log p summed over dimensions. ``stderr``: Monte
+Carlo standard error in nats, 0 if the number is deterministic. Estimators may add further columns."""
 
 
 class ScoreConfig(Config):
-    """The recipe's ``score``: which rows get a log-likelihood, and how the work is cut."""
+    """The recipe's ``score``: the rows to score, and how the work is divided."""
 
     split: Split = "val"
     """The split to score."""
     max_rows: int | None = Field(default=None, gt=0)
-    """Score so many rows, drawn from the split by the seed; all of them if not given."""
+    """Number of rows to score, drawn from the split by the seed; if not given, all rows."""
     micro_batch: int = Field(default=50, gt=0)
-    """Rows that the model computes together. Part of the result: it fixes how sums are rounded."""
+    """Rows per forward pass. It affects results by rounding, so it is part of the fingerprint."""
     rows_per_task: int = Field(default=250, gt=0)
-    """Rows of one unit of work, one Parquet file; a shard with more rows is cut."""
+    """Rows per task and Parquet file; a shard with more rows is divided."""
     workers: int = Field(default=1, gt=0)
-    """Actors, each with the model on a device of its own. They do not change the result."""
+    """Actors, each with the model on its own device. They do not affect results."""
     weights: Literal["ema", "raw"] = "ema"
     """``ema``: the moving average; ``raw``: the trained weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
+    """``auto``: cuda if the recipe's ``cluster.gpus_per_worker`` is above 0."""
     data: str | None = None
-    """URL of another dataset of such images to score, e.g. to see how unfamiliar it is; the recipe's own if
-    not given. Its content counts for the result, not its place."""
+    """URL of another data set with the same image format to score, e.g. for OOD detection; if not given, the
+    recipe's own. Results depend on its content, not on its URL."""
     calibration: CalibrationConfig | None = CalibrationConfig()
-    """Rows of the recipe's own data that all others are compared with; ``null`` leaves the columns out."""
+    """In-distribution rows that OOD scores are relative to; ``null`` for no OOD scores."""
     output: str = Field(default="scores", min_length=1)
-    """Folder below the root, or a URL; each model has one in it. ``evaluate`` reads the default one."""
+    """Folder below the root, or a URL; each model has a subfolder. ``evaluate`` reads the default one."""
     deadline_s: float = Field(default=3600.0, gt=0)
-    """For one unit of work. One that takes longer is given up, the others go on, the stage fails."""
+    """Time limit of a task. A task that takes longer is stopped; the others continue, and the stage fails."""
 
     def result(self) -> dict[str, Any]:
         """The fields that the scores depend on, for the fingerprint."""
@@ -75,87 +76,55 @@ class ScoreConfig(Config):
         return self.model_dump(mode="json", exclude=exclude)
 
 
-class ScoreLabel(Config):
-    """What a log-likelihood is. Two numbers with different labels are never compared."""
-
-    label: str
-    estimator: str
-    of: str
-    measure: str
-    budget: dict[str, int | float | str]
-    units: str = "nats per image, summed over dimensions"
-
-    @classmethod
-    def from_log_prob(cls, log_prob: LogProb) -> Self:
-        """The label of an estimate."""
-        return cls(
-            label=log_prob.label,
-            estimator=log_prob.estimator,
-            of=log_prob.of,
-            measure=log_prob.measure,
-            budget=dict(log_prob.budget),
-        )
-
-
-def common_label(labels: Iterable[ScoreLabel]) -> ScoreLabel:
-    """The label that all parts of one job share.
-
-    Raises:
-        GenmodError: they differ, so their rows must not stand in one table.
-    """
-    distinct = {canonical_json(label.model_dump()): label for label in labels}
-    if len(distinct) != 1:
-        raise GenmodError(
-            f"one scoring job gave {len(distinct)} different labels: "
-            + " and ".join(text.decode() for text in sorted(distinct)[:2])
-        )
-    return next(iter(distinct.values()))
-
-
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a dataset a table is about."""
+    """The rows of a data set that a table contains."""
 
     keys: Sequence[str]
+    """Key of each row."""
     index_B: Tensor
-    """int64, each row's place in its split."""
+    """int64, position of each row in its split."""
     labels_B: Tensor | None
-    """int64 class labels, None for data without."""
+    """int64 class labels; None for data without labels."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-likelihoods of B rows with their label."""
+    """Log-likelihoods of B rows with their label: the content of a score table."""
 
     rows: Rows
     nats_B: Tensor
-    """float64."""
+    """float64, log p summed over dimensions."""
     stderr_B: Tensor
-    """float64, nats."""
+    """float64, standard error in nats."""
     label: ScoreLabel
     columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """More numbers of each row, as the estimator names them."""
+    """Further columns, (B,) float64 each."""
 
     @classmethod
-    def joined(cls, rows: Rows, parts: Sequence[LogProb]) -> Self:
-        """Put the micro-batches of a unit of work together.
+    def from_log_probs(cls, rows: Rows, parts: Sequence[LogProb]) -> Self:
+        """Concatenate the estimates of micro-batches.
+
+        Args:
+            rows: all rows, in order.
+            parts: the estimates of the micro-batches, in the same order.
 
         Raises:
-            GenmodError: rows were lost or added, or a log-likelihood is not a finite number.
+            GenmodError: the number of rows differs, or a log-likelihood is not finite.
         """
         keys = rows.keys
         nats_B = torch.cat([part.nats_B for part in parts]).to("cpu", torch.float64)
         stderr_B = torch.cat([part.stderr_B for part in parts]).to("cpu", torch.float64)
         if not len(keys) == nats_B.shape[0] == stderr_B.shape[0]:
             raise GenmodError(
-                f"{len(keys)} rows went in, {nats_B.shape[0]} log-likelihoods came out"
+                f"log_prob: got {nats_B.shape[0]} log-likelihoods, expected {len(keys)}, one per row"
             )
         bad = (~(nats_B.isfinite() & stderr_B.isfinite())).nonzero()
         if len(bad):
             row = int(bad[0])
             raise GenmodError(
-                f"the log-likelihood of {keys[row]} is {float(nats_B[row])} "
-                f"({len(bad)} such of {len(keys)} rows); a trained model gives finite numbers"
+                f"log-likelihood of {keys[row]}: got {float(nats_B[row])}, expected a finite number "
+                f"({len(bad)} of {len(keys)} rows); check that the model is trained and did not diverge"
             )
         label = common_label(ScoreLabel.from_log_prob(part) for part in parts)
         columns = {
@@ -166,7 +135,11 @@ class Scores:
 
     @classmethod
     def from_parquet(cls, data: bytes) -> Self:
-        """The table's rows again. DataError if it is not a score table."""
+        """Read a table from the bytes of its file.
+
+        Raises:
+            DataError: it is not a score table.
+        """
         table, metadata = read_parquet(data)
         values = {
             name: torch.tensor(table[name].to_numpy(), dtype=torch.float64)
@@ -189,8 +162,12 @@ class Scores:
         )
 
     @classmethod
-    def together(cls, parts: Sequence[Self]) -> Self:
-        """Rows of several tables of one label, at least one table, in order."""
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Concatenate tables, at least one.
+
+        Raises:
+            GenmodError: their labels differ.
+        """
         labels = [part.rows.labels_B for part in parts if part.rows.labels_B is not None]
         rows = Rows(
             keys=[key for part in parts for key in part.rows.keys],
@@ -206,7 +183,7 @@ class Scores:
         )
 
     def take(self, which_M: Tensor) -> Self:
-        """Some of the rows, in the order of their numbers in ``which_M``."""
+        """Select rows by their positions, in the order of ``which_M``."""
         labels_B = self.rows.labels_B
         rows = Rows(
             keys=[self.rows.keys[int(row)] for row in which_M.tolist()],
@@ -222,18 +199,18 @@ class Scores:
         )
 
     def with_columns(self, more: Mapping[str, Tensor]) -> Self:
-        """The same with more numbers of each row."""
+        """The same table with further columns, (B,) float64 each."""
         return replace(self, columns={**self.columns, **more})
 
     def to_parquet(
         self, dims: int, metadata: Mapping[str, Any], levels: int = units.LEVELS
     ) -> bytes:
-        """The table's file.
+        """The bytes of the table's Parquet file.
 
         Args:
-            dims: D, for bits per dimension.
-            metadata: what else the metadata says: digests of model and dataset, split, seed.
-            levels: values that a pixel takes, for bits per dimension.
+            dims: D, number of dimensions of an image, for bits per dimension.
+            metadata: added to the label in the file's metadata: digests of model and data set, split, seed.
+            levels: number of values of a pixel, for bits per dimension.
         """
         rows = self.rows
         labels = [None] * len(rows.keys) if rows.labels_B is None else rows.labels_B.tolist()
@@ -259,7 +236,7 @@ class Scores:
 
 
 def read_parquet(data: bytes) -> tuple[Any, dict[str, Any]]:
-    """A pyarrow Table and what its metadata says.
+    """The pyarrow Table of a score table's file, and its metadata.
 
     Raises:
         DataError: it is not a score table.
@@ -267,17 +244,24 @@ def read_parquet(data: bytes) -> tuple[Any, dict[str, Any]]:
     try:
         table = pq.read_table(pa.BufferReader(data))
     except pa.ArrowInvalid as error:
-        raise DataError(f"not a Parquet file: {error}") from None
+        raise DataError(f"expected a Parquet file: {error}") from None
     metadata = table.schema.metadata or {}
     if _METADATA_KEY not in metadata or table.schema.names[: len(_SCHEMA)] != _SCHEMA.names:
-        raise DataError("a Parquet file, but not a table of scores that genmod wrote")
+        raise DataError("got a Parquet file without genmod's metadata, expected a score table")
     return table, json.loads(metadata[_METADATA_KEY])
 
 
 def summary(
     parts: Sequence[RunningMoments], dims: int, label: ScoreLabel, levels: int = units.LEVELS
 ) -> dict[str, Any]:
-    """What a manifest and a report say of all rows, with the numbers' label."""
+    """Mean log-likelihood over all rows with its label, for manifests and reports.
+
+    Args:
+        parts: moments of the nats of each table.
+        dims: D, number of dimensions of an image.
+        label: the common label of the tables.
+        levels: number of values of a pixel.
+    """
     total = RunningMoments()
     for part in parts:
         total = total.merged(part)

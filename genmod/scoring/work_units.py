@@ -1,6 +1,6 @@
-"""How a split is cut into pieces of scoring work, and how one piece is scored.
+"""Divides the rows of a split into tasks, and scores the rows of one task.
 
-The cut is a pure function of (manifest, configuration, seed). Letters: B rows, N rows of a shard.
+The division is a pure function of (manifest, configuration, seed). Letters: B rows, N rows of a shard.
 """
 
 from __future__ import annotations
@@ -25,57 +25,59 @@ from genmod.scoring.ood_scores import COMPRESSED_COLUMN, compressed_bits
 from genmod.scoring.table import Rows, ScoreConfig, Scores
 
 SCORE_PURPOSE = "score"
-"""Of the randomness of scores; a row is addressed by its index in the split."""
+"""Purpose of the random numbers of scores; a row is addressed by its index in the split."""
 
 
 HELD_OUT_SPLIT: Split = "val"
-"""The split that estimators may be fitted to."""
+"""The split whose rows estimators may be fitted to."""
 
 
 class ShardSlice(Config):
-    """Some rows of one shard: one piece of work and one Parquet file."""
+    """Consecutive scored rows of one shard: one task and one Parquet file."""
 
     name: str
-    """Of the file, without its extension: split and shard, and a number if the shard is cut."""
+    """File name without extension: split and shard number, and a number if the shard is divided."""
     shard: ShardEntry
     start: int
-    """Together with ``stop``: which of the shard's rows that are scored."""
+    """First row, counted among the shard's rows that are scored."""
     stop: int
+    """End of the rows, exclusive."""
     chosen: tuple[int, ...] | None = None
-    """If not all of the shard's rows are scored: the numbers, within the shard, of this slice's."""
+    """Positions of this slice's rows in the shard, if only a part of the shard is scored."""
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def rows(self) -> Sequence[int]:
-        """Numbers of the rows within the shard."""
+        """Positions of the rows in the shard."""
         return range(self.start, self.stop) if self.chosen is None else self.chosen
 
 
 def rows_to_score(manifest: DatasetManifest, config: ScoreConfig) -> int:
-    """How many rows a job scores.
+    """Number of rows that a job scores.
 
     Raises:
-        ConfigError: the split is empty, or has fewer rows than are asked for.
+        ConfigError: the split is empty, or has fewer rows than ``max_rows``.
     """
     rows = manifest.rows(config.split)
     if not rows:
         raise ConfigError(
-            f"recipe: score.split is {config.split!r}, but that split of the dataset has no rows"
+            f"recipe: score.split is {config.split!r}, but this split of the data set is empty; "
+            "set score.split to a split with rows"
         )
     if config.max_rows is not None and config.max_rows > rows:
         raise ConfigError(
-            f"recipe: score.max_rows is {config.max_rows}, but the {config.split} split has {rows} rows; "
-            "give fewer, or leave it out for all"
+            f"recipe: score.max_rows: got {config.max_rows}, expected at most {rows}, the rows of split "
+            f"{config.split}; reduce it, or remove it to score all rows"
         )
     return rows if config.max_rows is None else config.max_rows
 
 
 def shard_slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterator[ShardSlice]:
-    """Cut the rows that are to be scored into pieces, in the order of the split.
+    """Divide the rows to score into tasks, in the order of the split.
 
-    With ``max_rows`` the rows are those at the first positions of a permutation keyed by the seed, so a
-    larger ``max_rows`` adds rows and keeps the ones before.
+    With ``max_rows``, the rows are the first ones of a permutation that depends on the seed. So a larger
+    ``max_rows`` adds rows and keeps the others.
     """
     rows, total = rows_to_score(manifest, config), manifest.rows(config.split)
     picked = None
@@ -90,7 +92,9 @@ def shard_slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> I
             chosen = [int(row) for row in here]
             count = len(chosen)
         first += shard.rows
-        stem = f"{config.split}-{ordinal:06d}"  # tars of a grown dataset may share a base name
+        stem = (
+            f"{config.split}-{ordinal:06d}"  # shards of an extended data set may share a base name
+        )
         for number, start in enumerate(range(0, count, config.rows_per_task)):
             stop = min(start + config.rows_per_task, count)
             yield ShardSlice(
@@ -105,7 +109,14 @@ def shard_slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> I
 def prepare(
     model: GenerativeModel, options: ScoreOptions, root: str, dataset: DatasetManifest, *, seed: int
 ) -> Prepared:
-    """Fit what ``options`` leaves open to held-out rows of a dataset, drawn by the seed.
+    """Prepare scoring: fit open options (such as sigma) to held-out rows of a data set.
+
+    Args:
+        model: the model.
+        options: its score options.
+        root: URL of the data set.
+        dataset: its manifest.
+        seed: selects the rows and the random numbers.
 
     Raises:
         DataError: a row cannot be read.
@@ -135,29 +146,38 @@ def score_rows(
     seed: int,
     known: Scores | None = None,
 ) -> Scores:
-    """Log-likelihoods of rows of a reader, computed in micro-batches in their order, on the model's device.
+    """Score rows in micro-batches on the model's device; add the column of compressed sizes.
 
-    Each row's size when compressed is a column too. Rows that ``known`` has, of the same split, are taken
-    from there.
+    Args:
+        model: the model.
+        options: its score options.
+        reader: reads the rows.
+        rows: positions of the rows in the reader.
+        micro_batch: rows per forward pass.
+        seed: of the random numbers.
+        known: scores of rows of the same split that are reused instead of computed again.
 
     Raises:
         DataError: a row cannot be read.
-        GenmodError: a log-likelihood is not a finite number.
+        GenmodError: a log-likelihood is not finite.
     """
     row_N = np.asarray(rows, dtype=np.int64)
     index_N = reader.find(row_N).index_N
     if known is None:
-        return _scored(model, options, reader, row_N, micro_batch, seed=seed)
-    there = {index: place for place, index in enumerate(known.rows.index_B.tolist())}
-    old_N = np.array([index in there for index in index_N.tolist()], dtype=bool)
-    parts = [known.take(torch.tensor([there[i] for i in index_N[old_N].tolist()]).long())]
-    if not old_N.all():
-        parts.append(_scored(model, options, reader, row_N[~old_N], micro_batch, seed=seed))
-    order_N = np.argsort(np.concatenate((old_N.nonzero()[0], (~old_N).nonzero()[0])))
-    return Scores.together(parts).take(torch.from_numpy(order_N))
+        return _compute_scores(model, options, reader, row_N, micro_batch, seed=seed)
+    # Reuse known scores, compute the others, and restore the order of the rows.
+    position = {index: number for number, index in enumerate(known.rows.index_B.tolist())}
+    known_N = np.array([index in position for index in index_N.tolist()], dtype=bool)
+    parts = [known.take(torch.tensor([position[i] for i in index_N[known_N].tolist()]).long())]
+    if not known_N.all():
+        parts.append(
+            _compute_scores(model, options, reader, row_N[~known_N], micro_batch, seed=seed)
+        )
+    order_N = np.argsort(np.concatenate((known_N.nonzero()[0], (~known_N).nonzero()[0])))
+    return Scores.concatenate(parts).take(torch.from_numpy(order_N))
 
 
-def _scored(
+def _compute_scores(
     model: GenerativeModel,
     options: ScoreOptions,
     reader: RowReader,
@@ -166,6 +186,7 @@ def _scored(
     *,
     seed: int,
 ) -> Scores:
+    """Scores of all rows, in their order."""
     device = next(model.parameters()).device
     parts: list[LogProb] = []
     sizes: list[torch.Tensor] = []
@@ -175,10 +196,11 @@ def _scored(
         batch = batch.to(device)
         parts.append(model.log_prob(batch, rng_for(seed, SCORE_PURPOSE, batch.index_B), options))
     keys = reader.keys()
-    places = reader.find(row_N)
+    locations = reader.find(row_N)
+    labels_N = locations.label_N.astype(np.int64)
     scored = Rows(
         keys=[keys[row] for row in row_N.tolist()],
-        index_B=torch.from_numpy(places.index_N),
-        labels_B=torch.from_numpy(places.label_N.astype(np.int64)) if reader.spec.classes else None,
+        index_B=torch.from_numpy(locations.index_N),
+        labels_B=torch.from_numpy(labels_N) if reader.spec.classes else None,
     )
-    return Scores.joined(scored, parts).with_columns({COMPRESSED_COLUMN: torch.cat(sizes)})
+    return Scores.from_log_probs(scored, parts).with_columns({COMPRESSED_COLUMN: torch.cat(sizes)})

@@ -15,15 +15,10 @@ from genmod.interface.model import GenerativeModel
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, FileEntry, Manifest, require, write_file
 from genmod.scoring.calibrated import add_ood_scores, calibration_metadata, read_scores
+from genmod.scoring.label import ScoreLabel, common_label
+from genmod.scoring.moments import RunningMoments
 from genmod.scoring.ood_scores import count_rare
-from genmod.scoring.table import (
-    RunningMoments,
-    ScoreConfig,
-    ScoreLabel,
-    Scores,
-    common_label,
-    summary,
-)
+from genmod.scoring.table import ScoreConfig, Scores, summary
 from genmod.scoring.work_units import ShardSlice, prepare, score_rows, shard_slices
 from pipelines.jobs.bulk import DEFAULT, BulkJob, BulkOptions, WorkUnit, WorkUnitActor, run_jobs
 from pipelines.jobs.score_plan import ScoreJob, ScorePlan, plan_score

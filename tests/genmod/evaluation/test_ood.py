@@ -12,8 +12,9 @@ from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.manifest import ImageSpec, Manifest, write_file
 from genmod.rng import rng_for
 from genmod.scoring.calibrated import add_ood_scores
+from genmod.scoring.label import ScoreLabel
 from genmod.scoring.ood_scores import COMPRESSED_COLUMN, OOD_COLUMN, count_rare
-from genmod.scoring.table import Rows, ScoreLabel, Scores
+from genmod.scoring.table import Rows, Scores
 
 SPEC = ImageSpec(channels=1, height=4, width=4)
 LABEL = ScoreLabel(
@@ -96,7 +97,7 @@ def test_tables_come_back_as_they_were_written():
     assert again.to_parquet(16, {}) == data
     assert again.label == LABEL
     halves = [again.take(torch.arange(100, 200)), again.take(torch.arange(100))]
-    whole = Scores.together(halves)
+    whole = Scores.concatenate(halves)
     assert whole.rows.keys == [*again.rows.keys[100:], *again.rows.keys[:100]]
     assert torch.equal(whole.columns[OOD_COLUMN][:100], again.columns[OOD_COLUMN][100:])
     labelled = replace(MAIN, rows=replace(MAIN.rows, labels_B=torch.arange(200) % 3))

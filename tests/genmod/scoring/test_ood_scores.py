@@ -10,10 +10,11 @@ import torch
 
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
-from genmod.scoring import ood_scores as familiarity
+from genmod.scoring import ood_scores
 from genmod.scoring.calibrated import add_ood_scores
+from genmod.scoring.label import ScoreLabel
 from genmod.scoring.ood_scores import COMPRESSED_COLUMN, OOD_COLUMN, BitsPerDim, Calibration, auroc
-from genmod.scoring.table import Rows, ScoreLabel, Scores
+from genmod.scoring.table import Rows, Scores
 
 DIMS = 4
 SPEC = ImageSpec(channels=1, height=2, width=2)
@@ -85,13 +86,13 @@ def test_conformal_p_of_rows_that_belong_are_rare_as_seldom_as_they_say():
         fresh_B + 9.0, zeros, zeros.bool()
     )
     assert float(strange["p_two_sided"].max()) < 0.01
-    assert familiarity.count_rare(strange) == {"p_two_sided": 3000, "p_corrected": 0}
+    assert ood_scores.count_rare(strange) == {"p_two_sided": 3000, "p_corrected": 0}
 
 
 def test_compressed_bits_are_those_of_the_compressor():
     flat = torch.full((1, 3, 8, 8), 7, dtype=torch.uint8)
     noise = rng_for(0, "noise", [0]).integers(256, 3, 8, 8).to(torch.uint8)
-    bits_B = familiarity.compressed_bits(torch.cat((flat, noise)))
+    bits_B = ood_scores.compressed_bits(torch.cat((flat, noise)))
     raw = noise[0].permute(1, 2, 0).contiguous().numpy().tobytes()
     assert bits_B.tolist() == [
         8 * len(zlib.compress(bytes([7] * 192), 9)),

@@ -12,16 +12,9 @@ from genmod import units
 from genmod.errors import DataError, GenmodError
 from genmod.interface.log_prob import LogProb
 from genmod.manifest import ImageSpec
-from genmod.scoring.table import (
-    Rows,
-    RunningMoments,
-    ScoreConfig,
-    ScoreLabel,
-    Scores,
-    common_label,
-    read_parquet,
-    summary,
-)
+from genmod.scoring.label import ScoreLabel, common_label
+from genmod.scoring.moments import RunningMoments
+from genmod.scoring.table import Rows, ScoreConfig, Scores, read_parquet, summary
 
 KEYS = ["a", "b", "c", "d", "e"]
 ROWS = Rows(KEYS, torch.tensor([3, 1, 4, 10, 5]), torch.tensor([0, 1, 2, 0, 1]))
@@ -34,7 +27,7 @@ def log_prob(nats, k=8, stderr=None):
 
 
 def scores():
-    return Scores.joined(ROWS, [log_prob([-1.5, -2.0]), log_prob([-3.0, -4.0, 0.25])])
+    return Scores.from_log_probs(ROWS, [log_prob([-1.5, -2.0]), log_prob([-3.0, -4.0, 0.25])])
 
 
 def test_a_table_holds_the_rows_and_says_what_they_are():
@@ -56,7 +49,7 @@ def test_a_table_holds_the_rows_and_says_what_they_are():
 
 
 def test_rows_without_labels_have_none():
-    plain = Scores.joined(Rows(["a"], torch.tensor([0]), None), [log_prob([-1.0])])
+    plain = Scores.from_log_probs(Rows(["a"], torch.tensor([0]), None), [log_prob([-1.0])])
     assert read_parquet(plain.to_parquet(4, {}))[0]["label"].to_pylist() == [None]
 
 
@@ -65,13 +58,13 @@ def test_an_estimators_own_numbers_are_columns_too():
         replace(log_prob([-1.0, -2.0]), columns={"nfe": torch.tensor([12, 18])}),
         replace(log_prob([-3.0] * 3), columns={"nfe": torch.tensor([6, 24, 30])}),
     ]
-    table, _ = read_parquet(Scores.joined(ROWS, parts).to_parquet(4, {}))
+    table, _ = read_parquet(Scores.from_log_probs(ROWS, parts).to_parquet(4, {}))
     assert table.column("nfe").to_pylist() == [12, 18, 6, 24, 30]
     assert table.column("nats").to_pylist() == [-1, -2, -3, -3, -3]
 
 
 def test_uniform_pixels_cost_eight_bits_per_dim():
-    uniform = Scores.joined(
+    uniform = Scores.from_log_probs(
         Rows(["a"], torch.tensor([0]), None), [log_prob([-784 * math.log(256)])]
     )
     bits = read_parquet(uniform.to_parquet(784, {}))[0]["bits_per_dim"].to_pylist()
@@ -80,7 +73,7 @@ def test_uniform_pixels_cost_eight_bits_per_dim():
 
 def test_a_density_has_the_bits_of_its_range():
     density = replace(log_prob([-784 * math.log(2)]), measure=units.NETWORK)
-    table = Scores.joined(Rows(["a"], torch.tensor([0]), None), [density])
+    table = Scores.from_log_probs(Rows(["a"], torch.tensor([0]), None), [density])
     for levels, expected in ((256, 8.0), (2, 1.0)):
         bits = read_parquet(table.to_parquet(784, {}, levels))[0]["bits_per_dim"].to_pylist()
         assert bits == pytest.approx([expected])
@@ -110,24 +103,24 @@ def test_what_is_no_score_table_is_refused(data):
         read_parquet(data)
 
 
-def test_lost_rows_are_counted():
-    with pytest.raises(GenmodError, match="5 rows went in, 4"):
-        Scores.joined(ROWS, [log_prob([-1.0] * 4)])
-    with pytest.raises(GenmodError, match="5 rows went in, 6"):
-        Scores.joined(ROWS, [log_prob([-1.0] * 6)])
+def test_a_wrong_number_of_rows_is_an_error():
+    with pytest.raises(GenmodError, match="got 4 log-likelihoods, expected 5"):
+        Scores.from_log_probs(ROWS, [log_prob([-1.0] * 4)])
+    with pytest.raises(GenmodError, match="got 6 log-likelihoods, expected 5"):
+        Scores.from_log_probs(ROWS, [log_prob([-1.0] * 6)])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_none_names_its_row(bad):
-    with pytest.raises(GenmodError, match="log-likelihood of d is"):
-        Scores.joined(ROWS, [log_prob([-1.0, -1.0, -1.0, bad, -1.0])])
-    with pytest.raises(GenmodError, match="log-likelihood of b is"):
-        Scores.joined(ROWS, [log_prob([-1.0] * 5, stderr=[0, bad, 0, 0, 0])])
+def test_a_number_that_is_not_finite_is_an_error(bad):
+    with pytest.raises(GenmodError, match="log-likelihood of d: got"):
+        Scores.from_log_probs(ROWS, [log_prob([-1.0, -1.0, -1.0, bad, -1.0])])
+    with pytest.raises(GenmodError, match="log-likelihood of b: got"):
+        Scores.from_log_probs(ROWS, [log_prob([-1.0] * 5, stderr=[0, bad, 0, 0, 0])])
 
 
 def test_unlike_numbers_do_not_stand_in_one_table():
     with pytest.raises(GenmodError, match="2 different labels"):
-        Scores.joined(ROWS, [log_prob([-1.0] * 2), log_prob([-1.0] * 3, k=9)])
+        Scores.from_log_probs(ROWS, [log_prob([-1.0] * 2), log_prob([-1.0] * 3, k=9)])
     with pytest.raises(GenmodError, match="0 different labels"):
         common_label([])
 

@@ -14,7 +14,8 @@ from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry
 from genmod.rng import rng_for
-from genmod.scoring.table import ScoreConfig, ScoreLabel
+from genmod.scoring.label import ScoreLabel
+from genmod.scoring.table import ScoreConfig
 from genmod.scoring.work_units import SCORE_PURPOSE, rows_to_score, score_rows, shard_slices
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
@@ -73,10 +74,10 @@ def test_a_whole_shard_is_one_table_of_its_name():
     assert names == ["val-000000", "val-000001-000", "val-000001-001"]
 
 
-def test_rows_that_are_not_there_are_refused():
-    with pytest.raises(ConfigError, match="no rows"):
+def test_missing_rows_are_refused():
+    with pytest.raises(ConfigError, match="is empty"):
         rows_to_score(manifest(5), ScoreConfig(split="test"))
-    with pytest.raises(ConfigError, match="has 5 rows"):
+    with pytest.raises(ConfigError, match="expected at most 5"):
         rows_to_score(manifest(5), ScoreConfig(max_rows=6))
 
 

@@ -28,9 +28,10 @@ from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.report.page import ModelPage, ReportContent, render
 from genmod.scoring.calibrated import add_ood_scores
+from genmod.scoring.label import ScoreLabel
 from genmod.scoring.moments import RunningMoments
 from genmod.scoring.ood_scores import COMPRESSED_COLUMN, count_rare
-from genmod.scoring.table import Rows, ScoreLabel, Scores, summary
+from genmod.scoring.table import Rows, Scores, summary
 from pipelines.commands.verify import verify
 from pipelines.jobs.report import ReportJob
 from pipelines.recipe.context import Context
@@ -107,7 +108,7 @@ def scores(root, model="", data="", rows=97):
         nats_B, nats_B * 0, "stochastic_lower_bound", "iwae", "prior", "counts", {"k": 64}
     )
     keys = [f"val{i}" for i in range(rows)]
-    made = Scores.joined(Rows(keys, torch.arange(rows), None), [log_prob])
+    made = Scores.from_log_probs(Rows(keys, torch.arange(rows), None), [log_prob])
     entry = write_file(root, "val-000000.parquet", made.to_parquet(SPEC.dims, {}))
     label = ScoreLabel.from_log_prob(log_prob)
     metadata = summary([RunningMoments.of(nats_B)], SPEC.dims, label) | {
@@ -128,7 +129,7 @@ def calibrated_scores(root, model, data, shift):
     nats_B = torch.linspace(-140, -90, 60, dtype=torch.float64) + shift
     log_prob = LogProb(nats_B, nats_B * 0, "lower_bound", "iwae", "prior", "counts", {"k": 1})
     rows = Rows([f"r{i}" for i in range(60)], torch.arange(60), None)
-    joined = Scores.joined(rows, [log_prob])
+    joined = Scores.from_log_probs(rows, [log_prob])
     known = joined.with_columns({COMPRESSED_COLUMN: -1.5 * (nats_B - shift)})
     sized = joined.with_columns({COMPRESSED_COLUMN: -1.5 * nats_B - 3 * shift})
     made = add_ood_scores(sized, replace(known, nats_B=nats_B - shift), SPEC, own=False)
