@@ -85,10 +85,10 @@ def worker_environment() -> dict[str, str]:
     """Environment variables of workers on other nodes: addresses and settings of stores, families.
 
     Never credentials, because Ray shows these variables to all its users; each node finds its own. A Ray job
-    forwards no addresses, because its workers received them when it was submitted.
+    forwards settings alone, because its workers received the others when it was submitted.
     """
-    names = storage.FORWARDED_VARIABLES if JOB_VARIABLE not in os.environ else ()
-    names = (*names, FAMILIES_VARIABLE)
+    in_job = JOB_VARIABLE in os.environ
+    names = () if in_job else (*storage.FORWARDED_VARIABLES, FAMILIES_VARIABLE)
     variables = {name: os.environ[name] for name in names if name in os.environ}
     return variables | dict(storage.settings_environment())
 

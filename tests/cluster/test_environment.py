@@ -1,8 +1,12 @@
 """Workers receive addresses of stores and storage settings, from a job and from a program that connects."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+
+from tests.processes import TIMEOUT_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -48,3 +52,32 @@ def test_workers_receive_addresses_but_no_secrets(head, tmp_path, monkeypatch):
     common = {"AWS_SECRET_ACCESS_KEY": None, "GENMOD_STORAGE": '{"retry_timeout_s": 7}'}
     assert direct == common | {"AWS_ENDPOINT_URL": "http://direct", "AWS_REGION": None}
     assert job == common | {"AWS_ENDPOINT_URL": "http://job", "AWS_REGION": None}
+
+
+LOCAL_PROGRAM = """
+from cluster.environment import set_environment
+set_environment()
+import os
+from cluster.session import LOCAL, ClusterConfig, connect, disconnect
+from genmod import storage
+storage.configure(storage.StorageConfig(retry_timeout_s=7))
+connect(ClusterConfig(address=LOCAL, cpus=1))
+import ray
+def retry_timeout_s():
+    return storage.settings().retry_timeout_s
+assert ray.get(ray.remote(retry_timeout_s).remote(), timeout=600) == 7
+assert storage.SETTINGS_VARIABLE not in os.environ
+disconnect()
+"""
+
+
+def test_workers_of_a_local_ray_use_the_settings_of_the_command(tmp_path):
+    (tmp_path / "program.py").write_text(LOCAL_PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -240,7 +240,7 @@ def test_a_source_that_changes_during_the_stage_is_not_retried(ray_session, tmp_
                 np.savez(tmp_path / "a.npz", x=np.ones((50, 4, 4), np.uint8))
             super().update(*call)
 
-    with pytest.raises(DataError, match="changed while it was being sharded"):
+    with pytest.raises(DataError, match="changed while it was sharded"):
         shard(data, str(tmp_path / "d"), seed=0, progress=Change())
 
 
