@@ -1,4 +1,4 @@
-"""The two networks that make features: a small classifier and principal components.
+"""The two feature extractors: a small classifier and principal components.
 
 Letters: B batch, C channels, H height, W width, D features, K classes, P pooled pixels.
 """
@@ -16,14 +16,14 @@ from genmod.config import Config
 from genmod.manifest import ImageSpec
 
 FEATURES = 64
-"""D of both extractors."""
+"""Number of features D of both extractors."""
 
 POOLED = 32
-"""Principal components see images averaged down to at most this height and width."""
+"""Principal components are of images that are average-pooled to at most this height and width."""
 
 
 class ExtractorConfig(Config):
-    """Everything but the weights: config.json of a features folder."""
+    """An extractor without its weights: config.json of a features folder."""
 
     kind: Literal["classifier", "pca"]
     version: int = 1
@@ -31,19 +31,19 @@ class ExtractorConfig(Config):
 
     @property
     def name(self) -> str:
-        """``classifier-v1``."""
+        """Kind and version, e.g. ``classifier-v1``."""
         return f"{self.kind}-v{self.version}"
 
     def build(self) -> Network:
-        """A new network; its weights are drawn from torch's global generator."""
+        """A new network with weights from torch's global generator."""
         return NETWORKS[self.kind](self.spec)
 
 
 class Network(nn.Module, ABC):
-    """Images to raw features, and the one number that puts them on a common scale."""
+    """Maps images to raw features, and has the scale that normalises them."""
 
     scale: Tensor
-    """Makes the mean square of all features of the training images 1."""
+    """Scalar; scaled features of the training images have a mean square of 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,15 +51,15 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def raw_BD(self, x_BCHW: Tensor) -> Tensor:
-        """Features of images in [-1, 1], not scaled."""
+        """(B, D) unscaled features of images in [-1, 1]."""
 
     @abstractmethod
     def classes_B(self, raw_BD: Tensor) -> Tensor | None:
-        """The most likely class by the raw features, None if the network knows no classes."""
+        """(B,) most likely classes by the raw features; None if the network has no classes."""
 
 
 class Classifier(Network):
-    """Strided convolutions down to about 4x4, then one hidden layer, which is the features."""
+    """Strided convolutions down to about 4x4, then one hidden layer, whose outputs are the features."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
@@ -77,20 +77,20 @@ class Classifier(Network):
         self.head = nn.Linear(FEATURES, spec.classes)
 
     def raw_BD(self, x_BCHW: Tensor) -> Tensor:
-        """The hidden layer after its SiLU, which leaves no feature dead."""
+        """The hidden layer after a SiLU, which leaves no feature dead as a ReLU may."""
         return F.silu(self.hidden(self.body(x_BCHW).flatten(1)))
 
     def classes_B(self, raw_BD: Tensor) -> Tensor:
-        """The class of the greatest logit."""
+        """The class with the largest logit."""
         return self.head(raw_BD).argmax(1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, K) logits."""
+        """(B, K) logits of the classes."""
         return self.head(self.raw_BD(x_BCHW))
 
 
 class Pca(Network):
-    """Projection on the leading principal components of (pooled) pixels, not whitened."""
+    """Projection onto the leading principal components of pooled pixels, not whitened."""
 
     mean_P: Tensor
     components_PD: Tensor
@@ -104,17 +104,17 @@ class Pca(Network):
         self.register_buffer("components_PD", torch.zeros(pixels, min(FEATURES, pixels)))
 
     def pooled_BP(self, x_BCHW: Tensor) -> Tensor:
-        """Images averaged down and flattened."""
+        """(B, P) pooled and flattened images."""
         return F.adaptive_avg_pool2d(x_BCHW, self.size).flatten(1)
 
     def raw_BD(self, x_BCHW: Tensor) -> Tensor:
-        """Coordinates along the components."""
+        """Coordinates along the principal components."""
         return (self.pooled_BP(x_BCHW) - self.mean_P) @ self.components_PD
 
     def classes_B(self, raw_BD: Tensor) -> None:
-        """It knows none."""
+        """None: principal components have no classes."""
         return
 
 
 NETWORKS: dict[str, type[Classifier] | type[Pca]] = {"classifier": Classifier, "pca": Pca}
-"""By the name in the configuration."""
+"""Kind of an extractor -> its network."""

@@ -1,7 +1,7 @@
-"""Declared feature spaces: fitted on the real training split, kept as an artifact, known by their digest.
+"""Feature spaces: fitted to the real training split, published as an artifact, identified by their digest.
 
-With labels the features are the hidden layer of a small classifier, without labels the principal
-components of pixels. A number measured in such a space shows its name, ``fd[classifier-v1@1a2b3c4d]``.
+For data with labels the features are the hidden layer of a small classifier, else the principal components
+of pixels. A metric in a feature space has its name, e.g. ``fd[classifier-v1@1a2b3c4d]``.
 Letters: N rows, B batch, C channels, H height, W width, D features, P pooled pixels.
 """
 
@@ -27,27 +27,27 @@ from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca
 from genmod.permutation import shuffle
 from genmod.rng import philox_key, rng_for
 
-CONFIG_FILE = "config.json"
-BATCH_ROWS = 512
-"""Images that go through an extractor at once."""
+_CONFIG_FILE = "config.json"
+_BATCH_ROWS = 512
+"""Images that go through an extractor together."""
 
 
 class FeaturesConfig(Config):
-    """How the feature space is made."""
+    """The recipe's ``evaluate.features``: how the feature space is fitted."""
 
     kind: Literal["auto", "classifier", "pca"] = "auto"
-    """``auto`` is a classifier where the data has labels, principal components where it has none."""
+    """``auto``: a classifier for data with labels, principal components for data without."""
     rows: int = Field(default=60_000, ge=2)
-    """At most so many training images are used."""
+    """Most training images that are used."""
     train_images: int = Field(default=80_000, ge=1)
-    """How many images the classifier sees while it is trained, over all epochs."""
+    """Images that the classifier sees in training, over all epochs."""
     batch_images: int = Field(default=64, ge=1)
     """Images of a training step of the classifier."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """The highest; it falls to 0 along half a cosine."""
+    """Peak learning rate; it decays to 0 along half a cosine."""
 
     def extractor(self, spec: ImageSpec) -> ExtractorConfig:
-        """Which extractor it is for such images. ConfigError for a classifier without labels."""
+        """The extractor for images of a spec. ConfigError for a classifier without labels."""
         if self.kind == "classifier" and not spec.classes:
             raise ConfigError(
                 "evaluate.features.kind is 'classifier', but the data has no labels; use 'auto' or 'pca'"
@@ -58,17 +58,17 @@ class FeaturesConfig(Config):
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor says of N images."""
+    """Features and classes of N images."""
 
     features_ND: Tensor
-    """float64."""
+    """(N, D), float64."""
     classes_N: Tensor | None
-    """int64: the class it takes each image for."""
+    """(N,), int64, the class assigned to each image; None for an extractor without classes."""
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature space: configuration, weights and their digest."""
+    """A feature space: configuration, network and digest of both."""
 
     config: ExtractorConfig
     network: Network
@@ -76,20 +76,24 @@ class Extractor:
 
     @property
     def label(self) -> str:
-        """``classifier-v1@1a2b3c4d``."""
+        """Name and start of the digest, e.g. ``classifier-v1@1a2b3c4d``."""
         return f"{self.config.name}@{self.digest[:8]}"
 
     @torch.no_grad()
     def extract(self, pixels_NCHW: Tensor) -> Features:
-        """Features of uint8 pixels, and classes if the extractor knows any."""
+        """Features of uint8 pixels, and their classes if the extractor has classes.
+
+        Raises:
+            DataError: the pixels have another type or shape than the extractor's.
+        """
         if pixels_NCHW.dtype != torch.uint8 or pixels_NCHW.shape[1:] != self.config.spec.shape:
             raise DataError(
-                f"features {self.label} are of {self.config.spec}, got {pixels_NCHW.dtype} "
+                f"features {self.label} expect uint8 pixels of {self.config.spec}, got {pixels_NCHW.dtype} "
                 f"{tuple(pixels_NCHW.shape[1:])}"
             )
         features: list[Tensor] = []
         classes: list[Tensor] = []
-        for pixels_BCHW in pixels_NCHW.split(BATCH_ROWS):
+        for pixels_BCHW in pixels_NCHW.split(_BATCH_ROWS):
             raw_BD = self.network.raw_BD(units.to_network(pixels_BCHW))
             features.append(raw_BD.to(torch.float64) * self.network.scale)
             classes_B = self.network.classes_B(raw_BD)
@@ -101,14 +105,17 @@ class Extractor:
 def fit_extractor(
     config: FeaturesConfig, spec: ImageSpec, pixels_NCHW: Tensor, labels_N: Tensor | None, seed: int
 ) -> Extractor:
-    """Fit the feature space to real training images; a pure function of its arguments.
+    """Fit a feature space to real training images; a pure function of its arguments.
 
     Args:
-        config: how.
-        spec: of the images.
-        pixels_NCHW: uint8.
-        labels_N: int64, None for data without labels.
-        seed: of the run.
+        config: kind of the extractor and its training.
+        spec: description of the images.
+        pixels_NCHW: training images, uint8.
+        labels_N: their labels, int64; None for data without labels.
+        seed: seed of the run.
+
+    Raises:
+        TrainingDiverged: the loss of the classifier is not finite.
     """
     extractor = config.extractor(spec)
     with torch.random.fork_rng(devices=[]):
@@ -138,9 +145,9 @@ def _fit_classifier(
         index_B = torch.arange(step * batch, (step + 1) * batch)
         row_B = torch.empty_like(index_B)
         for epoch in torch.unique(index_B // rows).tolist():
-            here = index_B // rows == epoch
+            in_epoch = index_B // rows == epoch
             purpose = f"features/epoch={epoch}"
-            row_B[here] = shuffle(index_B[here] % rows, rows, seed, purpose)
+            row_B[in_epoch] = shuffle(index_B[in_epoch] % rows, rows, seed, purpose)
         moves_B2 = rng_for(seed, "features/shift", index_B).integers(2 * margin + 1, 2)
         x_BCHW = units.to_network(shifted(pixels_NCHW[row_B], moves_B2, margin))
         loss = F.cross_entropy(network(x_BCHW), labels_N[row_B])
@@ -156,12 +163,12 @@ def _fit_classifier(
 
 
 def shifted(pixels_BCHW: Tensor, moves_B2: Tensor, margin: int) -> Tensor:
-    """Each image moved by its own number of rows and columns; what enters repeats the edge.
+    """Translate each image by its own number of rows and columns; edge pixels are repeated.
 
     Args:
         pixels_BCHW: images.
-        moves_B2: 0 .. 2 margin; ``margin`` leaves the image where it is.
-        margin: the furthest move.
+        moves_B2: rows and columns, 0 .. 2 ``margin``; ``margin`` is no translation.
+        margin: largest translation.
     """
     height, width = pixels_BCHW.shape[2:]
     row_BH = (torch.arange(height) + moves_B2[:, :1] - margin).clamp(0, height - 1)
@@ -173,7 +180,7 @@ def shifted(pixels_BCHW: Tensor, moves_B2: Tensor, margin: int) -> Tensor:
 
 def _fit_pca(network: Network, pixels_NCHW: Tensor) -> None:
     assert isinstance(network, Pca)
-    blocks = [network.pooled_BP(units.to_network(b)) for b in pixels_NCHW.split(BATCH_ROWS)]
+    blocks = [network.pooled_BP(units.to_network(b)) for b in pixels_NCHW.split(_BATCH_ROWS)]
     pooled_NP = torch.cat(blocks).to(torch.float64)
     mean_P = pooled_NP.mean(0)
     pooled_NP -= mean_P
@@ -195,15 +202,15 @@ def _digest(config: ExtractorConfig, weights: bytes) -> str:
 
 
 def save_extractor(extractor: Extractor, root: str) -> tuple[FileEntry, ...]:
-    """Write configuration and weights below a root; the weights' name says what is in them."""
+    """Write configuration and weights below a root. The name of the weights' file contains their digest."""
     weights = _weights(extractor.network)
     config = canonical_json(extractor.config.model_dump(mode="json")) + b"\n"
     name = f"weights-{storage.sha256(weights)[:12]}.safetensors"
-    return write_file(root, CONFIG_FILE, config), write_file(root, name, weights)
+    return write_file(root, _CONFIG_FILE, config), write_file(root, name, weights)
 
 
 def load_extractor(root: str) -> Extractor:
-    """The feature space in a folder. ConfigError if there is none, DataError if it is not whole."""
+    """Load the feature space in a folder. ConfigError if it is absent, DataError if a file is damaged."""
     manifest = require(Manifest, root, "features", "evaluate")
     config_entry, weights_entry = manifest.files
     hint = "remove the folder and run genmod evaluate again"

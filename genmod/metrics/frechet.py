@@ -4,8 +4,8 @@ Letters: N rows, D features, R resamplings.
 
 d² = |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁^½ Σ₂ Σ₁^½)^½)
 (Dowson and Landau 1982, The Fréchet distance between multivariate normal distributions, Eq. 4).
-It is squared, as is the custom. It is biased upward when rows are few, so a value means something only
-beside the value of real images by the same protocol.
+The value is the squared distance, as usual. It is biased upward for few rows, so it is meaningful only in
+comparison with the value of real images by the same protocol.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from genmod.metrics.resample import bootstrap_counts, spread_interval
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """Mean and covariance of features."""
+    """Mean and covariance of features, in float64."""
 
     mean_D: Tensor
     cov_DD: Tensor
-    """Unbiased: divided by N - 1."""
+    """Unbiased: sums are divided by N - 1."""
 
 
 def feature_moments(features_ND: Tensor, counts_N: Tensor | None = None) -> FeatureMoments:
@@ -33,7 +33,7 @@ def feature_moments(features_ND: Tensor, counts_N: Tensor | None = None) -> Feat
 
     Args:
         features_ND: at least two rows.
-        counts_N: how often each row counts; once if not given.
+        counts_N: number of times that each row counts; once if not given.
     """
     rows_ND = features_ND.to(torch.float64)
     if counts_N is None:
@@ -48,7 +48,7 @@ def feature_moments(features_ND: Tensor, counts_N: Tensor | None = None) -> Feat
 
 
 def covariance_root(cov_DD: Tensor) -> Tensor:
-    """The symmetric square root of a covariance, which may be singular."""
+    """The symmetric square root of a covariance matrix, which may be singular."""
     values_D, vectors_DD = torch.linalg.eigh(cov_DD)
     # Rounding makes the eigenvalues of a singular covariance slightly negative.
     return (vectors_DD * values_D.clamp(min=0).sqrt()) @ vectors_DD.T
@@ -61,9 +61,9 @@ def frechet(a: FeatureMoments, b: FeatureMoments, root_a_DD: Tensor | None = Non
     Σ₁^½ Σ₂ Σ₁^½, which is well defined for singular covariances.
 
     Args:
-        a: one Gaussian.
-        b: the other.
-        root_a_DD: :func:`covariance_root` of a's covariance, if it is at hand.
+        a: first Gaussian.
+        b: second Gaussian.
+        root_a_DD: :func:`covariance_root` of the covariance of ``a``, to avoid computing it again.
     """
     root_DD = covariance_root(a.cov_DD) if root_a_DD is None else root_a_DD
     product_DD = root_DD @ b.cov_DD @ root_DD
@@ -76,10 +76,12 @@ def frechet(a: FeatureMoments, b: FeatureMoments, root_a_DD: Tensor | None = Non
 def frechet_distance(
     fake_ND: Tensor, real_ND: Tensor, replicates: int, seed: int
 ) -> tuple[float, Interval]:
-    """Squared Fréchet distance of two sets of features, with its interval over the fake rows."""
+    """Squared Fréchet distance of two sets of features, with its interval over resampled fake rows."""
     real = feature_moments(real_ND)
     root_DD = covariance_root(real.cov_DD)
     value = frechet(real, feature_moments(fake_ND), root_DD)
     counts_RN = bootstrap_counts(len(fake_ND), replicates, seed)
-    again = [frechet(real, feature_moments(fake_ND, counts_N), root_DD) for counts_N in counts_RN]
-    return value, spread_interval(value, torch.tensor(again, dtype=torch.float64), low=0.0)
+    resampled = [
+        frechet(real, feature_moments(fake_ND, counts_N), root_DD) for counts_N in counts_RN
+    ]
+    return value, spread_interval(value, torch.tensor(resampled, dtype=torch.float64), low=0.0)

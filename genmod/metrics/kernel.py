@@ -1,8 +1,8 @@
 """Kernel distance: unbiased squared maximum mean discrepancy. Letters: N fake rows, M real rows, D features.
 
-Kernel k(x, y) = (x·y / D + 1)³ (Bińkowski et al. 2018, Demystifying MMD GANs, sec. 4). All rows are used at
-once instead of random subsets: the expectation is the same, the variance smaller, and the jackknife gives
-an honest standard error, which overlapping subsets do not.
+Kernel k(x, y) = (x·y / D + 1)³ (Bińkowski et al. 2018, Demystifying MMD GANs, sec. 4). All rows are used
+instead of random subsets: the expectation is the same, the variance is smaller, and the jackknife estimates
+the standard error, which overlapping subsets underestimate.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 from genmod.metrics.protocol import LEVEL, Interval, Z
 
 KERNEL_BLOCK_ROWS = 1024
-"""Rows of a kernel matrix held in memory at once."""
+"""Rows of a kernel matrix that are in memory at a time."""
 
 
 def cubic_kernel(a_ND: Tensor, b_MD: Tensor) -> Tensor:
-    """(N, M) values of the kernel."""
+    """(N, M) values of the cubic polynomial kernel."""
     return (a_ND @ b_MD.T / a_ND.shape[1] + 1) ** 3
 
 

@@ -17,10 +17,10 @@ from genmod.metrics.protocol import Interval
 from genmod.metrics.resample import bootstrap_counts, spread_interval
 
 DISTANCE_BLOCK_ROWS = 1024
-"""Rows of a distance matrix held in memory at once."""
+"""Rows of a distance matrix that are in memory at a time."""
 
 CONTROL_SHARE = 0.05
-"""The share of held-out real images that :func:`memorisation` calls suspicious, by construction."""
+"""Share of held-out real images below the threshold of :func:`memorisation`, by construction."""
 
 
 def squared_distances(a_BD: Tensor, b_MD: Tensor) -> Tensor:
@@ -42,23 +42,31 @@ def neighbour_radii(rows_ND: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """The four measures, each with its interval over the fake rows (balls keep their radii)."""
+    """The four metrics, each with its interval over resampled fake rows; balls keep their radii."""
 
     precision: tuple[float, Interval]
-    """Share of fakes inside the ball of some real row: do samples look real?"""
+    """Share of fake rows inside the ball of a real row: do samples look real?"""
     recall: tuple[float, Interval]
-    """Share of real rows inside the ball of some fake: could the model make them?"""
+    """Share of real rows inside the ball of a fake row: could the model generate them?"""
     density: tuple[float, Interval]
-    """Mean number of real balls a fake lies in, over k: fidelity that outliers cannot inflate; about 1 for
-    equal distributions."""
+    """Mean number of real balls that contain a fake row, divided by k: fidelity that is robust to outliers;
+    about 1 for equal distributions."""
     coverage: tuple[float, Interval]
-    """Share of real rows with a fake in their ball: falls when modes are dropped."""
+    """Share of real rows whose ball contains a fake row: falls when modes are dropped."""
 
 
 def neighbourhoods(
     fake_ND: Tensor, real_MD: Tensor, k: int, replicates: int, seed: int
 ) -> Neighbourhoods:
-    """Precision, recall, density, coverage. Give the same number of rows on both sides."""
+    """Precision, recall, density and coverage of equally many fake and real rows.
+
+    Args:
+        fake_ND: features of samples.
+        real_MD: features of real images, M = N.
+        k: the ball of a row reaches to its k-th nearest row of the same kind.
+        replicates: resamplings for the intervals.
+        seed: seed of the resamplings.
+    """
     fake_ND, real_MD = _centred(fake_ND, real_MD)
     radius_N, radius_M = neighbour_radii(fake_ND, k), neighbour_radii(real_MD, k)
     counts_RN = bootstrap_counts(len(fake_ND), replicates, seed)
@@ -95,34 +103,34 @@ def neighbourhoods(
 
 @dataclass(frozen=True)
 class Memorisation:
-    """How many samples are suspiciously near a training image."""
+    """Share of samples that are unusually close to a training image."""
 
     share: float
     interval: Interval
     threshold: float
-    """Ratio below which a sample is suspicious."""
+    """Ratio below which a sample counts."""
     ratio_N: Tensor
-    """Of each sample: distance to the nearest training image over distance to the nearest held-out one."""
+    """For each sample: distance to the nearest training image over distance to the nearest held-out one."""
     nearest_N: Tensor
-    """Of each sample: the training row nearest to it."""
+    """For each sample: number of the nearest training row."""
 
 
 def memorisation(
     fake_ND: Tensor, train_TD: Tensor, held_MD: Tensor, replicates: int, seed: int
 ) -> Memorisation:
-    """The share of samples nearer to the training set, relative to held-out images, than real images are.
+    """Share of samples closer to the training set, relative to held-out images, than real images are.
 
-    A sample's ratio is its distance to the nearest training image over that to the nearest held-out
-    image; a blurred sample is near to both, so blur alone does not make it suspicious. Suspicious is a
-    ratio below what :data:`CONTROL_SHARE` of the held-out images themselves have. A model that draws from
-    the true distribution scores about that share, one that replays its training set scores 1.
+    The ratio of a sample is its distance to the nearest training image over that to the nearest held-out
+    image. A blurred sample is close to both, so blur does not lower its ratio. Samples count whose ratio
+    is below that of :data:`CONTROL_SHARE` of the held-out images themselves. A model that draws from the true
+    distribution scores about that share, one that copies its training set scores 1.
 
     Args:
         fake_ND: samples, e.g. pixels.
         train_TD: training rows.
-        held_MD: real rows that nobody trained on, at least 20.
+        held_MD: real rows that are not in the training set, at least 20.
         replicates: resamplings for the interval.
-        seed: of the resamplings.
+        seed: seed of the resamplings.
     """
     fake_ND, train_TD, held_MD = (rows.to(torch.float64) for rows in (fake_ND, train_TD, held_MD))
     to_train_N, nearest_N = _nearest(fake_ND, train_TD)
@@ -138,7 +146,7 @@ def memorisation(
 
 
 def _nearest(a_ND: Tensor, b_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance of each row of a to its nearest row of b, and which that is."""
+    """Squared distance of each row of a to its nearest row of b, and the number of that row."""
     best = [
         squared_distances(block_BD, b_MD).min(dim=1) for block_BD in a_ND.split(DISTANCE_BLOCK_ROWS)
     ]

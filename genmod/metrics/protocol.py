@@ -1,7 +1,7 @@
-"""How a model is judged, and what a number must say of itself before it may be compared.
+"""Settings of evaluation, and metric values that are labelled with the protocol of their measurement.
 
-A value carries the protocol it was measured by: feature space, reference, split, how many rows on either
-side, settings. Two values with unlike protocols are not comparable, and asking for it is an error.
+A protocol is the feature space, reference, split, numbers of rows and settings of a metric. Comparing values
+of different protocols is an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from genmod.manifest import Split
 from genmod.metrics.features import FeaturesConfig
 
 LEVEL = 0.95
-"""Coverage that every interval aims at."""
+"""Nominal coverage of all intervals."""
 
 Z = 1.959963984540054
 """Half width of a normal interval of :data:`LEVEL`, in standard errors."""
@@ -25,37 +25,37 @@ Better = Literal["lower", "higher"]
 
 
 class EvaluateConfig(Config):
-    """The recipe's ``evaluate``: what samples are compared with, and how finely."""
+    """The recipe's ``evaluate``: the reference, and the numbers of images and resamplings."""
 
     reference: Split = "test"
-    """The split of the real data that stands for the truth. Nothing may be trained on it."""
+    """Split of the real data with which samples are compared. Nothing may be trained on it."""
     images: int = Field(default=10_000, ge=10)
-    """At most so many rows of the samples and of the reference are used."""
+    """Most samples, and most reference images, that are used."""
     neighbours: int = Field(default=5, ge=1)
     """k of precision, recall, density and coverage."""
     bootstrap: int = Field(default=200, ge=20)
-    """Resamplings behind an interval."""
+    """Resamplings for each interval."""
     memorisation_images: int = Field(default=2_000, ge=10)
-    """At most so many samples are searched for among the training images."""
+    """Most samples that are compared with training images for memorisation."""
     memorisation_train_images: int = Field(default=20_000, ge=10)
-    """At most so many training images are searched."""
+    """Most training images that samples are compared with for memorisation."""
     ood: str | None = None
-    """Folder (a ``score.output``) with scores of other data, to report how well they are told from the
-    model's own; of every model that has a density."""
+    """Folder (a ``score.output``) with scores of other data by every model that has a density, for
+    out-of-distribution detection in the report; null for none."""
     curve_images: int | None = Field(default=None, ge=10)
-    """Samples for each point of the report's curve of quality against calls of the net; null for no curve."""
+    """Samples for each point of the curve of quality against network evaluations; null for no curve."""
     deadline_s: float = Field(default=3600.0, gt=0)
-    """For fitting the features, and for judging one model."""
+    """Longest time for fitting the features, and for evaluating one model."""
     features: FeaturesConfig = FeaturesConfig()
 
     def result(self) -> dict[str, Any]:
-        """The fields that a judgement depends on beside the features, for the fingerprint."""
+        """The fields, without those of the features, that change an evaluation; for the fingerprint."""
         curve = set() if self.curve_images else {"curve_images"}
         return self.model_dump(mode="json", exclude={"deadline_s", "features", "ood", *curve})
 
 
 class Interval(Config):
-    """Where the value would lie if the samples were drawn again; the reference stays."""
+    """Interval of the value over new draws of the samples, with the reference fixed."""
 
     low: float
     high: float
@@ -64,14 +64,14 @@ class Interval(Config):
 
 
 class Protocol(Config):
-    """Everything that two values must share before they may be compared."""
+    """Conditions of a measurement. Values can be compared only if their protocols are equal."""
 
     metric: str
     features: str
-    """Name of the feature space with the head of its digest, e.g. ``classifier-v1@1a2b3c4d``."""
+    """Name of the feature space with the start of its digest, e.g. ``classifier-v1@1a2b3c4d``."""
     features_digest: str
     reference_digest: str
-    """Of the manifest of the real data."""
+    """Digest of the reference images."""
     reference_split: Split
     n_real: int
     n_fake: int
@@ -80,17 +80,17 @@ class Protocol(Config):
 
     @property
     def digest(self) -> str:
-        """64 hex digits."""
+        """Fingerprint of the protocol, 64 hex digits."""
         return fingerprint(self)
 
     @property
     def name(self) -> str:
-        """As it is shown with every number: ``fd[classifier-v1@1a2b3c4d]``."""
+        """Metric and feature space, e.g. ``fd[classifier-v1@1a2b3c4d]``."""
         return f"{self.metric}[{self.features}]"
 
 
 class MetricValue(Config):
-    """A number with its label."""
+    """A value with its interval and protocol."""
 
     name: str
     value: float
@@ -100,7 +100,7 @@ class MetricValue(Config):
 
     @classmethod
     def of(cls, protocol: Protocol, value: float, interval: Interval) -> Self:
-        """A value measured by a protocol."""
+        """A value that was measured by a protocol."""
         return cls(
             name=protocol.name,
             value=value,
@@ -112,23 +112,23 @@ class MetricValue(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.protocol_digest != self.protocol.digest or self.name != self.protocol.name:
-            raise ValueError(f"{self.name} does not fit the protocol it claims")
+            raise ValueError(f"{self.name}: digest or name does not fit its protocol")
         return self
 
 
 class MetricResult(Config):
-    """A model's value beside what is possible by the same protocol."""
+    """A metric of a model with its floor and ceiling by the same protocol."""
 
     value: MetricValue
     floor: MetricValue | None
-    """Real training images in the samples' place: as good as it gets with so many rows."""
+    """Value of real training images: the best that can be expected with this number of rows."""
     ceiling: MetricValue | None
-    """Uniform noise in the samples' place."""
+    """Value of uniform noise."""
     better: Better
 
     @property
     def relative_position(self) -> float | None:
-        """0 where real images are, 1 where noise is; may lie outside. None without both ends."""
+        """Position between floor (0) and ceiling (1); may be outside. None if one of them is absent."""
         if self.floor is None or self.ceiling is None:
             return None
         width = self.ceiling.value - self.floor.value
@@ -136,20 +136,20 @@ class MetricResult(Config):
 
 
 def protocol_differences(a: Protocol, b: Protocol) -> list[str]:
-    """Where two protocols differ, as texts ``n_fake 1000 against 500``."""
-    mine, theirs = a.model_dump(mode="json"), b.model_dump(mode="json")
+    """Differences of two protocols as texts, e.g. ``n_fake 1000 against 500``."""
+    left, right = a.model_dump(mode="json"), b.model_dump(mode="json")
     return [
-        f"{key} {_short(mine[key])} against {_short(theirs[key])}"
-        for key in mine
-        if mine[key] != theirs[key]
+        f"{key} {_short(left[key])} against {_short(right[key])}"
+        for key in left
+        if left[key] != right[key]
     ]
 
 
 def require_comparable(a: MetricValue, b: MetricValue) -> None:
-    """Refuse two values that were not measured alike.
+    """Check that two values were measured by the same protocol.
 
     Raises:
-        ConfigError: and says in what their protocols differ.
+        ConfigError: their protocols differ; the text lists the differences.
     """
     if a.protocol_digest != b.protocol_digest:
         differences = "; ".join(protocol_differences(a.protocol, b.protocol))
@@ -159,7 +159,7 @@ def require_comparable(a: MetricValue, b: MetricValue) -> None:
 
 
 def difference(a: MetricValue, b: MetricValue) -> float:
-    """``a - b``, if they were measured alike. Raises ConfigError otherwise."""
+    """``a - b``. ConfigError if the protocols differ."""
     require_comparable(a, b)
     return a.value - b.value
 

@@ -1,4 +1,4 @@
-"""Bootstrap: where a statistic would lie if the samples were drawn again. Letters: N rows, R resamplings."""
+"""Bootstrap intervals over new draws of the samples. Letters: N rows, R resamplings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from genmod.rng import rng_for
 
 
 def bootstrap_counts(rows: int, replicates: int, seed: int) -> Tensor:
-    """How often each row is drawn in each resampling with replacement.
+    """Number of times that each row is drawn in each resampling with replacement.
 
     Returns:
         float64 of shape (R, N); each resampling sums to N.
@@ -23,17 +23,16 @@ def bootstrap_counts(rows: int, replicates: int, seed: int) -> Tensor:
 def spread_interval(
     value: float, replicate_R: Tensor, low: float = -torch.inf, high: float = torch.inf
 ) -> Interval:
-    """``value`` plus and minus z standard errors, those being the spread of the resamplings.
+    """``value`` plus and minus z standard errors, estimated by the standard deviation of the resamplings.
 
-    The spread alone is used and not the place of the resamplings: doubled rows shift a statistic that
-    depends on how many rows there are (Fréchet distance upward, coverage downward), and the value's own
-    protocol fixes that number.
+    Only the standard deviation of the resamplings counts, not their mean: repeated rows shift statistics that
+    depend on the number of distinct rows (Fréchet distance upward, coverage downward).
 
     Args:
-        value: the statistic of the rows as they are.
-        replicate_R: the statistic of each resampling.
-        low: the least value that the statistic can take; an interval does not go below.
-        high: the greatest.
+        value: the statistic of the original rows.
+        replicate_R: the statistic of each resampling, (R,).
+        low: smallest possible value of the statistic, which limits the interval.
+        high: largest possible value.
     """
     half_width = Z * float(replicate_R.std())
     return Interval(
