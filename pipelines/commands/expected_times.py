@@ -43,7 +43,7 @@ BUDGET_S = 1.5
 """About how long one measurement takes. The quickstart has eight, so its dry run takes about 15 seconds."""
 
 RAY_START_S = 5.0
-"""A local Ray, once for each command. This and the next two are from a quiet machine of two cores."""
+"""A local Ray, once for each command. This and the next two are rough values for two cores, not measured."""
 
 GROUP_START_S = 12.0
 """Processes of one group of training workers, up to their first step."""
