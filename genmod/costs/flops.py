@@ -33,7 +33,7 @@ class TrainingCost:
     parameters: int
     """Number of parameters of all nets."""
     forward_flops: int
-    """Forward passes of all phases, divided by how rarely a phase takes part (:attr:`Phase.every`)."""
+    """Forward passes of all phases, each divided by its :attr:`Phase.every`."""
     step_flops: int
     """Forward and backward passes."""
 

@@ -1,10 +1,10 @@
-"""Seconds of a call that works on a batch, measured by doing it a few times on this machine.
+"""Time of a call that processes a batch, measured by repetition on this machine.
 
-A call is timed at the batch size that the work will have, or, if that takes too long, at two smaller ones and
-extrapolated. The first call at a size is a warm-up if it is short: it allocates memory and chooses kernels.
+A call is timed at its real batch size, or, if that takes too long, at two smaller sizes and extrapolated.
+The first call at a size is a warm-up if it is short: it allocates memory and chooses kernels.
 
-Other load on the machine must not count. A call of one thread takes as long as its CPU time on a core of
-its own, so the smaller of wall time and CPU time counts; with several threads that is the wall time.
+Other load on the machine must not count. On an idle core a call with one thread takes its CPU time, so the
+smaller of wall time and CPU time counts. With several threads that is the wall time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CallTime:
     """Time of a call at its batch size."""
 
     first_s: float
-    """What the first call takes longer."""
+    """Additional time of the first call."""
     usual_s: float
     """Median of the calls after it."""
 
@@ -73,7 +73,7 @@ class Budget:
 
 @contextmanager
 def torch_threads(threads: int) -> Generator[None]:
-    """Let torch compute with this many threads inside the block."""
+    """Set the number of torch's threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -88,7 +88,7 @@ def call_time(call: Callable[[int], object], rows: int, budget_s: float) -> Call
     Args:
         call: works on a batch of the given size.
         rows: batch size of interest.
-        budget_s: about how long to measure; two calls at :data:`FIRST_ROWS` rows are made in any case.
+        budget_s: approximate CPU time of the measurement; at least two calls at :data:`FIRST_ROWS` rows.
     """
     budget = Budget(budget_s)
     size = min(rows, FIRST_ROWS)

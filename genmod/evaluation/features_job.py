@@ -29,7 +29,7 @@ class FeaturesJob(Config):
         return fingerprint("features", settings, split_digest(data, "train"), self.seed)
 
     def done(self, snapshot: ManifestSnapshot | None = None) -> Manifest | None:
-        """The manifest if the work is done, else None. ConfigError if the folder holds other work.
+        """The manifest if the work is done, else None. ConfigError if the folder contains other work.
 
         Args:
             snapshot: the manifests that the command has read; new ones are read where it is not given.

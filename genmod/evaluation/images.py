@@ -38,12 +38,12 @@ class Images:
         )
 
     def first(self, rows: int) -> Images:
-        """At most so many first rows."""
+        """The first rows, at most ``rows``."""
         return self.part(0, rows)
 
 
 def read_first(root: str, manifest: DatasetManifest, split: Split, at_most: int) -> Images:
-    """At most so many first rows of a split, in order. ConfigError if it is empty."""
+    """The first rows of a split, at most ``at_most``. ConfigError if the split is empty."""
     return _read(root, manifest, split, torch.arange(min(at_most, manifest.rows(split))))
 
 

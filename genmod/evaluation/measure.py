@@ -50,7 +50,7 @@ BETTER: dict[str, Better] = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of some samples, and what the pictures of the report need."""
+    """Metrics of samples, and the neighbours that the pictures of the report show."""
 
     metrics: tuple[MetricResult, ...]
     class_counts: dict[str, list[int]] | None
@@ -91,7 +91,7 @@ class Reference:
 
 
 def evaluate_samples(samples: Images, reference: Reference) -> Evaluation:
-    """All metrics of some samples.
+    """Measure all metrics of samples.
 
     The floor is measured on as many real training images as there are samples, the ceiling on uniform noise,
     both by the protocol of the samples. Only the floor of ``label_accuracy`` is measured on the reference,
@@ -139,7 +139,7 @@ class _Meter:
         self.real = self.reference.extractor.extract(self.real_images.pixels_NCHW)
 
     def measure(self, images: Images) -> dict[str, MetricValue]:
-        """Every metric for which the extractor has what it needs."""
+        """All metrics; those of classes only if the extractor has classes."""
         config, seed = self.reference.config, self.reference.seed
         fake = self.reference.extractor.extract(images.pixels_NCHW)
         fakes_ND, reals_ND = fake.features_ND, self.real.features_ND

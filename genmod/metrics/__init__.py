@@ -1,1 +1,1 @@
-"""How good samples are, in declared features, with intervals."""
+"""Quality metrics of samples in fitted feature spaces, with intervals."""

@@ -1,12 +1,12 @@
-"""How long training, sampling and scoring will take on this machine, measured by doing a little of each.
+"""Expected times of training, sampling and scoring on this machine, measured on a small part of each.
 
 The measured training step is the training loop's own: loss, gradients, clipping, optimiser and average at the
 batch of one worker. Images are sampled and scored in the recipe's micro-batches with the model's options.
-Workers compute side by side until their threads fill the cores; from there on they share them.
+Workers run in parallel while their threads fit the cores; more workers share them.
 
-Not measured: reading data, which the loop does ahead of time, and validations and pictures between steps.
-A model that is not trained yet is measured with new weights. Solvers with adaptive steps may then take
-fewer steps than they will.
+Not measured: reading data, which the loop does ahead of time; validation, pictures and checkpoints between
+steps; fits before scoring. Models have new weights, with which solvers with adaptive steps may take fewer
+steps than with trained weights, and the number of importance samples is not adapted to a target error.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from genmod.training.plan import TrainConfig, due
 from genmod.world import SingleProcess
 
 BUDGET_S = 1.5
-"""About how long one measurement takes. The quickstart has eight, so its dry run takes about 15 seconds."""
+"""CPU time of one measurement. The quickstart has eight, so its dry run takes about 15 seconds."""
 
 RAY_START_S = 5.0
 """A local Ray, once for each command. This and the next two are rough values for two cores, not measured."""
@@ -66,7 +66,7 @@ class Expected:
     usual_s: float
     """All steps or micro-batches after the first."""
     first_s: float
-    """What the first one takes longer."""
+    """Additional time of the first step or micro-batch."""
 
     @property
     def total_s(self) -> float:
@@ -146,7 +146,7 @@ def sampling_time(
 def scoring_time(
     model: GenerativeModel, options: ScoreOptions, rows: int, config: ScoreConfig, cores: Cores
 ) -> Expected:
-    """Time of scoring so many rows. Estimators that take long are measured by a part of their work."""
+    """Time of scoring a number of rows. Slow estimators are measured on a part of their work."""
     small, factor = options.probe()
 
     def micro_batch(size: int) -> None:
@@ -186,7 +186,7 @@ def _step_times(
     points: list[tuple[int, float, float]] = []
     rows = min(share, FIRST_ROWS)
     while True:
-        # Small parts are timed by few steps; the real one until the time is up.
+        # Smaller parts are timed for the least number of steps, the real one for the whole budget.
         left_s = budget.left_s() if rows == share else 0.0
         points.append((rows, *_timed_steps(model, config, rows, left_s)))
         step_s = points[-1][2] / rows
@@ -199,7 +199,7 @@ def _step_times(
 def _timed_steps(
     model: GenerativeModel, config: TrainConfig, rows: int, budget_s: float
 ) -> tuple[float, float]:
-    """Seconds of the first step and of a usual step of one worker's training on parts of so many rows."""
+    """Seconds of the first step and of a usual step of one worker, whose parts have ``rows`` rows."""
     batch = rows * config.accumulate
     small = config.model_copy(
         update={

@@ -46,14 +46,14 @@ class Step(Config):
     expected_s: float | None = None
     """Seconds that the work will take without the start of processes; None if done, skipped or not known."""
     work: dict[str, Any]
-    """Sizes: ``images``, ``parameters``, ``bytes``, and what else the stage has."""
+    """Sizes: ``images``, ``parameters``, ``bytes``, and others of the stage."""
 
 
 def plan(stage: str, context: Context) -> list[Step]:
     """The steps of a stage for the command's models.
 
     Raises:
-        ConfigError: a stage would refuse its work, e.g. because its folder holds other work.
+        ConfigError: a stage would refuse its work, e.g. because its folder contains other work.
     """
     from pipelines.stages.dataset_versions import is_sharded, next_version
     from pipelines.stages.evaluate import evaluation_job

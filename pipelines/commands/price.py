@@ -28,7 +28,7 @@ def spec_of(recipe: Recipe) -> ImageSpec | None:
 
 
 def prices(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """What the training of each model costs; empty for a recipe without ``about``, size or channels."""
+    """Cost of training each model; empty for a recipe without ``about``, size or channels."""
     about, spec = recipe.about, spec_of(recipe)
     if about is None or spec is None:
         return {}

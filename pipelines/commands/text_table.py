@@ -12,7 +12,7 @@ def text_table(
 
     Args:
         header: titles of the columns.
-        rows: cells, as many in each row as the header has.
+        rows: cells of each row, one for each column.
         right: numbers of the columns that are aligned to the right.
 
     >>> text_table(["model", "images"], [["vae", "1,000"], ["gan", "20"]], right=[1])

@@ -52,7 +52,7 @@ class ReportJob(Config):
         return fingerprint("report", VERSION, digests)
 
     def done(self, snapshot: ManifestSnapshot) -> Manifest | None:
-        """The manifest if the work is done, else None. ConfigError if the folder holds other work."""
+        """The manifest if the work is done, else None. ConfigError if the folder contains other work."""
         return snapshot.find_done(Manifest, self.out_root, "report", self.fingerprint(snapshot))
 
     def do(self, snapshot: ManifestSnapshot | None = None) -> Manifest:

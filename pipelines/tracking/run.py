@@ -13,7 +13,7 @@ TAG_PREFIX = "genmod."
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
-MetricValue = tuple[str, float, int, int]
+LoggedMetric = tuple[str, float, int, int]
 """Name, value, time in ms, nimg."""
 
 
@@ -28,7 +28,7 @@ class TrackingClient(Protocol):
         """The last nimg that a run contains of a metric, -1 if none."""
         ...
 
-    def log(self, run_id: str, values: Sequence[MetricValue]) -> None:
+    def log(self, run_id: str, values: Sequence[LoggedMetric]) -> None:
         """Log values of metrics."""
         ...
 
@@ -125,7 +125,7 @@ class TrackedRun:
 
     def _log(self, run_id: str, points: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
         """Log the values that are newer than the run's last ones."""
-        fresh: list[MetricValue] = []
+        fresh: list[LoggedMetric] = []
         try:
             for time_ms, nimg, values in points:
                 for name, value in values.items():

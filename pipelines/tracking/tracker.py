@@ -30,7 +30,7 @@ from pipelines.tracking.client import (
 from pipelines.tracking.queue import BackgroundQueue
 from pipelines.tracking.run import (
     TAG_PREFIX,
-    MetricValue,
+    LoggedMetric,
     RunStatus,
     TrackedRun,
     flatten_params,
@@ -177,7 +177,7 @@ class Tracker:
         history = self.client().get_metric_history(run_id, key)
         return max((metric.step for metric in history), default=-1)
 
-    def log(self, run_id: str, values: Sequence[MetricValue]) -> None:
+    def log(self, run_id: str, values: Sequence[LoggedMetric]) -> None:
         """Log values of metrics."""
         from mlflow.entities import Metric
 
