@@ -19,7 +19,7 @@ class ManifestSnapshot:
     """Manifests by URL, as one command sees them. Not safe to share between threads.
 
     A manifest is read on its first use, and its absence is kept too. What the command publishes after that is
-    put in by :meth:`add`; what its workers publish is read by :meth:`reload`.
+    added by :meth:`add`; what its workers publish is read by :meth:`reload`.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class ManifestSnapshot:
     def find_done(
         self, schema: type[ManifestT], root: str, kind: str, fingerprint: str
     ) -> ManifestT | None:
-        """The manifest if this work is done, None if not. ConfigError if the folder holds other work."""
+        """The manifest if this work is done, None if not. ConfigError if the folder contains other work."""
         return check_done(self.load(schema, root, kind), root, kind, fingerprint)
 
     def dataset(self, root: str, made_by: str = "shard") -> DatasetManifest:

@@ -69,7 +69,7 @@ def _below(url: str) -> tuple[list[str], list[str]]:
 
 
 def _lost_parents(manifests: Sequence[str]) -> list[str]:
-    """A line for each lost input of an evaluation whose feature space is still there."""
+    """A line for each lost input of an evaluation whose feature space exists."""
     known: dict[str, Any] = {}
     for url in manifests:
         try:

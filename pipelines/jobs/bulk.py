@@ -150,6 +150,18 @@ class _JobInProgress(Generic[ManifestT, ReceiptT]):
         return publish(self.job.out_root, manifest)
 
 
+def _run_firsts(
+    jobs: Mapping[int, BulkJob[ManifestT, ReceiptT]],
+    actor: type[WorkUnitActor],
+    config: SampleConfig | ScoreConfig,
+    options: BulkOptions,
+) -> dict[int, ManifestT]:
+    """Run the jobs that must be done before these; their manifests, by the number of the job that waits."""
+    firsts = {number: job.first for number, job in jobs.items() if job.first is not None}
+    manifests = run_jobs([*firsts.values()], actor, config, options) if firsts else []
+    return dict(zip(firsts, manifests, strict=True))
+
+
 def run_jobs(
     jobs: Sequence[BulkJob[ManifestT, ReceiptT]],
     actor: type[WorkUnitActor],
@@ -173,22 +185,18 @@ def run_jobs(
             manifests[number] = done
         else:
             claim(job.out_root, job.fingerprint)
-
-    # Jobs that must be done before the others.
-    waiting = {number: job for number, job in enumerate(jobs) if number not in manifests}
-    firsts = {number: job.first for number, job in waiting.items() if job.first is not None}
-    done_firsts = run_jobs([*firsts.values()], actor, config, options) if firsts else []
-    first_manifests = dict(zip(firsts, done_firsts, strict=True))
-
-    # The units that are left, one of each job in turn. A job may only lack its manifest.
+    unfinished = {number: job for number, job in enumerate(jobs) if number not in manifests}
+    firsts = _run_firsts(unfinished, actor, config, options)
     in_progress = {
-        number: _JobInProgress(job, first_manifests.get(number)) for number, job in waiting.items()
+        number: _JobInProgress(job, firsts.get(number)) for number, job in unfinished.items()
     }
+
+    # The units that are left, one of each job in turn. A job may lack only its manifest.
     turns = zip_longest(*(progress.tasks(number) for number, progress in in_progress.items()))
     tasks = [task for turn in turns for task in turn if task is not None]
 
     def report(number: int) -> None:
-        """Report a job's progress; publish it and keep its manifest once it is done."""
+        """Report a job's progress; publish it once it is done."""
         job, state = jobs[number], in_progress[number]
         options.progress.update(job.title, state.done_rows, state.total_rows, "images")
         if (manifest := state.publish_if_done()) is not None:
