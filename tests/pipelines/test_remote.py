@@ -38,7 +38,7 @@ def folder():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def recipe(folder, root):
+def write_recipe(folder, root):
     name = families()[-1]
     net = as_json(family(name).Config.tiny())
     tree = {
@@ -74,9 +74,9 @@ def genmod(folder, environment, *words):
     )  # fmt: skip
 
 
-def test_the_whole_way_on_a_store_that_fails(store, proxy, proxied_root, folder):
+def test_a_whole_run_on_a_store_that_fails(store, proxy, proxied_root, folder):
     proxy.every, proxy.cycle = EVERY, FAULTS
-    path = recipe(folder, proxied_root)
+    path = write_recipe(folder, proxied_root)
     done = genmod(folder, store.environment(proxy.endpoint), "run", "--recipe", path)
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout.splitlines()[-1])
@@ -84,11 +84,11 @@ def test_the_whole_way_on_a_store_that_fails(store, proxy, proxied_root, folder)
     assert set(proxy.injected) == set(FAULTS)
 
     proxy.every = 0
-    made = config.load_recipe(path)
-    data = made.at("data")
+    recipe = config.load_recipe(path)
+    data = recipe.at("data")
     manifest = require(DatasetManifest, data, "dataset", "shard")
     assert verify(proxied_root) == []
-    assert shas(manifest) == shas_made_here(made, folder)
+    assert shas(manifest) == local_shas(recipe, folder)
     rows = [
         int(i)
         for split in ("train", "val", "test")
@@ -96,28 +96,28 @@ def test_the_whole_way_on_a_store_that_fails(store, proxy, proxied_root, folder)
         for i in b.index_B
     ]
     assert len(rows) == 1797
-    (name,) = made.model
-    samples = require(DatasetManifest, made.at("samples", name), "dataset", "sample")
+    (name,) = recipe.model
+    samples = require(DatasetManifest, recipe.at("samples", name), "dataset", "sample")
     assert sum(shard.rows for shard in samples.shards) == 24
-    assert require(Manifest, made.at("scores", name), "scores", "score").metadata["n"] == 8
+    assert require(Manifest, recipe.at("scores", name), "scores", "score").metadata["n"] == 8
 
     kept_by_workers = [file.name for file in (folder / "cache").iterdir() if len(file.name) == 64]
     assert set(kept_by_workers) & {shard.tar.sha256 for shard in manifest.shards}
-    nothing_tells_the_secret(store, folder, proxied_root, done.stdout + done.stderr)
+    check_that_no_file_contains_the_secret(store, folder, proxied_root, done.stdout + done.stderr)
 
 
 def shas(manifest):
     return sorted(entry.sha256 for shard in manifest.shards for entry in (shard.tar, shard.index))
 
 
-def shas_made_here(made, folder):
-    """What the same plan gives on local files, without faults and without Ray."""
-    plan, root = make_plan(made.data, made.seed), str(folder / "local")
+def local_shas(recipe, folder):
+    """Digests of the shards that the same plan writes to local files, without faults and without Ray."""
+    plan, root = make_plan(recipe.data, recipe.seed), str(folder / "local")
     receipts = [make_shard(plan.job(planned, root)) for planned in plan.shards]
     return sorted(e.sha256 for r in receipts for e in (r.shard.tar, r.shard.index))
 
 
-def nothing_tells_the_secret(store, folder, root, output):
+def check_that_no_file_contains_the_secret(store, folder, root, output):
     secret = store.secret.encode()
     assert secret not in output.encode()
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -126,9 +126,9 @@ def nothing_tells_the_secret(store, folder, root, output):
     assert [path for path in files if secret in path.read_bytes()] == []
     s3 = client(store)
     prefix = root.removeprefix(f"s3://{BUCKET}/")
-    found = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
-    assert not found["IsTruncated"]
-    keys = [entry["Key"] for entry in found["Contents"] if entry["Size"]]
+    listing = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+    assert not listing["IsTruncated"]
+    keys = [entry["Key"] for entry in listing["Contents"] if entry["Size"]]
     assert any(key.endswith("dataset.json") for key in keys)
     assert any(key.endswith("model.json") for key in keys)
     bodies = {key: s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}

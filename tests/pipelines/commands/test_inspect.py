@@ -28,7 +28,7 @@ def root(tmp_path):
     return root, publish(root, manifest)
 
 
-def test_a_dataset_is_told_and_shown(root, tmp_path, monkeypatch, capsys):
+def test_a_dataset_is_described_and_pictured(root, tmp_path, monkeypatch, capsys):
     url, manifest = root
     monkeypatch.chdir(tmp_path)
     assert main(["inspect", url]) == 0
@@ -57,14 +57,14 @@ def test_the_same_as_json_and_the_sheet_elsewhere(root, tmp_path, capsys):
     url, manifest = root
     out = tmp_path / "pictures" / "sheet.png"
     assert main(["inspect", url, "--out", str(out), "--split", "train", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert out.is_file()
-    assert (told["stage"], told["status"], told["output"]) == ("inspect", "done", url)
-    assert told["digest"] == manifest.digest
-    assert told["fingerprint"] == manifest.fingerprint
-    assert told["sheet"] == str(out)
-    assert told["splits"]["train"]["rows_by_class"] == [2] * 5 + [1] * 20
-    assert told["seconds"] >= 0
+    assert (result["stage"], result["status"], result["output"]) == ("inspect", "done", url)
+    assert result["digest"] == manifest.digest
+    assert result["fingerprint"] == manifest.fingerprint
+    assert result["sheet"] == str(out)
+    assert result["splits"]["train"]["rows_by_class"] == [2] * 5 + [1] * 20
+    assert result["seconds"] >= 0
 
 
 @pytest.mark.parametrize(

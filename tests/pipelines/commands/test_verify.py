@@ -47,7 +47,7 @@ def change(path, offset, value=None):
     path.write_bytes(bytes(data))
 
 
-def test_what_is_whole_has_no_faults(root):
+def test_whole_folders_have_no_problems(root):
     assert verify(str(root)) == []
     assert verify(str(root / "data")) == []
     assert verify(str(root / "models" / "m")) == []
@@ -68,8 +68,8 @@ def test_a_changed_label_is_named(root):
     line = pq.read_table(root / "data" / "train-000000.idx.parquet").to_pylist()[4]
     label_at = line["offset"] + -(-line["bytes"] // 512) * 512 + 512
     change(tar, label_at, ord("1"))
-    wanted = f"{tar}: key 0-004: member 0-004.cls is b'1', the label in the index is 0"
-    assert wanted in verify(str(root / "data"))
+    expected = f"{tar}: key 0-004: member 0-004.cls is b'1', the label in the index is 0"
+    assert expected in verify(str(root / "data"))
 
 
 @pytest.mark.parametrize(
@@ -83,19 +83,19 @@ def test_a_changed_label_is_named(root):
 )
 def test_a_missing_file_is_named(root, file, words):
     (root / file).unlink()
-    (fault,) = verify(str(root))
-    assert fault == f"{root / file}: {words}"
+    (problem,) = verify(str(root))
+    assert problem == f"{root / file}: {words}"
 
 
 def test_a_tar_that_was_cut_off_or_grew(root):
     tar = root / "data" / "train-000000.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[: len(whole) // 2])
-    assert any("bytes, expected" in fault for fault in verify(str(root)))
-    assert any("truncated" in fault for fault in verify(str(root)))
+    assert any("bytes, expected" in problem for problem in verify(str(root)))
+    assert any("truncated" in problem for problem in verify(str(root)))
     tar.write_bytes(whole + bytes(512))
-    (fault,) = verify(str(root))
-    assert "bytes, expected" in fault
+    (problem,) = verify(str(root))
+    assert "bytes, expected" in problem
 
 
 def line_of(root, number):
@@ -122,22 +122,22 @@ def test_a_damaged_header_is_named_and_the_samples_behind_it_are_still_looked_at
         data[header : header + 512] = bytes(512)
     tar.write_bytes(bytes(data))
     key = line["key"]
-    faults = [fault for fault in verify(str(root)) if "sha256" not in fault]
+    problems = [problem for problem in verify(str(root)) if "sha256" not in problem]
     if (row, member, broken) != (19, "cls", "zeroed"):  # that looks like the tar's end
-        assert any(fault.startswith(f"{tar}: key {key}, byte {header}: ") for fault in faults)
-    assert any(f"{tar}: key {key}: member {key}.{member}" in fault for fault in faults)
-    assert all(f"key {key}" in fault for fault in faults)
+        assert any(problem.startswith(f"{tar}: key {key}, byte {header}: ") for problem in problems)
+    assert any(f"{tar}: key {key}: member {key}.{member}" in problem for problem in problems)
+    assert all(f"key {key}" in problem for problem in problems)
 
 
 def test_every_sample_that_a_cut_tar_lost_is_named(root):
     tar, _, index = line_of(root, 0)
     line = index.to_pylist()[12]
     tar.write_bytes(tar.read_bytes()[: line["offset"] + 10])
-    faults = verify(str(root))
-    assert f"{tar}: {line['offset'] + 10} bytes, expected" in faults[0]
-    assert f"{tar}: key 0-012, byte {line['offset'] - 512}: truncated in the member" in faults[1]
-    lost = [fault for fault in faults if "is missing, it ends at byte" in fault]
-    assert [fault.split(": ")[1] for fault in lost] == [f"key 0-{i:03d}" for i in range(12, 20)]
+    problems = verify(str(root))
+    assert f"{tar}: {line['offset'] + 10} bytes, expected" in problems[0]
+    assert f"{tar}: key 0-012, byte {line['offset'] - 512}: truncated in the member" in problems[1]
+    lost = [problem for problem in problems if "is missing, it ends at byte" in problem]
+    assert [problem.split(": ")[1] for problem in lost] == [f"key 0-{i:03d}" for i in range(12, 20)]
 
 
 def test_index_rows_that_were_swapped_are_named(root):
@@ -145,19 +145,22 @@ def test_index_rows_that_were_swapped_are_named(root):
     tar, file, index = line_of(root, 1)
     order = [*range(4), 5, 4, *range(6, 20)]
     pq.write_table(index.take(order), file)
-    faults = verify(str(root))
-    assert any(str(file) in fault and ("sha256" in fault or "bytes" in fault) for fault in faults)
-    wanted = f"{file}: row 5, key 1-004: its member precedes the member of row 4, key 1-005"
-    assert any(fault.startswith(wanted) for fault in faults)
+    problems = verify(str(root))
+    assert any(
+        str(file) in problem and ("sha256" in problem or "bytes" in problem) for problem in problems
+    )
+    expected = f"{file}: row 5, key 1-004: its member precedes the member of row 4, key 1-005"
+    assert any(problem.startswith(expected) for problem in problems)
 
     rows = index.to_pylist()
     for name in ("offset", "bytes", "checksum"):
         rows[4][name], rows[5][name] = rows[5][name], rows[4][name]
     pq.write_table(pa.Table.from_pylist(rows, index.schema), file)
-    faults = verify(str(root))
+    problems = verify(str(root))
     for key in ("1-004", "1-005"):
         assert any(
-            fault.startswith(f"{tar}: key {key}: member {key}.png is at byte") for fault in faults
+            problem.startswith(f"{tar}: key {key}: member {key}.png is at byte")
+            for problem in problems
         )
 
 
@@ -166,17 +169,17 @@ def test_an_index_that_is_none(root):
     pq.write_table(index.drop_columns(["offset"]), file)
     assert f"{file}: has no column offset of type int64" in verify(str(root))
     file.write_bytes(b"PAR1")
-    assert any(f"{file} is not a readable Parquet file" in fault for fault in verify(str(root)))
+    assert any(f"{file} is not a readable Parquet file" in problem for problem in verify(str(root)))
 
 
-def test_many_faults_of_one_shard_are_counted(root):
+def test_many_problems_of_one_shard_are_counted(root):
     tar, file, index = line_of(root, 0)
     names = [f"x{i}" for i in range(20)]
     pq.write_table(index.set_column(0, index.schema.field("key"), pa.array(names)), file)
-    faults = verify(str(root))
-    assert len(faults) < 30
-    assert faults[-1].startswith(f"{tar}: ")
-    assert "more problems, the last: " in faults[-1]
+    problems = verify(str(root))
+    assert len(problems) < 30
+    assert problems[-1].startswith(f"{tar}: ")
+    assert "more problems, the last: " in problems[-1]
 
 
 def test_a_member_that_is_there_twice(root):
@@ -199,16 +202,16 @@ def test_any_flipped_bit_names_the_tar_and_the_sample_it_is_in(root, data):
     whole = tar.read_bytes()
     at, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
     tar.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
-    faults = verify(str(root))
+    problems = verify(str(root))
     tar.write_bytes(whole)
-    assert faults[0].startswith(f"{tar}: its sha256 is not")
+    assert problems[0].startswith(f"{tar}: its sha256 is not")
     for line in index.to_pylist():
         label = line["offset"] + -(-line["bytes"] // 512) * 512
         header = line["offset"] - 512
         inside = header <= at < line["offset"] + line["bytes"] or label <= at < label + 513
         if inside:
-            assert len(faults) > 1
-            assert any(f"{tar}: key {line['key']}" in fault for fault in faults[1:])
+            assert len(problems) > 1
+            assert any(f"{tar}: key {line['key']}" in problem for problem in problems[1:])
 
 
 def test_an_edited_manifest_and_one_that_is_none(root):
@@ -221,14 +224,14 @@ def test_an_edited_manifest_and_one_that_is_none(root):
     ]
     for text in ("[]", "{}", "not json", ""):
         file.write_text(text)
-        (fault,) = verify(str(root / "data"))
-        assert "not a manifest" in fault
+        (problem,) = verify(str(root / "data"))
+        assert "not a manifest" in problem
 
 
 def test_a_folder_without_its_manifest_is_unfinished(root):
     claim(str(root / "scores" / "m"), "f")
-    (fault,) = verify(str(root))
-    assert "scores/m: unfinished" in fault
+    (problem,) = verify(str(root))
+    assert "scores/m: unfinished" in problem
     (root / "scores" / "m" / "claim.json").unlink()
     assert verify(str(root / "data" / "dataset.json")) == []
     assert verify(str(root)) == []
@@ -239,13 +242,13 @@ def test_what_an_evaluation_was_made_from_must_be_there(root):
     parents = {"features": features.digest, "scores": "ab" * 32}
     made = Manifest(kind="evaluation", fingerprint="f", parents=parents, metadata={"model": "m"})
     publish(str(root / "evaluation" / "m"), made)
-    (fault,) = verify(str(root))
-    assert fault.startswith("m: the scores abababababab")
+    (problem,) = verify(str(root))
+    assert problem.startswith("m: the scores abababababab")
 
 
 def test_nothing_to_verify(tmp_path):
-    (fault,) = verify(str(tmp_path))
-    assert "no manifest (" in fault
+    (problem,) = verify(str(tmp_path))
+    assert "no manifest (" in problem
 
 
 def test_copies_that_mlflow_keeps_are_not_results(root):

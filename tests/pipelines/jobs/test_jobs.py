@@ -1,4 +1,4 @@
-"""Bulk sampling and scoring: bytes depend on the recipe alone, every row once, begun work is gone on with."""
+"""Bulk sampling and scoring: bytes depend on the recipe alone, every row once, interrupted jobs resume."""
 
 import json
 import math
@@ -86,7 +86,7 @@ def root(tmp_path_factory):
 
 def publish_dataset(where, spec, sizes):
     pixels = rng_for(0, "pixels", range(sum(sizes))).integers(256, 8, 8, 1).to(torch.uint8)
-    shards, made, first = [], {}, 0
+    shards, stats, first = [], {}, 0
     for number, size in enumerate(sizes):
         rows = [
             Row(f"k{i}", 2 * i, pixels[i].numpy(), label=i % spec.classes if spec.classes else None)
@@ -94,9 +94,9 @@ def publish_dataset(where, spec, sizes):
         ]
         shard, metadata = write_shard(where, f"val-{number:06d}", "val", spec, rows)
         shards.append(shard)
-        made["val"] = made["val"] + metadata if made else metadata
+        stats["val"] = stats["val"] + metadata if stats else metadata
         first += size
-    metadata = dataset_metadata(made)
+    metadata = dataset_metadata(stats)
     publish(
         where, DatasetManifest(fingerprint="d", spec=spec, shards=tuple(shards), metadata=metadata)
     )
@@ -117,8 +117,8 @@ def score_jobs(root, out):
 
 def only(folder):
     """The one folder in a folder."""
-    (found,) = folder.iterdir()
-    return found
+    (path,) = folder.iterdir()
+    return path
 
 
 def files(folder):
@@ -142,12 +142,12 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def sampled(root, ray_session):
-    """All families sampled by two actors; and the progress that was told."""
-    told = []
-    options = BulkOptions(progress=Recorder(told))
+    """All families sampled by two actors, and the progress that was reported."""
+    updates = []
+    options = BulkOptions(progress=Recorder(updates))
     out = root / "samples"
     manifests = sample_models(sample_jobs(root, out), SAMPLE, seed=SEED, options=options)
-    return out, manifests, told
+    return out, manifests, updates
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +168,13 @@ def test_one_actor_or_two_write_the_same_bytes(root, sampled, scored, tmp_path):
 
 
 @pytest.mark.ray
-def test_a_synthetic_dataset_is_whole_and_says_what_it_is(root, sampled):
-    out, manifests, told = sampled
+def test_a_synthetic_dataset_is_whole_and_has_its_metadata(root, sampled):
+    out, manifests, updates = sampled
     for name in families():
-        counts = [done for task, done, total in told if task == f"sample {name}"]
+        counts = [done for task, done, total in updates if task == f"sample {name}"]
         assert (counts[0], counts[-1]) == (0, SAMPLE.count)
         assert counts == sorted(counts)
-    assert {total for _, _, total in told} == {SAMPLE.count}
+    assert {total for _, _, total in updates} == {SAMPLE.count}
     for name, manifest in zip(families(), manifests, strict=True):
         here = str(out / name)
         assert load_manifest(DatasetManifest, here, "dataset") == manifest
@@ -196,7 +196,7 @@ def test_a_synthetic_dataset_is_whole_and_says_what_it_is(root, sampled):
 
 @pytest.mark.ray
 @pytest.mark.parametrize("name", families())
-def test_an_image_made_again_alone_is_the_one_in_the_tar(root, sampled, name):
+def test_a_regenerated_image_equals_the_one_in_the_tar(root, sampled, name):
     here, model = str(sampled[0] / name), str(root / "models" / name)
     for index in (0, 7, 21):
         again = regenerate(here, model, index)
@@ -225,7 +225,7 @@ def test_webdataset_reads_the_tars(sampled, name):
 
 @pytest.mark.ray
 @pytest.mark.parametrize("name", SCORABLE)
-def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
+def test_every_row_has_the_score_that_the_model_returns(root, scored, name):
     out, manifests = scored
     manifest = manifests[SCORABLE.index(name)]
     names = [
@@ -246,12 +246,18 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
     dataset = load_manifest(DatasetManifest, str(root / "data"), "dataset")
     model = load_model(str(root / "models" / name))
     options, direct = family(name).Score.tiny(), []
-    for shard in dataset.of_split("val"):  # as the pieces cut them: 3 rows, in micro-batches of 2
+    for shard in dataset.of_split(
+        "val"
+    ):  # as the work units divide them: 3 rows, in micro-batches of 2
         reader = RowReader(str(root / "data"), SPEC, [shard])
         for start in range(0, shard.rows, 3):
             for batch in reader.batches(2, start, start + 3):
-                told = model.log_prob(batch, rng_for(SEED, SCORE_PURPOSE, batch.index_B), options)
-                direct += list(zip(told.nats_B.tolist(), told.stderr_B.tolist(), strict=True))
+                log_prob = model.log_prob(
+                    batch, rng_for(SEED, SCORE_PURPOSE, batch.index_B), options
+                )
+                direct += list(
+                    zip(log_prob.nats_B.tolist(), log_prob.stderr_B.tolist(), strict=True)
+                )
     assert [(row["nats"], row["stderr"]) for row in rows] == direct
 
     nats = np.array([row["nats"] for row in rows])
@@ -262,7 +268,7 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
     for _, metadata in tables:
         for key in ("label", "estimator", "of", "measure", "budget", "split", "model", "dataset"):
             assert metadata[key] == manifest.metadata[key]
-        assert metadata["label"] == told.label
+        assert metadata["label"] == log_prob.label
         assert {
             name: metadata[name] for name in ("model", "dataset")
         }.items() <= manifest.parents.items()
@@ -281,7 +287,7 @@ def test_every_row_has_the_score_that_the_model_gives(root, scored, name):
 
 
 @pytest.mark.ray
-def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, tmp_path):
+def test_other_data_is_compared_with_rows_of_the_model_s_own_data(root, ray_session, tmp_path):
     """And what is fitted before rows are scored is fitted to the model's own data, once."""
     publish_dataset(str(tmp_path / "other"), SPEC, (5,))
     options = tiny("gan") | {"sigma": "fit", "fit_rows": 4, "fit_rounds": 8, "max_rows": 5}
@@ -306,7 +312,7 @@ def test_other_data_is_compared_with_rows_of_the_model_s_own(root, ray_session, 
     assert set(manifest.metadata["rare"]) == {"p_two_sided", "p_corrected"}
 
 
-def test_calibration_that_cannot_be_is_said_in_the_plan(root, tmp_path):
+def test_impossible_calibration_is_refused_in_the_plan(root, tmp_path):
     job = score_jobs(root, tmp_path)[0]
     config = SCORE.model_copy(update={"calibration": CalibrationConfig(split="test")})
     with pytest.raises(ConfigError, match=r"score\.calibration\.split is test, which has 0 rows"):
@@ -329,7 +335,7 @@ def test_calibration_that_cannot_be_is_said_in_the_plan(root, tmp_path):
 
 
 @pytest.mark.ray
-def test_finished_work_is_looked_up_without_ray(root, sampled, scored):
+def test_finished_jobs_need_no_ray(root, sampled, scored):
     def refuse():
         raise AssertionError("connected without work")
 
@@ -343,7 +349,7 @@ def test_finished_work_is_looked_up_without_ray(root, sampled, scored):
 
 
 @pytest.mark.ray
-def test_a_folder_with_other_work_is_left_alone(root, sampled, scored):
+def test_a_folder_with_other_work_is_refused(root, sampled, scored):
     with pytest.raises(ConfigError, match="made from other inputs"):
         sample_models(sample_jobs(root, sampled[0]), SAMPLE, seed=SEED + 1)
     with pytest.raises(ConfigError, match="made from other inputs"):
@@ -376,7 +382,7 @@ DRIVER = """
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_whose_driver_is_killed_is_gone_on_with(root, sampled, tmp_path):
+def test_a_job_whose_driver_is_killed_resumes(root, sampled, tmp_path):
     slow = SAMPLE.model_copy(update={"workers": 1})  # one at a time, so that some are missing
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(root), str(tmp_path)]
     command += [slow.model_dump_json(), *families()]
@@ -397,7 +403,7 @@ def test_a_job_whose_driver_is_killed_is_gone_on_with(root, sampled, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in receipts} == receipts
 
 
-def test_a_way_to_sample_that_is_not_for_the_model_is_refused_with_the_plan(root, tmp_path):
+def test_unsupported_sampling_options_are_refused_in_the_plan(root, tmp_path):
     rejected = []
     for job in sample_jobs(root, tmp_path):
         model_class = family(job.name)
@@ -414,7 +420,7 @@ def test_a_way_to_sample_that_is_not_for_the_model_is_refused_with_the_plan(root
     assert rejected
 
 
-def test_what_cannot_be_is_said_when_the_plan_is_made(root, tmp_path):
+def test_impossible_jobs_are_refused_in_the_plan(root, tmp_path):
     name = families()[0]
     job = sample_jobs(root, tmp_path)[0]
     with pytest.raises(ConfigError, match="classes 0 to 2"):
@@ -435,13 +441,13 @@ def test_what_cannot_be_is_said_when_the_plan_is_made(root, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in families() if name not in SCORABLE])
-def test_a_model_without_a_density_says_so_in_the_plan(root, tmp_path, name):
+def test_a_model_without_a_density_is_refused_in_the_plan(root, tmp_path, name):
     job = ScoreJob(name, str(root / "models" / name), str(root / "data"), str(tmp_path), {})
     with pytest.raises(Unscorable):
         plan_score(job, SCORE, seed=0)
 
 
-def test_plans_tell_the_work(root, tmp_path):
+def test_plans_contain_the_amount_of_work(root, tmp_path):
     plan = plan_sample(sample_jobs(root, tmp_path)[0], SAMPLE, seed=SEED)
     assert (plan.rows, plan.shards) == (22, 4)
     assert plan.size_bytes_at_most > 22 * 64

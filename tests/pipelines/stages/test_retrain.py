@@ -1,4 +1,4 @@
-"""The whole way on tiny settings, then new images: a new version, a decision, and nothing when told again."""
+"""A whole run of tiny models, then new images: a new version, a decision, and no work the next time."""
 
 from __future__ import annotations
 
@@ -114,33 +114,33 @@ def test_retrain(ray_session, place):
 
     first = _do(recipe, retrain.stage)
     assert (first["status"], first["version"]) == (retrain.NOTHING_NEW, 1)
-    seated = _champion(recipe)
-    assert seated is not None, "version 1 takes the empty seat"
-    assert seated.root == str(root / "models" / "vae")
+    first_champion = _champion(recipe)
+    assert first_champion is not None, "version 1 becomes the champion"
+    assert first_champion.root == str(root / "models" / "vae")
 
     before = _digests(root)
     add_images(root.parent / "images", 600, 1100)
-    made = root / "retrain" / "v0002"
+    version_root = root / "retrain" / "v0002"
     planned = _do(recipe, partial(plan, "retrain"))
     assert [(step.stage, step.done) for step in planned][:2] == [("shard", False), ("train", False)]
     assert planned[0].work["images"] == 500
-    assert not made.exists()
-    _kill_after_training(recipe, made)
-    trained = _digests(made)
-    assert not (made / "decision").exists()
+    assert not version_root.exists()
+    _kill_after_training(recipe, version_root)
+    trained = _digests(version_root)
+    assert not (version_root / "decision").exists()
 
     grown = _do(recipe, retrain.stage)
     assert (grown["status"], grown["version"]) == (DONE, 2)
     after = _digests(root)
     assert {name: after[name] for name in before} == before
-    assert {name: _digests(made)[name] for name in trained} == trained
-    _check_version(root, made)
+    assert {name: _digests(version_root)[name] for name in trained} == trained
+    _check_version(root, version_root)
 
     decision = grown["decisions"]["vae"]
-    assert (decision["promote"], decision["champion"]["digest"]) == (True, seated.digest)
+    assert (decision["promote"], decision["champion"]["digest"]) == (True, first_champion.digest)
     champion = _champion(recipe)
     assert champion is not None
-    assert champion.root == str(made / "models" / "vae")
+    assert champion.root == str(version_root / "models" / "vae")
 
     again = _do(recipe, retrain.stage)
     assert (again["status"], again["version"]) == (retrain.NOTHING_NEW, 2)
@@ -152,7 +152,7 @@ def test_retrain(ray_session, place):
     assert all(step.done for step in planned)
 
 
-def _kill_after_training(recipe: Path, made: Path) -> None:
+def _kill_after_training(recipe: Path, version_root: Path) -> None:
     """Retrain in a process of its own, and kill that when the new model is there."""
     command = [sys.executable, "-m", "pipelines", "retrain", "--recipe", str(recipe)]
     process = subprocess.Popen(
@@ -163,7 +163,7 @@ def _kill_after_training(recipe: Path, made: Path) -> None:
     assert process.stderr is not None
     try:
         deadline_s = time.monotonic() + TIMEOUT_S
-        while not (made / "models" / "vae" / "model.json").exists():
+        while not (version_root / "models" / "vae" / "model.json").exists():
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
@@ -173,20 +173,20 @@ def _kill_after_training(recipe: Path, made: Path) -> None:
         process.stderr.close()
 
 
-def _check_version(root: Path, made: Path) -> None:
-    """What a version adds, and that it is judged as version 1 was."""
+def _check_version(root: Path, version_root: Path) -> None:
+    """Check the rows that a version adds, and that it is evaluated as version 1 was."""
     old = load_manifest(DatasetManifest, str(root / "data"), "dataset")
-    new = load_manifest(DatasetManifest, str(made / "data"), "dataset")
+    new = load_manifest(DatasetManifest, str(version_root / "data"), "dataset")
     assert old is not None
     assert new is not None
     rows = [sum(shard.rows for shard in manifest.shards) for manifest in (old, new)]
     assert rows == [600, 1100]
     shared = {shard.tar.sha256 for shard in old.shards}
     assert shared < {shard.tar.sha256 for shard in new.shards}
-    written = sum(1 for _ in (made / "data").glob("*.tar"))
+    written = sum(1 for _ in (version_root / "data").glob("*.tar"))
     assert written == len(new.shards) - len(old.shards)
     protocols = []
-    for folder in (root, made):
+    for folder in (root, version_root):
         manifest = load_manifest(Manifest, str(folder / "evaluation" / "vae"), "evaluation")
         assert manifest is not None
         metrics = metrics_from(manifest.metadata)
@@ -194,18 +194,21 @@ def _check_version(root: Path, made: Path) -> None:
     assert protocols[0] == protocols[1]
 
 
-def test_a_champion_of_another_protocol_is_judged_again_and_may_stay(ray_session, place):
+def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_session, place):
     recipe, root = place
     before = _champion(recipe)
     add_images(root.parent / "images", 1100, 1300)
-    wanted = "sample.count=90", "promote.improvements=1", "promote.rules.fd.improve_by=0.9"
-    answer = _do(recipe, retrain.stage, *wanted)
-    assert (answer["status"], answer["version"]) == (DONE, 3)
-    made = root / "retrain" / "v0003"
-    for folder in (made / "evaluation" / "vae", made / "champion" / "vae" / "evaluation"):
+    changes = "sample.count=90", "promote.improvements=1", "promote.rules.fd.improve_by=0.9"
+    result = _do(recipe, retrain.stage, *changes)
+    assert (result["status"], result["version"]) == (DONE, 3)
+    version_root = root / "retrain" / "v0003"
+    for folder in (
+        version_root / "evaluation" / "vae",
+        version_root / "champion" / "vae" / "evaluation",
+    ):
         manifest = load_manifest(Manifest, str(folder), "evaluation")
         assert manifest is not None
         assert manifest.metadata["samples"]["rows"] == 90
-    assert answer["decisions"]["vae"]["promote"] is False
-    assert "not better" in " ".join(answer["decisions"]["vae"]["reasons"])
+    assert result["decisions"]["vae"]["promote"] is False
+    assert "not better" in " ".join(result["decisions"]["vae"]["reasons"])
     assert _champion(recipe) == before
