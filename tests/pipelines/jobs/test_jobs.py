@@ -432,7 +432,7 @@ def test_impossible_jobs_are_refused_in_the_plan(root, tmp_path):
     score = score_jobs(root, tmp_path)[0]
     with pytest.raises(ConfigError, match="no dataset at"):
         plan_score(replace(score, data_root=str(tmp_path)), SCORE, seed=0)
-    with pytest.raises(ConfigError, match="no rows"):
+    with pytest.raises(ConfigError, match="is empty"):
         plan_score(score, SCORE.model_copy(update={"split": "test"}), seed=0)
     publish_dataset(str(tmp_path / "plain"), SPEC.model_copy(update={"classes": 0}), (3,))
     with pytest.raises(ConfigError, match="no labels; score a dataset of the same images"):
