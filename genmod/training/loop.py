@@ -5,7 +5,6 @@ It names no family. Letters: B batch, K quantities.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from genmod.training.optim import PhaseOptimiser
 from genmod.training.phase import PhaseModule, accumulate_gradients
 from genmod.training.plan import due
 from genmod.training.setup import Batches, Plan
+from genmod.training.speed import SpeedClock
 from genmod.training.state import TrainState, stack_scalars
 from genmod.training.writer import BackgroundWriter, storage_errors
 from genmod.world import World
@@ -94,14 +94,12 @@ class _Run:
     modules: Sequence[nn.Module]
     """Each phase's loss, wrapped for gradient exchange."""
     average: ema.Average
+    clock: SpeedClock
     metric_log: MetricWriter | None
     """On rank 0, if the plan has a root."""
     writer: BackgroundWriter = field(default_factory=BackgroundWriter)
     """Writes checkpoints, on rank 0."""
     warmed_up: bool = False
-    start_s: float = 0.0
-    start_cpu_s: float = 0.0
-    start_nimg: int = 0
 
     @classmethod
     def start(cls, model: GenerativeModel, world: World, plan: Plan) -> Self:
@@ -122,10 +120,8 @@ class _Run:
             modules.append(world.wrap(PhaseModule(model, phase, plan.seed, config.precision)))
         log_here = plan.root is not None and world.rank == 0
         metric_log = MetricWriter(plan.root, state.nimg) if log_here and plan.root else None
-        average = ema.Average(state.ema, model)
-        run = cls(state, world, plan, config.total_nimg, modules, average, metric_log)
-        run.restart_clock()
-        return run
+        average, clock = ema.Average(state.ema, model), SpeedClock(state.nimg)
+        return cls(state, world, plan, config.total_nimg, modules, average, clock, metric_log)
 
     def step(self, batch: Batch) -> None:
         """One step: every phase whose turn it is, on this rank's rows of one global batch."""
@@ -178,10 +174,10 @@ class _Run:
             metrics |= run_collapse_monitor(plan.collapse, state, self.world, plan.root)
         self._draw()
         if metrics and self.metric_log is not None:
-            timing = self._timing() if log else {}
+            timing = self.clock.timing(state.nimg) if log else {}
             self.metric_log.append(MetricPoint(state.nimg, metrics, timing))
         if log:
-            self.restart_clock()
+            self.clock.restart(state.nimg)
         if save and self.world.rank == 0:
             self._save(losses)
 
@@ -239,17 +235,6 @@ class _Run:
         names = [optimiser.phase.name for optimiser in self.state.optimisers]
         val_loss = losses.get(f"{names[0]}/loss") if len(names) == 1 else None
         self.writer.submit(partial(self.plan.checkpoints.save, self.state.snapshot(), val_loss))
-
-    def restart_clock(self) -> None:
-        """Measure speeds from now on."""
-        self.start_s, self.start_cpu_s = time.monotonic(), time.process_time()
-        self.start_nimg = self.state.nimg
-
-    def _timing(self) -> dict[str, float]:
-        images = self.state.nimg - self.start_nimg
-        wall_s = time.monotonic() - self.start_s
-        cpu_s = time.process_time() - self.start_cpu_s
-        return {"images_per_s": images / max(wall_s, 1e-9), "wall_s": wall_s, "cpu_s": cpu_s}
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""The train stage on a real local Ray: crashes leave no trace in the weights, faults are told at once.
+"""The train stage on a real local Ray: crashes do not change the weights, and errors are reported at once.
 
-Each launch of the workers takes about fifteen seconds, so there are few.
+Each launch of the workers takes about fifteen seconds, so there are few launches.
 """
 
 from __future__ import annotations
@@ -158,23 +158,46 @@ def tuning_job(dataset, root: Path) -> TrainJob:
     return train_stage.job_of(Context(recipe, ("two-steps",)), "two-steps", dataset[1])
 
 
+class Recorder:
+    """Keeps the progress and the metrics of trainings."""
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[str, int, int]] = []
+        self.values: dict[str, dict[int, dict[str, float]]] = {}
+
+    def update(self, task: str, done: int, total: int, unit: str, note: str = "") -> None:
+        self.updates.append((task, done, total))
+
+    def sink(self, name: str):
+        received = self.values.setdefault(name, {})
+
+        class Sink:
+            def log_metrics(self, values, nimg: int) -> None:
+                assert nimg not in received
+                received[nimg] = dict(values)
+
+        return Sink()
+
+
 @pytest.fixture(scope="module")
-def undisturbed(ray_session, dataset, tmp_path_factory) -> tuple[list[Manifest], list, Path]:
-    root, seen = tmp_path_factory.mktemp("undisturbed"), []
+def undisturbed(ray_session, dataset, tmp_path_factory) -> tuple[list[Manifest], Recorder, Path]:
+    root, recorder = tmp_path_factory.mktemp("undisturbed"), Recorder()
     jobs = [job(dataset, root, "one"), job(dataset, root, "two", at=0), tuning_job(dataset, root)]
 
-    def on_progress(*told):
-        seen.append(told)
+    metrics = {job.name: recorder.sink(job.name) for job in jobs}
+    manifests = training.train_models(jobs, options(root, progress=recorder, metrics=metrics))
+    return manifests, recorder, root
 
-    return training.train_models(jobs, options(root, on_progress=on_progress)), seen, root
 
-
-def test_models_are_trained_in_one_launch_and_progress_is_told(undisturbed, dataset):
-    manifests, seen, root = undisturbed
+def test_models_are_trained_in_one_launch_and_report_progress(undisturbed, dataset):
+    manifests, recorder, root = undisturbed
     for name, manifest in zip(("one", "two"), manifests[:2], strict=True):
-        told = [(nimg, total) for who, nimg, total, _ in seen if who == name]
-        assert told == [(nimg, 12_000) for nimg in range(400, 12_001, 400)]
-        assert all(value == value for who, _, _, metrics in seen for value in metrics.values())
+        assert list(recorder.values[name]) == list(range(400, 12_001, 400))
+        for values in recorder.values[name].values():
+            assert all(value == value for value in values.values())
+        steps = [(done, total) for task, done, total in recorder.updates if task == f"train {name}"]
+        assert steps == sorted(steps)
+        assert steps[-1] == (12_000, 12_000)
         assert load_model(str(root / "models" / name)).spec == SPEC
         assert manifest.metadata["nimg"] == 12_000
         assert len([path for path in shas(manifest) if path.startswith("grids/")]) == 2
