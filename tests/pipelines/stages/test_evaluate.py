@@ -156,8 +156,10 @@ def fill(root):
     parts = {"train": (0, 1000), "val": (1000, 1200), "test": (1200, 1500)}
     data = dataset(f"{root}/data", parts)
     for name in ("vae", "gan"):
-        told = {"monitor_events": [f"at 9,000 images: coverage < {name}"]} if name == "gan" else {}
-        made = model(f"{root}/models/{name}", name, **told)
+        events = (
+            {"monitor_events": [f"at 9,000 images: coverage < {name}"]} if name == "gan" else {}
+        )
+        made = model(f"{root}/models/{name}", name, **events)
         metadata = {"sample": {"sampler": "ancestral", "draws_from_p": True, "seed": 0}}
         parents = {"model": made.digest}
         dataset(f"{root}/samples/{name}", {"train": (1500, 1790)}, metadata, parents=parents)
@@ -204,11 +206,11 @@ def evaluated(tmp_path_factory):
     return root
 
 
-def test_an_evaluation_says_what_was_measured_and_from_what(evaluated):
+def test_an_evaluation_contains_its_metrics_and_its_inputs(evaluated):
     job = evaluation_job(evaluated, "vae")
     manifest = job.done()
     inputs = job.inputs(ManifestSnapshot())
-    assert manifest.parents == {name: made.digest for name, made in inputs.items()}
+    assert manifest.parents == {name: each.digest for name, each in inputs.items()}
     assert manifest.metadata["model_digest"] == inputs["samples"].parents["model"]
     assert manifest.metadata["features"]["val_accuracy"] > 0.4
     assert manifest.metadata["reference"]["rows"] == 300
@@ -218,7 +220,7 @@ def test_an_evaluation_says_what_was_measured_and_from_what(evaluated):
     assert by_name["coverage"].relative_position < 0.2  # real digits were given as samples
 
 
-def test_scores_come_with_their_label_and_a_histogram_of_every_row(evaluated):
+def test_scores_have_their_label_and_a_histogram_of_every_row(evaluated):
     metadata = evaluation_job(evaluated, "vae").done().metadata["scores"]
     assert metadata["mean_nats"] == pytest.approx(-115)
     assert (metadata["label"], metadata["estimator"]) == ("stochastic_lower_bound", "iwae")
@@ -238,12 +240,12 @@ def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_fa
     features_job(root).do()
     roots = {"scores_root": f"{root}/own/vae", "ood_root": f"{root}/other/vae"}
     job = evaluation_job(root, "vae", **roots)
-    told = job.do().metadata["ood"]
+    ood = job.do().metadata["ood"]
     assert (
         job.done().parents["ood"] == load_manifest(Manifest, f"{root}/other/vae", "scores").digest
     )
     raw, recommended = (
-        next(c for c in told["columns"] if c["name"] == name)
+        next(c for c in ood["columns"] if c["name"] == name)
         for name in ("nats", "corrected_bits_per_dim")
     )
     assert raw["auroc"] < 0.2
@@ -274,7 +276,7 @@ def test_everything_that_was_written_verifies(evaluated):
         assert verify(f"{evaluated}/{folder}") == []
 
 
-def test_what_is_done_is_not_done_again(evaluated):
+def test_a_finished_evaluation_is_skipped(evaluated):
     root = f"{evaluated}/evaluation/vae"
     before = {url: storage.read_bytes(url) for url in storage.walk_files(root)}
     assert (
@@ -284,22 +286,20 @@ def test_what_is_done_is_not_done_again(evaluated):
     assert {url: storage.read_bytes(url) for url in storage.walk_files(root)} == before
 
 
-def test_the_same_work_elsewhere_gives_the_same_facts(evaluated, tmp_path):
+def test_the_same_work_in_another_folder_gives_the_same_result(evaluated, tmp_path):
     again = evaluation_job(evaluated, "gan", out_root=str(tmp_path)).do()
     first = evaluation_job(evaluated, "gan").done()
     assert again.metadata == first.metadata
     assert [f.sha256 for f in again.files] == [f.sha256 for f in first.files]
 
 
-def test_another_way_of_judging_does_not_go_into_the_same_folder(evaluated):
+def test_other_settings_are_refused_in_the_same_folder(evaluated):
     other = CONFIG.model_copy(update={"neighbours": 3})
     with pytest.raises(ConfigError, match="made from other inputs"):
         evaluation_job(evaluated, "vae", config=other).do()
 
 
-def test_inputs_that_are_missing_or_misshapen_are_refused_before_anything_is_written(
-    evaluated, tmp_path
-):
+def test_missing_or_misshapen_inputs_are_refused_before_anything_is_written(evaluated, tmp_path):
     out = str(tmp_path / "out")
     with pytest.raises(ConfigError, match="genmod sample --model vae"):
         evaluation_job(evaluated, "vae", samples_root=str(tmp_path / "none"), out_root=out).do()
@@ -312,11 +312,11 @@ def test_inputs_that_are_missing_or_misshapen_are_refused_before_anything_is_wri
     assert not storage.exists(out)
 
 
-def test_scores_of_another_model_or_dataset_are_not_shown_as_this_ones(evaluated, tmp_path):
-    mine = evaluation_job(evaluated, "vae").inputs(ManifestSnapshot())["scores"].parents
+def test_scores_of_another_model_or_dataset_are_refused(evaluated, tmp_path):
+    parents = evaluation_job(evaluated, "vae").inputs(ManifestSnapshot())["scores"].parents
     for what in ("model", "dataset"):
         other = str(tmp_path / what)
-        changed = mine | {what: "0" * 64}
+        changed = parents | {what: "0" * 64}
         scores(other, changed["model"], changed["dataset"])
         job = evaluation_job(evaluated, "vae", scores_root=other, out_root=str(tmp_path / "out"))
         with pytest.raises(ConfigError, match=f"of {what} 000000000000"):
@@ -347,7 +347,7 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_the_report_stands_alone_and_shows_the_models_side_by_side(evaluated):
+def test_the_report_is_one_file_and_shows_the_models_side_by_side(evaluated):
     html = storage.read_bytes(report_job(evaluated).page_url).decode()
     page = Page(html)
     sources = [attrs[key] for _, attrs in page.tags for key in ("src", "href") if key in attrs]
@@ -360,7 +360,7 @@ def test_the_report_stands_alone_and_shows_the_models_side_by_side(evaluated):
     label = features_job(evaluated).done().metadata["label"]
     happened = "at 9,000 images: coverage < gan"
     no_density = "No log-likelihood: it has no density"
-    for wanted in (
+    for expected in (
         f"fd[{label}]",
         "Coverage",
         no_density,
@@ -369,14 +369,14 @@ def test_the_report_stands_alone_and_shows_the_models_side_by_side(evaluated):
         "Posterior collapse",
         "0 of 1 units",
     ):
-        assert wanted in text
+        assert expected in text
     assert "FID" not in text.replace("not FID scores", "")
     assert [tag for tag, _ in page.tags].count(
         "polyline"
     ) == 6  # loss in training and validation, rate
 
 
-def test_hostile_names_are_only_text(evaluated, tmp_path):
+def test_hostile_names_are_escaped(evaluated, tmp_path):
     title = "<script>alert(1)</script>\"'&"
     job = report_job(evaluated, title).model_copy(update={"out_root": str(tmp_path)})
     job.do()
@@ -395,7 +395,7 @@ def test_a_moved_root_keeps_its_evaluations_and_its_report(evaluated, tmp_path):
     assert report_job(root, title="elsewhere").done(ManifestSnapshot()) is not None
 
 
-def test_a_report_on_changed_pictures_is_refused(tmp_path):
+def test_a_report_with_changed_pictures_is_refused(tmp_path):
     root = fill(str(tmp_path))
     features_job(root).do()
     for name in ("vae", "gan"):
@@ -418,7 +418,7 @@ def recipe(root):
 
 
 @pytest.mark.ray
-def test_the_stage_does_it_all_in_tasks_and_then_nothing(tmp_path, ray_session, capsys):
+def test_the_stage_runs_all_jobs_as_tasks_and_then_skips_them(tmp_path, ray_session, capsys):
     root = fill(str(tmp_path))
     context = Context(recipe(root), MODELS, ProgressDisplay(every_s=0))
     first = stage(context)
@@ -432,7 +432,7 @@ def test_the_stage_does_it_all_in_tasks_and_then_nothing(tmp_path, ray_session, 
 
 
 @pytest.mark.ray
-def test_a_mistake_in_a_task_comes_back_as_one_line(tmp_path, ray_session):
+def test_an_error_in_a_task_becomes_one_line(tmp_path, ray_session):
     root = fill(str(tmp_path))
     context = Context(recipe(root), MODELS)
     (tar,) = (tmp_path / "samples" / "gan").glob("*.tar")
@@ -445,7 +445,7 @@ def test_a_mistake_in_a_task_comes_back_as_one_line(tmp_path, ray_session):
     assert "\n" not in str(error.value)
 
 
-def test_the_stage_says_which_stage_is_missing(tmp_path):
+def test_the_error_names_the_missing_stage(tmp_path):
     root = str(tmp_path)
     with pytest.raises(ConfigError, match="genmod shard"):
         stage(Context(recipe(root), MODELS))
