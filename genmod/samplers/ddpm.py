@@ -107,10 +107,12 @@ def ddpm_schedule(schedule: ScheduleName) -> DDPMSchedule:
     >>> round(ddpm_schedule("linear").sigma_max)
     157
     """
+    # On the CPU also where a model is built on the meta device, since the result is cached.
+    float64, cpu = torch.float64, torch.device("cpu")
     if schedule == "linear":
-        beta_T = torch.linspace(1e-4, 0.02, _STEPS, dtype=torch.float64)
+        beta_T = torch.linspace(1e-4, 0.02, _STEPS, dtype=float64, device=cpu)
     else:
-        share = torch.arange(_STEPS + 1, dtype=torch.float64) / _STEPS
+        share = torch.arange(_STEPS + 1, dtype=float64, device=cpu) / _STEPS
         alpha_bar = (((share + _OFFSET) / (1 + _OFFSET)) * (math.pi / 2)).cos() ** 2
         beta_T = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=_MAX_BETA)
     alpha_bar_T = (1 - beta_T).cumprod(0)  # alpha_t squared

@@ -15,6 +15,7 @@ from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
 from genmod.nets.linear import MIN_PRODUCTS, Linear
 from genmod.rng import Rng
+from genmod.samplers.ddpm import ddpm_schedule
 
 
 def config(name, **net):
@@ -48,6 +49,16 @@ def test_every_family_is_counted(name):
     work = training_cost(config(name))
     assert work.parameters == parameters_of(config(name).build())
     assert work.step_flops > 1.5 * work.forward_flops > 0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_noise_schedules_are_counted_and_stay_usable(schedule):
+    """Their levels are cached, so they must not be computed on the meta device."""
+    ddpm_schedule.cache_clear()
+    noise = {"schedule": schedule}
+    net = {"prediction": "eps", "noise": noise, "sigma_min": 0.02, "sigma_max": 80.0}
+    assert training_cost(config("diffusion", **net)).forward_flops > 0
+    assert ddpm_schedule(schedule).sigma_T.device.type == "cpu"
 
 
 @pytest.mark.parametrize("name", families())
