@@ -122,7 +122,7 @@ class ReportContent:
     levels: int
     """Number of values of a pixel, for bits per dimension of densities."""
     data: Sequence[tuple[str, str]]
-    """TaskResult of the dataset."""
+    """Name and value of each property of the dataset."""
     reference_png: bytes
     models: Sequence[ModelPage]
     provenance: Sequence[tuple[str, str, str]]
