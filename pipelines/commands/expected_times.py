@@ -51,7 +51,7 @@ GROUP_START_S = 12.0
 POOL_START_S = 6.0
 """Processes of one pool of actors, up to their first unit of work."""
 
-EXCHANGE_BYTES_PER_S = 1.5e9
+EXCHANGE_BYTES_PER_S = 2e9
 """Gradients between two processes of one machine, by Gloo."""
 
 _GRADIENT_BYTES = 4
