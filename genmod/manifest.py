@@ -50,7 +50,7 @@ class ImageSpec(Config):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Shape of an image, (C, H, W)."""
         return self.channels, self.height, self.width
 
     @property

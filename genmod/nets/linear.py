@@ -86,7 +86,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., K) to (..., N)."""
+        """Apply the layer: (..., K) to (..., N)."""
         if not _is_faster(input, self.weight):
             return super().forward(input)
         product_MN = matrix_product(input.flatten(0, -2), self.weight, self.bias)

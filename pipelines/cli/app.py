@@ -98,7 +98,7 @@ def _genmod(
 def _add_stage(stage: str, purpose: str, example: str) -> None:
     def command(
         *,
-        recipe: options.Recipe,
+        recipe: options.RequiredRecipe,
         assignments: options.Assignments = [],  # noqa: B006
         model: options.Models = [],  # noqa: B006
         address: options.RayAddress = None,

@@ -46,7 +46,7 @@ _recipe = typer.Option(
     autocompletion=complete_recipe,
     rich_help_panel=_RECIPE,
 )
-Recipe = Annotated[str, _recipe]
+RequiredRecipe = Annotated[str, _recipe]
 OptionalRecipe = Annotated[str | None, _recipe]
 
 Assignments = Annotated[

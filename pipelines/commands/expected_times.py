@@ -70,7 +70,7 @@ class Expected:
 
     @property
     def total_s(self) -> float:
-        """Both together."""
+        """Start-up and work together, in seconds."""
         return self.first_s + self.usual_s
 
 

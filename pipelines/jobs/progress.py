@@ -25,7 +25,7 @@ class NoProgress:
     """Ignores progress: the default of every job."""
 
     def update(self, task: str, done: int, total: int, unit: str, note: str = "") -> None:
-        """Do nothing."""
+        """Ignore what the job reports."""
 
 
 NO_PROGRESS = NoProgress()
