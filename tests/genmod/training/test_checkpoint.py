@@ -88,9 +88,9 @@ def test_walks_back_over_faults(file, fault, checkpoints, crashed, gaussian, gau
 def test_changed_receipt_does_not_count(checkpoints, crashed, gaussian, gaussian_stream):
     newest, older = (storage.join(checkpoints.url, f"{nimg:012d}.json") for nimg in (24, 16))
     storage.write_bytes(newest, b"{")
-    told = json.loads(storage.read_bytes(older))
-    told["metadata"]["nimg"] = 20
-    storage.write_bytes(older, json.dumps(told).encode())
+    receipt = json.loads(storage.read_bytes(older))
+    receipt["metadata"]["nimg"] = 20
+    storage.write_bytes(older, json.dumps(receipt).encode())
     assert resumed_at(checkpoints, gaussian, gaussian_stream) == (8, crashed.files())
 
 
@@ -139,16 +139,16 @@ def test_the_newest_and_the_best_are_kept(losses, keep):
     kept = Checkpoints(f"memory://{uuid.uuid4().hex}", "mine", CONFIG, keep)
     for number, loss in enumerate(losses):
         kept.save(replace(snapshot, nimg=number), loss)
-        known = {at: told for at, told in enumerate(losses[: number + 1]) if told is not None}
+        known = {at: value for at, value in enumerate(losses[: number + 1]) if value is not None}
         newest = set(range(max(0, number + 1 - keep), number + 1))
         if not known:
             assert set(kept.nimgs()) == newest
         else:
-            found = set(kept.nimgs())
-            assert found - newest <= {at for at in known if known[at] == min(known.values())}
-            assert min(known[at] for at in found & known.keys()) == min(known.values())
-            assert newest <= found
-            assert len(found) <= keep + 1
+            nimgs = set(kept.nimgs())
+            assert nimgs - newest <= {at for at in known if known[at] == min(known.values())}
+            assert min(known[at] for at in nimgs & known.keys()) == min(known.values())
+            assert newest <= nimgs
+            assert len(nimgs) <= keep + 1
         folders = {name.partition("-")[0] for name in storage.list_names(kept.url) if "-" in name}
         assert folders == {f"{at:012d}" for at in kept.nimgs()}
 
@@ -216,7 +216,7 @@ def test_a_write_that_fails_ends_training(gaussian, gaussian_stream, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_bucket_that_goes_away_is_told_and_the_last_checkpoint_stays(
+def test_a_bucket_that_goes_away_is_an_error_and_the_last_checkpoint_stays(
     proxied_root, proxy, monkeypatch, gaussian, gaussian_stream
 ):
     patience = storage.StorageConfig(read_timeout_s=20, request_timeout_s=30, retry_timeout_s=2)

@@ -68,13 +68,13 @@ def checkpoints_of(job: TrainJob) -> Checkpoints:
 
 def whole(job: TrainJob) -> list[int]:
     """The checkpoints whose every file fits its digest."""
-    found = []
+    nimgs = []
     for nimg in checkpoints_of(job).nimgs():
         url = storage.join(job.root, "checkpoints", f"{nimg:012d}.json")
         receipt = Manifest.model_validate(json.loads(storage.read_bytes(url)))
         if receipt.is_whole() and not find_problems(f"{job.root}/checkpoints", receipt.files):
-            found.append(nimg)
-    return found
+            nimgs.append(nimg)
+    return nimgs
 
 
 @pytest.mark.slow
@@ -139,23 +139,25 @@ def test_any_number_of_ranks_goes_on_with_the_same_rows(forge, dataset, tmp_path
     alone.mkdir(), groups.mkdir()
     assert forge.run(jobs[0], ids=str(alone / "only-0")) == 0
     for number, size in enumerate((4, 2, 3)):
-        told = {} if size == 3 else {"die_at": "fsync checkpoints #2"}
+        options = {} if size == 3 else {"die_at": "fsync checkpoints #2"}
         pids = forge.start_group(
-            jobs[1], size, tmp_path / f"store{number}", ids=str(groups), **told
+            jobs[1], size, tmp_path / f"store{number}", ids=str(groups), **options
         )
         statuses = [forge.wait(pid) for pid in pids]
         assert statuses == [0, 0, 0] if size == 3 else statuses[0] == -9 and 0 not in statuses
-    (wanted,) = rows_of_steps(alone)
-    assert sorted(wanted) == list(range(0, 144, 24))
-    assert all(len(rows) == 24 for rows in wanted.values())
-    found = rows_of_steps(groups)
-    assert [min(steps) for steps in found] == [0, 48, 96]
-    for steps in found:
+    (expected,) = rows_of_steps(alone)
+    assert sorted(expected) == list(range(0, 144, 24))
+    assert all(len(rows) == 24 for rows in expected.values())
+    group_rows = rows_of_steps(groups)
+    assert [min(steps) for steps in group_rows] == [0, 48, 96]
+    for steps in group_rows:
         whole_steps = {at: rows for at, rows in steps.items() if len(rows) == 24}
-        assert whole_steps == {at: wanted[at] for at in whole_steps}
+        assert whole_steps == {at: expected[at] for at in whole_steps}
         for at, rows in steps.items():
-            assert rows.items() <= wanted[at].items()
-    assert {at for steps in found for at, rows in steps.items() if len(rows) == 24} == set(wanted)
+            assert rows.items() <= expected[at].items()
+    assert {at for steps in group_rows for at, rows in steps.items() if len(rows) == 24} == set(
+        expected
+    )
     points = [read_metrics(job.root) for job in jobs]
     assert [p.nimg for p in points[1]] == [p.nimg for p in points[0]] == list(range(24, 145, 24))
     for one, other in zip(*points, strict=True):
@@ -174,9 +176,9 @@ def test_a_group_that_is_killed_and_goes_on_ends_bitwise_the_same(size, forge, d
     for name, steps in (("straight", ()), ("killed", ("fsync checkpoints #2",) * 2)):
         job = make_job(*dataset, tmp_path / name, TRAIN.model_copy(update={"nimg": 480}))
         for number, step in enumerate((*steps, None)):
-            told = {"die_at": step} if step else {}
+            options = {"die_at": step} if step else {}
             store = tmp_path / f"{name}-{number}"
-            statuses = [forge.wait(pid) for pid in forge.start_group(job, size, store, **told)]
+            statuses = [forge.wait(pid) for pid in forge.start_group(job, size, store, **options)]
             assert (statuses[0] == -9) if step else (statuses == [0] * size)
         made_by.append(made(job))
     assert made_by[0] == made_by[1]
@@ -185,17 +187,15 @@ def test_a_group_that_is_killed_and_goes_on_ends_bitwise_the_same(size, forge, d
 ONE_LINE = re.compile(r"StorageError: .*resumes from the newest whole checkpoint\n", re.DOTALL)
 
 
-def told(path: Path) -> str:
-    """What a process said: one line, and no traceback."""
+def error_line(path: Path) -> str:
+    """The error output of a process: one line without a traceback."""
     text = path.read_text()
     assert ONE_LINE.fullmatch(text), text
     assert text.count("\n") == 1
     return text
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_stays(
-    forge, dataset, straight, tmp_path
-):
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(forge, dataset, straight, tmp_path):
     disk, errors = tmp_path / "disk", tmp_path / "errors"
     disk.mkdir()
     probe = make_job(*dataset, tmp_path / "probe", SHORT)
@@ -208,7 +208,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_stays(
     try:
         job = make_job(*dataset, disk / "m", SHORT)
         assert forge.run(job, stderr=str(errors)) == 2
-        assert "No space left on device" in told(errors)
+        assert "No space left on device" in error_line(errors)
         assert whole(job) == checkpoints_of(job).nimgs() == [24]
         assert not list(disk.rglob(".pending-*"))
         subprocess.run(("mount", "-o", "remount,size=64m", str(disk)), check=True)
@@ -218,12 +218,12 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_stays(
         subprocess.run(("umount", str(disk)), check=True)
 
 
-def test_a_file_that_may_not_grow_is_told_in_one_line(forge, dataset, straight, tmp_path):
+def test_a_file_that_may_not_grow_is_one_line(forge, dataset, straight, tmp_path):
     job, errors = make_job(*dataset, tmp_path / "m", SHORT), tmp_path / "errors"
     assert forge.run(job, die_at="fsync checkpoints #2") == -9
     before = whole(job)
     assert forge.run(job, file_bytes=2_000, stderr=str(errors)) == 2
-    assert "File too large" in told(errors)
+    assert "File too large" in error_line(errors)
     assert whole(job) == checkpoints_of(job).nimgs() == before != []
     assert forge.run(job) == 0
     assert made(job) == straight[0]
@@ -231,11 +231,11 @@ def test_a_file_that_may_not_grow_is_told_in_one_line(forge, dataset, straight, 
 
 @pytest.mark.parametrize("step", ["open checkpoints/000000000072-*/.pending-* #3",
                                   "os.link checkpoints/000000000072.json #1"])  # fmt: skip
-def test_a_store_that_goes_away_is_told_in_one_line(step, forge, dataset, straight, tmp_path):
+def test_a_store_that_goes_away_is_one_line(step, forge, dataset, straight, tmp_path):
     job, errors = make_job(*dataset, tmp_path / "m", SHORT), tmp_path / "errors"
     assert forge.run(job, lose_at=step, stderr=str(errors)) == 2
     assert re.search(
-        r"cannot write the checkpoint at 72 images to \S+/checkpoints \(", told(errors)
+        r"cannot write the checkpoint at 72 images to \S+/checkpoints \(", error_line(errors)
     )
     (tmp_path / "m").unlink()
     (tmp_path / "m.away").rename(tmp_path / "m")
@@ -245,13 +245,11 @@ def test_a_store_that_goes_away_is_told_in_one_line(step, forge, dataset, straig
     assert made(job) == straight[0]
 
 
-def test_a_store_that_goes_away_under_the_metrics_is_told_in_one_line(
-    forge, dataset, straight, tmp_path
-):
+def test_a_store_that_goes_away_under_the_metrics_is_one_line(forge, dataset, straight, tmp_path):
     job, errors = make_job(*dataset, tmp_path / "m", SHORT), tmp_path / "errors"
     step = "open metrics/000000.jsonl #3"
     assert forge.run(job, lose_at=step, stderr=str(errors)) == 2
-    assert re.search("the (metrics at 72|checkpoint at 48) images", told(errors))
+    assert re.search("the (metrics at 72|checkpoint at 48) images", error_line(errors))
     (tmp_path / "m").unlink()
     (tmp_path / "m.away").rename(tmp_path / "m")
     assert whole(job)

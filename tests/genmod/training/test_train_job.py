@@ -63,23 +63,23 @@ def job(data, tmp_path, **changes) -> TrainJob:
 
 
 def test_from_data_to_model(data, tmp_path):
-    mine = plan_job(job(data, tmp_path), data)
-    assert TrainJob.model_validate(as_json(mine)) == mine
-    made = run_job(mine, SingleProcess())
-    assert find_problems(mine.root, made.files) == []
+    planned = plan_job(job(data, tmp_path), data)
+    assert TrainJob.model_validate(as_json(planned)) == planned
+    made = run_job(planned, SingleProcess())
+    assert find_problems(planned.root, made.files) == []
     paths = [entry.path for entry in made.files]
     assert paths[:4] == ["config.json", "ema.safetensors", "raw.safetensors", "history.json"]
     assert paths[4:6] == ["grids/000000000032.png", "grids/000000000064.png"]
     of_latents = ["latents/reconstructions.png", "latents/traversals.png"]
-    assert paths[6:] == (of_latents if load_model(mine.root).has_latents else [])
+    assert paths[6:] == (of_latents if load_model(planned.root).has_latents else [])
     assert made.parents == {"data": data.digest}
     assert made.metadata["class_names"] == ["a", "b", "c"]
     assert made.metadata["final"].keys() >= {
-        f"val/{p.name}/loss" for p in load_model(mine.root).phases()
+        f"val/{p.name}/loss" for p in load_model(planned.root).phases()
     }
-    assert ManifestSnapshot().model(mine.root).config == mine.model
-    assert run_job(mine, SingleProcess()) == made
-    assert not storage.exists(storage.join(mine.root, "checkpoints"))
+    assert ManifestSnapshot().model(planned.root).config == planned.model
+    assert run_job(planned, SingleProcess()) == made
+    assert not storage.exists(storage.join(planned.root, "checkpoints"))
 
 
 def test_model_digest_is_of_weights_and_configuration(data, tmp_path):
@@ -97,17 +97,17 @@ def test_model_digest_is_of_weights_and_configuration(data, tmp_path):
 
 
 def test_changed_weights_are_not_loaded(data, tmp_path):
-    mine = plan_job(job(data, tmp_path), data)
-    run_job(mine, SingleProcess())
-    url = storage.join(mine.root, "ema.safetensors")
+    planned = plan_job(job(data, tmp_path), data)
+    run_job(planned, SingleProcess())
+    url = storage.join(planned.root, "ema.safetensors")
     weights = storage.read_bytes(url)
     storage.write_bytes(url, weights[:-1] + bytes([weights[-1] ^ 1]))
     with pytest.raises(DataError, match=r"ema\.safetensors does not match its digest"):
-        load_model(mine.root)
-    load_model(mine.root, "raw")
+        load_model(planned.root)
+    load_model(planned.root, "raw")
 
 
-def test_faults_are_told_when_the_plan_is_made(data, tmp_path):
+def test_faults_are_errors_of_the_plan(data, tmp_path):
     no_val = data.model_copy(update={"shards": data.of_split("train")})
     with pytest.raises(DataError, match="the val split has no rows"):
         plan_job(job(data, tmp_path), no_val)
@@ -154,7 +154,7 @@ def test_a_model_of_a_mix_is_made_from_all_its_datasets(data, tmp_path, monkeypa
         run_job(moved, SingleProcess())
 
 
-def test_an_order_that_does_not_fit_the_data_is_told_when_the_plan_is_made(data, tmp_path):
+def test_an_order_that_does_not_fit_the_data_is_an_error_of_the_plan(data, tmp_path):
     def plan(manifest=data, **order):
         train = TRAIN.model_copy(update={"order": OrderConfig(**order), "batch": 32})
         plan_job(job(data, tmp_path, train=train), manifest)
@@ -174,14 +174,14 @@ def test_a_model_that_starts_from_another(data, tmp_path):
     start = InitialModel(root=str(tmp_path / "models" / "m"), digest=first.digest)
     still = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-30)})
     values = {"root": str(tmp_path / "models" / "tuned"), "train": still, "start": start}
-    mine = plan_job(job(data, tmp_path, **values), data)
-    check_start(mine, ManifestSnapshot().model(mine.start.root).config)
-    assert mine.fingerprint != plan_job(job(data, tmp_path, train=still), data).fingerprint
-    made = run_job(mine, SingleProcess())
+    planned = plan_job(job(data, tmp_path, **values), data)
+    check_start(planned, ManifestSnapshot().model(planned.start.root).config)
+    assert planned.fingerprint != plan_job(job(data, tmp_path, train=still), data).fingerprint
+    made = run_job(planned, SingleProcess())
     assert made.parents == {"data": data.digest, "start": first.digest}
     theirs = load_model(start.root, "ema").state_dict()
     for weights in ("ema", "raw"):  # so small a rate moves nothing
-        for name, value in load_model(mine.root, weights).state_dict().items():
+        for name, value in load_model(planned.root, weights).state_dict().items():
             assert torch.allclose(value, theirs[name], rtol=0, atol=1e-12), name
 
 

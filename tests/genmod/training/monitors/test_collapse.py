@@ -1,4 +1,4 @@
-"""Collapse: measured on known samples, provoked for real, one way back, and a state that resumes exactly."""
+"""Collapse: measured on known samples, provoked for real, one rollback, and a state that resumes exactly."""
 
 from __future__ import annotations
 
@@ -74,34 +74,34 @@ def test_good_samples_cover_and_collapsed_ones_do_not():
     assert copies["duplicates"] == 1.0
 
 
-def test_patience_grace_and_the_end_of_it():
+def test_consecutive_checks_the_start_and_the_last_rollback():
     config = CollapseConfig(start_nimg=100, consecutive_checks=2, max_rollbacks=1)
-    watch = MonitorState(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})
+    monitors = MonitorState(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})
     bad, good = {"coverage": 0.3, "duplicates": 0.0}, {"coverage": 0.7, "duplicates": 0.0}
 
-    def collapsed(found: dict[str, float], nimg: int) -> bool:
-        told = collapse_problems(config, watch.best_coverage, found, nimg)
-        return record_check(watch, config, told, nimg)
+    def collapsed(statistics: dict[str, float], nimg: int) -> bool:
+        problems = collapse_problems(config, monitors.best_coverage, statistics, nimg)
+        return record_check(monitors, config, problems, nimg)
 
     assert not collapsed(bad, 60)
     assert not collapsed(bad, 100)
     assert not collapsed(good, 120)
     assert not collapsed(bad, 140)
     assert collapsed(bad, 160)
-    record_rollback(watch, config, 160, "lower lr")
-    assert (watch.lr_scale, watch.rollbacks, watch.failed_checks) == (0.5, 1, 0)
+    record_rollback(monitors, config, 160, "lower lr")
+    assert (monitors.lr_scale, monitors.rollbacks, monitors.failed_checks) == (0.5, 1, 0)
     with pytest.raises(TrainingCollapsed) as caught:
-        record_rollback(watch, config, 200, "lower lr")
-    told = str(caught.value)
-    assert "\n" not in told
+        record_rollback(monitors, config, 200, "lower lr")
+    message = str(caught.value)
+    assert "\n" not in message
     for part in (
         "collapsed at 200 images",
         "at 140 images: coverage 0.300",
         "rolled back to the EMA",
         "no rollback is left; lower lr",
     ):
-        assert part in told
-    assert watch.events[-1] == "at 200 images: training ended, no rollback is left"
+        assert part in message
+    assert monitors.events[-1] == "at 200 images: training ended, no rollback is left"
 
 
 def go(
@@ -122,7 +122,7 @@ def go(
     net = GanConfig.tiny().model_copy(update={"loss": "hinge", "penalty": penalty})
     stats = DataStats(mean=(0.0,), std=(0.5,))
     model = ModelConfig(family="gan", net=as_json(net), spec=SPEC, stats=stats)
-    watch = CollapseConfig(
+    monitors = CollapseConfig(
         every_nimg=640,
         rows=128,
         start_nimg=grace or 0,
@@ -133,7 +133,7 @@ def go(
         min_relative_coverage=0.3,
     )
     config = TrainConfig(
-        nimg=nimg, batch=BATCH, log_every_nimg=640, checkpoint_every_nimg=640, collapse_monitor=watch,
+        nimg=nimg, batch=BATCH, log_every_nimg=640, checkpoint_every_nimg=640, collapse_monitor=monitors,
         validate_every_nimg=None, ema_halflife_nimg=100,
         optim=OptimConfig(lr=lr, betas=(0.0, 0.99), warmup_nimg=0, decay="none", clip_norm=None),
     )  # fmt: skip
@@ -148,27 +148,27 @@ def go(
             yield rows(range(first + world.rank, first + BATCH, world.size))
 
     held = rows(range(10**6, 10**6 + 128))
-    samples = None if grace is None else CollapseMonitor(watch, held, 5, family("gan").Sample())
+    samples = None if grace is None else CollapseMonitor(monitors, held, 5, family("gan").Sample())
     checkpoints = Checkpoints(root, "collapse", model)
     plan = Plan(config, 5, root, checkpoints, collapse=samples)
     made = model.build(1)
     return train(made, batches, world, plan)
 
 
-def test_a_real_collapse_is_caught_and_told(tmp_path):
+def test_a_real_collapse_rolls_back_and_then_ends_training(tmp_path):
     """No penalties and a high rate: the nets run away from each other."""
     with pytest.raises(TrainingCollapsed) as caught:
         go(str(tmp_path), lr=0.05, penalty="none", nimg=12_800, rollbacks=1)
-    told = str(caught.value)
-    assert "rolled back to the EMA weights" in told
+    message = str(caught.value)
+    assert "rolled back to the EMA weights" in message
     events = json.loads((tmp_path / "collapse.json").read_bytes())
     assert events["rollbacks"] == 1
     assert events["lr_scale"] == 0.5
     assert len(events["events"]) >= 5
 
 
-def test_the_way_back_resumes_bitwise(tmp_path):
-    """Stopped after the collapse and its way back, and gone on: the same bytes as the straight run."""
+def test_a_rollback_resumes_bitwise(tmp_path):
+    """Stopped after the rollback and resumed: the same bytes as the uninterrupted run."""
     straight = go(str(tmp_path / "a"), lr=0.05, penalty="none", nimg=5_120, rollbacks=9)
     assert straight.monitor_state.rollbacks >= 1
     with pytest.raises(ConnectionError):
@@ -179,7 +179,7 @@ def test_the_way_back_resumes_bitwise(tmp_path):
     )
 
 
-def test_a_number_that_is_not_finite_goes_the_same_way_back(tmp_path):
+def test_a_number_that_is_not_finite_rolls_back_too(tmp_path):
     calm = {"lr": 2e-3, "penalty": "r1r2", "nimg": 2_560}
     state = go(str(tmp_path / "a"), rollbacks=1, broken=1_600, **calm)
     assert state.nimg == 2_560
@@ -191,15 +191,15 @@ def test_a_number_that_is_not_finite_goes_the_same_way_back(tmp_path):
     assert float(state.model.gamma_scale) == 4.0
     with pytest.raises(TrainingCollapsed, match="no rollback is left"):
         go(str(tmp_path / "b"), rollbacks=0, broken=1_600, **calm)
-    told = json.loads((tmp_path / "b" / "collapse.json").read_bytes())
-    assert told["events"][-1] == "at 1,920 images: training ended, no rollback is left"
+    state = json.loads((tmp_path / "b" / "collapse.json").read_bytes())
+    assert state["events"][-1] == "at 1,920 images: training ended, no rollback is left"
     with pytest.raises(TrainingCollapsed, match="no check has found good weights"):
         go(str(tmp_path / "c"), rollbacks=1, broken=16, **calm)
 
 
 @pytest.mark.slow
-def test_two_ranks_go_back_alike(tmp_path):
-    """No look is good enough, then one rank's weight is spoilt: the same events and bytes on both."""
+def test_two_ranks_roll_back_alike(tmp_path):
+    """No check passes, then a weight of one rank becomes not a number: the same events and bytes on both."""
     command = [sys.executable, __file__, str(tmp_path)]
     ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
     try:
@@ -207,11 +207,11 @@ def test_two_ranks_go_back_alike(tmp_path):
     finally:
         for process in ranks:
             process.kill()
-    told = [json.loads((tmp_path / f"rank-{rank}.json").read_bytes()) for rank in range(2)]
-    assert told[0] == told[1]
-    assert told[0]["rollbacks"] == 2
-    assert told[0]["events"][0].startswith("at 1,280 images: coverage")
-    assert "not finite in the step that ended at 2,016 images" in told[0]["events"][3]
+    states = [json.loads((tmp_path / f"rank-{rank}.json").read_bytes()) for rank in range(2)]
+    assert states[0] == states[1]
+    assert states[0]["rollbacks"] == 2
+    assert states[0]["events"][0].startswith("at 1,280 images: coverage")
+    assert "not finite in the step that ended at 2,016 images" in states[0]["events"][3]
 
 
 def one_of_two(folder: str, rank: int) -> None:
@@ -227,8 +227,8 @@ def one_of_two(folder: str, rank: int) -> None:
     Path(f"{folder}/rank-{rank}.json").write_text(json.dumps(metadata))
 
 
-def test_watching_alone_changes_no_weights(tmp_path):
-    """Within the grace, looks at samples leave training as it is without them."""
+def test_monitoring_alone_changes_no_weights(tmp_path):
+    """Before ``start_nimg``, the monitor does not change training."""
     watched = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=1_280, rollbacks=0, grace=10**6)
     blind = go(str(tmp_path / "b"), lr=2e-3, penalty="r1r2", nimg=1_280, rollbacks=0, grace=None)
     assert weights_bytes(watched.model) == weights_bytes(blind.model)
@@ -248,7 +248,7 @@ def test_with_penalties_it_is_not_called_a_collapse(tmp_path):
     )
 
 
-def test_a_store_that_does_not_take_what_was_seen_is_one_line(tmp_path):
+def test_a_state_that_cannot_be_written_is_one_line(tmp_path):
     state = go(str(tmp_path / "a"), lr=2e-3, penalty="r1r2", nimg=640, rollbacks=0)
     samples = CollapseMonitor(CollapseConfig(rows=16), rows(range(32)), 5, family("gan").Sample())
     (tmp_path / "b").write_text("not a folder")
@@ -258,7 +258,7 @@ def test_a_store_that_does_not_take_what_was_seen_is_one_line(tmp_path):
         run_collapse_monitor(samples, state, SingleProcess(), str(tmp_path / "b"))
 
 
-def test_too_few_validation_rows_are_told_before_training():
+def test_too_few_validation_rows_are_an_error_before_training():
     config = TrainConfig(
         nimg=640, batch=BATCH, validate_every_nimg=None, collapse_monitor=CollapseConfig()
     )

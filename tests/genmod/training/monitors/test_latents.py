@@ -1,4 +1,4 @@
-"""Posterior collapse: measured on known posteriors, provoked for real, and told."""
+"""Posterior collapse: measured on known posteriors, provoked for real, and reported."""
 
 from __future__ import annotations
 
@@ -39,18 +39,20 @@ def test_usage_of_posteriors_that_are_known():
     log_std_BZ[:, 0] = math.log(0.01)
     q = Gaussian(mean_BZ, log_std_BZ)
     rng = rng_for(1, "usage", range(rows))
-    found = latent_usage(Latents(q, q.draw(rng), (3,)))
-    assert found["active_units"] == 1
-    assert found["kl_nats_of_unit/000"] == pytest.approx(
+    measured = latent_usage(Latents(q, q.draw(rng), (3,)))
+    assert measured["active_units"] == 1
+    assert measured["kl_nats_of_unit/000"] == pytest.approx(
         0.5 * (1e-4 + 5 - 1) - math.log(0.01), rel=1e-5
     )
-    assert found["kl_nats_of_unit/001"] == pytest.approx(0.5)
-    assert found["kl_nats_of_unit/002"] == 0.0
-    assert found["kl_nats"] == pytest.approx(sum(found[f"kl_nats_of_unit/00{z}"] for z in range(3)))
-    assert found["mutual_information_nats"] == pytest.approx(math.log(4), abs=1e-6)
-    assert found["mutual_information_limit_nats"] == pytest.approx(math.log(rows))
-    told = latent_usage(Latents(q, q.draw(rng), (1, 2)))
-    assert told["kl_nats_of_group/01"] == pytest.approx(0.5)
+    assert measured["kl_nats_of_unit/001"] == pytest.approx(0.5)
+    assert measured["kl_nats_of_unit/002"] == 0.0
+    assert measured["kl_nats"] == pytest.approx(
+        sum(measured[f"kl_nats_of_unit/00{z}"] for z in range(3))
+    )
+    assert measured["mutual_information_nats"] == pytest.approx(math.log(4), abs=1e-6)
+    assert measured["mutual_information_limit_nats"] == pytest.approx(math.log(rows))
+    grouped = latent_usage(Latents(q, q.draw(rng), (1, 2)))
+    assert grouped["kl_nats_of_group/01"] == pytest.approx(0.5)
 
 
 def patterns(index) -> Batch:
@@ -63,7 +65,7 @@ def patterns(index) -> Batch:
 
 
 @pytest.mark.parametrize("collapses", [True, False])
-def test_a_real_collapse_is_told_and_a_healthy_run_is_not(tmp_path, caplog, collapses):
+def test_a_real_collapse_is_reported_and_a_healthy_run_is_not(tmp_path, caplog, collapses):
     """A KL term that weighs far too much from the first image on, or one that grows to its due weight."""
     net = family("vae").Config.tiny().model_copy(
         update={"beta": 100.0} if collapses else {"kl_warmup_nimg": 1000}
@@ -74,7 +76,7 @@ def test_a_real_collapse_is_told_and_a_healthy_run_is_not(tmp_path, caplog, coll
         nimg=1600, batch=BATCH, log_every_nimg=800, validate_every_nimg=None, ema_halflife_nimg=50,
         optim=OptimConfig(lr=5e-3, warmup_nimg=0, decay="none"),
     )  # fmt: skip
-    look = LatentMonitor(
+    monitor = LatentMonitor(
         LatentMonitorConfig(every_nimg=400, start_nimg=800), patterns(range(64)), 5
     )
 
@@ -83,13 +85,15 @@ def test_a_real_collapse_is_told_and_a_healthy_run_is_not(tmp_path, caplog, coll
             yield patterns(range(first, first + BATCH))
 
     with caplog.at_level(logging.WARNING):
-        state = train(model, batches, SingleProcess(), Plan(config, 5, str(tmp_path), latents=look))
+        state = train(
+            model, batches, SingleProcess(), Plan(config, 5, str(tmp_path), latents=monitor)
+        )
     final = read_metrics(str(tmp_path))[-1].metrics
     assert final["latents/collapsed"] == float(collapses)
     assert state.monitor_state.posterior_collapsed == collapses
     assert ("posterior collapse" in caplog.text) == collapses
-    told = [event for event in state.monitor_state.events if "posterior collapse" in event]
-    assert len(told) == collapses  # once, not at every look
+    events = [event for event in state.monitor_state.events if "posterior collapse" in event]
+    assert len(events) == collapses  # once, not at every check
     if collapses:
         assert final["latents/active_units"] == 0
         assert final["latents/mutual_information_nats"] < 0.05
