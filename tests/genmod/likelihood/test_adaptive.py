@@ -52,7 +52,7 @@ def test_known_densities(truth):
     torch.testing.assert_close(nats_B, truth_B, rtol=0, atol=2e-3)
 
 
-def test_a_gaussian_of_the_priors_own_kind_needs_no_steps():
+def test_gaussian_data_need_few_steps():
     def denoise(x_BCHW, sigma_B):
         share_B = 0.16 / (0.16 + sigma_B**2)
         return 0.3 + share_B[:, None, None, None] * (x_BCHW - 0.3)
@@ -77,7 +77,7 @@ def test_errors_follow_the_tolerance():
     assert (found[1].nfe_B > found[0].nfe_B).all()
 
 
-def test_steps_are_each_rows_own():
+def test_rows_have_independent_steps():
     """Alone or in company, a row takes the same steps; hard rows take more than easy ones."""
     x_BCHW = draw(RING, 30)
     x_BCHW[7] = torch.tensor([0.02, 0.01])[:, None, None]  # between all components
@@ -89,7 +89,7 @@ def test_steps_are_each_rows_own():
     assert whole.nfe_B.unique().numel() > 2
 
 
-def test_calls_are_counted():
+def test_nfe_is_counted():
     calls = []
 
     def counting(x_BCHW, sigma_B):
@@ -135,7 +135,7 @@ def test_a_denoiser_that_returns_nan_is_an_error():
         log_density_adaptive(lambda x, s: x * math.nan, draw(RING, 3), None, span(), prior(RING))
 
 
-def test_a_row_that_never_ends_is_given_up():
+def test_too_many_steps_are_an_error():
     few = AdaptiveSteps(SIGMA_MIN, SIGMA_MAX, 0.4, 1e-6, max_steps=5)
     with pytest.raises(GenmodError, match="in 5 steps"):
         log_density_adaptive(denoiser(RING), draw(RING, 3), None, few, prior(RING))

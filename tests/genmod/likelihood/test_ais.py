@@ -82,7 +82,7 @@ def test_started_at_the_exact_posterior_every_weight_is_p_of_x():
     assert float(stderr_B.max()) < 1e-10
 
 
-def test_another_start_has_another_way_to_the_same_truth():
+def test_start_at_an_encoder_reaches_the_same_value():
     """As with an encoder's q(z | x): shifted and too narrow, it is still a bound that closes."""
     wrong = Gaussian(Z_BZ + 0.1, torch.full_like(Z_BZ, math.log(0.3)))
     nats_B, _ = ais.lower_bound(target(MODEL, X_BD, wrong), RNG, OPTIONS)
@@ -90,13 +90,13 @@ def test_another_start_has_another_way_to_the_same_truth():
     assert abs(float(error_B.mean())) < 0.3
 
 
-def test_pilots_find_the_step_that_is_accepted_as_asked():
+def test_pilot_reaches_the_target_acceptance():
     log_step_BP = ais.tune_step_sizes(TARGET, RNG, OPTIONS)
     assert log_step_BP.shape == (ROWS, 40)
     assert float(log_step_BP[:, -1].mean()) < float(log_step_BP[:, 0].mean()) - 1
 
 
-def test_rows_chains_and_chunks_do_not_see_one_another():
+def test_rows_chains_and_chunks_are_independent():
     log_step_BP = ais.tune_step_sizes(TARGET, RNG, CHEAP)
     whole_KB = ais.annealed_log_weights(TARGET, RNG, CHEAP, log_step_BP)
     small = CHEAP.model_copy(update={"chunk": 2})
@@ -116,7 +116,7 @@ def test_rows_chains_and_chunks_do_not_see_one_another():
     torch.testing.assert_close(stderr_B, error_B[part], **close)
 
 
-def test_a_decoder_that_overflows_loses_the_move_and_not_the_chain():
+def test_a_decoder_overflow_rejects_the_move():
     def wild(z_NZ, row_N):
         return torch.where(z_NZ[:, 0] > 0.5, torch.nan, 0.0) - 0.5 * z_NZ.square().sum(1)
 

@@ -52,7 +52,7 @@ def test_the_exact_posterior_gives_the_exact_marginal(k):
     assert float(stderr_B.max()) < 1e-12
 
 
-def test_a_wrong_posterior_gives_less_and_more_samples_less_less():
+def test_a_wrong_posterior_lowers_the_bound_and_samples_raise_it():
     samples_SB = weights(wrong_posterior(), 64 * 10)
     bounds = [iwae.iwae_bound(samples_SB, k) for k in (1, 4, 64)]
     gaps = [float((exact_nats() - nats_B).mean()) for nats_B, _ in bounds]
@@ -83,7 +83,7 @@ def test_repeats_average_and_shrink_the_error():
     torch.testing.assert_close(nats_B, parts.mean(0))
 
 
-def test_a_single_sample_admits_that_it_has_no_error_to_tell():
+def test_a_single_sample_has_no_standard_error():
     _, stderr_B = iwae.iwae_bound(weights(wrong_posterior(), 1), 1)
     assert stderr_B.isnan().all()
 

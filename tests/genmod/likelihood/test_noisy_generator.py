@@ -119,7 +119,7 @@ def test_the_fit_maximises_the_estimate():
 
 
 @pytest.mark.slow
-def test_the_gap_of_both_bounds_is_published():
+def test_the_gap_of_both_bounds_is_reported():
     options = NoisyGeneratorScore(sigma=NOISE, ais=OPTIONS, simulated_rows=20)
     metadata = MODEL.prepare(None, rng_for(0, "prepare", range(0)), options).metadata
     assert metadata["gap_rows"] == 20
@@ -129,7 +129,7 @@ def test_the_gap_of_both_bounds_is_published():
     assert -3 * metadata["gap_nats_stderr"] < metadata["gap_nats"] < 2.0
 
 
-def test_what_images_do_not_tell_is_not_made_up():
+def test_an_unidentifiable_sigma_is_an_error():
     blank = NoisyGenerator(lambda z_NZ, _: 0 * z_NZ[:, :1, None, None].expand(-1, 1, 6, 6), 3,
                          SPEC.model_copy(update={"levels": 2}), torch.float64)  # fmt: skip
     checker = (255 * (torch.arange(36) % 2)).to(torch.uint8).view(1, 1, 6, 6).expand(4, -1, -1, -1)
@@ -146,7 +146,7 @@ def test_without_noise_there_is_no_density():
     NoisyGeneratorScore(sigma="fit").require_sigma("")
 
 
-def test_a_probe_says_how_much_longer_the_whole_takes():
+def test_a_probe_returns_the_time_factor():
     options = NoisyGeneratorScore(sigma="fit", ais=OPTIONS)
     little, times = options.probe()
     assert isinstance(little.sigma, float)

@@ -11,7 +11,7 @@ from genmod.config import parse
 from genmod.distributions.closed_form import LinearGaussian
 from genmod.distributions.gaussian import Gaussian
 from genmod.errors import ConfigError
-from genmod.likelihood import vae_likelihood as encoded
+from genmod.likelihood import vae_likelihood
 from genmod.likelihood.ais import AISOptions
 from genmod.likelihood.vae_likelihood import VAEBoundOptions
 from genmod.rng import rng_for
@@ -33,10 +33,12 @@ def log_joint(z_NZ, row_N):
 
 
 def bound(**options):
-    return encoded.vae_bound(ENCODER, log_joint, RNG, VAEBoundOptions(chunk=16384, **options))
+    return vae_likelihood.vae_bound(
+        ENCODER, log_joint, RNG, VAEBoundOptions(chunk=16384, **options)
+    )
 
 
-def test_k_is_chosen_so_that_the_standard_error_is_the_one_that_is_wanted():
+def test_chosen_k_meets_the_target_standard_error():
     target = 0.06
     found = bound(k=64, target_stderr_nats=target, most_k=65536)
     k_B = found.columns["k"]
@@ -56,7 +58,7 @@ def test_a_chosen_k_stays_a_bound():
     """Mean of exp(bound) over many evaluations is at most p(x): stopping on one's own samples breaks it."""
     options = VAEBoundOptions(k=8, target_stderr_nats=0.2, most_k=64, chunk=16384)
     errors = [
-        encoded.vae_bound(ENCODER, log_joint, RNG.fold(f"{step}"), options).nats_B
+        vae_likelihood.vae_bound(ENCODER, log_joint, RNG.fold(f"{step}"), options).nats_B
         - TRUTH.nats(X_BD)
         for step in range(60)
     ]
@@ -66,16 +68,16 @@ def test_a_chosen_k_stays_a_bound():
     assert float(torch.stack(errors).mean()) < 0
 
 
-def test_the_most_that_is_allowed_is_kept_and_shows():
+def test_k_is_limited_by_most_k():
     found = bound(k=8, target_stderr_nats=1e-3, most_k=20)
     assert found.columns["k"].unique().tolist() == [16.0]
     assert float(found.stderr_B.median()) > 1e-3
 
 
-def test_rows_choose_alone():
+def test_chosen_k_is_independent_of_other_rows():
     whole = bound(k=16, target_stderr_nats=0.05)
     part = slice(30, 33)
-    alone = encoded.vae_bound(
+    alone = vae_likelihood.vae_bound(
         ENCODER.rows(torch.arange(30, 33)),
         lambda z_NZ, row_N: log_joint(z_NZ, row_N + 30),
         RNG.rows(part),
@@ -85,7 +87,7 @@ def test_rows_choose_alone():
     torch.testing.assert_close(alone.nats_B, whole.nats_B[part], rtol=1e-12, atol=1e-12)
 
 
-def test_chains_meet_samples():
+def test_ais_agrees_with_iwae():
     chains = AISOptions(temperatures=80, radius=3, pilot_temperatures=30)
     annealed, weighted = bound(estimator="ais", ais=chains), bound(k=4096)
     gap = float((annealed.nats_B - weighted.nats_B).mean())
@@ -103,7 +105,7 @@ def test_chains_meet_samples():
         {"target_stderr_nats": 0.1, "most_k": 10},
     ],
 )
-def test_senseless_options_are_refused(values):
+def test_inconsistent_options_are_refused(values):
     with pytest.raises(ConfigError, match="recipe"):
         parse(VAEBoundOptions, values, "score")
 

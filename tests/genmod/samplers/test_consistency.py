@@ -26,7 +26,7 @@ def pairs(t, r, count=4000):
     return y, noise, y.new_full((count,), t), y.new_full((count,), r)
 
 
-def test_levels_draw_near_in_stages():
+def test_levels_approach_in_stages():
     t = torch.tensor([0.01, 1.0, 80.0], dtype=torch.float64)
     apart = [t - previous_level(t, stage, 0.0) for stage in range(5, 9)]
     for wider, nearer in itertools.pairwise(apart):
@@ -63,7 +63,7 @@ def test_only_the_noisier_side_learns():
     assert [(float(s[0]), grad) for s, grad in calls] == [(0.6, False), (1.0, True)]
 
 
-def test_near_levels_teach_the_flows_end_and_the_image_itself_teaches_denoising():
+def test_minimisers_are_the_consistency_function_and_the_denoiser():
     """What answer at t, as a multiple of the flow's end, loses least: 1, or the denoiser's share of it."""
 
     def best(r):

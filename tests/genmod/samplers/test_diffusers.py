@@ -200,7 +200,7 @@ def trained_elsewhere(folder, kind, schedule):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("schedule", BETAS)
-def test_weights_from_elsewhere_sample_as_they_do_there(kind, schedule, tmp_path):
+def test_diffusers_weights_sample_alike(kind, schedule, tmp_path):
     trained_elsewhere(tmp_path, kind, schedule)
     unet = diffusers.UNet2DModel.from_pretrained(tmp_path).eval()
     scheduler = schedulers.DDIMScheduler(

@@ -59,7 +59,7 @@ def test_typicality_is_the_distance_from_the_mean_in_bits_per_dim():
     assert found["typicality_bits_per_dim"] == pytest.approx(wanted, abs=1e-12)
 
 
-def test_what_compresses_well_counts_against_a_row():
+def test_compressible_rows_have_a_higher_corrected_score():
     """Eq. 2 of Serra et al.: bits of the model less bits of the compressor."""
     found = columns([-8.0, -8.0], sizes=[40.0, 0.0])
     bits = 8 / math.log(2)
@@ -70,7 +70,7 @@ def test_what_compresses_well_counts_against_a_row():
     assert found["p_corrected"][1] == pytest.approx((1 + higher) / 6)
 
 
-def test_conformal_p_of_rows_that_belong_are_rare_as_seldom_as_they_say():
+def test_conformal_p_values_are_valid_in_distribution():
     draws = rng_for(0, "calibration", range(4000)).normal(dtype=torch.float64)
     known_N, fresh_B = draws[:1000], draws[1000:]
     zeros = torch.zeros(3000, dtype=torch.float64)
@@ -101,7 +101,7 @@ def test_compressed_bits_are_those_of_the_compressor():
     assert bits_B[0] < 160 < 8 * 192 <= bits_B[1]
 
 
-def test_facts_tell_the_typical_spread():
+def test_metadata_contains_the_typicality_quantile():
     metadata = Calibration.of(
         KNOWN.nats_B, KNOWN.columns[COMPRESSED_COLUMN], BitsPerDim(DIMS)
     ).metadata()

@@ -30,7 +30,7 @@ def scores():
     return Scores.from_log_probs(ROWS, [log_prob([-1.5, -2.0]), log_prob([-3.0, -4.0, 0.25])])
 
 
-def test_a_table_holds_the_rows_and_says_what_they_are():
+def test_a_table_contains_rows_and_label():
     data = scores().to_parquet(4, {"model": "m", "seed": 3})
     assert data == scores().to_parquet(4, {"model": "m", "seed": 3})
     table, metadata = read_parquet(data)
@@ -85,7 +85,7 @@ def test_a_density_has_the_bits_of_its_range():
     assert density.bits_per_dim(spec).tolist() == pytest.approx([8.0])
 
 
-def test_numbers_of_other_shapes_or_types_are_our_mistake():
+def test_wrong_shapes_and_dtypes_are_asserted():
     good = log_prob([-1.0, -2.0])
     for wrong in (
         {"stderr_B": torch.zeros(3, dtype=torch.float64)},
@@ -98,7 +98,7 @@ def test_numbers_of_other_shapes_or_types_are_our_mistake():
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 100])
-def test_what_is_no_score_table_is_refused(data):
+def test_other_files_are_refused(data):
     with pytest.raises(DataError):
         read_parquet(data)
 
@@ -118,7 +118,7 @@ def test_a_number_that_is_not_finite_is_an_error(bad):
         Scores.from_log_probs(ROWS, [log_prob([-1.0] * 5, stderr=[0, bad, 0, 0, 0])])
 
 
-def test_unlike_numbers_do_not_stand_in_one_table():
+def test_different_labels_are_refused():
     with pytest.raises(GenmodError, match="2 different labels"):
         Scores.from_log_probs(ROWS, [log_prob([-1.0] * 2), log_prob([-1.0] * 3, k=9)])
     with pytest.raises(GenmodError, match="0 different labels"):
@@ -153,7 +153,7 @@ def test_the_summary_is_over_all_rows_with_units_and_label():
     assert found["budget"] == {"k": 8}
 
 
-def test_what_does_not_change_the_scores_is_not_in_the_fingerprint():
+def test_fingerprint_excludes_options_that_do_not_change_scores():
     base = ScoreConfig()
     assert ScoreConfig(workers=9, device="cpu", deadline_s=1).result() == base.result()
     for change in ({"split": "test"}, {"max_rows": 3}, {"micro_batch": 3}, {"rows_per_task": 3}):
