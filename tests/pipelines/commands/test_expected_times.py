@@ -98,7 +98,8 @@ def test_sampling(name, tmp_path):
 
 @pytest.mark.parametrize("name", families())
 def test_scoring(name):
-    model, options = build(name), family(name).Score.variants()[0]
+    model, score = build(name), family(name).Score
+    options = (*score.variants(), score.tiny())[0]
     config = ScoreConfig(micro_batch=20)
 
     def score():
