@@ -54,8 +54,19 @@ def flush_interval_s(root: str) -> float:
 
 
 def read_metrics(root: str, after_nimg: int = -1) -> list[MetricPoint]:
-    """All points of a model's metric log with ``nimg > after_nimg``, in order."""
-    return [point for point in MetricFollower(root).read() if point.nimg > after_nimg]
+    """All points of a model's metric log with ``nimg > after_nimg``, in order, each once.
+
+    A worker that outlives a killed driver may append for a while. Its points equal those of the resumed
+    training, so of several with the same ``nimg`` the last one counts.
+    """
+    points: dict[int, MetricPoint] = {}
+    number = 0
+    while segment := _read_segment(root, number):
+        points |= {point.nimg: point for point in segment if point.nimg > after_nimg}
+        if len(segment) < SEGMENT_POINTS:
+            break
+        number += 1
+    return [points[nimg] for nimg in sorted(points)]
 
 
 class MetricWriter:
@@ -218,11 +229,16 @@ class MetricFollower:
             self._number += 1
 
     def _segment(self, number: int) -> list[MetricPoint]:
-        try:
-            data = storage.read_bytes(_segment_url(self._root, number))
-        except FileNotFoundError:
-            return []
-        return [point for _, point in _parse(data)]
+        return _read_segment(self._root, number)
+
+
+def _read_segment(root: str, number: int) -> list[MetricPoint]:
+    """The points of one segment, in the order of the file; empty if it does not exist."""
+    try:
+        data = storage.read_bytes(_segment_url(root, number))
+    except FileNotFoundError:
+        return []
+    return [point for _, point in _parse(data)]
 
 
 def _segment_url(root: str, number: int) -> str:

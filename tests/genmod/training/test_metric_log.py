@@ -135,6 +135,21 @@ def test_another_cadence_after_a_resume_replaces_the_points_beyond_the_checkpoin
     assert read_metrics(root) == points(STEP, 6 * STEP) + other
 
 
+def test_points_of_a_worker_that_outlives_its_driver_do_no_harm(tmp_path):
+    written = points(STEP, 8 * STEP)
+    old = MetricWriter(str(tmp_path), 0)
+    for each in written[:4]:
+        old.append(each)
+    old.flush()
+    with MetricWriter(str(tmp_path), 2 * STEP) as new:
+        for each in written[4:6]:
+            old.append(each)
+        old.flush()
+        for each in written[2:]:
+            new.append(each)
+    assert read_metrics(str(tmp_path)) == written
+
+
 def test_damage_in_a_segment_ends_it(tmp_path):
     write(str(tmp_path), 0, points(STEP, 5 * STEP))
     path = tmp_path / "metrics" / "000000.jsonl"
