@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from genmod import storage
-from genmod.data.reading.reader import open_dataset
 from genmod.data.reading.summary import contact_sheet, dataset_summary
 from genmod.errors import ConfigError, sanitize
-from genmod.manifest import DatasetManifest, Split, load_manifest
+from genmod.manifest import DatasetManifest, Split, load_manifest, missing_manifest
 
 _LISTED_CLASSES = 20
 """Classes whose counts are printed one by one."""
@@ -43,12 +42,13 @@ def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dic
 
 
 def _open(url: str) -> DatasetManifest:
+    manifest = load_manifest(DatasetManifest, url, "dataset")
+    if manifest is not None:
+        return manifest
     below = storage.join(url, "data")
-    if load_manifest(DatasetManifest, url, "dataset") is None and load_manifest(
-        DatasetManifest, below, "dataset"
-    ):
+    if load_manifest(DatasetManifest, below, "dataset") is not None:
         raise ConfigError(f"no dataset at {url}, but there is one at {below}; give that URL")
-    return open_dataset(url)
+    raise missing_manifest(url, "dataset", "shard")
 
 
 def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> list[str]:

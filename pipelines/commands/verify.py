@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -19,7 +19,6 @@ from genmod.manifest import (
     FileEntry,
     find_problems,
     is_claimed,
-    load_manifest,
 )
 from pipelines.tracking.tracker import ARTIFACTS
 
@@ -37,24 +36,25 @@ def verify(url: str) -> list[str]:
     """
     name = url.rpartition("/")[2]
     if name in MANIFEST_NAMES.values():
-        return _verify_one(url) if storage.exists(url) else [f"{url}: missing"]
+        return _verify_one(url, _read(url)) if storage.exists(url) else [f"{url}: missing"]
     names = [name for name in storage.list_names(url) if name in MANIFEST_NAMES.values()]
     if names:
-        return [problem for name in names for problem in _verify_one(storage.join(url, name))]
+        urls = [storage.join(url, name) for name in names]
+        return [problem for each in urls for problem in _verify_one(each, _read(each))]
     manifests, problems = _below(url)
     if not manifests and not problems:
         return [f"{url}: no manifest ({', '.join(sorted(MANIFEST_NAMES.values()))}) in or below it"]
-    problems += [problem for manifest in manifests for problem in _verify_one(manifest)]
-    return problems + _lost_parents(manifests)
+    contents = {manifest: _read(manifest) for manifest in manifests}
+    problems += [problem for each in contents.items() for problem in _verify_one(*each)]
+    return problems + _lost_parents(contents.values())
 
 
 def _below(url: str) -> tuple[list[str], list[str]]:
     """The manifests of all folders below, and a line for each folder that lacks the one it should have."""
     names_of: dict[str, set[str]] = defaultdict(set)
     for file in storage.walk_files(url):
-        copied = f"/{ARTIFACTS}/" in file.removeprefix(
-            url
-        )  # by MLflow, without the files that they list
+        # MLflow's copies of manifests are there without the files that they list.
+        copied = f"/{ARTIFACTS}/" in file.removeprefix(url)
         folder, _, name = file.removeprefix("file://").rpartition("/")
         if not copied:
             names_of[folder].add(name)
@@ -68,39 +68,40 @@ def _below(url: str) -> tuple[list[str], list[str]]:
     return [f"{folder}/{n}" for folder, names in folders for n in kinds if n in names], unfinished
 
 
-def _lost_parents(manifests: Sequence[str]) -> list[str]:
+def _read(url: str) -> dict[str, Any] | str:
+    """The JSON object in a manifest, with a ``digest``; text about the error if it is none."""
+    try:
+        content = json.loads(storage.read_bytes(url))
+        hash(content["digest"])
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{url}: not a manifest ({type(error).__name__}: {error})"
+    return cast("dict[str, Any]", content)
+
+
+def _lost_parents(contents: Iterable[dict[str, Any] | str]) -> list[str]:
     """A line for each lost input of an evaluation whose feature space exists."""
-    known: dict[str, Any] = {}
-    for url in manifests:
-        try:
-            content = json.loads(storage.read_bytes(url))
-            known[content["digest"]] = content
-        except (ValueError, KeyError, TypeError):
-            continue  # _verify_one reports it
+    known = {content["digest"]: content for content in contents if isinstance(content, dict)}
     return [
         f"{content['metadata']['model']}: the {name} {digest[:12]} that its evaluation read are missing"
         for content in known.values()
-        if content["kind"] == "evaluation" and content["parents"].get("features") in known
+        if content.get("kind") == "evaluation" and content["parents"].get("features") in known
         for name, digest in content["parents"].items()
         if digest not in known
     ]
 
 
-def _verify_one(url: str) -> list[str]:
+def _verify_one(url: str, content: dict[str, Any] | str) -> list[str]:
+    if isinstance(content, str):
+        return [content]
     root = url.rpartition("/")[0]
-    try:
-        content = json.loads(storage.read_bytes(url))
-        digest = content.pop("digest")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        return [f"{url}: not a manifest ({type(error).__name__}: {error})"]
     problems = find_problems(root, list(_entries(content)))
-    if fingerprint(content) != digest:
+    if fingerprint({key: content[key] for key in content if key != "digest"}) != content["digest"]:
         return [
             f"{url}: does not match its own digest; it was changed after it was written",
             *problems,
         ]
     if content.get("kind") == "dataset":
-        problems += _dataset_problems(root)
+        problems += _dataset_problems(url, root, content)
     return problems
 
 
@@ -120,14 +121,15 @@ def _entries(value: Any) -> Iterator[FileEntry]:
             yield from _entries(item)
 
 
-def _dataset_problems(root: str) -> list[str]:
+def _dataset_problems(url: str, root: str, content: dict[str, Any]) -> list[str]:
     try:
-        manifest = load_manifest(DatasetManifest, root, "dataset")
-        assert manifest is not None
+        manifest = DatasetManifest.model_validate(content)
         return [
             problem
             for shard in manifest.shards
             for problem in shard_problems(root, manifest, shard)
         ]
+    except ValidationError as error:
+        return [f"{url}: not a valid dataset manifest ({str(error).splitlines()[0]})"]
     except DataError as error:
         return [str(error)]

@@ -8,6 +8,7 @@ import pytest
 from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 from pipelines.cli import main
+from tests.pipelines.manifest_reads import few_reads
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def root(tmp_path):
 def test_a_dataset_is_described_and_pictured(root, tmp_path, monkeypatch, capsys):
     url, manifest = root
     monkeypatch.chdir(tmp_path)
-    assert main(["inspect", url]) == 0
+    with few_reads(tmp_path) as reads:
+        assert main(["inspect", url]) == 0
+    assert sum(reads.values()) == 1
     text = capsys.readouterr().out
     for line in (
         f"dataset   {url}",

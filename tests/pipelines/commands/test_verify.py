@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from genmod.data.format.shards import Row, dataset_metadata, quarantine_file, write_shard
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, claim, publish, write_file
 from pipelines.commands.verify import verify
+from tests.pipelines.manifest_reads import few_reads
 
 
 @pytest.fixture
@@ -51,6 +52,12 @@ def test_whole_folders_have_no_problems(root):
     assert verify(str(root)) == []
     assert verify(str(root / "data")) == []
     assert verify(str(root / "models" / "m")) == []
+
+
+def test_each_manifest_is_read_once(root):
+    with few_reads(root) as reads:
+        verify(str(root))
+    assert len(reads) == 2
 
 
 def test_a_changed_image_is_named_with_tar_and_key(root):
