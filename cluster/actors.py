@@ -21,6 +21,7 @@ from typing import Any, Literal
 from cluster.resources import ResourceRequest, worker_capacity
 from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.interface.model import GenerativeModel
+from genmod.interface.snapshot import check_unchanged
 from genmod.manifest import Manifest, require
 from genmod.memory import keep_freed
 from genmod.storage.retry import Backoff
@@ -140,12 +141,7 @@ class ModelActor(Actor):
         if (digest, weights) not in self._models:
             from genmod.interface.model_store import load_model
 
-            manifest = require(Manifest, root, "model", "train")
-            if manifest.digest != digest:
-                raise DataError(
-                    f"{root} contains model {manifest.digest[:12]}, but the job was planned for "
-                    f"{digest[:12]}; run the same command again"
-                )
+            check_unchanged(root, require(Manifest, root, "model", "train"), digest)
             model = load_model(root, weights)
             self._models[digest, weights] = model.to(self.device)
         return self._models[digest, weights]

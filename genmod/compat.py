@@ -1,7 +1,7 @@
 """The only place that uses private names of torch. Each says why; a test fails when one is gone.
 
 Public names come first: a name is here only where torch has no public one that is as fast. pyproject.toml
-limits both packages to the versions that this module was tested with.
+limits torch to the versions that this module was tested with.
 Letters: B batch, C and N channels, H height, W width, K side of a kernel; in products M rows, N outputs,
 K inputs.
 """

@@ -117,7 +117,7 @@ class DatasetManifest(Manifest):
     spec: ImageSpec
     shards: tuple[ShardEntry, ...]
     quarantined: int = 0
-    """Number of refused inputs; quarantine.parquet contains the reasons."""
+    """Number of rejected inputs; quarantine.parquet contains the reasons."""
     class_names: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -126,8 +126,7 @@ def upward_imports(rooms):
 def test_every_room_is_in_the_table():
     rooms = {room_of(module) for module in MODULES} - {None}
     assert rooms <= set(ROOMS), rooms - set(ROOMS)
-    optional = {"genmod.compat"}
-    assert set(ROOMS) - optional <= rooms, set(ROOMS) - rooms
+    assert set(ROOMS) <= rooms, set(ROOMS) - rooms
 
 
 def test_rooms_import_only_rooms_below():

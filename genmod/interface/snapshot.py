@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genmod import storage
+from genmod.errors import DataError
 from genmod.interface.model_store import PublishedModel, open_model
 from genmod.manifest import (
     MANIFEST_NAMES,
@@ -68,6 +69,24 @@ class ManifestSnapshot:
         """Read a manifest again, after this command's workers have published it."""
         self._manifests.pop(_url(root, kind), None)
         return self.load(schema, root, kind)
+
+
+def check_unchanged(root: str, manifest: Manifest, planned: str) -> None:
+    """Check in a worker that a folder has the manifest that its job was planned with.
+
+    Args:
+        root: URL of the folder.
+        manifest: the one that is there now.
+        planned: digest of the one that the driver has read.
+
+    Raises:
+        DataError: it has another one.
+    """
+    if manifest.digest != planned:
+        raise DataError(
+            f"{root} contains {manifest.kind} {manifest.digest[:12]}, but the job was planned for "
+            f"{planned[:12]}; rerun the command"
+        )
 
 
 def _url(root: str, kind: str) -> str:

@@ -153,9 +153,8 @@ async def _write_parts(fs: AsyncFileSystem, url: str, path: str, parts: Sequence
                     **upload,
                     MultipartUpload={"Parts": uploaded},
                 )
-            except (
-                FileNotFoundError
-            ):  # completed before, but the answer was lost; the caller verifies
+            except FileNotFoundError:
+                # Completed before, but the answer was lost; the caller verifies.
                 return await call_s3(fs, "head_object", path)
 
         return _etag(await with_retries(url, complete))

@@ -24,7 +24,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, family
-from genmod.interface.snapshot import ManifestSnapshot
+from genmod.interface.snapshot import ManifestSnapshot, check_unchanged
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import train
@@ -181,12 +181,8 @@ def _new_model(job: TrainJob) -> GenerativeModel:
     """A model with random weights, or with those it starts from. DataError if these have changed."""
     model = job.model.build(job.seed)
     if job.start is not None:
-        digest = require(Manifest, job.start.root, "model", "train").digest
-        if digest != job.start.digest:
-            raise DataError(
-                f"{job.start.root} contains model {digest[:12]}, but the job was planned for "
-                f"{job.start.digest[:12]}; rerun the command"
-            )
+        start = require(Manifest, job.start.root, "model", "train")
+        check_unchanged(job.start.root, start, job.start.digest)
         model.load_state_dict(load_model(job.start.root).state_dict())
     return model
 
@@ -211,11 +207,7 @@ def _parts(job: TrainJob) -> list[MixturePart]:
     parts = [own, *mixture_parts(order)]
     for part in parts:
         planned = job.data_digest if part is own else job.mixed[part.root]
-        if part.manifest.digest != planned:
-            raise DataError(
-                f"{part.root} contains dataset {part.manifest.digest[:12]}, but the job was planned for "
-                f"{planned[:12]}; rerun the command"
-            )
+        check_unchanged(part.root, part.manifest, planned)
     return parts
 
 

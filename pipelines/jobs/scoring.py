@@ -47,7 +47,7 @@ class ScoreReceipt(Config):
     prepared: dict[str, float] = {}
     """Numbers that the setup task measured."""
     rare: dict[str, int] = {}
-    """How many rows have a p below :data:`RARE_P`, by column."""
+    """How many rows have a p below :data:`~genmod.scoring.ood_scores.RARE_P`, by column."""
 
 
 class ScoreActor(WorkUnitActor):

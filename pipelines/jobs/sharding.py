@@ -9,12 +9,7 @@ from cluster.tasks import TaskOptions, run_tasks
 from genmod import receipts, storage
 from genmod.data.format.shards import ShardReceipt, quarantine_file
 from genmod.data.sharding.ingest import make_shard
-from genmod.data.sharding.plan import (
-    DatasetPlan,
-    ShardPlan,
-    make_manifest,
-    make_plan,
-)
+from genmod.data.sharding.plan import DatasetPlan, make_manifest, make_plan
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sharding.quarantine import check_quarantine, exceeds_quarantine
 from genmod.data.sources.source import DataConfig
@@ -24,18 +19,6 @@ from pipelines.jobs.progress import NO_PROGRESS, Progress
 
 STALL_S = 1800.0
 """Longest time in seconds without a finished shard before the job gives up."""
-
-
-def plan_shard(data: DataConfig, root: str, seed: int) -> ShardPlan:
-    """Plan what the job will write. Lists the source, writes nothing.
-
-    Raises:
-        ConfigError: the recipe does not fit the source, or ``root`` contains another dataset.
-        DataError: the source is missing, or too many of its inputs are refused.
-    """
-    plan = make_plan(data, seed)
-    find_done(DatasetManifest, root, "dataset", plan.fingerprint)
-    return plan.summary()
 
 
 def shard(
@@ -67,7 +50,7 @@ def shard(
 
     Raises:
         ConfigError: the recipe does not fit the source, or ``root`` contains another dataset.
-        DataError: the source is missing, or too many of its inputs are refused.
+        DataError: the source is missing, or too many of its inputs are rejected.
         GenmodError: a task failed, or none finished for ``STALL_S`` seconds.
     """
     assert (parent is None) == (parent_root is None)
@@ -129,7 +112,7 @@ def _make_shards(
 ) -> list[ShardReceipt]:
     """Receipts of the shards in the plan's order; tasks write the shards that have none.
 
-    Stops early when too many inputs are refused; the later receipts are then missing.
+    Stops early when too many inputs are rejected; the later receipts are then missing.
     """
     names = [planned.name for planned in plan.shards]
     finished = receipts.load_receipts(ShardReceipt, root, names, plan.fingerprint)

@@ -48,8 +48,8 @@ class TrainOptions:
     progress: Progress = NO_PROGRESS
     metrics: Mapping[str, MetricSink] = field(default_factory=dict[str, MetricSink])
     """Name of a model -> the receiver of its metrics."""
-    connect: Callable[[], None] = lambda: None
-    """Connects to Ray; called only if a model is not finished."""
+    connect: Callable[[], None] | None = None
+    """Connects to Ray; called only if a model is not finished. None if Ray is connected already."""
     snapshot: ManifestSnapshot = field(default_factory=ManifestSnapshot)
     """The manifests that the command has read."""
 
@@ -75,7 +75,8 @@ def train_models(jobs: Sequence[TrainJob], options: TrainOptions) -> list[Manife
     if to_do:
         for job in to_do:
             claim(job.root, job.fingerprint)
-        options.connect()
+        if options.connect is not None:
+            options.connect()
     for workers in sorted({job.train.workers for job in to_do}):
         _launch([job for job in to_do if job.train.workers == workers], options)
     for job in to_do:  # workers have published them

@@ -31,7 +31,7 @@ def stage(context: Context) -> Result:
     run.log_metrics({f"rows/{split}": float(rows) for split, rows in plan.rows_by_split.items()}, 0)
     run.log_artifact(storage.join(root, MANIFEST_NAMES["dataset"]))
     run.finish("FINISHED", {"digest": manifest.digest, "root": root})
-    _log_refused(context, manifest, root)
+    _log_rejected(context, manifest, root)
     return context.result("shard", start_s, worked, root, manifest, digest=manifest.digest)
 
 
@@ -42,7 +42,7 @@ def _append(context: Context, start_s: float) -> Result:
     root = storage.join(newest.root, "data")
     metadata = {"version": newest.number, "digest": newest.data.digest}
     if version is not None:
-        _log_refused(context, version.data, root)
+        _log_rejected(context, version.data, root)
         return context.result("shard", start_s, True, root, version.data, **metadata)
     context.progress.log(
         f"shard: {NOTHING_NEW} in {context.recipe.data.source} since version {newest.number}"
@@ -51,8 +51,8 @@ def _append(context: Context, start_s: float) -> Result:
     return result | {"fingerprint": newest.data.fingerprint, **metadata}
 
 
-def _log_refused(context: Context, manifest: DatasetManifest, root: str) -> None:
+def _log_rejected(context: Context, manifest: DatasetManifest, root: str) -> None:
     if manifest.quarantined:
         context.progress.log(
-            f"shard: {manifest.quarantined} inputs were refused; {root}/quarantine.parquet lists why"
+            f"shard: {manifest.quarantined} inputs were rejected; {root}/quarantine.parquet lists why"
         )

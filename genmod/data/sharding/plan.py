@@ -112,7 +112,7 @@ class DatasetPlan:
         return self.rejected[len(self.previous.rejected) if self.previous else 0 :]
 
     def job(self, shard: PlannedShard, root: str) -> dict[str, Any]:
-        """Describe a shard to write, as JSON values of a :class:`ShardJob`."""
+        """Describe a shard to write, as JSON values of a :class:`~genmod.data.sharding.ingest.ShardJob`."""
         lines = self.lines(shard)
         labels = [line.label for line in lines] if self.spec.classes else None
         if labels and self.class_numbers:

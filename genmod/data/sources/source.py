@@ -159,7 +159,7 @@ class Source(ABC):
 
     @property
     def text(self) -> str:
-        """``KIND:WHERE``, from which :func:`open_source` creates the same source in any process."""
+        """``KIND:WHERE``, from which ``open_source`` creates the same source in any process."""
         return f"{self.kind}:{self.where}"
 
     @abstractmethod

@@ -11,7 +11,7 @@ from genmod.training.writer import storage_errors
 from genmod.world import World
 
 COLLAPSE_FILE = "collapse.json"
-"""File below a model's root with the newest :class:`MonitorState`, for people."""
+"""File below a model's root with the newest state of the monitors, for people."""
 
 
 def run_collapse_monitor(
