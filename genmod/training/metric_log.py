@@ -1,11 +1,16 @@
 """The metric log: rank 0 appends what training measures, the driver follows it while training runs.
 
-    metrics/000000.jsonl    the first ``SEGMENT_POINTS`` points, one JSON object a line
-    metrics/000001.jsonl    the next ones; only the last segment is shorter
+    metrics/000000000000-1f0c2a9d77e1/000000.jsonl    the first ``SEGMENT_POINTS`` points of a training that
+                                                      started at image 0, one JSON object a line
+    metrics/000000000000-1f0c2a9d77e1/000001.jsonl    its next points; only the last segment is shorter
+    metrics/000000020000-77b3e01c52d0/000000.jsonl    a training that resumed at image 20,000
+
+Each training process has a folder of its own, so one that outlives a killed driver does no harm. Metrics are
+deterministic: where two trainings measured at the same ``nimg``, either point counts.
 
 Local segments are appended to. Object stores cannot append, so there the last segment is rewritten, every
-20 s at most. Both sides address segments by name and list nothing, so an hour of training costs a few
-hundred requests. A line without its newline is unfinished, and readers ignore it.
+20 s at most. Readers address segments by name and rarely list, so an hour of training costs a few hundred
+requests. A line without its newline is unfinished, and readers ignore it.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -54,44 +60,29 @@ def flush_interval_s(root: str) -> float:
 
 
 def read_metrics(root: str, after_nimg: int = -1) -> list[MetricPoint]:
-    """All points of a model's metric log with ``nimg > after_nimg``, in order, each once.
-
-    A worker that outlives a killed driver may append for a while. Its points equal those of the resumed
-    training, so of several with the same ``nimg`` the last one counts.
-    """
-    points: dict[int, MetricPoint] = {}
-    number = 0
-    while segment := _read_segment(root, number):
-        points |= {point.nimg: point for point in segment if point.nimg > after_nimg}
-        if len(segment) < SEGMENT_POINTS:
-            break
-        number += 1
-    return [points[nimg] for nimg in sorted(points)]
+    """All points of a model's metric log with ``nimg > after_nimg``, in order, each once."""
+    return [point for point in MetricFollower(root).read() if point.nimg > after_nimg]
 
 
 class MetricWriter:
     """Appends points to a model's metric log. For rank 0 alone.
 
-    Points beyond ``nimg`` are dropped first: training goes on from there and measures them again.
-
     Args:
         root: URL of the model's folder.
         nimg: images seen where training starts, that is, at its newest checkpoint.
         clock: monotonic seconds.
-
-    Raises:
-        StorageError: the log cannot be read or written.
     """
 
     def __init__(self, root: str, nimg: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._root = root
+        name = f"{nimg:012d}-{uuid.uuid4().hex[:12]}"
+        self._folder = storage.join(root, METRICS_FOLDER, name)
         self._clock = clock
         self._interval_s = flush_interval_s(root)
         self._flushed_s: float | None = None
         self._pending: list[bytes] = []
+        self._number = 0
+        self._lines: list[bytes] = []
         self._last_nimg = nimg
-        with storage_errors(self._folder, f"the metrics up to {nimg:,} images"):
-            self._number, self._lines = self._truncate(nimg)
         self._durable = True
 
     def append(self, point: MetricPoint) -> None:
@@ -147,29 +138,9 @@ class MetricWriter:
             if not isinstance(error, StorageError):
                 logger.warning("the last metrics are lost: %s", late)
 
-    @property
-    def _folder(self) -> str:
-        return storage.join(self._root, METRICS_FOLDER)
-
-    def _truncate(self, nimg: int) -> tuple[int, list[bytes]]:
-        """Drop points beyond ``nimg``, the last segment first; then the open segment's number and lines."""
-        names = [name for name in storage.list_names(self._folder) if _is_segment(name)]
-        for name in reversed(names):
-            url = storage.join(self._folder, name)
-            data = storage.read_bytes(url)
-            lines = [line for line, point in _parse(data) if point.nimg <= nimg]
-            if not lines:
-                storage.remove(url)
-                continue
-            if b"".join(lines) != data:
-                storage.write_bytes(url, b"".join(lines))
-            number = int(name.partition(".")[0])
-            return (number + 1, []) if len(lines) == SEGMENT_POINTS else (number, lines)
-        return 0, []
-
     def _write(self, lines: list[bytes]) -> None:
         """Append lines to the open segment: to a local file, or by rewriting an object."""
-        url = _segment_url(self._root, self._number)
+        url = _segment_url(self._folder, self._number)
         path = _local_path(url)
         if path is None:
             storage.write_bytes(url, b"".join((*self._lines, *lines)))
@@ -181,13 +152,34 @@ class MetricWriter:
 
     def _sync(self) -> None:
         """Make the open segment and its name survive a power cut. Objects in stores do."""
-        path = _local_path(_segment_url(self._root, self._number))
+        path = _local_path(_segment_url(self._folder, self._number))
         if path is None or self._durable:
             return
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
         storage.fsync_dir(self._folder)
         self._durable = True
+
+
+@dataclass
+class _Tail:
+    """Where a follower is in the log of one training process."""
+
+    folder: str
+    number: int = 0
+
+    def read(self) -> list[MetricPoint]:
+        """The points of the current segment, and of the next ones if it is full."""
+        points: list[MetricPoint] = []
+        while True:
+            try:
+                segment = _parse(storage.read_bytes(_segment_url(self.folder, self.number)))
+            except FileNotFoundError:
+                return points
+            points += segment
+            if len(segment) < SEGMENT_POINTS:
+                return points
+            self.number += 1
 
 
 class MetricFollower:
@@ -197,62 +189,65 @@ class MetricFollower:
         root: URL of the model's folder; the log need not exist yet.
     """
 
+    _LIST_EVERY = 3
+    """Reads without a new point until the folder is listed again."""
+
     def __init__(self, root: str) -> None:
         self.last_nimg = -1
         """``nimg`` of the newest point that was read."""
         self._root = root
-        self._number = 0
+        self._tails: dict[str, _Tail] = {}
+        self._current: _Tail | None = None
+        self._idle_reads = 0
 
     def read(self) -> list[MetricPoint]:
-        """The points since the last call, in order of ``nimg``. Costs one request if the log has not grown.
+        """The points since the last call, in order of ``nimg``.
+
+        Costs one request while the log grows, a few more after some reads without a new point.
 
         Raises:
             OSError: the log cannot be read.
             StorageError: likewise.
         """
-        points: list[MetricPoint] = []
-        while True:
-            segment = self._segment(self._number)
-            if (
-                not segment
-                and self._number
-                and len(self._segment(self._number - 1)) < SEGMENT_POINTS
-            ):
-                self._number -= 1  # training resumed from a checkpoint in an earlier segment
-                continue
-            for point in segment:
-                if point.nimg > self.last_nimg:
-                    points.append(point)
-                    self.last_nimg = point.nimg
-            if len(segment) < SEGMENT_POINTS:
-                return points
-            self._number += 1
+        points = [] if self._current is None else self._new(self._current.read())
+        if points:
+            self._idle_reads = 0
+            return points
+        self._idle_reads += 1
+        if self._tails and self._idle_reads < self._LIST_EVERY:
+            return []
+        self._idle_reads = 0
+        return self._read_all()
 
-    def _segment(self, number: int) -> list[MetricPoint]:
-        return _read_segment(self._root, number)
+    def _read_all(self) -> list[MetricPoint]:
+        """List the folder for trainings that started since, and read the ends of all."""
+        folder = storage.join(self._root, METRICS_FOLDER)
+        for name in storage.list_names(folder):
+            if name not in self._tails:
+                self._tails[name] = _Tail(storage.join(folder, name))
+        points: dict[int, MetricPoint] = {}
+        for name in sorted(self._tails):
+            new = [point for point in self._tails[name].read() if point.nimg > self.last_nimg]
+            if new:
+                self._current = self._tails[name]
+            points |= {point.nimg: point for point in new}
+        return self._new([points[nimg] for nimg in sorted(points)])
 
-
-def _read_segment(root: str, number: int) -> list[MetricPoint]:
-    """The points of one segment, in the order of the file; empty if it does not exist."""
-    try:
-        data = storage.read_bytes(_segment_url(root, number))
-    except FileNotFoundError:
-        return []
-    return [point for _, point in _parse(data)]
-
-
-def _segment_url(root: str, number: int) -> str:
-    return storage.join(root, METRICS_FOLDER, f"{number:06d}.jsonl")
+    def _new(self, points: list[MetricPoint]) -> list[MetricPoint]:
+        """Those beyond the newest point so far, which moves on."""
+        new = [point for point in points if point.nimg > self.last_nimg]
+        if new:
+            self.last_nimg = new[-1].nimg
+        return new
 
 
-def _is_segment(name: str) -> bool:
-    stem, _, extension = name.partition(".")
-    return stem.isdecimal() and extension == "jsonl"
+def _segment_url(folder: str, number: int) -> str:
+    return storage.join(folder, f"{number:06d}.jsonl")
 
 
-def _parse(data: bytes) -> list[tuple[bytes, MetricPoint]]:
-    """The lines of a segment and their points, up to the first line that is unfinished or damaged."""
-    parsed: list[tuple[bytes, MetricPoint]] = []
+def _parse(data: bytes) -> list[MetricPoint]:
+    """The points of a segment, up to the first line that is unfinished or damaged."""
+    points: list[MetricPoint] = []
     for line in data.splitlines(keepends=True):
         try:
             values = json.loads(line) if line.endswith(b"\n") else None
@@ -260,8 +255,8 @@ def _parse(data: bytes) -> list[tuple[bytes, MetricPoint]]:
             values = None
         if values is None:
             break
-        parsed.append((line, MetricPoint(values["nimg"], values["metrics"], values["timing"])))
-    return parsed
+        points.append(MetricPoint(values["nimg"], values["metrics"], values["timing"]))
+    return points
 
 
 def _local_path(url: str) -> str | None:
