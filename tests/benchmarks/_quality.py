@@ -94,7 +94,7 @@ class _Half:
 
     kept: GenerativeModel | None = None
 
-    def measure(self, model: GenerativeModel, *_: object) -> dict[str, float]:
+    def evaluate(self, model: GenerativeModel, *_: object) -> dict[str, float]:
         self.kept = self.kept or copy.deepcopy(model)
         return {}
 

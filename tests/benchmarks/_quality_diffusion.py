@@ -110,7 +110,7 @@ class _Averages:
         self.marks = {-(-int(m * nimg) // BATCH) * BATCH: m for m in job["marks"]}
         self.kept: dict[str, GenerativeModel] = {}
 
-    def measure(self, model: GenerativeModel, nimg: int, *_: object) -> dict[str, float]:
+    def evaluate(self, model: GenerativeModel, nimg: int, *_: object) -> dict[str, float]:
         for share, average in self.averages.items():
             ema.Average(average, model).update(ema.decay_at(self.configs[share], nimg))
             if nimg in self.marks:

@@ -94,7 +94,7 @@ class _Points:
     drawing_s: float = 0.0
     found: list[dict[str, Any]] = field(default_factory=list)
 
-    def measure(self, model: Model, nimg: int, *_: object) -> dict[str, float]:
+    def evaluate(self, model: Model, nimg: int, *_: object) -> dict[str, float]:
         """Samples of the averaged weights."""
         now_s = time.process_time()
         pieces = [
