@@ -85,13 +85,16 @@ class Denoiser(nn.Module):
         mean_C11 = self.mean_C11.to(x_BCHW.dtype)
         centred_BCHW = x_BCHW - mean_C11
         scaled_BCHW = (c_in_B111 * centred_BCHW).to(net_dtype)
-        inputs = [scaled_BCHW, *(wave.to(net_dtype) for wave in self._waves(x_BCHW, sigma_B111))]
+        inputs = [
+            scaled_BCHW,
+            *(wave.to(net_dtype) for wave in self.fourier_features(x_BCHW, sigma_B111)),
+        ]
         scaled_BCHW = torch.cat(inputs, 1) if self.fourier else scaled_BCHW
         raw_BCHW = self.unet(scaled_BCHW, c_noise_B.to(net_dtype), class_B).to(x_BCHW.dtype)
         return mean_C11 + c_skip_B111 * centred_BCHW + c_out_B111 * raw_BCHW
 
-    def _waves(self, x_BCHW: Tensor, sigma_B111: Tensor) -> Iterator[Tensor]:
-        """The Fourier features, each (B, C, H, W)."""
+    def fourier_features(self, x_BCHW: Tensor, sigma_B111: Tensor) -> Iterator[Tensor]:
+        """The Fourier features, each (B, C, H, W): sine and cosine of each exponent, which fade in noise."""
         for n in self.fourier:
             frequency = 2.0**n * math.pi
             size_B111 = torch.exp(-0.5 * (frequency * sigma_B111) ** 2)

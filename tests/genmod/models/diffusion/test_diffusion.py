@@ -460,10 +460,13 @@ def test_waves_tell_neighbouring_pixel_values_apart_and_fade_in_noise():
     model = trained(fourier=(6,), label_drop=0.0)
     x = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     low, high = (torch.tensor([s], dtype=torch.float64) for s in (0.001, 0.1))
-    waves = list(model.denoiser._waves(x + 2 / 256, low[:, None, None, None]))
+    waves = list(model.denoiser.fourier_features(x + 2 / 256, low[:, None, None, None]))
     assert waves[0].mean().item() == pytest.approx(math.sin(math.pi / 2), rel=0.03)
     assert waves[1].abs().max() < 1e-9
-    assert max(w.abs().max() for w in model.denoiser._waves(x, high[:, None, None, None])) < 1e-50
+    assert (
+        max(w.abs().max() for w in model.denoiser.fourier_features(x, high[:, None, None, None]))
+        < 1e-50
+    )
     assert model.denoiser(x, low, torch.tensor([0])).shape == x.shape
 
 

@@ -50,7 +50,7 @@ both_orders = pytest.mark.parametrize("order", ["coupling", "autoregressive"])
 def test_log_density_is_the_jacobians(order):
     model = build(order=order)
     for label, y_D in enumerate(points(3, GREY.dims)):
-        e_BE = model._embed(torch.tensor([label]), torch.float64)
+        e_BE = model.classes(torch.tensor([label]))
 
         def splines(y_D, e_BE=e_BE):
             return model.splines(y_D[None], e_BE)[0][0]
@@ -65,7 +65,7 @@ def test_log_density_is_the_jacobians(order):
 @both_orders
 def test_inverse_goes_back(order):
     model, y_BD = build(order=order), points(200, GREY.dims)
-    e_BE = model._embed(torch.arange(200) % 3, torch.float64)
+    e_BE = model.classes(torch.arange(200) % 3)
     z_BD, _ = model.splines(y_BD, e_BE)
     assert z_BD.abs().max() <= 1
     torch.testing.assert_close(model.splines.inverse(z_BD, e_BE), y_BD, rtol=0, atol=1e-8)
@@ -136,7 +136,7 @@ def test_exact_is_said_of_the_density_alone():
     score = model.log_prob(rows, rng_for(1, "s", range(5)), FlowScore(dequantise="none"))
     assert (score.label, score.measure) == ("exact", "lebesgue[-1,1]")
     assert score.stderr_B.abs().max() == 0
-    e_BE = model._embed(rows.labels_B, torch.float64)
+    e_BE = model.classes(rows.labels_B)
     expected = model.splines(rows.x_BCHW(torch.float64).flatten(1), e_BE)[1]
     assert torch.equal(score.nats_B, expected)
 
@@ -191,7 +191,7 @@ def test_widths_are_positive():
 def test_an_image_of_one_pixel_is_a_flow_too(label):
     model = build(ImageSpec(channels=1, height=1, width=1, classes=2))
     y = (torch.arange(30_000, dtype=torch.float64) + 0.5) / 15_000 - 1
-    e_BE = model._embed(torch.full_like(y, label, dtype=torch.int64), torch.float64)
+    e_BE = model.classes(torch.full_like(y, label, dtype=torch.int64))
     with torch.no_grad():
         nats_B = model.splines(y[:, None], e_BE)[1]
     assert nats_B.exp().mean().item() * 2 == pytest.approx(1, abs=1e-4)

@@ -16,6 +16,7 @@ from genmod.interface.registry import ModelConfig
 from genmod.likelihood.ais import AISOptions
 from genmod.manifest import ImageSpec
 from genmod.models.vae import Model, VAEConfig, VAESample, VAEScore
+from genmod.models.vae.hierarchical import HierarchicalPosterior
 from genmod.rng import rng_for
 
 GREY = ImageSpec(channels=1, height=9, width=6, classes=3)
@@ -314,10 +315,10 @@ def test_labels_matter_to_samples_and_scores():
 
 def test_a_group_depends_on_those_above_it_and_its_density_is_that_of_its_draws():
     model, batch = build(BINARY, groups=2, ladder_width=8).double(), batch_of(BINARY, 5)
-    x_BCHW, e_BE = batch.x_BCHW(torch.float64), model._embed(batch.labels_B)
-    plain_BZ = model._posterior(x_BCHW, e_BE).draw(rng_of(batch))
-    q = model._posterior(x_BCHW, e_BE).conditional(plain_BZ)
-    raw_B8 = model.top_down_net.features(model.encoder(x_BCHW, e_BE))
+    h_BF = model.encoder(batch.x_BCHW(torch.float64), model.classes(batch.labels_B))
+    plain_BZ = HierarchicalPosterior(model.top_down_net, h_BF).draw(rng_of(batch))
+    q = HierarchicalPosterior(model.top_down_net, h_BF).conditional(plain_BZ)
+    raw_B8 = model.top_down_net.features(h_BF)
     torch.testing.assert_close(q.mean_BZ[:, :2], raw_B8[:, :2])
     torch.testing.assert_close(q.mean_BZ[:, 2:], raw_B8[:, 4:6])  # it begins as a plain VAE
     top_down_net, zeros_BZ = model.top_down_net, torch.zeros_like(plain_BZ)
@@ -331,7 +332,7 @@ def test_a_group_depends_on_those_above_it_and_its_density_is_that_of_its_draws(
             weight.add_(0.3 * noise.view_as(weight))
     latents = model.latents(batch, rng_of(batch))
     assert latents.groups == (2, 2)
-    posterior = model._posterior(x_BCHW, e_BE)
+    posterior = HierarchicalPosterior(model.top_down_net, h_BF)
     eps_BZ = rng_of(batch).fold("posterior").normal(4, dtype=torch.float64)
     q = posterior.conditional(latents.z_BZ)
     torch.testing.assert_close(q.mean_BZ + q.log_std_BZ.exp() * eps_BZ, latents.z_BZ)
