@@ -49,6 +49,8 @@ def _first_problem(schema: type[BaseModel], error: ValidationError, where: str) 
     if problem["type"] == "missing":
         return f"recipe: {path!r} is missing; add it{more}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        message = "input should be a section with keys"
     return f"recipe: {path} is {problem['input']!r}: {message[0].lower()}{message[1:]}{more}"
 
 

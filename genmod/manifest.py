@@ -195,13 +195,15 @@ def check_done(manifest: ManifestT | None, root: str, kind: str, expected: str) 
     present = manifest.fingerprint if manifest else _claimed(root)
     if present is not None and present != expected:
         state = "contains" if manifest else "is being filled with"
-        is_source_data = manifest is not None and "source" in manifest.metadata
-        grown = "; if the source has new data, run genmod retrain" if is_source_data else ""
+        metadata = manifest.metadata if manifest else {}
+        grown = "; if the source has new data, run genmod retrain" if "source" in metadata else ""
         article = {"scores": "", "evaluation": "an "}.get(kind, "a ")
+        section = "score" if kind == "scores" else "sample" if "sample" in metadata else None
+        folder = f"another folder with --set {section}.output=NAME, " if section else ""
         raise ConfigError(
             f"{root} {state} {article}{kind} made from other inputs or settings "
             f"(fingerprint {present[:12]}, this recipe's is {expected[:12]}); "
-            f"choose another root with --set root=URL, or remove that folder{grown}"
+            f"choose {folder}another root with --set root=URL, or remove that folder{grown}"
         )
     return manifest
 

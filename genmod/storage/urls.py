@@ -56,10 +56,8 @@ def filesystem(url: str, attempts: int = _ATTEMPTS) -> tuple[AbstractFileSystem,
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        scheme = url.split("://", maxsplit=1)[0]
         raise StorageError(
-            f"{url}: reading {scheme}:// needs a package that is not installed ({error}); "
-            f"install genmod[{scheme}]"
+            f"{url}: a package that this URL needs is not installed: {error}"
         ) from error
     except ValueError as error:
         raise StorageError(f"{url}: {error}") from error

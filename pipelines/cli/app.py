@@ -25,20 +25,20 @@ STAGES = {
     ),
     "shard": (
         "Convert a data source to WebDataset shards.",
-        "--recipe quickstart --set data.source=folder:photos",
+        "--recipe quickstart --set data.source=folder:photos --set root=runs/photos",
     ),
     "train": ("Train the recipe's models.", "--recipe quickstart --model vae"),
     "distill": (
         "Distill trained models, e.g. for sampling in two steps.",
-        "--recipe fashion-two-steps",
+        "--recipe fashion-two-steps --set data.source=idx:fashion-mnist",
     ),
     "sample": (
         "Generate a synthetic dataset with each model.",
-        "--recipe quickstart --set sample.count=50000",
+        "--recipe quickstart --set sample.count=50000 --set sample.output=bulk",
     ),
     "score": (
         "Compute one log-likelihood per row of a split with each model.",
-        "--recipe quickstart --set score.split=test",
+        "--recipe quickstart --set score.split=test --set score.output=test-scores",
     ),
     "evaluate": ("Measure each model's samples and write the report.", "--recipe quickstart"),
     "promote": (
@@ -185,7 +185,9 @@ def _submit(
 @app.command("verify", epilog=f"Example: {PROGRAM} verify runs/quickstart", rich_help_panel=_CHECKS)
 def _verify(
     *,
-    url: Annotated[str, typer.Argument(help="Folder of a dataset, model, scores or report.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Folder of a dataset, model, scores or report.")
+    ],
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> Invocation:
@@ -197,7 +199,7 @@ def _verify(
         problems = verify(url)
         for problem in problems:
             print(sanitize(problem), file=sys.stderr)
-        print(f"{len(problems)} problems" if problems else "whole", file=sys.stderr)
+        print(f"problems: {len(problems)}" if problems else "whole", file=sys.stderr)
         return {
             "stage": "verify",
             "status": "broken" if problems else "whole",
@@ -215,7 +217,7 @@ def _verify(
 )
 def _inspect(
     *,
-    url: Annotated[str, typer.Argument(help="Folder of a dataset.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="Folder of a dataset.")],
     out: Annotated[
         str, typer.Option(metavar="FILE", help="The contact sheet; an existing file is replaced.")
     ] = "contact-sheet.png",
@@ -249,6 +251,7 @@ def _selftest(
     subject: Annotated[
         str,
         typer.Argument(
+            metavar="SUBJECT",
             help="density: every estimator of log p(x).",
             callback=options.one_of(*_SELFTESTS),
             autocompletion=options.complete(*_SELFTESTS),

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_s = time.monotonic()
     group = typer.main.get_command(app)  # unlike get_group, with the options of completion
     assert isinstance(group, TyperGroup)
+    _hide_types_of_flags(group)
     try:
         parsed = group.main(words, prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
@@ -34,6 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(parsed or 0)
     logging.basicConfig(handlers=[_log_handler()], level=logging.WARNING)
     return _run(parsed, start_s)
+
+
+def _hide_types_of_flags(group: TyperGroup) -> None:
+    """Help lists flags without ``<bool>``, since they take no value."""
+    names = group.context_settings["help_option_names"]
+    for command in (group, *group.commands.values()):
+        for parameter in command.get_params(typer.Context(command, help_option_names=names)):
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
 
 
 def _run(command: Invocation, start_s: float) -> int:

@@ -77,9 +77,11 @@ def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> lis
 
 def _split_lines(split: str, summary: dict[str, Any], names: tuple[str, ...]) -> list[str]:
     least, most = summary["rows_per_shard"]
+    shards = f"{summary['shards']:,} shard{'s' * (summary['shards'] > 1)}"
+    each = f"{most:,}" if least == most else f"{least:,} to {most:,}"
     lines = [
-        f"{split:<9} {summary['rows']:,} images, {summary['shards']:,} shards of "
-        f"{least:,} to {most:,} images, {summary['bytes_per_image']:,} bytes an image"
+        f"{split:<9} {summary['rows']:,} images, {shards} of {each} images, "
+        f"{summary['bytes_per_image']:,} bytes an image"
     ]
     for c, (mean, std) in enumerate(
         zip(summary.get("pixel_mean_C", ()), summary.get("pixel_std_C", ()), strict=True)

@@ -93,9 +93,10 @@ class Recipe(Config):
         assert entry.distills is not None, name
         others = [other for other, model in self.model.items() if model.distills is None]
         if entry.distills not in others:
+            hint = did_you_mean(entry.distills, others) if others else "the recipe has none"
             raise ConfigError(
                 f"model.{name}.distills is {entry.distills!r}, expected a model that distills no other; "
-                f"{did_you_mean(entry.distills, others)}"
+                f"{hint}"
             )
         teacher = self.model[entry.distills]
         if teacher.family != entry.family:

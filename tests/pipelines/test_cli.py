@@ -215,7 +215,7 @@ def test_version(capsys):
         (("submit", "shrad"), "submit", "got 'shrad'; did you mean 'shard'?"),
         (("submit", "shard"), "submit", "genmod submit run --recipe quickstart"),
         (("submit", "--status", "x", "--addres", "y"), "submit", "did you mean '--address'?"),
-        (("verify",), "verify", "missing argument 'url'"),
+        (("verify",), "verify", "missing argument 'URL'"),
         (("verify", "a", "b"), "verify", "unexpected extra argument"),
         (("inspect", "a", "--split", "trian"), "inspect", "did you mean 'train'?"),
         (("selftest", "densty"), "selftest", "did you mean 'density'?"),

@@ -130,7 +130,7 @@ class Builtin(ArraySource):
         if module is None or module.origin is None:
             raise ConfigError(
                 f"{self.text} needs the package {package}, which is not installed; "
-                "install genmod[builtin]"
+                "install genmod with its extra 'builtin'"
             )
         data = (Path(module.origin).parent / file).read_bytes()
         table = np.loadtxt(io.BytesIO(gzip.decompress(data)), delimiter=",", dtype=np.int64)

@@ -43,7 +43,7 @@ def test_a_dataset_is_described_and_pictured(root, tmp_path, monkeypatch, capsys
         "source    folder:/x",
         "parent    source 555555555555",
         "size      30 images, 1 shards, ",
-        "train     30 images, 1 shards of 30 to 30 images, ",
+        "train     30 images, 1 shard of 30 images, ",
         "          channel 0: mean 14.50, std 8.66 of 0..255",
         "          class 0 (name0\\x1b[2J): 2, 6.7%",
         "          class 4 (name4): 2, 6.7%",
