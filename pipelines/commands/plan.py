@@ -27,7 +27,14 @@ from pipelines.jobs.score_plan import ROW_BYTES_AT_MOST
 from pipelines.recipe.checks import Data, check_recipe
 from pipelines.recipe.context import Context
 from pipelines.recipe.selection import check_scorable, is_scorable
+from pipelines.stages.dataset_versions import is_sharded, next_version
+from pipelines.stages.evaluate import evaluation_job
+from pipelines.stages.promote import find_decision
+from pipelines.stages.retrain import frozen_job, next_cycle
 from pipelines.stages.run import STEPS
+from pipelines.stages.sample import sample_plan
+from pipelines.stages.score import score_plan
+from pipelines.stages.train import job_of
 
 _WEIGHT_BYTES = 8
 """Of a trained model's file for each parameter: the weights and their average."""
@@ -55,10 +62,6 @@ def plan(stage: str, context: Context) -> list[Step]:
     Raises:
         ConfigError: a stage would refuse its work, e.g. because its folder contains other work.
     """
-    from pipelines.stages.dataset_versions import is_sharded, next_version
-    from pipelines.stages.evaluate import evaluation_job
-    from pipelines.stages.retrain import frozen_job, next_cycle
-
     stages = {"run": tuple(STEPS), "retrain": (*STEPS, "promote")}.get(stage, (stage,))
     job_for = evaluation_job
     if stage == "retrain":
@@ -155,8 +158,6 @@ _UNKNOWN: tuple[bool, None] = False, None
 
 
 def _train(context: Context, name: str, stage: str, model: GenerativeModel, data: Data) -> Step:
-    from pipelines.stages.train import job_of
-
     config = context.recipe.train_config(name)
     parameters = parameters_of(model)
     done, fingerprint = _UNKNOWN
@@ -183,8 +184,6 @@ def _model_exists(context: Context, name: str) -> bool:
 
 
 def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
-    from pipelines.stages.sample import sample_plan
-
     config = context.recipe.sample
     options = context.recipe.sample_options(name)
     done, fingerprint = _UNKNOWN
@@ -207,8 +206,6 @@ def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> 
 
 
 def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
-    from pipelines.stages.score import score_plan
-
     config = context.recipe.score
     work: dict[str, Any] = {"split": config.split, "workers": config.workers}
     try:
@@ -249,8 +246,6 @@ def _evaluate(context: Context, job: EvaluationJob) -> Step:
 
 
 def _promote(context: Context, name: str) -> Step:
-    from pipelines.stages.promote import find_decision
-
     decision = find_decision(context, name)
     fingerprint = decision.fingerprint if decision else None
     work = {"rules": ", ".join(context.recipe.promote.rules)}
