@@ -1,4 +1,4 @@
-"""Recipes are validated whole, and a fault is one line that says how to mend it."""
+"""Recipes are validated as a whole; an error is one line that says what to do."""
 
 from typing import get_args
 
