@@ -5,6 +5,9 @@ pyproject.toml limits ray to the versions that this module was tested with.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,4 +45,15 @@ def job_client(address: str, headers: dict[str, str] | None) -> JobSubmissionCli
         def _do_request(self, *args: Any, **kwargs: Any) -> Any:
             return super()._do_request(*args, **{"timeout": REQUEST_S, **kwargs})
 
-    return Client(address, headers=headers)
+    with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        return Client(address, headers=headers)
+
+
+@contextmanager
+def _without(*names: str) -> Generator[None]:
+    """Without these environment variables: Ray's client prefers them to the address that it is given."""
+    removed = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(removed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager, suppress
@@ -85,7 +84,7 @@ class Jobs:
         self.address = address.rstrip("/")
         for name in UPLOAD_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"), self._explained():
+        with self._explained():
             headers = {"Authorization": f"Bearer {token}"} if token else None
             self._client = job_client(self.address, headers)
 
@@ -261,13 +260,3 @@ def _state(job: Any) -> JobState:
         message=str(job.message or "").split("\n", maxsplit=1)[0],
         exit_code=job.driver_exit_code,
     )
-
-
-@contextmanager
-def _without(*names: str) -> Generator[None]:
-    """Without these environment variables, which override the address in Ray's client."""
-    removed = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(removed)

@@ -142,12 +142,14 @@ def _fit_classifier(
     margin = max(1, max(pixels_NCHW.shape[2:]) // 14)
     network.train()
     for step in range(steps):
+        # The rows of this step: each epoch is a permutation of its own.
         index_B = torch.arange(step * batch, (step + 1) * batch)
         row_B = torch.empty_like(index_B)
         for epoch in torch.unique(index_B // rows).tolist():
             in_epoch = index_B // rows == epoch
             purpose = f"features/epoch={epoch}"
             row_B[in_epoch] = shuffle(index_B[in_epoch] % rows, rows, seed, purpose)
+        # Shift the images at random, then one step with a cosine learning rate.
         moves_B2 = rng_for(seed, "features/shift", index_B).integers(2 * margin + 1, 2)
         x_BCHW = units.to_network(shifted(pixels_NCHW[row_B], moves_B2, margin))
         loss = F.cross_entropy(network(x_BCHW), labels_N[row_B])

@@ -155,6 +155,7 @@ def paired_bars(names: Sequence[str], pairs: Mapping[str, Sequence[float]], y_la
     up = _Scale(0, greatest or 1.0, HEIGHT - BOTTOM, TOP)
     slot = (across(1) - across(0)) * 0.8 / len(pairs)
     marks: list[Markup] = []
+    # One bar per series and name, side by side within the name's slot.
     for s, (series, values) in enumerate(pairs.items()):
         for i, value in enumerate(values):
             marks.append(

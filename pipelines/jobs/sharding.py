@@ -10,7 +10,6 @@ from genmod import receipts, storage
 from genmod.data.format.shards import ShardReceipt, quarantine_file
 from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import DatasetPlan, make_manifest, make_plan
-from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sharding.quarantine import check_quarantine, exceeds_quarantine
 from genmod.data.sources.source import DataConfig
 from genmod.errors import ConfigError, DataError
@@ -28,8 +27,6 @@ def shard(
     seed: int,
     workers: int | None = None,
     progress: Progress = NO_PROGRESS,
-    parent: DatasetManifest | None = None,
-    parent_root: str | None = None,
     plan: DatasetPlan | None = None,
 ) -> DatasetManifest | None:
     """Write the dataset at ``root``, or what is missing of it. Ray is connected.
@@ -40,23 +37,19 @@ def shard(
         seed: of the recipe.
         workers: shards written at the same time; default ``data.workers``, else all CPUs of the cluster.
         progress: receives rows that are done and rows in all.
-        parent: the dataset at ``parent_root`` that this one extends. Only rows that it does not contain are
-            sharded; its shards are shared.
-        parent_root: URL of the parent.
-        plan: the plan of this dataset, if it was computed before.
+        plan: the plan of this dataset, e.g. of the next version of another one; by default that of ``data``
+            and ``seed``.
 
     Returns:
-        The manifest, also of a dataset that was finished before; None if the parent contains every row.
+        The manifest, also of a dataset that was finished before; None if the plan extends a
+            dataset that contains every row.
 
     Raises:
         ConfigError: the recipe does not fit the source, or ``root`` contains another dataset.
         DataError: the source is missing, or too many of its inputs are rejected.
         GenmodError: a task failed, or none finished for ``STALL_S`` seconds.
     """
-    assert (parent is None) == (parent_root is None)
-    plan = plan or make_plan(
-        data, seed, load_previous_version(parent_root, parent) if parent and parent_root else None
-    )
+    plan = plan or make_plan(data, seed)
     manifest = find_done(DatasetManifest, root, "dataset", plan.fingerprint)
     if manifest is not None:
         progress.update("shard", plan.rows, plan.rows, "images")

@@ -67,6 +67,7 @@ def check_recipe(
     """
     recipe = context.recipe
     models = {name: planned_model(context, name, data) for name in context.models}
+    # Each model's own settings, then what the stages need of the data.
     for name, model in models.items():
         entry, options = recipe.entry(name), recipe.sample_options(name)
         model_class = family(entry.family)

@@ -104,12 +104,14 @@ class BackgroundQueue:
     def _work(self) -> None:
         """The thread: run the first item until it is done, then the next one."""
         while True:
+            # Wait for an item, and run it without the lock.
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._closing)
                 if not self._items:
                     return
                 item = self._items[0]
             error = _run(item)
+            # Record the result; after a failure pause before the next attempt.
             with self._changed:
                 self._attempts += 1
                 self._failing = not self._finish(item, error)

@@ -115,11 +115,13 @@ def check_mixture(
         got, expected = str(manifest.spec), str(spec)
         if manifest.spec == spec:
             got, expected = str(list(manifest.class_names)), str(list(class_names))
+        # The same images and classes as the recipe's dataset.
         if got != expected:
             raise ConfigError(
                 f"train.order.mixture: {part.root} has {got}, the recipe's dataset has {expected}; "
                 "mix datasets with the same spec and classes"
             )
+        # Rows to draw from, and each dataset only once.
         if part.weight and not manifest.rows(split):
             raise ConfigError(f"train.order.mixture: {part.root} has no rows in its {split} split")
         if manifest.digest in seen:

@@ -55,6 +55,7 @@ class WebDatasetSource(Source):
         content = hashlib.sha256()
         is_empty = True
         for url in expand_files(self.text, self.where):
+            # The fingerprint covers names and sizes of the tars, and names and labels of the samples.
             fs, path = storage.filesystem(url)
             tar = posixpath.basename(path)
             content.update(canonical_json([tar, int(cast(Any, fs.size(path)))]))

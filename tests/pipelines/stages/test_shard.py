@@ -19,6 +19,7 @@ import pytest
 
 from genmod.data.reading.reader import iter_split, open_dataset, split_reader
 from genmod.data.sharding.plan import make_plan
+from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.source import DataConfig
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS
@@ -250,26 +251,26 @@ def test_a_larger_source_is_sharded_from_its_new_rows(ray_session, tmp_path):
 
     write(400)
     data = DataConfig(source=f"npz:{tmp_path}/a.npz", shard_rows=100)
+
+    def extend(name, previous, previous_name):
+        version = load_previous_version(str(tmp_path / previous_name), previous)
+        plan = make_plan(data, 0, version)
+        return shard(data, str(tmp_path / name), seed=0, plan=plan)
+
     v1 = shard(data, str(tmp_path / "v1"), seed=0)
-    assert (
-        shard(data, str(tmp_path / "v2"), seed=0, parent=v1, parent_root=str(tmp_path / "v1"))
-        is None
-    )
+    assert extend("v2", v1, "v1") is None
     assert not (tmp_path / "v2").exists()
     write(900)
-    v2 = shard(data, str(tmp_path / "v2"), seed=0, parent=v1, parent_root=str(tmp_path / "v1"))
+    v2 = extend("v2", v1, "v1")
     assert sum(v2.rows(split) for split in SPLITS) == 900
     assert v2.parents["dataset"] == v1.digest
     assert verify(str(tmp_path / "v2")) == []
-    again = shard(data, str(tmp_path / "v2"), seed=0, parent=v1, parent_root=str(tmp_path / "v1"))
+    again = extend("v2", v1, "v1")
     assert again == v2
     assert sum(len(b) for b in iter_split(str(tmp_path / "v2"), v2, "train", 64)) == v2.rows(
         "train"
     )
-    assert (
-        shard(data, str(tmp_path / "v3"), seed=0, parent=v2, parent_root=str(tmp_path / "v2"))
-        is None
-    )
+    assert extend("v3", v2, "v2") is None
 
 
 RECIPE = """
