@@ -185,8 +185,8 @@ class _Tail:
 class MetricFollower:
     """Reads a metric log while it grows. Each point is returned once, even if training resumes.
 
-    It moves forward only: if ``train.log_every_nimg`` was lowered before a resume, the additional points up to
-    ``last_nimg`` are in the log, but not returned.
+    It moves forward only: if ``train.log_every_nimg`` was lowered before a resume, the additional points up
+    to ``last_nimg`` are in the log, but not returned.
 
     Args:
         root: URL of the model's folder; the log need not exist yet.
