@@ -25,7 +25,7 @@ DTYPES = (torch.float32,)
 """Dtypes of the layers that use :func:`matrix_product`."""
 
 
-def _multiply(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+def multiply(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """``a b' + bias`` without a derivative. Inputs may have any strides."""
     if a_MK.dtype == torch.float32:
         return onednn_linear(a_MK, b_NK, bias_N)
@@ -41,7 +41,7 @@ class _MatrixProduct(Function):
         assert a_MK is not None
         assert b_NK is not None
         ctx.save_for_backward(a_MK, b_NK)
-        return _multiply(a_MK, b_NK, bias_N)
+        return multiply(a_MK, b_NK, bias_N)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
@@ -59,7 +59,7 @@ def matrix_product(a_MK: Tensor, b_NK: Tensor, bias_N: Tensor | None = None) -> 
     """``a b' + bias``, (M, N), differentiable any number of times."""
     if torch.is_grad_enabled():
         return apply_function(_MatrixProduct, a_MK, b_NK, bias_N)
-    return _multiply(a_MK, b_NK, bias_N)
+    return multiply(a_MK, b_NK, bias_N)
 
 
 def _is_faster(x: Tensor, weight_NK: Tensor) -> bool:

@@ -194,8 +194,8 @@ def compare(
         for who in order.sample(names, len(names)):
             work = everybody[who]
             start_s = time.process_time()
-            told = work()
-            spent_s = told if isinstance(told, float) else time.process_time() - start_s
+            result = work()
+            spent_s = result if isinstance(result, float) else time.process_time() - start_s
             if turn:
                 times[who].append(spent_s / images * 1e6)
     mine = times.pop("ours")

@@ -4,14 +4,14 @@
     GENMOD_BENCH_PEERS=... .venv/bin/python -m tests.benchmarks._quality --search    how SETTINGS were found
 
 ``make bench`` leaves it out, for it takes 2 x seeds x minutes and more. Protocol: one core; the CPU time is
-training's alone, and the peer gets the seconds that ours took; 60,000 training images made binary anew in
+training's alone, and the peer gets the seconds that ours took; 60,000 training images made binary again in
 each batch with the probability that a pixel's value says, none of their labels used; 500 test images made
 binary once, log p by IWAE-500; 2,000 means of p(x | z), z from the prior, against all 10,000 test images by
 the Frechet distance in the features of a classifier that is fitted to the training images and never sees a
 model, and against as many of them by coverage, recall and precision with 5 neighbours. Everything is judged
 in the middle of training too, of the same run. The search is the same for both sides: trained on 50,000
 training images for half a minute and judged by the others. The peers' environment is that of the data
-benchmarks (tests/benchmarks/_data_sets.py) with pythae 0.1.2; results are in quality-vae.md beside this file.
+benchmarks (tests/benchmarks/_data_sets.py) with pythae 0.1.2; results are in quality-vae.md.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "peer": {"unshuffle": 2, "widths": [32, 64], "attention": False, "lr": 0.004,
              "schedule": "squaredcos_cap_v2", "prediction": "v_prediction", "ema": 0.03},
 }  # fmt: skip
-"""What the search found; its table is in quality-diffusion.md beside this file."""
+"""What the search found; its table is in quality-diffusion.md."""
 SAMPLERS: dict[str, list[tuple[str, int]]] = {
     "ours": [("dpm_solver", 20), ("dpm_solver", 50), ("dpm_solver", 10), ("dpm_solver", 5)],
     "peer": [

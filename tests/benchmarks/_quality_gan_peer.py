@@ -7,7 +7,7 @@ GANs, sec. 3) at 32x32: images get a black rim of two pixels, samples lose their
 latents (0.92 and 0.66 million parameters), batch 64, Adam 2e-4 with beta1 0.5, binary cross-entropy, G
 non-saturating, no labels. SETTINGS, a JSON object, changes what ``DEFAULTS`` names. Samples are drawn at as
 many even points of the way as POINTS says, of the weights as they are and of each moving average, whose batch
-statistics are measured anew; neither the draws nor the averages are counted as training.
+statistics are measured again; neither the draws nor the averages are counted as training.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     _quality_peers.py FOLDER SEED CPU_S LATENTS RATE    trains pythae's VAE so long, writes
     FOLDER/peer-SEED-half.npz and -end.npz
 
-The nets are 784-512-256-LATENTS and back; training images are made binary anew in each batch, with the
+The nets are 784-512-256-LATENTS and back; training images are made binary again in each batch, with the
 probability that a pixel's value says. Loss, reparameterisation and models are pythae's own.
 """
 

@@ -7,7 +7,7 @@ in the three channels of an image, so that there are 10 x 10 x 10 modes, equally
 it out. Protocol: one core, CPU time of training alone, the 5,000 digits of ``builtin:mnist5k`` (not MNIST's
 60,000), nets and settings of the quality benchmark, averaged weights, no labels; 10,000 samples, each channel
 named by a classifier of single digits; modes that were made at least once, and KL(made || even) in nats. Real
-stacks stand beside them: a finite number of draws is never quite even.
+stacks are the reference: a finite number of draws is never quite even.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 ``make bench`` leaves it out, for it takes sides x seeds x minutes and more. Protocol: one thread; the CPU
 time is training's alone, and a short probe says how many images fit in it; 60,000 training images, none of
-their labels used; the averaged weights are judged. Results: vae-options.md beside this.
+their labels used; the averaged weights are judged. Results: vae-options.md.
 
 ``sigma``: a Gaussian whose sigma is trained (``gaussian_sigma``) against the same net with sigma 1, which is
 squared error; values are in [-1, 1] (on [0, 1] it would blur more), steps cost the same, so both see the same
@@ -19,7 +19,7 @@ images. Against all 10,000 test images (for reconstructions their own 2,000):
 * ``fd``: Frechet distance in the features of a classifier fitted to the training images, without 2,000 of
   them that make the floor.
 
-``groups``: binary pixels, drawn anew in each batch with the probability that a value says; 500 test images
+``groups``: binary pixels, drawn again in each batch with the probability that a value says; 500 test images
 made binary once, the bound of log p by IWAE-100, for each set of options in GROUPS.
 """
 

@@ -117,10 +117,10 @@ def _opening(folder: Path, shard: ShardEntry, total: int) -> list[dict[str, Any]
         ),
     )
     words = [sys.executable, "-c", OPEN, str(folder)]
-    told = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-    assert told["rows"] == total
+    result = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert result["rows"] == total
     name = f"{total:,} samples in {len(shards):,} shards"
     return [
-        _row(f"{name}: open, to the first rows", "CPU s", told["open_s"], 2.0, GOAL),
-        _row(f"{name}: peak memory", "MB", told["peak_mb"], 500.0, GOAL),
+        _row(f"{name}: open, to the first rows", "CPU s", result["open_s"], 2.0, GOAL),
+        _row(f"{name}: peak memory", "MB", result["peak_mb"], 500.0, GOAL),
     ]

@@ -1,6 +1,6 @@
 """Diffusion's step, samplers and scores through the model interface against bare calls of the same U-Net.
 
-The peers do what nobody can do without: as many passes of the net, forward or forward and back to the
+The peers do only what is indispensable: as many passes of the net, forward or forward and back to the
 input, as the solver makes. Ours adds addressed noise, preconditioning, the solver in float64 and the trace.
 And one U-Net of diffusers', trained by our loop and by a loop like diffusers' own example: whole steps, with
 batches, noise, loss, gradients clipped, AdamW and one average.

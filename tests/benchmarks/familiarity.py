@@ -102,12 +102,12 @@ def _nats(model: GenerativeModel, name: str, pixels_NCHW: Tensor) -> tuple[Tenso
 
 def _aurocs(model: GenerativeModel, name: str, sides: tuple[Tensor, ...]) -> dict[str, float]:
     """Of every column; sides are calibration rows, own rows, other rows."""
-    told = [_nats(model, name, pixels) for pixels in sides]
+    scores = [_nats(model, name, pixels) for pixels in sides]
     sizes = [compressed_bits(pixels) for pixels in sides]
-    known = Calibration.of(told[0][0], sizes[0], BitsPerDim(SPEC.dims, told[0][1]))
+    known = Calibration.of(scores[0][0], sizes[0], BitsPerDim(SPEC.dims, scores[0][1]))
     own, other = (
         known.columns(nats_B, size_B, torch.zeros(ROWS, dtype=torch.bool)) | {"nats": nats_B}
-        for (nats_B, _), size_B in zip(told[1:], sizes[1:], strict=True)
+        for (nats_B, _), size_B in zip(scores[1:], sizes[1:], strict=True)
     )
     return {c: auroc(sign * own[c], sign * other[c])[0] for c, sign in SIGNS.items()}
 

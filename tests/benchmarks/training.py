@@ -1,6 +1,6 @@
 """Our loop's step against a bare torch loop of the same nets and loss, for every model of the quickstart.
 
-The bare loop does what nobody can do without: for each phase zero, loss, backward, AdamW as torch gives it.
+The bare loop does only what is indispensable: for each phase zero, loss, backward, AdamW as torch gives it.
 Ours adds clipping, the moving average, the record of losses and the fused optimiser. It is compared with the
 bare loop against itself (what of the difference is noise), and the loss with torch's own random numbers
 (what addressed ones cost). CPU seconds, rounds in turn in one process, medians of each round's ratio.

@@ -1,6 +1,6 @@
 """The VAE's step, samples and scores through the model interface against bare calls of the same nets.
 
-The peers do what nobody can do without: the nets' own passes with torch's own noise. Ours adds
+The peers do only what is indispensable: the nets' own passes with torch's own noise. Ours adds
 addressed noise, the likelihood, draws of pixels and the bound.
 """
 

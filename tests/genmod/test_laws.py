@@ -142,7 +142,7 @@ def stream_of(case: Case, world: World, start: int, stop: int | None = None):
 
 
 def run(case: Case, world: World, config: TrainConfig = CONFIG, root=None, stop=None) -> TrainState:
-    """Train; with a root, all that training does beside its steps too."""
+    """Train; with a root, also metrics, checkpoints and monitors."""
     model, plan = case.build(), Plan(config, seed=5)
     if root is not None:
         checkpoints = Checkpoints(root, "laws", case.config)
@@ -241,7 +241,7 @@ def test_own_products_change_nothing(case, monkeypatch):
     monkeypatch.setattr(linear, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(linear, "DTYPES", (torch.float64,))
     used: list[int] = []
-    monkeypatch.setattr(linear, "_multiply", _counted(linear._multiply, used))
+    monkeypatch.setattr(linear, "multiply", _counted(linear.multiply, used))
     same(run(case, SingleProcess()), straight(case), rtol=1e-9)
     assert used or not any(isinstance(m, linear.Linear) for m in case.build().modules())
 

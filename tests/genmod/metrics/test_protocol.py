@@ -59,11 +59,11 @@ def test_unlike_protocols_are_refused_in_words(change, said):
 
 
 def test_a_value_that_does_not_fit_its_protocol_is_no_value():
-    told = value(5.0).model_dump()
-    assert MetricValue.model_validate(told) == value(5.0)
-    told["protocol"]["n_fake"] = 9
+    values = value(5.0).model_dump()
+    assert MetricValue.model_validate(values) == value(5.0)
+    values["protocol"]["n_fake"] = 9
     with pytest.raises(ValidationError, match="does not fit"):
-        MetricValue.model_validate(told)
+        MetricValue.model_validate(values)
 
 
 def test_position_runs_from_the_floor_to_the_ceiling():

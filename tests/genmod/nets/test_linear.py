@@ -50,8 +50,8 @@ def test_a_penalty_has_torchs_gradients(leading, bias):
 def test_nothing_is_computed_that_nobody_asked_for(monkeypatch):
     torch.manual_seed(0)
     layer, x, made = Linear(INPUTS, OUTPUTS), torch.randn(ROWS, INPUTS).requires_grad_(), []
-    times = linear._multiply
-    monkeypatch.setattr(linear, "_multiply", lambda *inputs: (made.append(1), times(*inputs))[1])
+    times = linear.multiply
+    monkeypatch.setattr(linear, "multiply", lambda *inputs: (made.append(1), times(*inputs))[1])
     hidden = x * 1  # no leaf: of leaves asked for by name torch does not tell
     (slope,) = torch.autograd.grad(layer(hidden).sum(), hidden, retain_graph=True)
     assert len(made) == 2  # the output and the gradient by the input, none by the weight

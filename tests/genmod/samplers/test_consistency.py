@@ -40,8 +40,8 @@ def test_levels_approach_in_stages():
 
 def test_loss_by_hand():
     y, noise, t, r = pairs(1.0, 0.6, count=3)
-    told = denoiser(y + 0.6 * noise, r)
-    error = (denoiser(y + noise, t) - told).square().flatten(1).mean(1)
+    target = denoiser(y + 0.6 * noise, r)
+    error = (denoiser(y + noise, t) - target).square().flatten(1).mean(1)
     expected = ((error + PSEUDO_HUBER_C**2).sqrt() - PSEUDO_HUBER_C) / 0.4
     assert torch.allclose(consistency_loss(denoiser, y, noise, t, r), expected)
     first = consistency_loss(denoiser, y, noise, t, torch.zeros_like(r))

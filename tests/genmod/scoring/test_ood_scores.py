@@ -1,4 +1,4 @@
-"""Columns beside log p: ranks, conformal p, typicality, complexity; how well a column tells sides apart."""
+"""Further score columns: ranks, conformal p, typicality, complexity; how well a column tells sides apart."""
 
 from __future__ import annotations
 

@@ -219,8 +219,8 @@ def test_a_write_that_fails_ends_training(gaussian, gaussian_stream, tmp_path):
 def test_a_bucket_that_goes_away_is_an_error_and_the_last_checkpoint_stays(
     proxied_root, proxy, monkeypatch, gaussian, gaussian_stream
 ):
-    patience = storage.StorageConfig(read_timeout_s=20, request_timeout_s=30, retry_timeout_s=2)
-    for name, value in storage.environment_of(patience).items():
+    limits = storage.StorageConfig(read_timeout_s=20, request_timeout_s=30, retry_timeout_s=2)
+    for name, value in storage.environment_of(limits).items():
         monkeypatch.setenv(name, value)
     config = CONFIG.model_copy(update={"nimg": 12})
     checkpoints = Checkpoints(proxied_root, "mine", config, keep=3)

@@ -343,9 +343,9 @@ def test_distill_tunes_what_is_published_on_two_workers_as_in_one_process(
     recipe, made = tuning_recipe(root), manifests[2]
     with pytest.raises(ConfigError, match="that is for genmod distill"):
         train_stage.stage(Context(recipe, ("two-steps",)))
-    told = distill.stage(Context(recipe, ("base", "two-steps")))
-    assert (told["stage"], told["status"]) == ("distill", "already done")
-    assert told["fingerprint"] == made.fingerprint
+    result = distill.stage(Context(recipe, ("base", "two-steps")))
+    assert (result["stage"], result["status"]) == ("distill", "already done")
+    assert result["fingerprint"] == made.fingerprint
     base = require(Manifest, recipe.at("models", "base"), "model", "train")
     assert made.parents == {"data": dataset[1].digest, "start": base.digest}
     mine = train_stage.job_of(Context(recipe, ("two-steps",)), "two-steps", dataset[1])

@@ -1,4 +1,4 @@
-"""Real MLflow on SQLite, and ports where nobody or nothing answers."""
+"""Real MLflow on SQLite, and ports without an answer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _history(root: Path, run_id: str, key: str) -> list[tuple[int, float]]:
     return [(m.step, m.value) for m in _client(root).get_metric_history(run_id, key)]
 
 
-def told(caplog):
+def warnings(caplog):
     """What genmod said, not what others did meanwhile."""
     return [record for record in caplog.records if record.name.split(".")[0] == "genmod"]
 
@@ -138,7 +138,7 @@ def test_a_missing_artifact_is_one_warning_and_the_rest_is_logged(store, caplog)
         run.log_metrics({"rows": 5.0}, 0)
         run.finish()
         tracker.close(TIMEOUT_S)
-    assert len(told(caplog)) == 1
+    assert len(warnings(caplog)) == 1
     (found,) = _runs(store, "missing")
     assert found.info.status == "FINISHED"
     assert found.data.metrics == {"rows": 5.0}
@@ -160,7 +160,7 @@ def test_a_server_that_is_down_costs_no_time_and_one_warning(tmp_path, caplog):
             assert not tracker.close()
     assert called_s < 10
     assert time.monotonic() - start_s < 120
-    (record,) = told(caplog)
+    (record,) = warnings(caplog)
     assert uri in record.message
     assert "Connection refused" in record.message
 
@@ -175,7 +175,7 @@ def test_a_server_that_never_answers_is_given_up(caplog):
             start_s = time.monotonic()
             assert not tracker.close(timeout_s=0.5)
             assert time.monotonic() - start_s < 9
-    assert len(told(caplog)) == 1
+    assert len(warnings(caplog)) == 1
 
 
 def test_a_question_to_a_dead_server_is_an_error():
