@@ -37,10 +37,17 @@ def parse(schema: type[ConfigT], values: Mapping[str, Any], where: str) -> Confi
         raise ConfigError(_first_problem(schema, error, where)) from None
 
 
+_TYPE_NAMES = ("constrained-", "tuple[", "list[", "dict[", "literal[", "function-")
+"""How pydantic's names of union members start, where they are more than one word."""
+
+
 def _first_problem(schema: type[BaseModel], error: ValidationError, where: str) -> str:
     problems = error.errors(include_url=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    path = ".".join(str(part) for part in (where, *problem["loc"]) if part != "")
+    location = [str(part) for part in (where, *problem["loc"]) if part != ""]
+    if len(location) > 1 and location[-1].startswith(_TYPE_NAMES):
+        location.pop()  # the member of a union, which is no key
+    path = ".".join(location)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])

@@ -44,11 +44,16 @@ def family(name: str) -> type[GenerativeModel]:
     """The model class of a family.
 
     Raises:
-        ConfigError: there is no such family, or its module defines no ``Model``.
+        ConfigError: there is no such family, its module cannot be imported, or it defines no ``Model``.
     """
     if name not in families():
         raise ConfigError(f"no family is called {name!r}; {did_you_mean(name, families())}")
-    module = importlib.import_module(f"{PACKAGE}.{name}")
+    try:
+        module = importlib.import_module(f"{PACKAGE}.{name}")
+    except (ImportError, SyntaxError) as error:
+        raise ConfigError(
+            f"family {name!r} cannot be imported: {error}; correct its file"
+        ) from error
     model_class = getattr(module, "Model", None)
     if not (isinstance(model_class, type) and issubclass(model_class, GenerativeModel)):
         raise ConfigError(

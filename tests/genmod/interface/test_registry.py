@@ -110,6 +110,14 @@ def strings(tree):
             yield node.value
 
 
+@pytest.mark.parametrize("text", ["def Model(:", "import no_such_module_of_anyone"])
+def test_a_broken_family_is_a_config_error(text, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.setenv(FAMILIES_VARIABLE, str(tmp_path))
+    with pytest.raises(ConfigError, match="family 'broken' cannot be imported"):
+        family("broken")
+
+
 def test_no_other_code_names_a_family_or_its_settings(monkeypatch):
     monkeypatch.delenv(FAMILIES_VARIABLE)
     names = re.compile(rf"({'|'.join(families())})|.*\bnet\.[a-z_]+.*", re.DOTALL)

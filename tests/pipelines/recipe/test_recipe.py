@@ -159,3 +159,9 @@ def test_every_new_name_exists(pattern):
         field = model.model_fields[name].annotation
         parts = [field, *get_args(field), *(p for a in get_args(field) for p in get_args(a))]
         model = next((p for p in parts if hasattr(p, "model_fields")), None)
+
+
+def test_an_error_names_keys_and_no_types():
+    assert "recipe: data.image_size is [1, 2, 3]:" in refusal(
+        "quickstart", "data.image_size=[1, 2, 3]"
+    )
