@@ -330,7 +330,9 @@ def test_divergence_is_told_as_it_is_and_not_retried(ray_session, dataset, tmp_p
     assert not storage.exists(str(tmp_path / "models" / "wild" / "model.json"))
 
 
-def test_more_workers_than_the_cluster_has_resources_for_are_refused(ray_session, dataset, tmp_path):
+def test_more_workers_than_the_cluster_has_resources_for_are_refused(
+    ray_session, dataset, tmp_path
+):
     many = TRAIN.model_copy(update={"workers": 16})
     with pytest.raises(ConfigError, match="resources for 2"):
         training.train_models([job(dataset, tmp_path, "many", many)], options(tmp_path))
