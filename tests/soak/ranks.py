@@ -11,15 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genmod.config import as_json
-from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.manifest import DatasetManifest, ImageSpec, publish
+from genmod.manifest import DatasetManifest, ImageSpec
 from genmod.training.job import TrainJob, plan_job
 from genmod.training.plan import OptimConfig, TrainConfig
+from tests.builders import write_noise
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 TRAIN = TrainConfig(
@@ -36,15 +34,7 @@ TRAIN = TrainConfig(
 
 def make_dataset(root: str, train_rows: int = 100) -> DatasetManifest:
     """A dataset of noise in two shards."""
-    statistics, shards = {}, []
-    for split, count in (("train", train_rows), ("val", 20)):
-        pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 1), np.uint8)
-        rows = [Row(f"{split}-{i}", i, pixels[i], label=i % 3) for i in range(count)]
-        shard, statistics[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
-        shards.append(shard)
-    metadata = dataset_metadata(statistics)
-    manifest = DatasetManifest(fingerprint="t", metadata=metadata, spec=SPEC, shards=tuple(shards))
-    return publish(root, manifest)
+    return write_noise(root, SPEC, {"train": train_rows, "val": 20})
 
 
 def make_job(

@@ -13,10 +13,11 @@ from genmod.interface.model import DataStats
 from genmod.interface.model_store import digest_of, load_model
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import DatasetManifest, ImageSpec, find_problems, publish
+from genmod.manifest import ImageSpec, find_problems, publish
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
+from tests.builders import write_noise
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 TRAIN = TrainConfig(
@@ -26,21 +27,7 @@ TRAIN = TrainConfig(
 
 @pytest.fixture
 def data(tmp_path):
-    root, made, shards = str(tmp_path / "data"), {}, []
-    for split, count in (("train", 20), ("val", 6)):
-        pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 1), np.uint8)
-        rows = [Row(f"{split}-{i}", i, pixels[i], label=i % 3) for i in range(count)]
-        shard, made[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
-        shards.append(shard)
-    metadata = dataset_metadata(made)
-    manifest = DatasetManifest(
-        fingerprint="t",
-        metadata=metadata,
-        spec=SPEC,
-        shards=tuple(shards),
-        class_names=("a", "b", "c"),
-    )
-    return publish(root, manifest)
+    return write_noise(str(tmp_path / "data"), SPEC, {"train": 20, "val": 6}, ("a", "b", "c"))
 
 
 def job(data, tmp_path, **changes) -> TrainJob:

@@ -15,19 +15,17 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from cluster.session import ClusterConfig
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.format.shards import Row, dataset_metadata, write_shard
 from genmod.errors import ConfigError, TrainingDiverged
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, publish, require
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest, require
 from genmod.training.job import TrainJob, plan_job, run_job
 from genmod.training.metric_log import read_metrics
 from genmod.training.plan import OptimConfig, TrainConfig
@@ -39,6 +37,7 @@ from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.recipe import Recipe
 from pipelines.stages import distill
 from pipelines.stages import train as train_stage
+from tests.builders import write_noise
 from tests.processes import TIMEOUT_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -63,17 +62,7 @@ TRAIN = TrainConfig(
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> tuple[str, DatasetManifest]:
     root = str(tmp_path_factory.mktemp("data"))
-    made = {}
-    shards = []
-    for split, count in (("train", 100), ("val", 30)):
-        pixels = np.random.default_rng(len(split)).integers(0, 256, (count, 8, 8, 1), np.uint8)
-        rows = [Row(f"{split}-{i}", i, pixels[i], label=i % 3) for i in range(count)]
-        shard, made[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
-        shards.append(shard)
-    manifest = DatasetManifest(
-        fingerprint="test", metadata=dataset_metadata(made), spec=SPEC, shards=tuple(shards)
-    )
-    return root, publish(root, manifest)
+    return root, write_noise(root, SPEC, {"train": 100, "val": 30})
 
 
 def job(dataset, root: Path, name: str, config: TrainConfig = TRAIN, at: int = -1) -> TrainJob:
