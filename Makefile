@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOCAL_LOG := $(VENV)/tests-without-ray.log
 KILLS ?= 200
+DOCUMENTS ?= 50000
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit selftest check format bench soak clean
+.PHONY: help setup quickstart test unit selftest check format bench soak fuzz clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,7 +29,10 @@ quickstart: setup  ## run the whole pipeline on 5,000 handwritten digits, in min
 	$(BIN)/genmod run --recipe quickstart
 
 test: setup  ## run all tests: unit, contract, Ray and fault tests
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m 'not ray' >$(LOCAL_LOG) 2>&1 & others=$$!; \
+	  $(BIN)/python -m pytest -m ray; ray=$$?; \
+	  wait $$others; code=$$?; \
+	  echo "tests without Ray:"; cat $(LOCAL_LOG); exit $$(( ray > code ? ray : code ))
 
 unit: setup  ## run the quick tests, which need no Ray
 	$(BIN)/python -m pytest -m 'not ray and not slow'
@@ -35,8 +40,11 @@ unit: setup  ## run the quick tests, which need no Ray
 selftest: setup  ## check the estimators of log p(x) against known densities
 	$(BIN)/genmod selftest density
 
-check: setup  ## check format, lint rules and types
+check: setup  ## check format, lint rules, types, insecure code, licences and known advisories
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
+	$(BIN)/python -m bandit --quiet --recursive --configfile pyproject.toml genmod cluster pipelines
+	$(BIN)/python -m tests.licences
+	$(BIN)/python -m tests.advisories
 
 format: setup  ## format the code and apply automatic lint fixes
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -46,6 +54,10 @@ bench: setup  ## run all benchmarks; results are JSON files in runs/bench
 
 soak: setup  ## kill jobs at random times (KILLS=200 SEED=0); results must not change
 	nice $(BIN)/python -m tests.soak --kills $(KILLS) --seed $(SEED)
+
+fuzz: setup  ## give mutated documents to every reader (DOCUMENTS=50000 SEED=0, or SECONDS=3600)
+	nice $(BIN)/python -m tests.fuzz --seed $(SEED) \
+	  $(if $(SECONDS),--seconds $(SECONDS),--documents $(DOCUMENTS))
 
 clean:  ## remove .venv and runs/
 	rm -rf $(VENV) runs

@@ -8,17 +8,16 @@ any task.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 import time
 import traceback
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from cluster.resources import ResourceRequest, worker_capacity
+from cluster.pool import MARK, RESULT, TASK, Pool, lost_workers, stream
+from cluster.resources import ResourceRequest, wait_until_free, worker_capacity
 from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.interface.model import GenerativeModel
 from genmod.interface.snapshot import check_unchanged
@@ -27,22 +26,13 @@ from genmod.memory import keep_freed
 from genmod.storage.retry import Backoff
 
 ATTEMPTS = 3
-"""Attempts of an actor at a task whose storage fails, and retries of Ray on new actors."""
+"""Attempts of an actor at a task whose storage fails."""
 
 MAX_FAILURES = 8
 """Number of failed tasks at which a job stops; with fewer failures, all other tasks are run."""
 
-_RESTARTS = 8
-"""How often Ray restarts an actor whose process ended."""
-
 _FIRST_PAUSE_S = 2.0
 """About the pause before the second attempt at a task whose storage fails."""
-
-_START_UP_S = 600.0
-"""Time that processes and models may take to start, in seconds, in addition to the first task's deadline."""
-
-_MAX_BLOCKS = 2_048
-"""Ray Data blocks of the task list; in longer lists a block contains several tasks."""
 
 Task = dict[str, Any]
 """A work unit as JSON values, with a ``name`` for messages."""
@@ -78,13 +68,22 @@ class Actor(ABC):
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Called by Ray Data: a batch of tasks in, their results out."""
-        return {"result": [json.dumps(self._within_deadline(json.loads(t))) for t in batch["task"]]}
+        results: list[str] = []
+        marks = list(batch.get(MARK, [""] * len(batch[TASK])))
+        for mark, task in zip(marks, batch[TASK], strict=True):
+            if self._stuck:
+                # A thread of an earlier task still uses the device. Ray starts a new process.
+                os._exit(1)
+            values = json.loads(task)
+            if mark and (lost := lost_workers(mark)):
+                text = f"{lost} workers were lost one after the other at this task; check the nodes' memory"
+                results.append(json.dumps(_failure(values, text)))
+                continue
+            results.append(json.dumps(self._within_deadline(values)))
+        return {MARK: marks, RESULT: results}
 
     def _within_deadline(self, task: Task) -> TaskResult:
         """Run a task on a thread that can be abandoned; errors become results."""
-        if self._stuck:
-            # A thread of an earlier task still uses the device. Ray starts a new process.
-            os._exit(1)
         results: list[TaskResult] = []
         thread = threading.Thread(
             target=lambda: results.append(self._with_retries(task)), daemon=True
@@ -176,18 +175,20 @@ def run_actors(
     Raises:
         ConfigError: no node of the cluster is large enough for one actor.
         DataError: a task failed with an error for the user; the job stops.
-        GenmodError: tasks failed otherwise. All other tasks were run, unless ``MAX_FAILURES`` failed.
+        GenmodError: tasks failed otherwise. All other tasks were run, unless ``MAX_FAILURES`` failed. Or
+            Ray cannot start workers.
     """
     if not tasks:
         return
     _check_capacity(resources)
+    wait_until_free(resources, 1, "one worker")
     options |= {
         "device": resources.device,
         "threads": max(1, int(resources.cpus)),
         "deadline_s": deadline_s,
     }
     failed: list[TaskResult] = []
-    for result in _stream(actor, tasks, workers, resources, options):
+    for result in stream(Pool(actor, options, workers, resources), tasks):
         if "error" not in result:
             yield result
             continue
@@ -214,50 +215,3 @@ def _check_capacity(resources: ResourceRequest) -> None:
         f"no node of the cluster has the {resources.cpus:g} CPUs and {resources.gpus:g} GPUs that one "
         "worker requests; add such a node, or change cluster.cpus_per_worker and cluster.gpus_per_worker"
     )
-
-
-def _stream(
-    actor: type[Actor],
-    tasks: Sequence[Task],
-    workers: int,
-    resources: ResourceRequest,
-    options: Mapping[str, Any],
-) -> Iterator[TaskResult]:
-    """Results of all tasks, failed ones included. GenmodError if Ray loses the pool."""
-    import ray.data
-    from ray.data import ActorPoolStrategy, DataContext
-    from ray.exceptions import RayError
-    from ray.util.annotations import RayDeprecationWarning
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = options["deadline_s"] + _START_UP_S
-    workers = min(workers, len(tasks))
-    rows = [{"task": json.dumps(task)} for task in tasks]
-    with DataContext.current(context), warnings.catch_warnings():
-        # max_restarts is deprecated, but has no replacement; without it Ray restarts actors without limit.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        blocks = min(len(rows), _MAX_BLOCKS)
-        results = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-            actor,
-            batch_size=1,
-            fn_constructor_kwargs=dict(options),
-            compute=ActorPoolStrategy(
-                min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=1
-            ),
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
-            max_restarts=_RESTARTS,
-            max_task_retries=ATTEMPTS,
-        )
-    try:
-        for row in results.iter_rows():
-            yield json.loads(row["result"])
-    except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise GenmodError(
-            f"the pool of {workers} workers was lost ({type(error).__name__}: {reason}); "
-            "run the same command again to resume"
-        ) from error

@@ -5,10 +5,12 @@ A program calls :func:`set_environment` before any import of ray.
 
 from __future__ import annotations
 
+import getpass
 import os
 import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 ENVIRONMENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,6 +28,8 @@ ENVIRONMENT: Mapping[str, str] = {
     # Workers run in parallel; each sets its own number of threads where it computes.
     "OMP_NUM_THREADS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Further Python processes import nothing from the current folder or the folder of their script.
+    "PYTHONSAFEPATH": "1",
 }
 """Variables of every node, driver and job, unless the user has set them."""
 
@@ -33,13 +37,35 @@ ENVIRONMENT: Mapping[str, str] = {
 def set_environment() -> None:
     """Set the variables of :data:`ENVIRONMENT` that the user has not set.
 
-    If the user has no Ray token, this process gets a random one, which its local Ray inherits, so that other
-    users of the machine cannot connect to it. Nothing is written to disk.
+    A user without a home or a name, as in containers, gets both. If the user has no Ray token, this process
+    gets a random one, which its local Ray inherits, so that other users of the machine cannot connect to it.
+    Nothing is written to disk. Ray's own token file, which Ray makes readable for everyone, becomes readable
+    for this user alone.
     """
+    os.environ.update(_missing_user())
     missing = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
     token_names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    has_file = os.path.exists(os.path.expanduser("~/.ray/auth_token"))
+    token_file = os.path.expanduser("~/.ray/auth_token")
+    has_file = os.path.exists(token_file)
+    if has_file and os.stat(token_file).st_mode & 0o077:
+        with suppress(OSError):  # a mounted secret, which has its own rules
+            os.chmod(token_file, 0o600)
     if not has_file and not any(name in os.environ for name in token_names):
         missing["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     assert not missing or "ray" not in sys.modules, "call set_environment before ray is imported"
     os.environ.update(missing)
+
+
+def _missing_user() -> dict[str, str]:
+    """HOME and USER where the system knows none, as in a container with a number for a user.
+
+    Ray Train and MLflow ask for both while they are imported, and fail without them.
+    """
+    missing: dict[str, str] = {}
+    if os.path.expanduser("~") == "~":
+        missing["HOME"] = "/"
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # an OSError since Python 3.13
+        missing["USER"] = f"uid-{os.getuid()}"
+    return missing

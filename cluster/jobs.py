@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import aiohttp
 import requests
-from pydantic import Field
 from ray.exceptions import AuthenticationError
 
 from cluster.compat import UPLOAD_LOGGERS, job_client
+from cluster.job_server import JobState
 from genmod.config import Config
 from genmod.errors import ConfigError, GenmodError
 from genmod.storage.retry import Backoff
@@ -48,23 +48,6 @@ class JobRequest(Config):
     metadata: dict[str, str] = {}
 
 
-class JobState(Config):
-    """State of a job."""
-
-    id: str
-    status: str
-    """Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    message: str = ""
-    """One line."""
-    exit_code: int | None = Field(None)
-    """Of the command, if it ended without being stopped."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the job has ended, in any way."""
-        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
-
-
 class Jobs:
     """The jobs of one cluster.
 
@@ -84,9 +67,17 @@ class Jobs:
         self.address = address.rstrip("/")
         for name in UPLOAD_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        with self._explained():
-            headers = {"Authorization": f"Bearer {token}"} if token else None
-            self._client = job_client(self.address, headers)
+        headers = {"Authorization": f"Bearer {token}"} if token else None
+        try:
+            with self._explained():
+                self._client = job_client(self.address, headers)
+        except ConfigError:
+            raise
+        except (GenmodError, LookupError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{self.address} answers, but not as a Ray job server ({type(error).__name__}: {error}); "
+                "check --address, e.g. http://HOST:8265"
+            ) from error
 
     def submit(self, request: JobRequest) -> tuple[str, bool]:
         """Start a job, or find the running job of this name.

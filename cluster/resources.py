@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster.session import ClusterConfig, wait_s
+from cluster.compat import other_jobs
+from cluster.session import ClusterConfig, local_folder, wait_s
+from genmod.errors import GenmodError, sanitize
+
+logger = logging.getLogger("genmod")
+
+_QUIET_S = 2.0
+"""Waits up to this long are not reported, because the stage before may just be ending, in seconds."""
+
+_RELEASE_S = 15.0
+"""Shortest wait for resources that others hold: those of the stage before are free only seconds later."""
+
+_MAX_COMMAND = 120
+"""Characters of another job's command that are shown."""
 
 _POLL_S = 0.5
 """Pause between two requests for the list of nodes, in seconds."""
@@ -68,3 +82,62 @@ def _capacity(request: ResourceRequest) -> int:
                 fits = min(fits, int(resources.get("GPU", 0) / request.gpus))
             total += fits
     return total
+
+
+def wait_until_free(request: ResourceRequest, workers: int, key: str) -> None:
+    """Wait until other jobs of the cluster leave enough resources for these workers, and say who holds them.
+
+    A local Ray has no other jobs.
+
+    Args:
+        request: resources of one worker.
+        workers: how many must fit.
+        key: the recipe's key of the number of workers, for the error.
+
+    Raises:
+        GenmodError: the resources are not free in time.
+    """
+    if local_folder() is not None:
+        return
+    start_s = time.monotonic()
+    limit_s = max(request.wait_s, _RELEASE_S)
+    reported = False
+    while (free := _free(request)) < workers:
+        waited_s = time.monotonic() - start_s
+        if waited_s > limit_s:
+            raise GenmodError(
+                f"{key} needs {_resources(request, workers)}, but after {waited_s:.0f} s only {free} of "
+                f"{workers} workers fit next to {_holders()}; wait for that to end, raise cluster.wait_s, "
+                "or use fewer workers"
+            )
+        if waited_s >= _QUIET_S and not reported:
+            reported = True
+            logger.warning(
+                "waiting up to %.0f s for %s: %d of %d workers fit now; the rest is held by %s",
+                limit_s,
+                _resources(request, workers),
+                free,
+                workers,
+                _holders(),
+            )
+        time.sleep(_POLL_S)
+
+
+def _free(request: ResourceRequest) -> int:
+    """How many workers fit into what is free now, all nodes together."""
+    import ray
+
+    available = ray.available_resources()
+    fits = int(available.get("CPU", 0) / request.cpus)
+    return min(fits, int(available.get("GPU", 0) / request.gpus)) if request.gpus else fits
+
+
+def _resources(request: ResourceRequest, workers: int) -> str:
+    gpus = f" and {workers * request.gpus:g} GPUs" if request.gpus else ""
+    return f"{workers * request.cpus:g} CPUs{gpus}"
+
+
+def _holders() -> str:
+    """The other jobs of the cluster, in words."""
+    jobs = [f"{sanitize(command)[:_MAX_COMMAND]!r} ({n} actors)" for command, n in other_jobs()]
+    return ", ".join(jobs[:3]) or "tasks of other jobs"

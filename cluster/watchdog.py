@@ -1,30 +1,29 @@
 """Finds workers that hang, records their stacks, and ends them, so that Ray restarts the group.
 
-Each worker has a thread that writes *heartbeats* to a file: a tick that proves that the process runs, and the
-count of its progress. The driver reads the files with its own clock. A worker without new ticks is frozen. If
+Each worker has a thread that sends *heartbeats* through Ray: a tick that proves that the process runs, and
+the count of its progress. The driver reads them with its own clock. A worker without new ticks is frozen. If
 all workers tick but none makes progress, those with the lowest count hang, and the others wait for them in a
 collective operation.
 """
 
 from __future__ import annotations
 
-import faulthandler
-import json
 import logging
 import os
 import signal
-import tempfile
+import stat
 import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from cluster import compat
+from cluster.heartbeats import HeartbeatCounts, WorkerProcess, read_heartbeats, remove_stack
 from genmod import storage
-from genmod.config import canonical_json
-from genmod.errors import StorageError
-from genmod.world import World
+from genmod.errors import StorageError, sanitize
 
 _FROZEN_S = 90.0
 """A worker without ticks for this long is frozen, in seconds, even if its hang timeout is longer. Shorter
@@ -36,13 +35,13 @@ _HEARTBEATS = 6
 _STACK_S = 10.0
 """Time in which a process writes its stack, in seconds."""
 
+_STACK_BYTES = 1 << 20
+"""The part of a stack that is recorded."""
+
 _NODE_S = 60.0
 """Time in which a node answers a request to end a process, in seconds."""
 
 logger = logging.getLogger(__name__)
-
-HeartbeatRecord = dict[str, Any]
-"""A heartbeat file: rank, pid, born_s (start of the process), node, stack (path), tick, count, at."""
 
 
 def frozen_after_s(hang_timeout_s: float) -> float:
@@ -50,70 +49,52 @@ def frozen_after_s(hang_timeout_s: float) -> float:
     return min(hang_timeout_s, _FROZEN_S)
 
 
-@contextmanager
-def send_heartbeats(url: str, world: World, hang_timeout_s: float, node: str) -> Generator[None]:
-    """Send heartbeats from a thread while the body runs.
+def heartbeat_interval_s(hang_timeout_s: float) -> float:
+    """Time between two heartbeats of a worker, and between two checks of them, in seconds."""
+    return frozen_after_s(hang_timeout_s) / _HEARTBEATS
 
-    Args:
-        url: a folder for the heartbeats of this launch.
-        world: its heartbeat counts the progress.
-        hang_timeout_s: the same as the driver's.
-        node: Ray's id of this node.
-    """
-    import psutil
 
-    handle, stack = tempfile.mkstemp(prefix="genmod-stack-")
-    faulthandler.register(signal.SIGUSR1, file=handle, all_threads=True)
-    process = psutil.Process()
-    constant = {
-        "rank": world.rank,
-        "pid": process.pid,
-        "born_s": process.create_time(),
-        "node": node,
-        "stack": stack,
-    }
-    file_url, ended = storage.join(url, f"{world.rank:06d}.json"), threading.Event()
+@dataclass(frozen=True)
+class WorkerRecord:
+    """A worker's process, its newest heartbeat, and when this process saw its counts change."""
 
-    def send() -> None:
-        tick = 0
-        while True:
-            progress = {"tick": tick, "count": world.heartbeat.count, "at": world.heartbeat.at}
-            with suppress(OSError, StorageError):  # transient; the next heartbeat follows soon
-                storage.write_bytes(file_url, canonical_json({**constant, **progress}))
-            tick += 1
-            if ended.wait(frozen_after_s(hang_timeout_s) / _HEARTBEATS):
-                return
+    rank: int
+    process: WorkerProcess
+    counts: HeartbeatCounts
+    tick_s: float
+    """Time of the last new tick."""
+    progress_s: float
+    """Time of the last progress."""
 
-    thread = threading.Thread(target=send, name="heartbeats", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(timeout=_STACK_S)
-        with suppress(OSError, StorageError):
-            storage.remove(file_url)
-        faulthandler.unregister(signal.SIGUSR1)
-        os.close(handle)
-        os.unlink(stack)
+    def updated(
+        self, process: WorkerProcess, counts: HeartbeatCounts, now_s: float
+    ) -> WorkerRecord:
+        """The record with a newer heartbeat, perhaps of a newer process."""
+        same = process == self.process
+        return WorkerRecord(
+            self.rank,
+            process,
+            counts,
+            self.tick_s if same and counts.tick == self.counts.tick else now_s,
+            self.progress_s if same and counts.count == self.counts.count else now_s,
+        )
 
 
 @dataclass
 class Watchdog:
     """Checks the heartbeats of a group in a thread of the driver."""
 
-    url: str
-    """Folder of the heartbeats."""
+    launch: str
+    """The name that the workers of this launch use."""
     hang_timeout_s: float
     """A worker without progress for this long hangs, in seconds."""
     stacks: str
     """URL of a folder for stacks."""
     hangs: list[str] = field(default_factory=list[str])
     """One line per worker that hung."""
-    _last: dict[tuple[int, int], HeartbeatRecord] = field(
-        default_factory=dict[tuple[int, int], HeartbeatRecord]
-    )
-    _ended: set[int] = field(default_factory=set[int])
+    _last: dict[int, WorkerRecord] = field(default_factory=dict[int, WorkerRecord])
+    _ended: set[WorkerProcess] = field(default_factory=set[WorkerProcess])
+    _reported: set[str] = field(default_factory=set[str])
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Watchdog:
@@ -124,93 +105,94 @@ class Watchdog:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join(timeout=_NODE_S)
+        with suppress(Exception):  # Ray's head may be gone, and the values with it
+            compat.delete_values(f"{self.launch}/")
 
     def _run(self) -> None:
-        while not self._stop.wait(frozen_after_s(self.hang_timeout_s) / _HEARTBEATS):
+        while not self._stop.wait(heartbeat_interval_s(self.hang_timeout_s)):
             try:
                 hanging, waiting = self._check(time.monotonic())
-            except (OSError, StorageError):
-                continue  # transient; the next check follows soon
-            if hanging:
-                self._end(hanging, waiting)
+                if hanging:
+                    self._end(hanging, waiting)
+            except Exception as error:  # the watchdog must not end before the group
+                self._report(
+                    f"the watchdog cannot check the workers ({type(error).__name__}); it tries again"
+                )
+                self._last.clear()  # what happened meanwhile is unknown, so the times start again
 
-    def _check(self, now_s: float) -> tuple[list[HeartbeatRecord], list[HeartbeatRecord]]:
-        """Heartbeats of the workers that hang, and of those that wait for them."""
-        live: list[HeartbeatRecord] = []
-        for name in storage.list_names(self.url):
-            with suppress(FileNotFoundError):  # a worker has ended meanwhile
-                record = json.loads(storage.read_bytes(storage.join(self.url, name)))
-                if record["pid"] not in self._ended:
-                    live.append(self._with_times(record, now_s))
-        self._last = {(record["rank"], record["pid"]): record for record in live}
-        return find_hanging(live, now_s, self.hang_timeout_s)
+    def _check(self, now_s: float) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
+        """The workers that hang, and those that wait for them."""
+        live: dict[int, WorkerRecord] = {}
+        for rank, (process, counts) in read_heartbeats(self.launch, self._report).items():
+            if process not in self._ended:
+                record = self._last.get(rank, WorkerRecord(rank, process, counts, now_s, now_s))
+                live[rank] = record.updated(process, counts, now_s)
+        self._last = live
+        return find_hanging(list(live.values()), now_s, self.hang_timeout_s)
 
-    def _with_times(self, record: HeartbeatRecord, now_s: float) -> HeartbeatRecord:
-        """The record with the times at which this process saw its tick and its count change."""
-        last = self._last.get((record["rank"], record["pid"]))
-        for key, time_key in (("tick", "tick_s"), ("count", "progress_s")):
-            unchanged = last is not None and last[key] == record[key]
-            record[time_key] = last[time_key] if last is not None and unchanged else now_s
-        return record
+    def _report(self, line: str) -> None:
+        """Warn, the first time."""
+        if line not in self._reported:
+            self._reported.add(line)
+            logger.warning("%s", line)
 
-    def _end(self, hanging: Sequence[HeartbeatRecord], waiting: Sequence[HeartbeatRecord]) -> None:
+    def _end(self, hanging: Sequence[WorkerRecord], waiting: Sequence[WorkerRecord]) -> None:
         """Record the stacks of all workers and kill those that hang. Ray then ends the group."""
         for record in (*waiting, *hanging):
-            hangs = record in hanging
-            stack = _request_stack(record, kill=hangs)
+            hangs, process = record in hanging, record.process
+            stack = _request_stack(process, kill=hangs)
             if stack is None:
                 continue  # the process has ended
-            stack_url = storage.join(self.stacks, f"rank-{record['rank']}-{record['pid']}.txt")
+            stack_url = storage.join(self.stacks, f"rank-{record.rank}-{process.pid}.txt")
             with suppress(OSError, StorageError):
                 storage.write_bytes(stack_url, stack.encode())
             if hangs:
-                self._ended.add(record["pid"])
+                self._ended.add(process)
                 self.hangs.append(
-                    f"rank {record['rank']} (process {record['pid']} on node {record['node'][:12]}) made "
-                    f"no progress for {self.hang_timeout_s:g} s, last at {record['at']}; its stack is in "
-                    f"{stack_url}"
+                    f"rank {record.rank} (process {process.pid} on node {process.node[:12]}) made no "
+                    f"progress for {self.hang_timeout_s:g} s, last at {sanitize(record.counts.at)}; its "
+                    f"stack is in {stack_url}"
                 )
                 logger.warning("%s; the group is restarted", self.hangs[-1])
 
 
 def find_hanging(
-    records: Sequence[HeartbeatRecord], now_s: float, hang_timeout_s: float
-) -> tuple[list[HeartbeatRecord], list[HeartbeatRecord]]:
+    records: Sequence[WorkerRecord], now_s: float, hang_timeout_s: float
+) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
     """Records of the workers that hang, and of those that wait for them; both empty if none hangs.
 
     Args:
-        records: of all workers; ``tick_s`` and ``progress_s`` are the times of the last tick and of the last
-            progress.
+        records: of all workers.
         now_s: the current time.
         hang_timeout_s: how long a worker may make no progress, in seconds.
     """
-    hanging = [r for r in records if now_s - r["tick_s"] >= frozen_after_s(hang_timeout_s)]
-    stalled = all(now_s - record["progress_s"] >= hang_timeout_s for record in records)
+    hanging = [r for r in records if now_s - r.tick_s >= frozen_after_s(hang_timeout_s)]
+    stalled = all(now_s - record.progress_s >= hang_timeout_s for record in records)
     if not hanging and records and stalled:
-        lowest = min(record["count"] for record in records)
-        hanging = [record for record in records if record["count"] == lowest]
+        lowest = min(record.counts.count for record in records)
+        hanging = [record for record in records if record.counts.count == lowest]
     return hanging, [record for record in records if record not in hanging] if hanging else []
 
 
-def _request_stack(record: HeartbeatRecord, kill: bool) -> str | None:
+def _request_stack(process: WorkerProcess, kill: bool) -> str | None:
     """Run :func:`stack_of` on the worker's node; None if the process has ended."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    on_node: Any = NodeAffinitySchedulingStrategy(node_id=record["node"], soft=False)
+    on_node: Any = NodeAffinitySchedulingStrategy(node_id=process.node, soft=False)
     task: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_node)(stack_of)
     try:
-        return ray.get(task.remote(record, kill), timeout=_NODE_S)
+        return ray.get(task.remote(process, kill), timeout=_NODE_S)
     except RayError as error:
         return f"its node does not answer ({type(error).__name__})"
 
 
-def stack_of(record: HeartbeatRecord, kill: bool) -> str | None:
+def stack_of(process: WorkerProcess, kill: bool) -> str | None:
     """The stack of a process on this node, frozen or not.
 
     Args:
-        record: the heartbeat of the process.
+        process: as it has registered itself.
         kill: whether to kill the process after that.
 
     Returns:
@@ -218,28 +200,38 @@ def stack_of(record: HeartbeatRecord, kill: bool) -> str | None:
     """
     import psutil
 
+    path = Path(process.stack)
     try:
-        if psutil.Process(record["pid"]).create_time() != record["born_s"]:
+        if psutil.Process(process.pid).create_time() != process.born_s:
             return None
-        os.kill(record["pid"], signal.SIGUSR1)  # faulthandler writes the stack in any state
+        os.kill(process.pid, signal.SIGUSR1)  # faulthandler writes the stack in any state
         if kill:
-            os.kill(record["pid"], signal.SIGCONT)  # a stopped process receives signals after this
-        text = _written(record["stack"])
+            os.kill(process.pid, signal.SIGCONT)  # a stopped process receives signals after this
+        text = _written(path)
         if kill:
-            os.kill(record["pid"], signal.SIGKILL)
-            os.unlink(record["stack"])
+            os.kill(process.pid, signal.SIGKILL)
+            remove_stack(path)
     except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
         return None
     return text or "it wrote no stack in time"
 
 
-def _written(path: str) -> str:
+def _written(path: Path) -> str:
     """Content of a file after its writer has been idle for a moment."""
     deadline_s, text = time.monotonic() + _STACK_S, ""
     while time.monotonic() < deadline_s:
         time.sleep(0.2)
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            before, text = text, stream.read()
+        before, text = text, _read_own_file(path)
         if text and text == before:
             break
     return text
+
+
+def _read_own_file(path: Path) -> str:
+    """The beginning of a regular file of this user; empty for another one."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode) or info.st_uid != os.getuid():
+            return ""
+        return stream.read(_STACK_BYTES).decode(errors="replace")

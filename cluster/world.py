@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.resources import ResourceRequest, worker_capacity
-from cluster.watchdog import Watchdog, send_heartbeats
+from cluster import ray_log
+from cluster.heartbeats import send_heartbeats
+from cluster.resources import ResourceRequest, wait_until_free, worker_capacity
+from cluster.session import local_folder
+from cluster.watchdog import Watchdog, heartbeat_interval_s
 from genmod import storage
 from genmod.errors import ConfigError, GenmodError
 from genmod.world import Group, SingleProcess, World
@@ -76,29 +79,35 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         GenmodError: the group failed more often than ``options.max_failures``.
     """
     _check_capacity(options)
+    wait_until_free(options.resources, options.workers, "train.workers")
     # Ray imports torch and much else here, so not at the top.
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
+    from cluster.process_group import process_group_config
+
+    ray_log.take_loggers()
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     request = options.resources
     resources = {"CPU": request.cpus} | ({"GPU": request.gpus} if request.gpus else {})
     # A new name per launch: the group resumes from our checkpoints, not from Ray's state of earlier launches.
-    name = f"group-{uuid.uuid4().hex[:12]}"
-    heartbeats = storage.join(options.scratch, "heartbeats")
-    watchdog = Watchdog(heartbeats, options.hang_timeout_s, options.stacks)
+    name = f"group-{uuid.uuid4().hex}"
+    watchdog = Watchdog(name, options.hang_timeout_s, options.stacks)
+    folder = local_folder()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
             "work": work,
             "values": values,
             "resources": request,
-            "heartbeats": heartbeats,
-            "hang_timeout_s": options.hang_timeout_s,
+            "launch": name,
+            "heartbeat_interval_s": heartbeat_interval_s(options.hang_timeout_s),
+            "folder": None if folder is None else str(folder),
         },
-        torch_config=TorchConfig(
-            backend="nccl" if request.device == "cuda" else "gloo",
-            timeout_s=math.ceil(options.hang_timeout_s) + _COLLECTIVE_SLACK_S,
+        torch_config=process_group_config(
+            "nccl" if request.device == "cuda" else "gloo",
+            math.ceil(options.hang_timeout_s) + _COLLECTIVE_SLACK_S,
+            folder,
         ),
         scaling_config=ScalingConfig(
             num_workers=options.workers,
@@ -147,7 +156,8 @@ def _worker(settings: dict[str, Any]) -> None:
 
     world = current_world(settings["resources"])
     node = ray.get_runtime_context().get_node_id()
-    with send_heartbeats(settings["heartbeats"], world, settings["hang_timeout_s"], node):
+    interval_s, folder = settings["heartbeat_interval_s"], settings["folder"]
+    with send_heartbeats(settings["launch"], world, node, interval_s, folder):
         settings["work"](world, settings["values"])
 
 

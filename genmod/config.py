@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from genmod.errors import ConfigError, did_you_mean
+from genmod.errors import ConfigError, did_you_mean, sanitize
 
 
 class Config(BaseModel):
@@ -32,10 +33,36 @@ def parse(schema: type[ConfigT], values: Mapping[str, Any], where: str) -> Confi
         where: path of the section in the recipe, e.g. ``model.vae``.
     """
     try:
-        return schema.model_validate(dict(values))
+        config = schema.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(_first_problem(schema, error, where)) from None
+    for key, value in _numbers(config, where):
+        if not math.isfinite(value):
+            raise ConfigError(f"recipe: {key} is {value}, expected a finite number")
+    return config
 
+
+def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
+    """Path and value of every float that a user set, in all sections."""
+    if isinstance(value, float):
+        yield where, value
+    elif isinstance(value, BaseModel):
+        for name in value.model_fields_set:
+            yield from _numbers(getattr(value, name), f"{where}.{name}" if where else name)
+    elif isinstance(value, Mapping):
+        for name, inner in cast("Mapping[Any, Any]", value).items():
+            yield from _numbers(inner, f"{where}.{name}")
+    elif isinstance(value, list | tuple):
+        for inner in cast("list[Any]", value):
+            yield from _numbers(inner, where)
+
+
+# The name of an error, no password.
+_SECRET = "secret"  # nosec B105
+"""``genmod.storage.urls.SECRET_PROBLEM``: errors whose input must not be printed."""
+
+_SHOWN_CHARS = 200
+"""Characters of a wrong value that an error shows."""
 
 _TYPE_NAMES = ("constrained-", "tuple[", "list[", "dict[", "literal[", "function-")
 """How pydantic's names of union members start, where they are more than one word."""
@@ -43,11 +70,14 @@ _TYPE_NAMES = ("constrained-", "tuple[", "list[", "dict[", "literal[", "function
 
 def _first_problem(schema: type[BaseModel], error: ValidationError, where: str) -> str:
     problems = error.errors(include_url=False)
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    location = [str(part) for part in (where, *problem["loc"]) if part != ""]
+    by_type = {p["type"]: p for p in reversed(problems)}
+    problem = by_type.get(_SECRET) or by_type.get("extra_forbidden") or problems[0]
+    location = [*([where] if where else []), *map(str, problem["loc"])]
+    if location and location[-1] == "[key]" and problem["type"] == _SECRET:
+        location = location[:-2]  # the key is the secret
     if len(location) > 1 and location[-1].startswith(_TYPE_NAMES):
         location.pop()  # the member of a union, which is no key
-    path = ".".join(location)
+    path = sanitize(".".join(location))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
@@ -56,9 +86,13 @@ def _first_problem(schema: type[BaseModel], error: ValidationError, where: str) 
     if problem["type"] == "missing":
         return f"recipe: {path!r} is missing; add it{more}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == _SECRET:
+        return f"recipe: {path}: {message}{more}"
     if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
         message = "input should be a section with keys"
-    return f"recipe: {path} is {problem['input']!r}: {message[0].lower()}{message[1:]}{more}"
+    got = repr(problem["input"])
+    got = sanitize(got if len(got) <= _SHOWN_CHARS else f"{got[:_SHOWN_CHARS]} ...")
+    return f"recipe: {path} is {got}: {message[0].lower()}{message[1:]}{more}"
 
 
 def _keys_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

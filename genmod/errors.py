@@ -73,13 +73,42 @@ def did_you_mean(got: str, valid: Iterable[str]) -> str:
     return "valid: " + ", ".join(names)
 
 
+LINE_CHARS = 4000
+"""Characters of untrusted text that are shown of one line."""
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def escape(text: str, keep: str = "") -> str:
+    r"""Text in which every character that is not printable is escaped, except those to ``keep``.
+
+    Not printable are control characters (C0 and C1), marks of text direction, characters without width, line
+    separators and lone surrogates: all that moves a cursor, hides text or reorders it.
+
+    >>> escape("a\u202eb\x9b2J\n", keep="\n")
+    'a\\u202eb\\x9b2J\n'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text
+    )
+
+
+def without_colors(text: str) -> str:
+    """Text without the codes that color it on a terminal."""
+    return _COLOR.sub("", text)
+
+
 def sanitize(text: str) -> str:
-    r"""Untrusted text as one printable line; control characters are escaped.
+    r"""Untrusted text as one printable line; control characters are escaped, a long line is cut.
 
     >>> sanitize("name\x1b[2J")
     'name\\x1b[2J'
     """
-    return text if text.isprintable() else repr(text)[1:-1]
+    if len(text) > LINE_CHARS:
+        text = f"{text[:LINE_CHARS]} ... ({len(text) - LINE_CHARS:,} more characters)"
+    return escape(text)
 
 
 def sanitize_log(text: str) -> str:
@@ -88,5 +117,5 @@ def sanitize_log(text: str) -> str:
     >>> sanitize_log("\x1b[36m(worker 1)\x1b[0m step\t7\n\x1b[2J")
     '(worker 1) step\t7\n\\x1b[2J'
     """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "\n")
-    return "".join(char if char in "\n\t" else sanitize(char) for char in plain)
+    lines = without_colors(text).replace("\r\n", "\n").split("\n")
+    return "\n".join("\t".join(map(sanitize, line.split("\t"))) for line in lines)

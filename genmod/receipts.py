@@ -6,19 +6,23 @@ one of them creates the receipt, and its data is used. The remaining work is eve
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, Self, TypeVar
+from contextlib import contextmanager
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from pydantic import ValidationError
 
 from genmod import storage
+from genmod.budget import BUDGET
 from genmod.config import canonical_json
-from genmod.errors import DataError
+from genmod.documents import parse_document
+from genmod.errors import DataError, sanitize
 
 RECEIPTS_FOLDER = "receipts"
 """Folder of the receipts below a stage's root."""
+
+_REMEDY = "remove it, then run the same command again"
 
 _PARALLEL = 16
 """Receipts that are read at the same time."""
@@ -43,6 +47,19 @@ class Receipt(Protocol):
 
 
 ReceiptT = TypeVar("ReceiptT", bound=Receipt)
+
+
+@contextmanager
+def together(root: str) -> Generator[None]:
+    """Build a manifest from receipts in the body. DataError if their values do not fit together."""
+    try:
+        yield
+    except ValidationError as error:
+        reason = str(error.errors(include_url=False, include_input=False)[0]["msg"])[:160]
+        raise DataError(
+            f"{root}: its receipts do not fit together ({sanitize(reason)}); remove that folder and run the "
+            "stage again"
+        ) from None
 
 
 def commit(root: str, name: str, receipt: ReceiptT) -> ReceiptT:
@@ -80,21 +97,18 @@ def load_receipts(
 
 
 def _url(root: str, name: str) -> str:
-    return storage.join(root, RECEIPTS_FOLDER, f"{name}.json")
+    return storage.join_below(storage.join(root, RECEIPTS_FOLDER), f"{name}.json")
 
 
 def _read(schema: type[ReceiptT], url: str, fingerprint: str) -> ReceiptT:
-    data = storage.read_bytes(url)
     try:
-        receipt = schema.model_validate(json.loads(data))
-    except (ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{url} is not a valid receipt ({reason}); remove it, then run the same command again"
-        ) from None
+        data = storage.read_bytes(url, BUDGET.document_bytes)
+    except IsADirectoryError:
+        raise DataError(f"{url} is a folder, not a receipt; {_REMEDY}") from None
+    receipt: ReceiptT = parse_document(cast("type[Any]", schema), data, "a receipt", url, _REMEDY)
     if receipt.fingerprint != fingerprint:
         raise DataError(
-            f"{url} belongs to other work (fingerprint {receipt.fingerprint[:12]}, "
+            f"{url} belongs to other work (fingerprint {sanitize(receipt.fingerprint[:12])}, "
             f"expected {fingerprint[:12]}); choose another root with --set root=URL"
         )
     return receipt

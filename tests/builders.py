@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from genmod.data.format.shards import Row, dataset_metadata, write_shard
-from genmod.manifest import DatasetManifest, ImageSpec, publish
+from genmod.data.format.shards import Row, write_shard
+from genmod.manifest import DatasetManifest, ImageSpec, RowStats, dataset_metadata, publish
 
 
 def write_noise(
@@ -27,5 +27,28 @@ def write_noise(
         shards=tuple(shards),
         metadata=dataset_metadata(statistics),
         class_names=class_names,
+    )
+    return publish(root, manifest)
+
+
+SMALL_SPEC = ImageSpec(channels=1, height=4, width=4, classes=2)
+
+
+def write_two_shards(root: str) -> DatasetManifest:
+    """Publish a dataset of 13 rows of ``SMALL_SPEC``, all in the split train: 7 and 6 in two shards."""
+    shards, total = [], RowStats()
+    for number, count in enumerate((7, 6)):
+        rows = [
+            Row(f"{number}-{i}", 7 * number + i, np.full((4, 4, 1), 9 * i, np.uint8), i % 2)
+            for i in range(count)
+        ]
+        shard, stats = write_shard(root, f"train-{number:06d}", "train", SMALL_SPEC, rows)
+        shards.append(shard)
+        total += stats
+    manifest = DatasetManifest(
+        fingerprint="f",
+        spec=SMALL_SPEC,
+        shards=tuple(shards),
+        metadata=dataset_metadata({"train": total}),
     )
     return publish(root, manifest)

@@ -14,6 +14,9 @@ from genmod.interface.external import FAMILIES_VARIABLE
 from tests.stores import proxy as proxies
 from tests.stores import weed
 
+os.environ.setdefault(
+    "PYTHONSAFEPATH", ""
+)  # further processes import ``tests`` from the current folder
 set_environment()
 os.environ[FAMILIES_VARIABLE] = str(Path(__file__).parent / "families")
 settings.register_profile(

@@ -28,10 +28,10 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-LEAVES = ["errors", "memory", "world", "units", "rng", "compat", "nets"]
-BASE = ["config", "permutation", *LEAVES]
+LEAVES = ["errors", "terminal", "memory", "world", "units", "rng", "compat", "nets"]
+BASE = ["config", "permutation", "budget", "parquet_layout", *LEAVES]
 STORES = ["storage", "samplers", *BASE]
-RECORDS = ["manifest", "receipts", *STORES]
+RECORDS = ["manifest", "receipts", "lease", "documents", "tables", "tensors", "net_budget", *STORES]
 STATISTICS = ["metrics", "distributions", *RECORDS]
 CONTRACT = ["interface", "report", *STATISTICS]
 WORK = ["data", "likelihood", "costs", *CONTRACT]
@@ -44,13 +44,20 @@ def _genmod(*rooms):
 
 
 _PIPELINES = ["tracking", "recipe", "jobs", "stages", "commands"]
-_BELOW_PIPELINES = _genmod(*PROCESSES, "evaluation", "selftest") | {"cluster"}
+_BELOW_PIPELINES = _genmod(*PROCESSES, "evaluation", "selftest", "promotion") | {"cluster"}
 
 ROOMS = {
     "genmod.errors": set(),
     "genmod.memory": set(),
     "genmod.compat": set(),
+    "genmod.budget": _genmod("errors"),
+    "genmod.documents": _genmod("budget", "errors"),
+    "genmod.tables": _genmod("budget", "errors", "parquet_layout"),
+    "genmod.parquet_layout": _genmod("budget", "errors"),
+    "genmod.net_budget": _genmod("budget", "errors"),
+    "genmod.tensors": _genmod("documents", "errors"),
     "genmod.world": _genmod("errors"),
+    "genmod.terminal": _genmod("errors"),
     "genmod.units": set(),
     "genmod.rng": set(),
     "genmod.nets": _genmod("compat"),
@@ -58,8 +65,10 @@ ROOMS = {
     "genmod.permutation": _genmod("rng"),
     "genmod.storage": _genmod(*BASE),
     "genmod.samplers": _genmod("config", "errors", "rng"),
-    "genmod.manifest": _genmod("storage", *BASE),
-    "genmod.receipts": _genmod("storage", *BASE),
+    "genmod.manifest": _genmod("storage", "documents", *BASE),
+    "genmod.receipts": _genmod("storage", "documents", *BASE),
+    "genmod.lease": _genmod("storage", "documents", *BASE),
+    "genmod.promotion": _genmod(*RECORDS),
     "genmod.distributions": _genmod(*RECORDS),
     "genmod.metrics": _genmod(*RECORDS),
     "genmod.interface": _genmod("distributions", *RECORDS),
@@ -72,7 +81,7 @@ ROOMS = {
     "genmod.training": _genmod(*WORK),
     "genmod.generation": _genmod("data", *CONTRACT),
     "genmod.evaluation": _genmod("scoring", "generation", *WORK),
-    "genmod.selftest": _genmod("training", *WORK),
+    "genmod.selftest": _genmod("training", "generation", "evaluation", "scoring", *WORK),
     "cluster": _genmod(*PROCESSES, "evaluation"),
     **{
         f"pipelines.{room}": _BELOW_PIPELINES

@@ -13,10 +13,8 @@ from torch.utils.flop_counter import flop_registry
 from genmod.compat import ONEDNN_LINEAR, TorchDispatchMode
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
-from genmod.interface.registry import ModelConfig, family
+from genmod.interface.registry import ModelConfig
 from genmod.rng import Rng
-
-META = torch.device("meta")
 
 PEAK_FLOPS = {"v100": 125e12, "a100": 312e12, "h100": 989e12}
 """Dense 16-bit operations per second of tensor cores, by NVIDIA's data sheets (V100, A100, H100 SXM)."""
@@ -44,7 +42,7 @@ class TrainingCost:
 
 def training_cost(config: ModelConfig) -> TrainingCost:
     """Operations of a training step on one image."""
-    model = shapes_of(config)
+    model = config.shapes()
     forward = backward = 0
     for phase in model.phases():
         trained = {id(parameter) for parameter in model.parameters_of(phase).values()}
@@ -58,16 +56,6 @@ def training_cost(config: ModelConfig) -> TrainingCost:
             loss.backward()
         backward += counter.flops // phase.every
     return TrainingCost(parameters_of(model), forward, forward + backward)
-
-
-def shapes_of(config: ModelConfig) -> GenerativeModel:
-    """The model on the meta device, or on the CPU if its constructor reads values of tensors."""
-    family(config.family)  # imported outside of META, since importing computes
-    try:
-        with META:
-            return config.build()
-    except NotImplementedError:  # raised by torch when a value of a meta tensor is read
-        return config.build()
 
 
 def flops_of(call: Callable[[], object]) -> int:

@@ -1,6 +1,9 @@
-"""The gate: whether a candidate becomes the champion, by the margins in the recipe.
+"""The gate: whether a candidate becomes the champion, by the rules in the recipe and their error rates.
 
-The decision is a pure function of the metrics. Metrics of different protocols are an error.
+The decision is a pure function of the measurements. A candidate is promoted if at least ``improvements``
+metrics gain more than the gain that counts, and every metric rules out a loss larger than the tolerated one,
+both beyond the noise of the measurement; see :mod:`genmod.evaluation.policy`. In doubt the champion stays.
+Metrics of different protocols are an error.
 """
 
 from __future__ import annotations
@@ -13,44 +16,26 @@ from pydantic import Field
 
 from genmod.config import Config
 from genmod.errors import ConfigError, did_you_mean
-from genmod.metrics.protocol import MetricResult, MetricValue, require_comparable
+from genmod.evaluation.policy import ErrorRates, PromoteConfig, Rule
+from genmod.metrics.protocol import Better, Finite, MetricResult, MetricValue, Z, require_comparable
+
+Outcome = Literal["better", "equal", "undecided", "worse", "beyond limit", "within limit"]
 
 
-class Rule(Config):
-    """Margins of one metric, in the direction in which the metric is better."""
+class MetricDifference(Config):
+    """Difference of one metric between two models that were measured by the same protocol."""
 
-    improve_by: float = Field(0.0, ge=0)
-    """Least difference that counts as an improvement."""
-    max_regression: float = Field(0.0, ge=0)
-    """A candidate that is worse by more than this is rejected."""
-    relative: bool = False
-    """Margins are shares of the champion's value instead of values in the metric's unit."""
-    limit: float | None = None
-    """Worst value that is allowed, with or without a champion."""
-    max_relative_position: float | None = None
-    """Largest relative position that is allowed, from 0 (real images) to 1 (noise)."""
-
-
-class PromoteConfig(Config):
-    """The recipe's ``promote``: the margins by which a candidate becomes the champion."""
-
-    rules: dict[str, Rule] = Field(
-        default={
-            "fd": Rule(
-                improve_by=0.02, max_regression=0.02, relative=True, max_relative_position=0.9
-            ),
-            "coverage": Rule(improve_by=0.02, max_regression=0.05),
-        },
-        min_length=1,
-    )
-    """Name of a metric, ``fd`` or in full with its feature space -> its margins."""
-    improvements: int = Field(default=1, ge=0)
-    """Number of metrics that must improve; 0 also promotes an equal candidate."""
-    beyond_noise: bool = True
-    """An improvement must also exceed the noise of both values, from their intervals."""
-
-
-Outcome = Literal["better", "equal", "worse", "beyond limit", "within limit"]
+    metric: str = Field(max_length=500)
+    """Name of the metric with its feature space."""
+    better: Better
+    gain: Finite
+    """Positive if the candidate is better, in the metric's unit."""
+    stderr: float = Field(ge=0, allow_inf_nan=False)
+    """Standard error of the gain over new draws of both models' samples, with the reference fixed."""
+    freedom: float = Field(default=math.inf, ge=1)
+    """Degrees of freedom of the standard error."""
+    paired: bool = False
+    """Whether both models' samples have the same noise, image by image."""
 
 
 class RuleResult(Config):
@@ -62,6 +47,16 @@ class RuleResult(Config):
     outcome: Outcome
     reason: str
     """One sentence with the values."""
+    gain: float | None = None
+    """Positive if the candidate is better; None where nothing is compared."""
+    stderr: float | None = None
+    """Standard error of the gain."""
+    detectable: float | None = None
+    """True gain that such a comparison finds with a probability of 80 %."""
+    loss_ruled_out: bool = True
+    """Whether the loss is surely not larger than the tolerated one."""
+    gain_ruled_out: bool = True
+    """Whether the gain is surely not larger than the gain that counts, or does not count."""
 
 
 class Decision(Config):
@@ -70,12 +65,20 @@ class Decision(Config):
     promote: bool
     reasons: tuple[str, ...]
     checks: tuple[RuleResult, ...] = ()
+    undecided: bool = False
+    """Whether more images may lead to a promotion."""
+    error: float | None = None
+    """Largest probability that such a decision promotes a model without the gain that counts."""
+    number: int | None = None
+    """Of this decision among those with the same reference rows; None for a first champion."""
 
 
 def decide(
     candidate: Sequence[MetricResult],
     champion: Sequence[MetricResult] | None,
     config: PromoteConfig,
+    paired: Iterable[MetricDifference] = (),
+    number: int = 1,
 ) -> Decision:
     """Decide whether a candidate becomes the champion.
 
@@ -83,67 +86,138 @@ def decide(
         candidate: metrics of the candidate.
         champion: metrics of the champion, measured by the same protocols; None if there is no champion yet.
             Then only the limits count.
-        config: the recipe's margins.
+        config: the recipe's rules and error rates.
+        paired: differences of the two models from samples with the same noise. Metrics without one are
+            compared by their intervals, as independent.
+        number: of this decision among those with the same reference rows, from 1. Beyond the planned number
+            no candidate is promoted.
 
     Raises:
         ConfigError: a rule names a metric that was not measured, or the protocols differ.
     """
-    candidates = {name: _metric(name, candidate, "the candidate") for name in config.rules}
+    rules = _rules(config, candidate)
+    candidates = {name: _metric(name, candidate, "the candidate") for name in rules}
     if champion is None:
-        checks = tuple(_check_limits(candidates[name], rule) for name, rule in config.rules.items())
+        checks = tuple(_check_limits(candidates[name], rule) for name, rule in rules.items())
         rejected = [c.reason for c in checks if c.outcome == "beyond limit"]
         reasons = tuple(rejected) or ("first champion: every metric is within its limits",)
         return Decision(promote=not rejected, reasons=reasons, checks=checks)
-    champions = {name: _metric(name, champion, "the champion") for name in config.rules}
+    rates = ErrorRates.of(config)
+    differences = {difference.metric: difference for difference in paired}
     checks = tuple(
-        _compare(candidates[name], champions[name].value, rule, config.beyond_noise)
-        for name, rule in config.rules.items()
+        _check(candidates[name], _champion_value(name, rule, champion), rule, differences, rates)
+        for name, rule in rules.items()
     )
-    return _combine(checks, config.improvements)
+    decision = _combine(checks, config).model_copy(update={"number": number})
+    if number > config.planned_decisions and decision.promote:
+        spent = (
+            f"the reference rows have served all {config.planned_decisions} planned decisions, so nothing is "
+            "promoted by them; start a new root with new test rows, or raise promote.planned_decisions, "
+            "which weakens the bound on false promotions"
+        )
+        return decision.model_copy(update={"promote": False, "reasons": (spent, *decision.reasons)})
+    return decision
 
 
-def _combine(checks: Sequence[RuleResult], improvements: int) -> Decision:
-    rejected = tuple(c.reason for c in checks if c.outcome in ("worse", "beyond limit"))
-    if rejected:
-        return Decision(promote=False, reasons=rejected, checks=tuple(checks))
-    better = tuple(c.reason for c in checks if c.outcome == "better")
-    if len(better) < improvements:
-        metrics = "metric is" if len(better) == 1 else "metrics are"
-        count = f"{len(better)} {metrics} better, expected at least {improvements}"
-        equal = tuple(c.reason for c in checks if c.outcome == "equal")
-        return Decision(promote=False, reasons=(count, *equal), checks=tuple(checks))
-    reasons = better or ("no metric is worse, and no improvement is required",)
-    return Decision(promote=True, reasons=reasons, checks=tuple(checks))
+def independent_difference(candidate: MetricResult, champion: MetricValue) -> MetricDifference:
+    """The gain of independent samples, with a standard error from both intervals.
 
-
-def _compare(
-    candidate: MetricResult, champion: MetricValue, rule: Rule, beyond_noise: bool
-) -> RuleResult:
-    """Compare one metric of the candidate with the champion's."""
+    Raises:
+        ConfigError: the protocols differ.
+    """
     require_comparable(candidate.value, champion)
-    limits = _check_limits(candidate, rule)
-    if limits.outcome == "beyond limit":
-        return limits.model_copy(update={"champion": champion.value})
     difference = candidate.value.value - champion.value
-    gain = -difference if candidate.better == "lower" else difference
-    scale = abs(champion.value) if rule.relative else 1.0
-    noise = math.hypot(_half_width(candidate.value), _half_width(champion)) if beyond_noise else 0.0
-    values = f"{candidate.value.name} {candidate.value.value:.4g} (champion {champion.value:.4g})"
-    if gain < -rule.max_regression * scale:
-        outcome, margin = "worse", f"worse by more than {rule.max_regression * scale:.3g}"
-    elif gain <= 0 or gain < rule.improve_by * scale:
-        outcome, margin = "equal", f"not better by {rule.improve_by * scale:.3g}"
-    elif gain <= noise:
-        outcome, margin = "equal", f"better, but within the noise of {noise:.3g}"
-    else:
-        outcome, margin = "better", f"better by {gain:.3g}"
-    return RuleResult(
-        metric=candidate.value.name,
-        candidate=candidate.value.value,
-        champion=champion.value,
-        outcome=outcome,
-        reason=f"{values}: {margin}",
+    return MetricDifference(
+        metric=champion.name,
+        better=candidate.better,
+        gain=-difference if candidate.better == "lower" else difference,
+        stderr=math.hypot(_half_width(candidate.value), _half_width(champion)) / Z,
     )
+
+
+def _combine(checks: Sequence[RuleResult], config: PromoteConfig) -> Decision:
+    def reasons(*outcomes: Outcome) -> tuple[str, ...]:
+        return tuple(check.reason for check in checks if check.outcome in outcomes)
+
+    def decision(promote: bool, reasons: tuple[str, ...], undecided: bool = False) -> Decision:
+        checked = tuple(checks)
+        return Decision(
+            promote=promote,
+            reasons=reasons,
+            checks=checked,
+            undecided=undecided,
+            error=config.error,
+        )
+
+    if rejected := reasons("worse", "beyond limit"):
+        return decision(False, rejected)
+    better = reasons("better")
+    uncertain = tuple(check.reason for check in checks if not check.loss_ruled_out)
+    if len(better) < config.improvements:
+        metrics = "metric is" if len(better) == 1 else "metrics are"
+        count = f"{len(better)} {metrics} better, expected at least {config.improvements}"
+        possible = sum(c.outcome == "better" or not c.gain_ruled_out for c in checks)
+        others = count, *reasons("undecided", "equal")
+        return decision(False, others, undecided=possible >= config.improvements)
+    if uncertain:
+        return decision(False, uncertain, undecided=True)
+    return decision(True, better or ("no metric is worse, and no improvement is required",))
+
+
+def _check(
+    candidate: MetricResult,
+    champion: MetricValue | None,
+    rule: Rule,
+    paired: Mapping[str, MetricDifference],
+    rates: ErrorRates,
+) -> RuleResult:
+    """Check one metric of the candidate against its limits, then against the champion's."""
+    result = _check_limits(candidate, rule)
+    if champion is None:
+        return result
+    require_comparable(candidate.value, champion)
+    difference = paired.get(champion.name) or independent_difference(candidate, champion)
+    gain, stderr = difference.gain, difference.stderr
+    update: dict[str, object] = {"champion": champion.value, "gain": gain, "stderr": stderr}
+    if result.outcome == "beyond limit":
+        return result.model_copy(update=update)
+    return result.model_copy(update=update | _compared(difference, champion.value, rule, rates))
+
+
+def _compared(
+    difference: MetricDifference, champion: float, rule: Rule, rates: ErrorRates
+) -> dict[str, object]:
+    """Outcome of a rule's margins, as fields of :class:`RuleResult`."""
+    gain, stderr = difference.gain, difference.stderr
+    quantiles = rates.quantiles(difference.freedom)
+    scale = abs(champion) if rule.relative else 1.0
+    # Without a margin, any loss is tolerated, and no gain counts.
+    tolerated = math.inf if rule.max_regression is None else rule.max_regression * scale
+    counts = math.inf if rule.improve_by is None else rule.improve_by * scale
+    loss_ruled_out = gain - quantiles.loss * stderr >= -tolerated
+    gain_ruled_out = gain + quantiles.loss * stderr <= counts
+    if gain + quantiles.worse * stderr < -tolerated:
+        outcome, text = "worse", f"worse by more than the tolerated {tolerated:.3g}"
+    elif gain - quantiles.gain * stderr > counts:
+        outcome, text = "better", f"better by more than {counts:.3g}"
+    elif not loss_ruled_out:
+        outcome, text = "undecided", f"a loss of more than {tolerated:.3g} is not ruled out"
+    elif not gain_ruled_out:
+        outcome, text = "undecided", f"a gain of more than {counts:.3g} is not shown"
+    else:
+        outcome, text = "equal", "no gain or loss that counts"
+    detectable = None
+    if rule.improve_by is not None:
+        detectable = counts + (quantiles.gain + quantiles.power) * stderr
+    value = champion - gain if difference.better == "lower" else champion + gain
+    values = f"{difference.metric} {value:.4g} (champion {champion:.4g})"
+    return {
+        "outcome": outcome,
+        "reason": f"{values}: {text}; gain {gain:.3g} with standard error {stderr:.2g}",
+        "detectable": detectable,
+        "loss_ruled_out": loss_ruled_out,
+        "gain_ruled_out": gain_ruled_out,
+    }
 
 
 def _check_limits(candidate: MetricResult, rule: Rule) -> RuleResult:
@@ -177,13 +251,28 @@ def _half_width(value: MetricValue) -> float:
     return (value.interval.high - value.interval.low) / 2
 
 
-def _metric(name: str, metrics: Iterable[MetricResult], whose: str) -> MetricResult:
-    """The metric that a rule names. ConfigError if it was not measured."""
-    by_name: Mapping[str, MetricResult] = {
+def _rules(config: PromoteConfig, candidate: Sequence[MetricResult]) -> dict[str, Rule]:
+    """The rules whose metrics were measured, or must have been."""
+    measured = _by_name(candidate)
+    return {n: rule for n, rule in config.rules.items() if not rule.optional or n in measured}
+
+
+def _champion_value(name: str, rule: Rule, champion: Sequence[MetricResult]) -> MetricValue | None:
+    """The champion's value of a metric, None if the rule compares nothing."""
+    return _metric(name, champion, "the champion").value if rule.compares else None
+
+
+def _by_name(metrics: Iterable[MetricResult]) -> Mapping[str, MetricResult]:
+    return {
         key: metric
         for metric in metrics
         for key in (metric.value.protocol.metric, metric.value.name)
     }
+
+
+def _metric(name: str, metrics: Iterable[MetricResult], whose: str) -> MetricResult:
+    """The metric that a rule names. ConfigError if it was not measured."""
+    by_name = _by_name(metrics)
     if name not in by_name:
         raise ConfigError(
             f"promote.rules.{name}: {whose} has no such metric; {did_you_mean(name, by_name)}"

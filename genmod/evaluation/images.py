@@ -37,6 +37,11 @@ class Images:
             self.pixels_NCHW[begin:end], None if labels_N is None else labels_N[begin:end]
         )
 
+    def rows(self, row_N: Tensor) -> Images:
+        """Some rows, by their numbers."""
+        labels_N = self.labels_N
+        return Images(self.pixels_NCHW[row_N], None if labels_N is None else labels_N[row_N])
+
     def first(self, rows: int) -> Images:
         """The first rows, at most ``rows``."""
         return self.part(0, rows)

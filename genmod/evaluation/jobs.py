@@ -10,14 +10,28 @@ from torch import Tensor
 
 from genmod.config import Config, fingerprint
 from genmod.data.format.image_grid import gallery_rows, grid, png
+from genmod.data.reading.reader import read_rows, split_reader
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images, read_first, read_shuffled, split_digest
-from genmod.evaluation.measure import Evaluation, Reference, evaluate_samples
+from genmod.evaluation.inputs import sampling_settings
+from genmod.evaluation.measure import evaluate_samples
+from genmod.evaluation.memorised import EVIDENCE, SHOWN, Memorised, measure_memorisation
+from genmod.evaluation.meter import Reference
 from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.evaluation.quality_vs_nfe import quality_curve
+from genmod.evaluation.shares import labels_by_name
 from genmod.generation.synthetic import SAMPLE_SPLIT
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import DatasetManifest, FileEntry, Manifest, claim, publish, write_file
+from genmod.manifest import (
+    DatasetManifest,
+    FileEntry,
+    ImageSpec,
+    Manifest,
+    claim,
+    publish,
+    write_file,
+)
+from genmod.manifest.class_match import match_classes
 from genmod.metrics.features import load_extractor
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.report.charts import Histogram
@@ -25,9 +39,6 @@ from genmod.scoring.calibrated import read_scores
 
 GALLERY = 10
 """Rows and columns of a picture of samples."""
-NEAREST = 10
-"""Samples shown with their nearest training image."""
-
 BINS = 40
 TAIL = 0.005
 """Share of scores at either end that a histogram counts in ``below`` and ``above`` instead of in bins."""
@@ -47,7 +58,8 @@ class EvaluationJob(Config):
     scores_root: str | None = None
     """None for a model without scores; ``unscored`` then says why."""
     scored_root: str | None = None
-    """URL of the dataset that was scored, if it is not the one at ``data_root``."""
+    """URL of the dataset that the model was trained on and that was scored, if it is not the one at
+    ``data_root``."""
     unscored: str = ""
     model_root: str = ""
     """URL of the model, for quality against network evaluations."""
@@ -82,19 +94,23 @@ class EvaluationJob(Config):
         data = snapshot.dataset(self.data_root)
         samples = snapshot.dataset(self.samples_root, f"sample --model {self.name}")
         inputs: dict[str, Manifest] = {"data": data, "samples": samples}
+        if self.scored_root and self.scored_root != self.data_root:
+            inputs["trained"] = snapshot.dataset(self.scored_root)
         if samples.spec.shape != data.spec.shape:
             raise ConfigError(
                 f"the samples at {self.samples_root} are {samples.spec}, the data at {self.data_root} "
                 f"is {data.spec}; evaluate samples of a model of this data"
             )
+        if data.spec.classes and samples.spec.classes:
+            match_classes(samples.classes(self.samples_root), data.classes(self.data_root), ())
         if self.scores_root is not None:
             made_by = f"score --model {self.name}"
             scores = snapshot.require(Manifest, self.scores_root, "scores", made_by)
             inputs["scores"] = scores
             scored = snapshot.dataset(self.scored_root) if self.scored_root else data
             for kind, got, expected in (
-                ("model", scores.parents["model"], samples.parents["model"]),
-                ("dataset", scores.parents["dataset"], scored.digest),
+                ("model", scores.parents.get("model", "?"), samples.parents.get("model", "none")),
+                ("dataset", scores.parents.get("dataset", "?"), scored.digest),
             ):
                 if got != expected:
                     raise ConfigError(
@@ -105,7 +121,8 @@ class EvaluationJob(Config):
             if self.ood_root is not None:
                 of_other = f"{made_by}, with score.data and score.output"
                 other = snapshot.require(Manifest, self.ood_root, "scores", of_other)
-                require_comparable_scores(scores, other, self.ood_root)
+                roots = self.scores_root, self.ood_root
+                require_comparable_scores(scores, other, roots)
                 inputs["ood"] = other
         return inputs
 
@@ -142,26 +159,46 @@ class EvaluationJob(Config):
         assert isinstance(data, DatasetManifest)
         assert isinstance(samples, DatasetManifest)
         images = read_first(self.samples_root, samples, SAMPLE_SPLIT, self.config.images)
+        if images.labels_N is not None:
+            known_N = labels_by_name(images.labels_N, samples.class_names, data.class_names)
+            images = Images(images.pixels_NCHW, known_N)
         reference = self._reference(data)
-        evaluation = evaluate_samples(images, reference)
+        trained_root = self.scored_root or self.data_root
+        trained = snapshot.dataset(trained_root)
+        memorised, leakage = measure_memorisation(
+            (self.samples_root, samples),
+            (trained_root, trained),
+            (self.data_root, data),
+            self.config,
+        )
+        keys = self._keys((trained_root, trained), samples)
+        evaluation = evaluate_samples(images, reference, (memorised.value, leakage))
         manifest = Manifest(
             kind="evaluation",
             fingerprint=expected,
             parents={name: manifest.digest for name, manifest in inputs.items()},
-            files=self._pictures(images, reference, evaluation),
+            files=(
+                *self._pictures(images, reference),
+                self._nearest((trained_root, trained), samples, memorised),
+                write_file(self.out_root, EVIDENCE, memorised.evidence(*keys)),
+            ),
             metadata={
                 "model": self.name,
                 "model_digest": samples.parents.get("model"),
                 **evaluation.metadata(),
                 "class_names": list(data.class_names),
-                "nearest": _nearest(evaluation),
+                "memorisation": memorised.metadata(*keys),
                 "features": inputs["features"].metadata,
                 "reference": {
                     "split": self.config.reference,
                     "digest": reference.digest,
                     "rows": len(reference.images),
                 },
-                "samples": {"rows": samples.rows(SAMPLE_SPLIT), **_about(samples)},
+                "samples": {
+                    "rows": samples.rows(SAMPLE_SPLIT),
+                    **sampling_settings(samples, self.samples_root),
+                    "digest": samples.digest,
+                },
                 "scores": self._scores(inputs.get("scores")),
                 "unscored": self.unscored,
                 "ood": self._ood(inputs),
@@ -172,9 +209,8 @@ class EvaluationJob(Config):
 
     def _reference(self, data: DatasetManifest) -> Reference:
         config = self.config
-        train_rows = max(config.images, config.memorisation_train_images)
         return Reference(
-            train=read_shuffled(self.data_root, data, "train", train_rows),
+            train=read_shuffled(self.data_root, data, "train", config.images),
             images=read_shuffled(self.data_root, data, config.reference, config.images),
             digest=split_digest(data, config.reference),
             extractor=load_extractor(self.features_root),
@@ -182,22 +218,42 @@ class EvaluationJob(Config):
             seed=self.seed,
         )
 
-    def _pictures(
-        self, images: Images, reference: Reference, evaluation: Evaluation
-    ) -> tuple[FileEntry, ...]:
-        """Write samples.png, reference.png, and nearest.png: samples above their nearest training images."""
+    def _keys(
+        self, trained: tuple[str, DatasetManifest], samples: DatasetManifest
+    ) -> tuple[list[str], list[str]]:
+        """Keys of all samples, and of all training rows."""
+        made = split_reader(self.samples_root, samples, SAMPLE_SPLIT)
+        return made.keys(), split_reader(*trained, "train").keys()
+
+    def _pictures(self, images: Images, reference: Reference) -> tuple[FileEntry, ...]:
+        """Write samples.png and reference.png."""
         spec = reference.extractor.config.spec
-        scale = max(1, 56 // max(spec.height, spec.width))
-        pictures: dict[str, Tensor] = {}
+        entries: list[FileEntry] = []
         for name, side in (("samples", images), ("reference", reference.images)):
             rows = gallery_rows(side.labels_N, GALLERY, GALLERY, spec.classes)
             rows = rows[rows < len(side)]
-            pictures[f"{name}.png"] = grid(side.pixels_NCHW[rows], GALLERY, scale)
-        order = _order(evaluation)
-        trains = reference.train.pixels_NCHW[evaluation.memorisation.nearest_N[order]]
-        both = torch.cat((images.pixels_NCHW[order], trains))
-        pictures["nearest.png"] = grid(both, len(order), scale)
-        return tuple(write_file(self.out_root, name, png(p)) for name, p in pictures.items())
+            picture = grid(side.pixels_NCHW[rows], GALLERY, _scale(spec))
+            entries.append(write_file(self.out_root, f"{name}.png", png(picture)))
+        return tuple(entries)
+
+    def _nearest(
+        self,
+        trained: tuple[str, DatasetManifest],
+        samples: DatasetManifest,
+        memorised: Memorised,
+    ) -> FileEntry:
+        """Write nearest.png: rows of suspicious samples, each above a row of their training images."""
+        row_N = memorised.shown()
+        train_N = memorised.result.likeness.row_B[row_N]
+        made = read_rows(self.samples_root, samples, SAMPLE_SPLIT, row_N.tolist()).pixels_BCHW
+        real = read_rows(*trained, "train", train_N.tolist()).pixels_BCHW
+        blank = torch.full((-len(row_N) % SHOWN, *made.shape[1:]), 128, dtype=torch.uint8)
+        if len(row_N) > SHOWN:
+            made, real = torch.cat((made, blank)), torch.cat((real, blank))
+        sides = zip(made.split(SHOWN), real.split(SHOWN), strict=True)
+        pairs = torch.cat([side for pair in sides for side in pair])
+        picture = grid(pairs, min(SHOWN, len(row_N)), _scale(trained[1].spec))
+        return write_file(self.out_root, "nearest.png", png(picture))
 
     def _scores(self, manifest: Manifest | None) -> dict[str, Any] | None:
         """Metadata of the scores' manifest, with a histogram."""
@@ -215,7 +271,9 @@ class EvaluationJob(Config):
     ) -> list[dict[str, Any]]:
         if self.config.curve_images is None:
             return []
-        return quality_curve(self.model_root, samples.parents["model"], self.sample, reference)
+        return quality_curve(
+            self.model_root, samples.parents.get("model", "none"), self.sample, reference
+        )
 
     def _ood(self, inputs: dict[str, Manifest]) -> dict[str, Any] | None:
         """AUROC of each score column for the other data."""
@@ -236,17 +294,6 @@ def histogram(values_N: Tensor) -> Histogram:
     return Histogram(low=low, high=high, counts=tuple(counts), below=below, above=above)
 
 
-def _order(evaluation: Evaluation) -> Tensor:
-    """The samples nearest to training images, most suspicious first."""
-    return evaluation.memorisation.ratio_N.sort(stable=True).indices[:NEAREST]
-
-
-def _nearest(evaluation: Evaluation) -> list[dict[str, int | float]]:
-    ratio_N = evaluation.memorisation.ratio_N
-    return [{"sample": row, "ratio": float(ratio_N[row])} for row in _order(evaluation).tolist()]
-
-
-def _about(samples: DatasetManifest) -> dict[str, Any]:
-    """How a synthetic dataset was sampled, from its manifest."""
-    metadata: dict[str, Any] = samples.metadata.get("sample", {})
-    return {**metadata, "digest": samples.digest}
+def _scale(spec: ImageSpec) -> int:
+    """Side of the square that each pixel of a small image becomes."""
+    return max(1, 56 // max(spec.height, spec.width))

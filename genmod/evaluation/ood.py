@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from genmod.errors import ConfigError
+from genmod.errors import ConfigError, sanitize
+from genmod.evaluation.inputs import ood_input, parent_of, score_label
 from genmod.manifest import Manifest
 from genmod.scoring.calibrated import read_scores
-from genmod.scoring.label import ScoreLabel
 from genmod.scoring.ood_scores import OOD_COLUMN, RARE_P, auroc
 from genmod.scoring.table import Scores
 
@@ -25,35 +25,33 @@ _COLUMNS: dict[str, tuple[int, str]] = {
 """Column -> the sign with which larger means more unusual, and the column's meaning."""
 
 
-def require_comparable_scores(inside: Manifest, outside: Manifest, where: str) -> None:
+def require_comparable_scores(inside: Manifest, outside: Manifest, roots: tuple[str, str]) -> None:
     """Refuse scores that cannot be compared.
 
     Args:
         inside: manifest of the scores of the model's own data.
         outside: manifest of the scores of other data.
-        where: URL of the latter, for the error.
+        roots: URLs of both, for the error.
 
     Raises:
         ConfigError: they are from two models or two estimators, or lack a calibration.
     """
-    inside_label, outside_label = (
-        {name: manifest.metadata[name] for name in ScoreLabel.model_fields}
-        for manifest in (inside, outside)
-    )
+    both = list(zip((inside, outside), roots, strict=True))
+    inside_label, outside_label = (score_label(m, root).model_dump() for m, root in both)
     calibrated = [manifest.parents.get("calibration") for manifest in (inside, outside)]
     differences = [
-        f"{name} {outside_label[name]} against {value}"
+        sanitize(f"{name} {outside_label[name]} against {value}")
         for name, value in inside_label.items()
         if outside_label[name] != value
     ]
-    if inside.parents["model"] != outside.parents["model"]:
+    if len({parent_of(manifest, "model", root) for manifest, root in both}) > 1:
         differences.append("of another model")
     if None in calibrated:
         differences.append("not both calibrated (score.calibration)")
     if differences:
         raise ConfigError(
-            f"{where}: cannot be compared with the scores of the model's own data: {'; '.join(differences)}; "
-            "score both with one recipe"
+            f"{roots[1]}: cannot be compared with the scores of the model's own data: "
+            f"{'; '.join(differences)}; score both with one recipe"
         )
 
 
@@ -68,6 +66,7 @@ def ood_auroc(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> di
     Returns:
         JSON values: ``dataset``, ``split``, ``rows``, ``columns``, ``rare_below`` and ``rare``.
     """
+    inside_input, outside_input = ood_input(inside, roots[0]), ood_input(outside, roots[1])
     own, other = (
         read_scores(root, manifest) for root, manifest in zip(roots, (inside, outside), strict=True)
     )
@@ -86,14 +85,14 @@ def ood_auroc(roots: tuple[str, str], inside: Manifest, outside: Manifest) -> di
             }
         )
     return {
-        "dataset": outside.parents["dataset"],
-        "split": outside.metadata["split"],
+        "dataset": parent_of(outside, "dataset", roots[1]),
+        "split": outside_input.split,
         "rows": {"own": len(own.nats_B), "other": len(other.nats_B)},
         "columns": columns,
         "rare_below": RARE_P,
-        "rare": {"own": inside.metadata["rare"], "other": outside.metadata["rare"]},
+        "rare": {"own": inside_input.rare, "other": outside_input.rare},
     }
 
 
 def _column(scores: Scores, name: str) -> Tensor:
-    return scores.nats_B if name == "nats" else scores.columns[name]
+    return scores.nats_B if name == "nats" else scores.column(name)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genmod import units
 from genmod.config import parse
 from genmod.errors import ConfigError
-from genmod.evaluation.measure import Reference
+from genmod.evaluation.meter import Reference
 from genmod.interface.model_store import load_model
 from genmod.manifest import Manifest, require
+from genmod.metrics.chance import shares_differ
 from genmod.metrics.frechet import covariance_root, feature_moments, frechet
 from genmod.rng import rng_for
 
@@ -27,8 +29,8 @@ def quality_curve(
 ) -> list[dict[str, Any]]:
     """Fréchet distance of ``reference.config.curve_images`` samples at each point of the model's NFE sweep.
 
-    All points start from the same noise, with balanced labels. They have equally many images, so they can be
-    compared with one another, but not with the report's other distances.
+    All points start from the same noise, with labels in the shares of the reference. They have equally many
+    images, so they can be compared with one another, but not with the report's other distances.
 
     Args:
         model_root: URL of the model.
@@ -59,10 +61,21 @@ def quality_curve(
         for first in range(0, images, _BATCH_ROWS):
             last = min(first + _BATCH_ROWS, images)
             rng = rng_for(reference.seed, "evaluate/curve", range(first, last))
-            labels_B = rng.index_B % model.spec.classes if model.spec.classes else None
+            labels_B = _labels(rng.index_B, model.spec.classes, reference.images.labels_N)
             pixels.append(units.to_pixels(model.sample(labels_B, rng, options)))
         features_ND = reference.extractor.extract(torch.cat(pixels)).features_ND
         points.append(
             {"curve": curve, "nfe": nfe, "fd": frechet(real, feature_moments(features_ND), root_DD)}
         )
     return points
+
+
+def _labels(index_B: Tensor, classes: int, real_N: Tensor | None) -> Tensor | None:
+    """Labels in turn; those of the reference if its shares are not equal."""
+    if not classes:
+        return None
+    if real_N is not None and len(real_N) and int(real_N.max()) < classes:
+        even_K = torch.arange(len(real_N)).remainder(classes).bincount(minlength=classes)
+        if shares_differ(even_K, real_N.bincount(minlength=classes)):
+            return real_N[index_B % len(real_N)]
+    return index_B % classes

@@ -7,25 +7,33 @@ on the shards, or on the process that computes it. Letters: B batch, C channels,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from genmod import units
+from genmod import storage, units
+from genmod.budget import BUDGET
 from genmod.config import Config
 from genmod.data.format.shards import Row
-from genmod.errors import ConfigError, GenmodError, did_you_mean
+from genmod.documents import validate
+from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.generation.labels import LabelRequest
 from genmod.interface.model import GenerativeModel
 from genmod.interface.options import SampleOptions
-from genmod.manifest import ImageSpec
+from genmod.manifest import DatasetManifest, ImageSpec
 from genmod.rng import rng_for
 
 SAMPLE_PURPOSE = "sample"
 """RNG purpose of samples. All models share it, so an index has the same noise in each of them."""
+
+MAX_MICRO_BATCH = 1 << 16
+"""Images that are generated together, at most."""
+
+_REMEDY = "remove the folder and run genmod sample again"
 
 SAMPLE_SPLIT: Literal["train"] = "train"
 """The only split of a synthetic dataset."""
@@ -34,98 +42,76 @@ SAMPLE_SPLIT: Literal["train"] = "train"
 class SampleConfig(Config):
     """The recipe's ``sample``: number of images, their labels, and the division of the work."""
 
-    count: int = Field(default=10_000, gt=0)
+    count: int = Field(default=10_000, gt=0, le=BUDGET.rows)
     """Images to generate with each model."""
-    shard_rows: int = Field(default=1_000, gt=0)
+    shard_rows: int = Field(default=1_000, gt=0, le=BUDGET.shard_rows)
     """Images per shard, the unit of work. Multiples of ``micro_batch`` are the most efficient."""
-    micro_batch: int = Field(default=100, gt=0)
+    micro_batch: int = Field(default=100, gt=0, le=MAX_MICRO_BATCH)
     """Images that the model generates together. Affects the result: it determines how sums are rounded."""
     labels: int | str = "auto"
-    """``balanced`` cycles through the classes; a class number or name generates that class only; ``none`` is
-    for models without labels. ``auto``: balanced if the model has classes, else none."""
-    workers: int = Field(default=1, gt=0)
+    """``balanced`` cycles through the classes with training rows; the name or number of a class generates
+    that class only (``name:10`` or ``number:9`` where a number is also the name of another class); ``none``
+    is for models without labels. ``auto``: balanced if the model has classes, else none."""
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Addresses the random numbers of the samples alone; other images of the same models, in another
+    ``output``. Default: the recipe's ``seed``."""
+    workers: int = Field(default=1, gt=0, le=65_536)
     """Number of Ray actors, each with the model on its own device. Does not affect the result."""
     weights: Literal["ema", "raw"] = "ema"
     """``ema``: the moving average; ``raw``: the trained weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
-    output: str = Field(default="samples", min_length=1)
+    output: storage.OutputFolder = "samples"
     """Folder below the root, or a URL, with a folder per model. ``evaluate`` reads the default one."""
-    deadline_s: float = Field(default=3600.0, gt=0)
+    deadline_s: float = Field(default=3600.0, gt=0, le=1e7)
     """Time limit of one shard. A shard beyond it fails the stage after the other shards are written."""
 
     def result(self) -> dict[str, Any]:
-        """Fields that determine the images, for the fingerprint."""
-        return self.model_dump(mode="json", exclude={"workers", "device", "output", "deadline_s"})
+        """Fields that determine the images, for the fingerprint; the seed is part of it by its value."""
+        exclude = {"seed", "workers", "device", "output", "deadline_s"}
+        return self.model_dump(mode="json", exclude=exclude)
 
 
-@dataclass(frozen=True)
-class LabelRequest:
-    """The requested labels of a job, resolved against the model's classes.
+class SampledBy(BaseModel):
+    """What the manifest of a synthetic dataset says about its images, as far as one can be made again."""
 
-    >>> [LabelRequest(classes=3).label(index) for index in range(5)]
-    [0, 1, 2, 0, 1]
-    """
+    weights: Literal["ema", "raw"]
+    options: dict[str, Any]
+    """Of the family's sampler."""
+    only_label: int | None = Field(default=None, ge=0, lt=BUDGET.classes)
+    empty_classes: tuple[Annotated[int, Field(ge=0, lt=BUDGET.classes)], ...] = Field(
+        default=(), max_length=BUDGET.classes
+    )
+    """Classes that are not generated in turn with the others."""
+    seed: int = Field(ge=-(2**63), lt=2**63)
+    micro_batch: int = Field(gt=0, le=MAX_MICRO_BATCH)
 
-    classes: int
-    """Number of classes of the model; 0 without labels."""
-    only: int | None = None
-    """The only class to generate; all classes in turn if None."""
+    @classmethod
+    def of(cls, dataset: DatasetManifest, root: str) -> Self:
+        """Read the manifest of a synthetic dataset.
 
-    @property
-    def rule(self) -> int | str:
-        """The request in normal form: ``balanced``, ``none`` or a class number."""
-        if self.only is not None:
-            return self.only
-        return "balanced" if self.classes else "none"
+        Raises:
+            ConfigError: the dataset is not synthetic.
+            DataError: the manifest says it in another form, or a micro-batch exhausts memory.
+        """
+        settings: Any = dataset.metadata.get("sample")
+        if settings is None:
+            raise ConfigError(
+                f"{root} is not a synthetic dataset; give one that genmod sample wrote"
+            )
+        found = validate(cls, settings, "a synthetic dataset", root, _REMEDY)
+        pixels = found.micro_batch * dataset.spec.height * dataset.spec.width
+        BUDGET.check(f"{root}: a micro-batch", _REMEDY, pixels=pixels)
+        if found.only_label is not None and found.only_label >= max(dataset.spec.classes, 1):
+            raise DataError(f"{root}: label {found.only_label} of {dataset.spec}; {_REMEDY}")
+        empty = set(found.empty_classes)
+        if empty and (len(empty) >= dataset.spec.classes or max(empty) >= dataset.spec.classes):
+            raise DataError(f"{root}: its empty classes are not some of {dataset.spec}; {_REMEDY}")
+        return found
 
-    def label(self, index: int) -> int | None:
-        """Label of an image; None for a model without labels."""
-        if not self.classes:
-            return None
-        return index % self.classes if self.only is None else self.only
-
-    def labels_B(self, index_B: Tensor) -> Tensor | None:
-        """Labels of images, int64, on the device of ``index_B``; None for a model without labels."""
-        if not self.classes:
-            return None
-        return index_B % self.classes if self.only is None else torch.full_like(index_B, self.only)
-
-
-def label_request(
-    labels: int | str, spec: ImageSpec, class_names: Sequence[str] = ()
-) -> LabelRequest:
-    """Resolve the recipe's ``sample.labels`` for a model.
-
-    Raises:
-        ConfigError: the model has no such class.
-    """
-    if labels == "auto":
-        return LabelRequest(spec.classes)
-    if not spec.classes:
-        if labels == "none":
-            return LabelRequest(0)
-        raise ConfigError(
-            f"recipe: sample.labels is {labels!r}, but the model was trained without labels; "
-            "use none or auto"
-        )
-    if labels == "none":
-        raise ConfigError(
-            "recipe: sample.labels is 'none', but the model is class-conditional; "
-            "use auto, balanced or a class"
-        )
-    if labels == "balanced":
-        return LabelRequest(spec.classes)
-    if isinstance(labels, str) and labels in class_names:
-        return LabelRequest(spec.classes, class_names.index(labels))
-    if isinstance(labels, int) or labels.isdecimal():
-        if 0 <= int(labels) < spec.classes:
-            return LabelRequest(spec.classes, int(labels))
-        raise ConfigError(
-            f"recipe: sample.labels is {labels}, but the model has classes 0 to {spec.classes - 1}"
-        )
-    valid = ["auto", "balanced", "none", *class_names]
-    raise ConfigError(f"recipe: sample.labels is {labels!r}; {did_you_mean(labels, valid)}")
+    def labels(self, classes: int) -> LabelRequest:
+        """The labels of the images, of a model with so many classes."""
+        return LabelRequest(classes, self.only_label, self.empty_classes)
 
 
 def _quantise(x_BCHW: Tensor, spec: ImageSpec) -> Tensor:

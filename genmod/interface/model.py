@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from genmod.config import Config
@@ -40,9 +41,9 @@ _HINTS: dict[Problem, str] = {
 class DataStats(Config):
     """Moments of the training data that a model may use, in network units ([-1, 1])."""
 
-    mean: tuple[float, ...]
+    mean: tuple[Annotated[float, Field(ge=-10, le=10)], ...] = Field(min_length=1, max_length=3)
     """Mean of each channel over the training split."""
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Field(ge=0, le=10)], ...] = Field(min_length=1, max_length=3)
     """Standard deviation of each channel over the training split."""
 
     @property

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors import torch as safetensors
-from torch import Tensor, nn
+from pydantic import BaseModel, Field
+from torch import nn
 
 from genmod import storage
+from genmod.budget import BUDGET
 from genmod.config import fingerprint
-from genmod.errors import DataError
+from genmod.documents import parse_document, validate
+from genmod.errors import ConfigError, DataError
 from genmod.interface.model import GenerativeModel
 from genmod.interface.registry import ModelConfig
 from genmod.manifest import FileEntry, Manifest, read_listed, require
+from genmod.tensors import check_file_size, parse_tensors, tensor_bytes
 
 _HINT = "remove the folder and train the model again"
 CONFIG, HISTORY, GRIDS = "config.json", "history.json", "grids"
@@ -57,59 +57,65 @@ def open_model(root: str, manifest: Manifest) -> PublishedModel:
 
 
 def load_model(root: str, weights: Weights = "ema") -> GenerativeModel:
-    """Load a published model on the CPU, to sample and score. The digest of each file is checked.
+    """Load a published model on the CPU, to sample and score. Every file is checked before it is used.
 
     Raises:
         ConfigError: there is no such model.
-        DataError: a file is missing, or differs from its digest in the manifest.
+        DataError: a file is missing, differs from its digest in the manifest, configures no model, or does
+            not contain the model's tensors with finite values.
     """
     manifest = require(Manifest, root, "model", "train")
-    model = _config(root, manifest).build()
-    name = WEIGHTS[weights]
-    load_weights(model, read_listed(root, manifest, name, _HINT), storage.join(root, name))
+    config, where = _config(root, manifest), storage.join(root, WEIGHTS[weights])
+    try:
+        # The file is compared with the model's shapes before it is read, and before the model is allocated.
+        model = config.shapes()
+        for entry in manifest.files:
+            if entry.path == WEIGHTS[weights]:
+                check_file_size(entry.size_bytes, model.state_dict(), where, _HINT)
+        data = read_listed(root, manifest, WEIGHTS[weights], _HINT)
+        tensors = parse_tensors(data, model.state_dict(), where, _HINT)
+        if any(tensor.is_meta for tensor in model.state_dict().values()):
+            model = config.build()
+    except ConfigError as error:
+        raise _no_model(root, str(error)) from None
+    model.load_state_dict(tensors)
     return model.requires_grad_(False).eval()
 
 
 def _config(root: str, manifest: Manifest) -> ModelConfig:
-    try:
-        return ModelConfig.model_validate(json.loads(read_listed(root, manifest, CONFIG, _HINT)))
-    except (ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{root}/{CONFIG} configures no model of this genmod ({reason})") from None
+    data, where = read_listed(root, manifest, CONFIG, _HINT), storage.join(root, CONFIG)
+    return parse_document(ModelConfig, data, "a model's configuration", where, _HINT)
+
+
+def _no_model(root: str, reason: str) -> DataError:
+    reason = reason.removeprefix("recipe: ")
+    return DataError(f"{root}/{CONFIG} configures no model of this genmod ({reason}); {_HINT}")
+
+
+class ModelClasses(BaseModel):
+    """What the metadata of a model's manifest says about its classes."""
+
+    class_names: tuple[Annotated[str, Field(max_length=1_000)], ...] = Field(
+        default=(), max_length=BUDGET.classes
+    )
+    """Names of the labels; empty if they have none."""
+    empty_classes: tuple[Annotated[int, Field(ge=0, lt=BUDGET.classes)], ...] = Field(
+        default=(), max_length=BUDGET.classes
+    )
+    """Numbers of the classes without training rows."""
+
+
+def classes_of(model: PublishedModel) -> ModelClasses:
+    """The classes of a model. DataError if its manifest has other values, or none has training rows."""
+    found = validate(ModelClasses, model.manifest.metadata, "a trained model", model.root, _HINT)
+    empty, classes = set(found.empty_classes), model.config.spec.classes
+    if empty and (len(empty) >= classes or max(empty) >= classes):
+        raise DataError(
+            f"{model.root}: its empty classes are not some of {classes} classes; {_HINT}"
+        )
+    return found
 
 
 def weights_bytes(model: nn.Module) -> bytes:
     """A model's parameters and buffers as a safetensors file."""
     return tensor_bytes(model.state_dict())
-
-
-def load_weights(model: nn.Module, data: bytes, where: str) -> None:
-    """Load weights into a model.
-
-    Args:
-        model: receives the weights.
-        data: a safetensors file.
-        where: name of the file, for the error.
-
-    Raises:
-        DataError: the tensors are not this model's.
-    """
-    try:
-        model.load_state_dict(tensors_of(data, where), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{where} does not fit the model's configuration: {reason}") from None
-
-
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Encode tensors as a safetensors file."""
-    on_cpu = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
-    return safetensors.save(on_cpu)
-
-
-def tensors_of(data: bytes, where: str) -> dict[str, Tensor]:
-    """Decode a safetensors file to tensors on the CPU. DataError if it is not one."""
-    try:
-        return safetensors.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise DataError(f"{where} is not a safetensors file: {error}") from None

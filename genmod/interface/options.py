@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field
 
+from genmod.budget import BUDGET
 from genmod.config import Config
+
+MAX_NIMG = BUDGET.nimg
+"""Images of a training, and of every interval within it."""
+
+MAX_WIDTH = 65_536
+"""Channels of a layer. The product of all widths is limited by the budget of parameters."""
+
+MAX_LEVELS = 16
+"""Levels of a net, of which each has half the sides of the one before."""
+
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+"""Channels, or length of a dense layer."""
+
+Level = Annotated[int, Field(ge=0, le=MAX_LEVELS - 1)]
+"""Number of a level, the finest first."""
 
 
 class Options(Config):
@@ -40,7 +56,7 @@ class SampleOptions(Options):
 class ScoreOptions(Options):
     """Options of the log p estimator, the recipe's ``score``. Families subclass it."""
 
-    max_rows: int | None = Field(default=None, gt=0)
+    max_rows: int | None = Field(default=None, gt=0, le=BUDGET.rows)
     """Largest number of rows scored with this model; for estimators that take minutes a row."""
 
     @classmethod

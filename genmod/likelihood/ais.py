@@ -52,21 +52,21 @@ _MAX_CHAINS = 1024
 class AISOptions(Config):
     """AIS options. The cost of a row is about chains x temperatures x leapfrog gradients of the decoder."""
 
-    temperatures: int = Field(default=1000, ge=2)
+    temperatures: int = Field(default=1000, ge=2, le=1_000_000)
     """T, temperatures from q to the posterior. More make the bounds tighter; published values use 1,000 to
     10,000."""
-    radius: float = Field(default=8.0, gt=0)
+    radius: float = Field(default=8.0, ge=1e-3, le=100)
     """Radius of the sigmoid schedule: b_1 is about exp(-2 radius). Wu et al. use 4; sharp posteriors (many
     pixels, a small sigma) need more."""
     chains: int = Field(default=16, ge=2, le=_MAX_CHAINS)
     """K, chains per row, whose weights are averaged."""
-    leapfrog: int = Field(default=5, ge=1)
+    leapfrog: int = Field(default=5, ge=1, le=10_000)
     """Leapfrog steps per move; each takes a gradient of the decoder."""
-    pilot_temperatures: int = Field(default=100, ge=2)
+    pilot_temperatures: int = Field(default=100, ge=2, le=1_000_000)
     """P, temperatures of the pilot chains that tune the step sizes."""
     pilot_chains: int = Field(default=4, ge=1, le=_MAX_CHAINS)
     """Pilot chains per row."""
-    chunk: int = Field(default=128, ge=1)
+    chunk: int = Field(default=128, ge=1, le=1 << 24)
     """Chains per call of the decoder; it changes the memory, not the result."""
 
     @classmethod

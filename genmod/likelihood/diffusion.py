@@ -43,15 +43,15 @@ class DiffusionScore(ScoreOptions):
     estimator: Literal["flow", "bound"] = "flow"
     """``flow``: the density of the probability flow ODE. ``bound``: the variational bound on the probability
     of the pixels under the stochastic process."""
-    draws: int = Field(default=2, ge=2)
+    draws: int = Field(default=2, ge=2, le=10_000)
     """Evaluations per row, each with new dequantisation, probe and noise; their scatter gives the standard
     error. A deterministic flow (no dequantisation, exact trace) is solved once."""
     unconditional: bool = False
     """Score p(x) with the unconditional net instead of p(x | label)."""
-    tolerance: float = Field(default=1e-4, gt=0, lt=1)
+    tolerance: float = Field(default=1e-4, ge=1e-12, lt=1)
     """Flow: largest error of a solver step, relative to numbers of order 1. Each row takes the steps that it
     needs: usually 70 to 100 evaluations of the net and its derivative, a third more for 1e-5."""
-    steps: int | None = Field(default=None, ge=3)
+    steps: int | None = Field(default=None, ge=3, le=100_000)
     """Flow: fixed number of steps for all rows instead of adaptive ones, one evaluation each. 24 are fast,
     but there is no error control for difficult rows."""
     order: int = Field(default=3, ge=1, le=4)
@@ -62,9 +62,9 @@ class DiffusionScore(ScoreOptions):
     trace: Literal["auto", "hutchinson", "exact"] = "auto"
     """Flow: ``exact`` takes one derivative per dimension; ``hutchinson`` takes one and is random; ``auto`` is
     ``exact`` up to 8 dimensions."""
-    terms: int | None = Field(default=None, ge=1)
+    terms: int | None = Field(default=None, ge=1, le=1_000_000)
     """Bound: number of noise levels in the sum; if not given, the integral over all noise levels."""
-    nfe: int = Field(default=64, ge=1)
+    nfe: int = Field(default=64, ge=1, le=1_000_000)
     """Bound: network evaluations per draw, one noise level from each stratum."""
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ from genmod import units
 from genmod.distributions.decoders import PixelLikelihood
 from genmod.distributions.gaussian import Gaussian
 from genmod.distributions.noise import BinnedGaussian, PointGaussian
-from genmod.errors import GenmodError, Unscorable
+from genmod.errors import DataError, GenmodError, Unscorable
 from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.options import ScoreOptions
@@ -53,7 +53,7 @@ _DIFFERENCE, _MAX_STEP = 0.05, 0.3
 class NoisyGeneratorScore(ScoreOptions):
     """Options of the bound on log p_sigma."""
 
-    sigma: Annotated[float, Field(gt=0)] | Literal["fit"] | None = None
+    sigma: Annotated[float, Field(ge=1e-6, le=1e3)] | Literal["fit"] | None = None
     """Standard deviation of the observation noise in network units ([-1, 1]). ``fit``: maximum likelihood on
     held-out images (split val). If not given, there is no density."""
     measure: Literal["counts", "lebesgue"] = "counts"
@@ -61,14 +61,14 @@ class NoisyGeneratorScore(ScoreOptions):
     the middles of the bins, as in the literature. The gap is always measured with counts."""
     ais: AISOptions = AISOptions()
     """Options of annealed importance sampling."""
-    fit_rows: int = Field(default=32, ge=1)
+    fit_rows: int = Field(default=32, ge=1, le=1_000_000)
     """Held-out images for the fit of sigma."""
-    fit_rounds: int = Field(default=300, ge=4)
+    fit_rounds: int = Field(default=300, ge=4, le=1_000_000)
     """Rounds of the fit: a move of all chains, then a step of sigma. The result is the geometric mean over
     the last quarter; ``sigma_drift`` is its relative change from the quarter before."""
-    fit_chains: int = Field(default=4, ge=1)
+    fit_chains: int = Field(default=4, ge=1, le=1_024)
     """Chains per image in the fit."""
-    simulated_rows: int = Field(default=4, ge=0)
+    simulated_rows: int = Field(default=4, ge=0, le=100_000)
     """Simulated images on which the gap between lower and upper bound is measured; 0 for none."""
 
     @classmethod
@@ -146,7 +146,11 @@ class NoisyGenerator:
 
     def log_prob(self, batch: Batch, rng: Rng, options: NoisyGeneratorScore) -> LogProb:
         """Stochastic lower bound of each row; ``options.sigma`` must be a number, see :meth:`prepare`."""
-        assert isinstance(options.sigma, float), "sigma must be fitted by prepare before scoring"
+        if not isinstance(options.sigma, float):  # as read from the receipt of the setup task
+            raise DataError(
+                f"score.sigma is {options.sigma!r}, but rows need a number; remove the folder of the scores "
+                "and score again"
+            )
         target = self.target(batch, options.sigma, options.measure)
         nats_B, stderr_B = ais.lower_bound(target, rng, options.ais)
         given = " given the label" if self.spec.classes else ""

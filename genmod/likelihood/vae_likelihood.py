@@ -36,16 +36,16 @@ class VAEBoundOptions(ScoreOptions):
     estimator: Literal["iwae", "ais"] = "iwae"
     """``iwae``: importance-weighted bound. ``ais``: annealed importance sampling, which takes chains x
     temperatures x leapfrog gradients of the decoder per row."""
-    k: int = Field(default=64, ge=1)
+    k: int = Field(default=64, ge=1, le=1 << 24)
     """Importance samples within the logarithm; 1 is the ELBO. With ``target_stderr_nats`` it is the number of
     pilot samples and the smallest k."""
-    repeats: int = Field(default=1, ge=1)
+    repeats: int = Field(default=1, ge=1, le=1 << 20)
     """Evaluations of L_k that are averaged."""
-    target_stderr_nats: float | None = Field(default=None, gt=0)
+    target_stderr_nats: float | None = Field(default=None, gt=0, le=1e6)
     """Choose k for each row, so that its standard error is about this; the column ``k`` contains it."""
-    most_k: int = Field(default=8192, ge=1)
+    most_k: int = Field(default=8192, ge=1, le=1 << 24)
     """Largest k that may be chosen. A row that needs more has a larger standard error."""
-    chunk: int = Field(default=1024, ge=1)
+    chunk: int = Field(default=1024, ge=1, le=1 << 24)
     """Rows per call of the decoder; it changes the memory, not the result."""
     ais: AISOptions = AISOptions(temperatures=200, radius=4.0)
     """Options of ``estimator: ais``."""

@@ -6,9 +6,10 @@ Letters: B batch, C channels, H height, W width, D features, K classes, P pooled
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,8 +27,14 @@ class ExtractorConfig(Config):
     """An extractor without its weights: config.json of a features folder."""
 
     kind: Literal["classifier", "pca"]
-    version: int = 1
+    version: Literal[1] = 1
     spec: ImageSpec
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "classifier" and self.spec.classes < 1:
+            raise ValueError("spec.classes: got 0, expected at least 1 for a classifier")
+        return self
 
     @property
     def name(self) -> str:
@@ -63,17 +70,16 @@ class Classifier(Network):
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
-        side = max(spec.height, spec.width)
+        height, width_px = spec.height, spec.width
         layers: list[nn.Module] = []
         channels, width = spec.channels, 16
-        while side > 4:
+        while max(height, width_px) > 4:
             kernel = 3 if layers else 5
             layers += [nn.Conv2d(channels, width, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
-            channels, width, side = width, min(2 * width, 64), -(-side // 2)
+            channels, width = width, min(2 * width, 64)
+            height, width_px = -(-height // 2), -(-width_px // 2)
         self.body = nn.Sequential(*layers)
-        with torch.no_grad():
-            flat = self.body(torch.zeros(1, *spec.shape)).numel()
-        self.hidden = nn.Linear(flat, FEATURES)
+        self.hidden = nn.Linear(channels * height * width_px, FEATURES)
         self.head = nn.Linear(FEATURES, spec.classes)
 
     def raw_BD(self, x_BCHW: Tensor) -> Tensor:

@@ -7,27 +7,39 @@ Letters: N rows, B batch, C channels, H height, W width, D features, P pooled pi
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 from torch.nn import functional as F
 
 from genmod import storage, units
+from genmod.budget import BUDGET
 from genmod.config import Config, canonical_json, fingerprint
+from genmod.documents import parse_document
 from genmod.errors import ConfigError, DataError, TrainingDiverged
-from genmod.manifest import FileEntry, ImageSpec, Manifest, read_checked, require, write_file
+from genmod.manifest import (
+    FileEntry,
+    ImageSpec,
+    Manifest,
+    read_checked,
+    read_listed,
+    require,
+    write_file,
+)
 from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca
+from genmod.net_budget import net_budget
 from genmod.permutation import shuffle
 from genmod.rng import philox_key, rng_for
+from genmod.tensors import check_file_size, parse_tensors, tensor_bytes
 
 _CONFIG_FILE = "config.json"
+_WEIGHTS_FILE = re.compile(r"weights-[0-9a-f]{12}\.safetensors")
+_HINT = "remove the folder and run genmod evaluate again"
 _BATCH_ROWS = 512
 """Images that go through an extractor together."""
 
@@ -36,14 +48,15 @@ class FeaturesConfig(Config):
     """The recipe's ``evaluate.features``: how the feature space is fitted."""
 
     kind: Literal["auto", "classifier", "pca"] = "auto"
-    """``auto``: a classifier for data with labels, principal components for data without."""
-    rows: int = Field(default=60_000, ge=2)
+    """``auto``: a classifier for data with labels; principal components for data without, with one class, or
+    where the classifier is no better than chance on validation images."""
+    rows: int = Field(default=60_000, ge=2, le=100_000_000)
     """Most training images that are used."""
-    train_images: int = Field(default=80_000, ge=1)
+    train_images: int = Field(default=80_000, ge=1, le=BUDGET.nimg)
     """Images that the classifier sees in training, over all epochs."""
-    batch_images: int = Field(default=64, ge=1)
+    batch_images: int = Field(default=64, ge=1, le=1 << 20)
     """Images of a training step of the classifier."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, le=1e3)
     """Peak learning rate; it decays to 0 along half a cosine."""
 
     def extractor(self, spec: ImageSpec) -> ExtractorConfig:
@@ -115,6 +128,7 @@ def fit_extractor(
         seed: seed of the run.
 
     Raises:
+        DataError: the images have no labels, but the classifier needs them.
         TrainingDiverged: the loss of the classifier is not finite.
     """
     extractor = config.extractor(spec)
@@ -123,7 +137,11 @@ def fit_extractor(
         torch.manual_seed(high << 31 | low >> 1)
         network = extractor.build()
     if isinstance(network, Classifier):
-        assert labels_N is not None
+        if labels_N is None:
+            raise DataError(
+                f"the training images of {spec.classes} classes have no labels; shard the data again, or "
+                "set evaluate.features.kind to pca"
+            )
         _fit_classifier(network, config, pixels_NCHW, labels_N, seed)
     else:
         _fit_pca(network, pixels_NCHW)
@@ -196,7 +214,7 @@ def _fit_pca(network: Network, pixels_NCHW: Tensor) -> None:
 
 
 def _weights(network: Network) -> bytes:
-    return tensors_to_bytes({name: t.contiguous() for name, t in network.state_dict().items()})
+    return tensor_bytes(network.state_dict())
 
 
 def _digest(config: ExtractorConfig, weights: bytes) -> str:
@@ -214,13 +232,22 @@ def save_extractor(extractor: Extractor, root: str) -> tuple[FileEntry, ...]:
 def load_extractor(root: str) -> Extractor:
     """Load the feature space in a folder. ConfigError if it is absent, DataError if a file is damaged."""
     manifest = require(Manifest, root, "features", "evaluate")
-    config_entry, weights_entry = manifest.files
-    hint = "remove the folder and run genmod evaluate again"
-    config_data = read_checked(root, config_entry, hint)
-    weights = read_checked(root, weights_entry, hint)
-    config = ExtractorConfig.model_validate(json.loads(config_data))
+    config_data, where = read_listed(root, manifest, _CONFIG_FILE, _HINT), f"{root}/{_CONFIG_FILE}"
+    config = parse_document(ExtractorConfig, config_data, "a feature space", where, _HINT)
+    names = [e.path for e in manifest.files if _WEIGHTS_FILE.fullmatch(e.path)]
+    if len(names) != 1:
+        raise DataError(
+            f"{root}: its manifest lists {len(names)} files of weights, not one; {_HINT}"
+        )
+    # The weights are compared with the network's shapes before they are read, and before it is allocated.
     with torch.random.fork_rng(devices=[]):
+        with net_budget(where, _HINT), torch.device("meta"):
+            shapes = config.build().state_dict()
+        entry = next(entry for entry in manifest.files if entry.path == names[0])
+        check_file_size(entry.size_bytes, shapes, f"{root}/{names[0]}", _HINT)
+        weights = read_checked(root, entry, _HINT)
+        tensors = parse_tensors(weights, shapes, f"{root}/{names[0]}", _HINT)
         network = config.build()
-    network.load_state_dict(tensors_from_bytes(weights))
+    network.load_state_dict(tensors)
     network.eval().requires_grad_(False)
     return Extractor(config, network, _digest(config, weights))

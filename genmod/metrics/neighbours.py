@@ -1,26 +1,40 @@
-"""Nearest neighbours: fidelity, diversity and memorisation.
+"""Nearest neighbours: fidelity and diversity.
 
 Precision and recall: Kynkäänniemi et al. 2019, Improved precision and recall metric for assessing
 generative models, Eq. 1 and 2. Density and coverage: Naeem et al. 2020, Reliable fidelity and diversity
-metrics for generative models, Eq. 3 and 4.
-Letters: N fake rows, M real rows, T training rows, D features, R resamplings, B rows of a block.
+metrics for generative models, Eq. 3 and 4. A ball contains its surface (distance <= radius, as in
+the former's Eq. 1), so an image counts as near to its own copies, also where balls have radius 0 because
+data repeats images. The package prdc has open balls (<), which are empty then.
+Letters: N fake rows, M real rows, D features, R resamplings, B rows of a block.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from genmod.metrics.clipped import clipped_coverage, clipped_density
+from genmod.metrics.groups import RowGroups, group_spread
+from genmod.metrics.intervals import (
+    mean_interval,
+    share,
+    symmetric_interval,
+    unknown_interval,
+)
 from genmod.metrics.protocol import Interval
-from genmod.metrics.resample import bootstrap_counts, spread_interval
 
 DISTANCE_BLOCK_ROWS = 1024
 """Rows of a distance matrix that are in memory at a time."""
 
-CONTROL_SHARE = 0.05
-"""Share of held-out real images below the threshold of :func:`memorisation`, by construction."""
+TIE = 1e-6
+"""Distances are equal if they differ by less than this share of the root mean square of the rows' norms: the
+rounding of features in float32, and that of distances of about 0 in float64."""
+
+GROUP_METHOD = "standard error from disjoint groups of rows"
+"""Of intervals by :mod:`genmod.metrics.groups`."""
 
 
 def squared_distances(a_BD: Tensor, b_MD: Tensor) -> Tensor:
@@ -40,9 +54,20 @@ def neighbour_radii(rows_ND: Tensor, k: int) -> Tensor:
     return torch.cat(radii)
 
 
+def widened(radius_N: Tensor, rows_ND: Tensor) -> Tensor:
+    """Squared radii of closed balls: enlarged by :data:`TIE`, so that rounding decides no tie.
+
+    Args:
+        radius_N: squared radii.
+        rows_ND: rows of the feature space, about any origin near them.
+    """
+    margin = TIE * rows_ND.square().sum(1).mean().sqrt()
+    return (radius_N.sqrt() + margin).square()
+
+
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """The four metrics, each with its interval over resampled fake rows; balls keep their radii."""
+    """The six metrics, each with its interval over new draws of the samples, the reference fixed."""
 
     precision: tuple[float, Interval]
     """Share of fake rows inside the ball of a real row: do samples look real?"""
@@ -50,112 +75,127 @@ class Neighbourhoods:
     """Share of real rows inside the ball of a fake row: could the model generate them?"""
     density: tuple[float, Interval]
     """Mean number of real balls that contain a fake row, divided by k: fidelity that is robust to outliers;
-    about 1 for equal distributions."""
+    about 1 for equal distributions, more if images repeat."""
     coverage: tuple[float, Interval]
     """Share of real rows whose ball contains a fake row: falls when modes are dropped."""
+    clipped_density: tuple[float, Interval]
+    """Share of fake rows that are as good as real ones, see :mod:`genmod.metrics.clipped`."""
+    clipped_coverage: tuple[float, Interval]
+    """Share of real draws that would cover the real rows as well."""
 
 
-def neighbourhoods(
-    fake_ND: Tensor, real_MD: Tensor, k: int, replicates: int, seed: int
-) -> Neighbourhoods:
-    """Precision, recall, density and coverage of equally many fake and real rows.
+def neighbourhoods(fake_ND: Tensor, real_MD: Tensor, k: int, seed: int) -> Neighbourhoods:
+    """Precision, recall, density, coverage, clipped density and coverage of equally many fake and real rows.
+
+    Fake rows are independent of one another given the reference, so precision has an exact interval, density
+    and clipped density those of a mean. The others' standard errors are from groups of rows, see
+    :mod:`genmod.metrics.groups`.
 
     Args:
         fake_ND: features of samples.
         real_MD: features of real images, M = N.
         k: the ball of a row reaches to its k-th nearest row of the same kind.
-        replicates: resamplings for the intervals.
-        seed: seed of the resamplings.
+        seed: seed of the groups.
     """
     fake_ND, real_MD = _centred(fake_ND, real_MD)
-    radius_N, radius_M = neighbour_radii(fake_ND, k), neighbour_radii(real_MD, k)
-    counts_RN = bootstrap_counts(len(fake_ND), replicates, seed)
-    counts_NR = counts_RN.T.to(torch.float32).contiguous()
-    balls_N = torch.zeros(len(fake_ND), dtype=torch.float64)
-    recalled: list[Tensor] = []
-    covered: list[Tensor] = []
-    recalled_R = torch.zeros(replicates, dtype=torch.float64)
-    covered_R = torch.zeros(replicates, dtype=torch.float64)
-    for begin in range(0, len(real_MD), DISTANCE_BLOCK_ROWS):
-        squares_BN = squared_distances(real_MD[begin : begin + DISTANCE_BLOCK_ROWS], fake_ND)
-        in_real_BN = squares_BN < radius_M[begin : begin + DISTANCE_BLOCK_ROWS, None]
-        in_fake_BN = squares_BN < radius_N
-        balls_N += in_real_BN.sum(0)
-        covered.append(in_real_BN.any(1))
-        recalled.append(in_fake_BN.any(1))
-        covered_R += (in_real_BN.to(torch.float32) @ counts_NR > 0).sum(0)
-        recalled_R += (in_fake_BN.to(torch.float32) @ counts_NR > 0).sum(0)
-    inside_N = (balls_N > 0).to(torch.float64)
-    n, m = len(fake_ND), len(real_MD)
+    radii = Radii.of(fake_ND, real_MD, real_MD, k)
+    hits = ball_hits(fake_ND, real_MD, radii)
+    spread = group_spread(partial(_group_values, fake_ND, real_MD, k), len(real_MD), k + 1, seed)
+    real_share = real_clipped_density(real_MD, radii, k)
 
-    def share(hits_N: Tensor, hits_R: Tensor) -> tuple[float, Interval]:
-        value = float(hits_N.to(torch.float64).mean())
-        return value, spread_interval(value, hits_R, low=0.0, high=1.0)
+    def of_reals(place: int, value_M: Tensor) -> tuple[float, Interval]:
+        value = float(value_M.to(torch.float64).mean())
+        if spread is None:
+            return value, unknown_interval(0.0, 1.0)
+        stderr = float(spread.stderr_S[place])
+        return value, symmetric_interval(value, stderr, GROUP_METHOD, spread.freedom, (0.0, 1.0))
 
-    density = float(balls_N.mean()) / k
     return Neighbourhoods(
-        precision=share(inside_N, counts_RN @ inside_N / n),
-        recall=share(torch.cat(recalled), recalled_R / m),
-        density=(density, spread_interval(density, counts_RN @ balls_N / (n * k), low=0.0)),
-        coverage=share(torch.cat(covered), covered_R / m),
+        precision=share(hits.real_balls_N > 0),
+        recall=of_reals(0, hits.recalled_M),
+        density=mean_interval(hits.real_balls_N.to(torch.float64) / k, low=0.0),
+        coverage=of_reals(1, hits.fakes_M > 0),
+        clipped_density=clipped_density(hits.clipped_balls_N, k, real_share),
+        clipped_coverage=clipped_coverage(
+            *of_reals(2, hits.fakes_M.clamp(max=k) / k), k, len(fake_ND), len(real_MD)
+        ),
     )
 
 
 @dataclass(frozen=True)
-class Memorisation:
-    """Share of samples that are unusually close to a training image."""
+class Radii:
+    """Squared radii of the closed balls."""
 
-    share: float
-    interval: Interval
-    threshold: float
-    """Ratio below which a sample counts."""
-    ratio_N: Tensor
-    """For each sample: distance to the nearest training image over distance to the nearest held-out one."""
-    nearest_N: Tensor
-    """For each sample: number of the nearest training row."""
+    fake_N: Tensor
+    real_M: Tensor
+    clipped_M: Tensor
+    """Those of real rows, at most their median, so that outliers have no large balls."""
 
-
-def memorisation(
-    fake_ND: Tensor, train_TD: Tensor, held_MD: Tensor, replicates: int, seed: int
-) -> Memorisation:
-    """Share of samples closer to the training set, relative to held-out images, than real images are.
-
-    The ratio of a sample is its distance to the nearest training image over that to the nearest held-out
-    image. A blurred sample is close to both, so blur does not lower its ratio. Samples count whose ratio
-    is below that of :data:`CONTROL_SHARE` of the held-out images themselves. A model that draws from the true
-    distribution scores about that share, one that copies its training set scores 1.
-
-    Args:
-        fake_ND: samples, e.g. pixels.
-        train_TD: training rows.
-        held_MD: real rows that are not in the training set, at least 20.
-        replicates: resamplings for the interval.
-        seed: seed of the resamplings.
-    """
-    fake_ND, train_TD, held_MD = (rows.to(torch.float64) for rows in (fake_ND, train_TD, held_MD))
-    to_train_N, nearest_N = _nearest(fake_ND, train_TD)
-    ratio_N = _ratio(to_train_N, _nearest(fake_ND, held_MD)[0])
-    to_train_M, _ = _nearest(held_MD, train_TD)
-    ratio_M = _ratio(to_train_M, neighbour_radii(held_MD, 1))
-    threshold = float(ratio_M.quantile(CONTROL_SHARE))
-    hits_N = (ratio_N < threshold).to(torch.float64)
-    share = float(hits_N.mean())
-    counts_RN = bootstrap_counts(len(hits_N), replicates, seed)
-    interval = spread_interval(share, counts_RN @ hits_N / len(hits_N), low=0.0, high=1.0)
-    return Memorisation(share, interval, threshold, ratio_N, nearest_N)
+    @classmethod
+    def of(cls, fake_ND: Tensor, real_MD: Tensor, all_MD: Tensor, k: int) -> Radii:
+        """Radii of fake and real rows; ``all_MD`` are all real rows, for the size of ties."""
+        fake_N, real_M = neighbour_radii(fake_ND, k), neighbour_radii(real_MD, k)
+        clipped_M = real_M.clamp(max=float(real_M.quantile(0.5)))
+        widen = partial(widened, rows_ND=all_MD)
+        return cls(widen(fake_N), widen(real_M), widen(clipped_M))
 
 
-def _nearest(a_ND: Tensor, b_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance of each row of a to its nearest row of b, and the number of that row."""
-    best = [
-        squared_distances(block_BD, b_MD).min(dim=1) for block_BD in a_ND.split(DISTANCE_BLOCK_ROWS)
-    ]
-    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
+@dataclass(frozen=True)
+class BallHits:
+    """How often rows are in balls of the other kind."""
+
+    real_balls_N: Tensor
+    """Real balls that contain a fake row."""
+    clipped_balls_N: Tensor
+    """Of them, with clipped radii."""
+    fakes_M: Tensor
+    """Fake rows in the ball of a real row."""
+    recalled_M: Tensor
+    """Whether a fake ball contains a real row."""
 
 
-def _ratio(to_train_N: Tensor, to_held_N: Tensor) -> Tensor:
-    """Root of the ratio of squared distances; 0 for an exact copy of a training image."""
-    return torch.where(to_train_N > 0, (to_train_N / to_held_N).sqrt(), 0.0)
+def ball_hits(fake_ND: Tensor, real_MD: Tensor, radii: Radii) -> BallHits:
+    """Count in blocks of rows: memory of :data:`DISTANCE_BLOCK_ROWS` times N numbers."""
+    balls_N, clipped_N = (torch.zeros(len(fake_ND), dtype=torch.int64) for _ in range(2))
+    fakes: list[Tensor] = []
+    recalled: list[Tensor] = []
+    for begin in range(0, len(real_MD), DISTANCE_BLOCK_ROWS):
+        block = slice(begin, begin + DISTANCE_BLOCK_ROWS)
+        squares_BN = squared_distances(real_MD[block], fake_ND)
+        in_real_BN = squares_BN <= radii.real_M[block, None]
+        balls_N += in_real_BN.sum(0)
+        clipped_N += (squares_BN <= radii.clipped_M[block, None]).sum(0)
+        fakes.append(in_real_BN.sum(1))
+        recalled.append((squares_BN <= radii.fake_N).any(1))
+    return BallHits(balls_N, clipped_N, torch.cat(fakes), torch.cat(recalled))
+
+
+def real_clipped_density(real_MD: Tensor, radii: Radii, k: int) -> float:
+    """Mean of min(balls / k, 1) over real rows, each without its own ball: what real rows reach."""
+    total = 0.0
+    for begin in range(0, len(real_MD), DISTANCE_BLOCK_ROWS):
+        squares_BM = squared_distances(real_MD[begin : begin + DISTANCE_BLOCK_ROWS], real_MD)
+        balls_B = (squares_BM <= radii.clipped_M).sum(1) - 1
+        total += float((balls_B / k).clamp(max=1).sum())
+    return total / len(real_MD)
+
+
+def _group_values(
+    fake_ND: Tensor, real_MD: Tensor, k: int, fakes: RowGroups, reals: RowGroups
+) -> Tensor:
+    """Recall, coverage and unscaled clipped coverage of each pair of groups, (A, B, 3)."""
+    fake_radii = [widened(neighbour_radii(fake_ND[row_N], k), real_MD) for row_N in fakes]
+    real_radii = [widened(neighbour_radii(real_MD[row_M], k), real_MD) for row_M in reals]
+
+    def values(a: int, b: int) -> Tensor:
+        radii = Radii(fake_radii[a], real_radii[b], real_radii[b])
+        hits = ball_hits(fake_ND[fakes[a]], real_MD[reals[b]], radii)
+        found = hits.recalled_M, hits.fakes_M > 0, hits.fakes_M.clamp(max=k) / k
+        return torch.stack([value_M.to(torch.float64).mean() for value_M in found])
+
+    return torch.stack(
+        [torch.stack([values(a, b) for b in range(len(reals))]) for a in range(len(fakes))]
+    )
 
 
 def _centred(fake_ND: Tensor, real_MD: Tensor) -> tuple[Tensor, Tensor]:

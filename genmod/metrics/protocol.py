@@ -6,10 +6,12 @@ of different protocols is an error.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from genmod import storage
+from genmod.budget import BUDGET
 from genmod.config import Config, fingerprint
 from genmod.errors import ConfigError
 from genmod.manifest import Split
@@ -23,28 +25,30 @@ Z = 1.959963984540054
 
 Better = Literal["lower", "higher"]
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number that is neither NaN nor infinite, which would compare as no value does."""
+
 
 class EvaluateConfig(Config):
     """The recipe's ``evaluate``: the reference, and the numbers of images and resamplings."""
 
     reference: Split = "test"
     """Split of the real data with which samples are compared. Nothing may be trained on it."""
-    images: int = Field(default=10_000, ge=10)
+    images: int = Field(default=10_000, ge=10, le=100_000_000)
     """Most samples, and most reference images, that are used."""
-    neighbours: int = Field(default=5, ge=1)
+    neighbours: int = Field(default=5, ge=1, le=10_000)
     """k of precision, recall, density and coverage."""
-    bootstrap: int = Field(default=200, ge=20)
-    """Resamplings for each interval."""
-    memorisation_images: int = Field(default=2_000, ge=10)
-    """Most samples that are compared with training images for memorisation."""
-    memorisation_train_images: int = Field(default=20_000, ge=10)
-    """Most training images that samples are compared with for memorisation."""
-    ood: str | None = None
+    memorisation_fdr: float = Field(default=0.05, gt=0, lt=1)
+    """Largest expected share of false ones among the samples that are named as copies of training images."""
+    memorisation_calibration: int = Field(default=60_000, ge=10, le=BUDGET.rows)
+    """Most real images on which the p-values of copies are measured: rows of the reference, then training
+    rows against all others. Few make copies harder to find; the time is that of as many samples."""
+    ood: storage.OutputFolder | None = None
     """Folder (a ``score.output``) with scores of other data by every model that has a density, for
     out-of-distribution detection in the report; null for none."""
-    curve_images: int | None = Field(default=None, ge=10)
+    curve_images: int | None = Field(default=None, ge=10, le=100_000_000)
     """Samples for each point of the curve of quality against network evaluations; null for no curve."""
-    deadline_s: float = Field(default=3600.0, gt=0)
+    deadline_s: float = Field(default=3600.0, gt=0, le=1e7)
     """Longest time for fitting the features, and for evaluating one model."""
     features: FeaturesConfig = FeaturesConfig()
 
@@ -57,26 +61,26 @@ class EvaluateConfig(Config):
 class Interval(Config):
     """Interval of the value over new draws of the samples, with the reference fixed."""
 
-    low: float
-    high: float
-    level: float = LEVEL
-    method: str
+    low: Finite
+    high: Finite
+    level: float = Field(default=LEVEL, gt=0, lt=1)
+    method: str = Field(max_length=200)
 
 
 class Protocol(Config):
     """Conditions of a measurement. Values can be compared only if their protocols are equal."""
 
-    metric: str
-    features: str
+    metric: str = Field(max_length=200)
+    features: str = Field(max_length=200)
     """Name of the feature space with the start of its digest, e.g. ``classifier-v1@1a2b3c4d``."""
     features_digest: str
     reference_digest: str
     """Digest of the reference images."""
     reference_split: Split
-    n_real: int
-    n_fake: int
+    n_real: int = Field(ge=0, le=BUDGET.rows)
+    n_fake: int = Field(ge=0, le=BUDGET.rows)
     pixels: Literal["uint8"] = "uint8"
-    settings: dict[str, int | float | str] = {}
+    settings: dict[str, int | Finite | str] = Field(default={}, max_length=100)
 
     @property
     def digest(self) -> str:
@@ -92,8 +96,8 @@ class Protocol(Config):
 class MetricValue(Config):
     """A value with its interval and protocol."""
 
-    name: str
-    value: float
+    name: str = Field(max_length=500)
+    value: Finite
     interval: Interval
     protocol: Protocol
     protocol_digest: str

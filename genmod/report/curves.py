@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from genmod.report.charts import CurvePoint
+from genmod.report.evaluated import HistoryEntry
 
 _SIDES = {"train": "training", "val": "validation"}
 """First part of a metric's name -> name of its curve. The other parts are the phase and the quantity."""
@@ -16,11 +16,11 @@ Charts = dict[str, dict[str, list[CurvePoint]]]
 """Title -> name of a curve -> (nimg, value)."""
 
 
-def training_curves(history: Sequence[Mapping[str, Any]]) -> tuple[Charts, Charts]:
+def training_curves(history: Sequence[HistoryEntry]) -> tuple[Charts, Charts]:
     """Charts of the losses of each phase, and charts of all other quantities.
 
     Args:
-        history: content of a model's history.json: objects with ``nimg`` and ``metrics``.
+        history: content of a model's history.json.
 
     Returns:
         the charts of losses and the charts of other quantities, each with curves of training and validation.
@@ -28,13 +28,12 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> tuple[Charts, Chart
     losses: Charts = {}
     others: Charts = {}
     for entry in history:
-        metrics: Mapping[str, float] = entry["metrics"]
-        for name, value in metrics.items():
+        for name, value in entry.metrics.items():
             side, _, rest = name.partition("/")
             phase, _, quantity = rest.partition("/")
             if side not in _SIDES or not quantity:
                 continue
             charts = losses if quantity == _LOSS else others
             chart = charts.setdefault(f"{phase} {quantity}", {})
-            chart.setdefault(_SIDES[side], []).append((float(entry["nimg"]), float(value)))
+            chart.setdefault(_SIDES[side], []).append((float(entry.nimg), float(value)))
     return losses, others

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -15,69 +17,7 @@ from genmod import units
 from genmod.metrics.protocol import MetricResult, MetricValue
 from genmod.report.charts import Histogram, histogram_chart, line_chart, paired_bars
 from genmod.report.curves import Charts
-
-
-@dataclass(frozen=True)
-class MetricText:
-    """Title and explanation of a metric on the page."""
-
-    title: str
-    meaning: str
-    percent: bool = False
-
-
-_METRIC_TEXTS: dict[str, MetricText] = {
-    "fd": MetricText(
-        "Fréchet distance",
-        "Distance between the distributions of samples and real images in feature space, from "
-        "their means and covariances. The first column shows what real images reach with as many "
-        "rows.",
-    ),
-    "kid": MetricText(
-        "Kernel distance",
-        "Maximum mean discrepancy between samples and real images. Unbiased with few rows: for "
-        "samples as good as real images it is 0 on average, and may be slightly negative.",
-    ),
-    "precision": MetricText(
-        "Precision",
-        "Share of samples within the neighbourhood of a real image: do samples look real? Read it"
-        " together with coverage, since even noise can have a high precision.",
-        True,
-    ),
-    "recall": MetricText(
-        "Recall",
-        "Share of real images within the neighbourhood of a sample: could the model generate them?",
-        True,
-    ),
-    "density": MetricText(
-        "Density",
-        "Mean number of real neighbourhoods that contain a sample, relative to k: about 1 for "
-        "real images, more if the model prefers typical images.",
-    ),
-    "coverage": MetricText(
-        "Coverage",
-        "Share of real images with a sample in their neighbourhood. It falls when the model drops modes.",
-        True,
-    ),
-    "class_balance": MetricText(
-        "Class balance",
-        "Total variation distance between the class distributions of samples and real images, by "
-        "the classifier: 0 % for equal distributions, 100 % for no class in common.",
-        True,
-    ),
-    "label_accuracy": MetricText(
-        "Label accuracy",
-        "Share of samples in which the classifier sees the requested class. The first column is "
-        "its accuracy on held-out real images.",
-        True,
-    ),
-    "memorisation": MetricText(
-        "Memorisation",
-        "Share of samples that are unusually close to a training image, in pixels. New samples "
-        "score about 5 %, copies of training images 100 %.",
-        True,
-    ),
-}
+from genmod.report.metric_texts import METRIC_TEXTS, MetricText
 
 _RELATIONS: dict[str, str] = {
     "exact": "exact",
@@ -132,11 +72,13 @@ class ReportContent:
 
 
 def render(content: ReportContent) -> str:
-    """The page as HTML. All text is escaped, and nothing is loaded from other files or servers."""
+    """The page as HTML. All text is escaped; its policy allows its own style and images alone."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = resources.files("genmod.report").joinpath("page.html").read_text("utf-8")
+    style = template.partition("<style>")[2].partition("</style>")[0]
     return environment.from_string(template).render(
         content=content,
+        style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         picture=_picture,
         number=format_number,
         relations=_RELATIONS,
@@ -196,7 +138,7 @@ def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
         rows.append(
             _MetricRow(
                 metric=metric,
-                text=_METRIC_TEXTS.get(metric, MetricText(metric, "")),
+                text=METRIC_TEXTS.get(metric, MetricText(metric, "")),
                 name=first.value.name,
                 rows=f"{protocol.n_fake:,} samples, {protocol.n_real:,} real",
                 floor=first.floor,
@@ -261,14 +203,9 @@ def _histogram(model: ModelPage, dims: int, levels: int) -> Markup | None:
     scores = model.metadata.get("scores")
     if scores is None:
         return None
-
-    def bits(nats: float) -> float:
-        value = units.bits_per_dim(nats, dims, scores["measure"], levels)
-        assert isinstance(value, float)
-        return value
-
     histogram = Histogram.model_validate(scores["histogram"])
-    return histogram_chart(histogram, "log p in nats; above: bits/dim", bits)
+    bits = partial(units.bits_per_dim, dims=dims, measure=scores["measure"], levels=levels)
+    return histogram_chart(histogram, "log p in nats; above: bits/dim", lambda n: float(bits(n)))
 
 
 def _classes(model: ModelPage) -> Markup | None:

@@ -32,23 +32,23 @@ class FlowSolver(Config):
     """``heun``: order 2, with 2 steps - 1 network evaluations; all others use one per step. ``ddim``: order
     1. ``dpm_solver``: DPM-Solver++(2M), order 2. ``unipc``: order 3. ``ancestral``: DDPM's stochastic
     sampler, for about 1000 steps. ``consistency``: for a consistency model, 1 to 4 steps."""
-    steps: int = Field(default=18, ge=1)
+    steps: int = Field(default=18, ge=1, le=100_000)
     """Steps from sigma_max to 0."""
     spacing: Literal["edm", "log", "linear", "cosine"] = "edm"
     """Spacing of the noise levels. ``edm``: by ``rho``. ``log``: even in ln sigma. ``linear``, ``cosine``:
     even in the time of that DDPM schedule. Solver ``consistency`` always uses even steps of ln sigma, down to
     ``last``."""
-    rho: float = Field(default=7.0, gt=0)
+    rho: float = Field(default=7.0, ge=0.1, le=1e3)
     """Exponent of the spacing ``edm``. Eq. 5, Karras et al. 2022."""
-    last: float = Field(default=0.8, gt=0)
+    last: float = Field(default=0.8, ge=1e-6, le=1e6)
     """Last noise level of solver ``consistency``, if it takes several steps."""
-    churn: float = Field(default=0.0, ge=0)
+    churn: float = Field(default=0.0, ge=0, le=1e6)
     """S_churn: amount of noise added and removed during sampling; 0 for none. Alg. 2, Karras et al. 2022."""
-    churn_low: float = Field(default=0.05, ge=0)
+    churn_low: float = Field(default=0.05, ge=0, le=1e6)
     """S_tmin: lowest noise level with churn."""
-    churn_high: float = Field(default=50.0, gt=0)
+    churn_high: float = Field(default=50.0, gt=0, le=1e6)
     """S_tmax: highest noise level with churn."""
-    churn_noise: float = Field(default=1.003, gt=0)
+    churn_noise: float = Field(default=1.003, gt=0, le=100)
     """S_noise: factor on the standard deviation of the added noise."""
 
     @model_validator(mode="after")

@@ -59,11 +59,11 @@ _NFE_SWEEP_STEPS = {
 class GuidedSolver(FlowSolver):
     """The solver that turns noise into an image, with classifier-free guidance."""
 
-    guidance: float = Field(default=1.0, ge=0)
+    guidance: float = Field(default=1.0, ge=0, le=1e3)
     """Weight of classifier-free guidance: 1 for none, 0 to ignore the label, above 1 to amplify it."""
-    guidance_low: float = Field(default=0.0, ge=0)
+    guidance_low: float = Field(default=0.0, ge=0, le=1e6)
     """Guidance applies to noise levels above this one."""
-    guidance_high: float | None = Field(default=None, gt=0)
+    guidance_high: float | None = Field(default=None, gt=0, le=1e6)
     """Guidance applies to noise levels up to this one; None for no limit."""
 
     @classmethod

@@ -23,9 +23,9 @@ class TrainingNoise(Config):
 
     schedule: Literal["lognormal", "linear", "cosine"] = "lognormal"
     """``lognormal``: ln sigma is normal (EDM). ``linear``, ``cosine``: uniform over DDPM's 1000 levels."""
-    P_mean: float = -1.2
+    P_mean: float = Field(default=-1.2, ge=-100, le=100)
     """Mean of ln sigma. Table 1, Karras et al. 2022; larger for small, simple images."""
-    P_std: float = Field(default=1.2, gt=0)
+    P_std: float = Field(default=1.2, gt=0, le=100)
     """Standard deviation of ln sigma."""
     uniform_share: float = Field(default=0.1, ge=0, le=1)
     """Share of rows whose level is log-uniform over the model's range, because log p uses all levels."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from genmod import storage
 from genmod.errors import DataError
-from genmod.manifest import ImageSpec, Manifest
+from genmod.manifest import FileEntry, ImageSpec, Manifest, read_checked
 from genmod.scoring.ood_scores import COMPRESSED_COLUMN, OOD_COLUMN, BitsPerDim, Calibration
 from genmod.scoring.table import Scores
 
@@ -23,16 +23,18 @@ def read_scores(root: str, manifest: Manifest) -> Scores:
     Raises:
         DataError: a table is missing or damaged.
     """
-    parts: list[Scores] = []
-    for entry in manifest.files:
-        url = storage.join(root, entry.path)
-        try:
-            parts.append(Scores.from_parquet(storage.read_bytes(url)))
-        except (FileNotFoundError, DataError) as error:
-            raise DataError(
-                f"{url}: {error}; run genmod verify to find all damaged files"
-            ) from None
-    return Scores.concatenate(parts)
+    rows: Any = manifest.metadata.get("rows_of_files", [None] * len(manifest.files))
+    if not isinstance(rows, list) or len(cast("list[Any]", rows)) != len(manifest.files):
+        raise DataError(f"{root}: its manifest does not count the rows of its tables; score again")
+    if not manifest.files:
+        raise DataError(f"{root}: its manifest lists no tables; score again")
+    counted = zip(manifest.files, cast("list[Any]", rows), strict=True)
+    return Scores.concatenate([_read(root, entry, count) for entry, count in counted])
+
+
+def _read(root: str, entry: FileEntry, rows: Any) -> Scores:
+    data = read_checked(root, entry, "run genmod verify to find all damaged files")
+    return Scores.from_parquet(data, storage.join_below(root, entry.path), rows)
 
 
 def add_ood_scores(scores: Scores, known: Scores, spec: ImageSpec, *, own: bool) -> Scores:
@@ -46,7 +48,7 @@ def add_ood_scores(scores: Scores, known: Scores, spec: ImageSpec, *, own: bool)
     """
     inside_B = torch.isin(scores.rows.index_B, known.rows.index_B) & own
     calibration = _calibration(known, spec)
-    compressed_B = scores.columns[COMPRESSED_COLUMN]
+    compressed_B = scores.column(COMPRESSED_COLUMN)
     return scores.with_columns(calibration.columns(scores.nats_B, compressed_B, inside_B))
 
 
@@ -57,4 +59,4 @@ def calibration_metadata(known: Scores, spec: ImageSpec) -> dict[str, Any]:
 
 def _calibration(known: Scores, spec: ImageSpec) -> Calibration:
     bits = BitsPerDim(spec.dims, known.label.measure, spec.levels)
-    return Calibration.of(known.nats_B, known.columns[COMPRESSED_COLUMN], bits)
+    return Calibration.of(known.nats_B, known.column(COMPRESSED_COLUMN), bits)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 from genmod.config import Config, canonical_json
+from genmod.documents import validate
 from genmod.errors import GenmodError
 from genmod.interface.log_prob import LogProb
 
@@ -36,6 +37,20 @@ class ScoreLabel(Config):
             measure=log_prob.measure,
             budget=dict(log_prob.budget),
         )
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], where: str) -> Self:
+        """The label in the metadata of a score table or manifest.
+
+        Args:
+            metadata: JSON values, with other keys too.
+            where: its file, for the error.
+
+        Raises:
+            DataError: a field is missing or of another type.
+        """
+        fields = {name: metadata[name] for name in cls.model_fields if name in metadata}
+        return validate(cls, fields, "the label of scores", where, "score again")
 
 
 def common_label(labels: Iterable[ScoreLabel]) -> ScoreLabel:

@@ -6,6 +6,7 @@ import math
 from typing import Self
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from genmod.config import Config
@@ -19,9 +20,9 @@ class RunningMoments(Config):
     RunningMoments(n=3, mean=3.0, squares=14.0)
     """
 
-    n: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
+    n: int = Field(default=0, ge=0)
+    mean: FiniteFloat = 0.0
+    squares: FiniteFloat = Field(default=0.0, ge=0)
     """Sum of squared deviations from the mean."""
 
     @classmethod

@@ -57,7 +57,7 @@ class CalibrationConfig(Config):
 
     split: Split = "val"
     """Split of the recipe's own data with the calibration rows; it must not be trained on."""
-    rows: int = Field(default=500, ge=20)
+    rows: int = Field(default=500, ge=20, le=100_000_000)
     """Largest number of calibration rows, drawn by the seed. The smallest p-value is 1 / (rows + 1)."""
 
 

@@ -6,10 +6,9 @@ Letters: B rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,14 +16,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from genmod import units
+from genmod import storage, units
+from genmod.budget import BUDGET
 from genmod.config import Config, canonical_json
+from genmod.documents import parse_json
 from genmod.errors import DataError, GenmodError
 from genmod.interface.log_prob import LogProb
 from genmod.manifest import Split
 from genmod.scoring.label import ScoreLabel, common_label
 from genmod.scoring.moments import RunningMoments
 from genmod.scoring.ood_scores import CalibrationConfig
+from genmod.tables import numbers, read_table
+
+_HINT = "remove its folder and score again"
 
 _METADATA_KEY = b"genmod"
 """Key of the JSON object in a table's schema metadata."""
@@ -48,26 +52,26 @@ class ScoreConfig(Config):
 
     split: Split = "val"
     """The split to score."""
-    max_rows: int | None = Field(default=None, gt=0)
+    max_rows: int | None = Field(default=None, gt=0, le=BUDGET.rows)
     """Number of rows to score, drawn from the split by the seed; if not given, all rows."""
-    micro_batch: int = Field(default=50, gt=0)
+    micro_batch: int = Field(default=50, gt=0, le=65_536)
     """Rows per forward pass. It affects results by rounding, so it is part of the fingerprint."""
-    rows_per_task: int = Field(default=250, gt=0)
+    rows_per_task: int = Field(default=250, gt=0, le=BUDGET.shard_rows)
     """Rows per task and Parquet file; a shard with more rows is divided."""
-    workers: int = Field(default=1, gt=0)
+    workers: int = Field(default=1, gt=0, le=65_536)
     """Actors, each with the model on its own device. They do not affect results."""
     weights: Literal["ema", "raw"] = "ema"
     """``ema``: the moving average; ``raw``: the trained weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: cuda if the recipe's ``cluster.gpus_per_worker`` is above 0."""
-    data: str | None = None
+    data: storage.Url | None = None
     """URL of another data set with the same image format to score, e.g. for OOD detection; if not given, the
     recipe's own. Results depend on its content, not on its URL."""
     calibration: CalibrationConfig | None = CalibrationConfig()
     """In-distribution rows that OOD scores are relative to; ``null`` for no OOD scores."""
-    output: str = Field(default="scores", min_length=1)
+    output: storage.OutputFolder = "scores"
     """Folder below the root, or a URL; each model has a subfolder. ``evaluate`` reads the default one."""
-    deadline_s: float = Field(default=3600.0, gt=0)
+    deadline_s: float = Field(default=3600.0, gt=0, le=1e7)
     """Time limit of a task. A task that takes longer is stopped; the others continue, and the stage fails."""
 
     def result(self) -> dict[str, Any]:
@@ -134,40 +138,49 @@ class Scores:
         return cls(rows, nats_B, stderr_B, label, columns)
 
     @classmethod
-    def from_parquet(cls, data: bytes) -> Self:
+    def from_parquet(cls, data: bytes, where: str, rows: int | None = None) -> Self:
         """Read a table from the bytes of its file.
+
+        Args:
+            data: the file.
+            where: its name, for errors.
+            rows: expected number of rows; None: any.
 
         Raises:
             DataError: it is not a score table.
         """
-        table, metadata = read_parquet(data)
+        table, metadata = read_parquet(data, where, rows)
+        label = ScoreLabel.from_metadata(metadata, where)
         values = {
-            name: torch.tensor(table[name].to_numpy(), dtype=torch.float64)
+            name: torch.tensor(numbers(table[name]), dtype=torch.float64)
             for name in table.schema.names
             if name not in {"key", "index", "label", "bits_per_dim"}
         }
         labels = table["label"].to_pylist()
-        rows = Rows(
+        scored = Rows(
             keys=table["key"].to_pylist(),
-            index_B=torch.tensor(table["index"].to_numpy(), dtype=torch.int64),
+            index_B=torch.tensor(numbers(table["index"]), dtype=torch.int64),
             labels_B=None if None in labels else torch.tensor(labels, dtype=torch.int64),
         )
-        fields = {name: metadata[name] for name in ScoreLabel.model_fields}
-        return cls(
-            rows,
-            values.pop("nats"),
-            values.pop("stderr"),
-            ScoreLabel.model_validate(fields),
-            values,
-        )
+        return cls(scored, values.pop("nats"), values.pop("stderr"), label, values)
+
+    def column(self, name: str) -> Tensor:
+        """A further column, (B,) float64. DataError if the table has none of this name."""
+        if name not in self.columns:
+            raise DataError(f"a score table has no column {name}; score again")
+        return self.columns[name]
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Concatenate tables, at least one.
 
         Raises:
-            GenmodError: their labels differ.
+            GenmodError: their labels or columns differ.
         """
+        if len({tuple(sorted(part.columns)) for part in parts}) != 1:
+            raise GenmodError(
+                f"{len(parts)} score tables do not have the same columns; score again"
+            )
         labels = [part.rows.labels_B for part in parts if part.rows.labels_B is not None]
         rows = Rows(
             keys=[key for part in parts for key in part.rows.keys],
@@ -235,20 +248,25 @@ class Scores:
         return sink.getvalue().to_pybytes()
 
 
-def read_parquet(data: bytes) -> tuple[Any, dict[str, Any]]:
+def read_parquet(data: bytes, where: str, rows: int | None = None) -> tuple[Any, dict[str, Any]]:
     """The pyarrow Table of a score table's file, and its metadata.
 
+    Args:
+        data: the file.
+        where: its name, for errors.
+        rows: expected number of rows; None: any.
+
     Raises:
-        DataError: it is not a score table.
+        DataError: it is not a score table, or a number in it is not finite.
     """
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-    except pa.ArrowInvalid as error:
-        raise DataError(f"expected a Parquet file: {error}") from None
-    metadata = table.schema.metadata or {}
-    if _METADATA_KEY not in metadata or table.schema.names[: len(_SCHEMA)] != _SCHEMA.names:
-        raise DataError("got a Parquet file without genmod's metadata, expected a score table")
-    return table, json.loads(metadata[_METADATA_KEY])
+    table = read_table(data, where, _SCHEMA, rows, others=True)
+    header = pq.read_schema(pa.BufferReader(data)).metadata or {}
+    if _METADATA_KEY not in header:
+        raise DataError(f"{where}: a Parquet file without genmod's metadata; {_HINT}")
+    metadata = parse_json(header[_METADATA_KEY], f"{where}: its metadata", _HINT)
+    if not isinstance(metadata, dict):
+        raise DataError(f"{where}: its metadata is not an object; {_HINT}")
+    return table, cast("dict[str, Any]", metadata)
 
 
 def summary(

@@ -18,7 +18,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.model import GenerativeModel
 from genmod.interface.options import ScoreOptions
-from genmod.manifest import DatasetManifest, ShardEntry, Split
+from genmod.manifest import DatasetManifest, Split, StoredShard
 from genmod.permutation import shuffle
 from genmod.rng import rng_for
 from genmod.scoring.ood_scores import COMPRESSED_COLUMN, compressed_bits
@@ -37,7 +37,7 @@ class ShardSlice(Config):
 
     name: str
     """File name without extension: split and shard number, and a number if the shard is divided."""
-    shard: ShardEntry
+    shard: StoredShard
     start: int
     """First row, counted among the shard's rows that are scored."""
     stop: int
@@ -73,8 +73,10 @@ def rows_to_score(manifest: DatasetManifest, config: ScoreConfig) -> int:
     return rows if config.max_rows is None else config.max_rows
 
 
-def shard_slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> Iterator[ShardSlice]:
-    """Divide the rows to score into tasks, in the order of the split.
+def shard_slices(
+    root: str, manifest: DatasetManifest, config: ScoreConfig, seed: int
+) -> Iterator[ShardSlice]:
+    """Divide the rows of the dataset at ``root`` into tasks, in the order of the split.
 
     With ``max_rows``, the rows are the first ones of a permutation that depends on the seed. So a larger
     ``max_rows`` adds rows and keeps the others.
@@ -84,7 +86,7 @@ def shard_slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> I
     if rows < total:
         picked = shuffle(torch.arange(rows), total, seed, "score/rows").sort().values
     first = 0
-    for ordinal, shard in enumerate(manifest.of_split(config.split)):
+    for ordinal, shard in enumerate(manifest.stored(root, config.split)):
         chosen: list[int] | None = None
         count = shard.rows
         if picked is not None:
@@ -107,7 +109,13 @@ def shard_slices(manifest: DatasetManifest, config: ScoreConfig, seed: int) -> I
 
 
 def prepare(
-    model: GenerativeModel, options: ScoreOptions, root: str, dataset: DatasetManifest, *, seed: int
+    model: GenerativeModel,
+    options: ScoreOptions,
+    root: str,
+    dataset: DatasetManifest,
+    *,
+    seed: int,
+    label_map: Sequence[int] = (),
 ) -> Prepared:
     """Prepare scoring: fit open options (such as sigma) to held-out rows of a data set.
 
@@ -117,6 +125,7 @@ def prepare(
         root: URL of the data set.
         dataset: its manifest.
         seed: selects the rows and the random numbers.
+        label_map: the model's number of each of the dataset's classes; empty if they are equal.
 
     Raises:
         DataError: a row cannot be read.
@@ -125,8 +134,8 @@ def prepare(
     batches: list[Batch] = []
     if count := options.held_out_rows:
         config = ScoreConfig(split=HELD_OUT_SPLIT, max_rows=count, rows_per_task=count)
-        for part in shard_slices(dataset, config, seed):
-            reader = RowReader(root, dataset.spec, [part.shard])
+        for part in shard_slices(root, dataset, config, seed):
+            reader = RowReader(dataset.spec, [part.shard], label_maps=[label_map])
             batches.append(reader.read(np.asarray(part.rows(), dtype=np.int64)))
             reader.close()
     batch = Batch.joined(batches).to(device) if batches else None

@@ -1,13 +1,13 @@
 """A cache of remote objects on a node's disk, shared by its processes, with an upper size limit.
 
-    FOLDER/SHA256             a complete copy, named by its content
-    FOLDER/.pending-SHA256    a copy in progress; has the final size from the start
-    FOLDER/.lock              locked while copies are evicted or renamed
+:mod:`genmod.storage.cache_folder` has the layout. A copy is renamed to its final name after its digest was
+checked. Each process that reads or fetches a copy locks it (``flock``); the lock ends with the process. So a
+copy without a lock is not in use, and a pending file without a lock has lost its writer. Least recently used
+files are evicted first; files in use stay; files that do not fit are read by byte range. The folder must be
+on a local disk.
 
-A copy is renamed to its final name after its digest was checked. Each process that reads or fetches a copy
-locks it (``flock``); the lock ends with the process. So a copy without a lock is not in use, and a pending
-file without a lock has lost its writer. Least recently used files are evicted first; files in use stay; files
-that do not fit are read by byte range. The folder must be on a local disk.
+Each process checks a copy's digest when it first opens it; a copy that has changed is removed and fetched
+again. The check reads 0.75 GB/s on one core of an AMD EPYC: 43 ms for a tar of 32 MB.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from genmod.errors import DataError, GenmodError
+from genmod.errors import DataError, GenmodError, sanitize
+from genmod.storage import digests
+from genmod.storage.cache_folder import LOCK, open_file, opened_folder, own_copies
 from genmod.storage.objects import PENDING, read_blocks
 from genmod.storage.settings import CacheConfig, settings
 
@@ -31,7 +33,7 @@ _WAIT_S = 120.0
 """How long to wait for another process that fetches the same object, in seconds."""
 
 _POLL_S = 0.02
-_LOCK = ".lock"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 logger = logging.getLogger(__name__)
 
@@ -68,45 +70,53 @@ class Cache:
 
     def open(self, url: str, sha256: str, size_bytes: int) -> int | None:
         """As :func:`open_copy`, with this cache."""
-        folder = Path(self.config.folder).expanduser()
-        end_s = time.monotonic() + _WAIT_S
+        if not _SHA256.fullmatch(sha256) or size_bytes < 0:  # the digest becomes a file name
+            raise DataError(
+                f"{url}: its manifest gives {size_bytes} bytes and the SHA-256 {sanitize(sha256[:80])}; "
+                "expected a size and 64 lowercase hex digits; restore the manifest"
+            )
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            while time.monotonic() < end_s:
-                handle = _in_use(folder / sha256, size_bytes)
-                if handle is not None:
-                    return handle
-                fetching = self._reserve(folder, sha256, size_bytes)
-                if fetching == _FULL:
-                    return None
-                if fetching != _ANOTHER:
-                    return _fetch(url, folder, sha256, fetching)
-                time.sleep(_POLL_S)
+            with opened_folder(self.config) as folder:
+                return self._open(folder, url, sha256, size_bytes)
         except GenmodError:
             raise
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename is None:
                 raise  # the object is missing, not the folder
-            logger.warning("the cache folder %s is not used: %s", folder, error)
+            logger.warning("the cache folder %s is not used: %s", self.config.folder, error)
         return None
 
-    def _reserve(self, folder: Path, sha256: str, size_bytes: int) -> int:
+    def _open(self, folder: int, url: str, sha256: str, size_bytes: int) -> int | None:
+        end_s = time.monotonic() + _WAIT_S
+        while time.monotonic() < end_s:
+            handle = _in_use(folder, url, sha256, size_bytes)
+            if handle is not None:
+                return handle
+            fetching = self._reserve(folder, sha256, size_bytes)
+            if fetching == _FULL:
+                return None
+            if fetching != _ANOTHER:
+                return _fetch(url, folder, sha256, fetching)
+            time.sleep(_POLL_S)
+        return None
+
+    def _reserve(self, folder: int, sha256: str, size_bytes: int) -> int:
         """A locked pending file of the final size; or ``_ANOTHER`` process has the object, or ``_FULL``."""
-        pending = folder / f"{PENDING}{sha256}"
-        with _locked(folder / _LOCK):
-            if (folder / sha256).exists():
+        pending = f"{PENDING}{sha256}"
+        with _locked(folder):
+            if _exists(folder, sha256):
                 return _ANOTHER
             _sweep(folder)
-            if pending.exists():
+            if _exists(folder, pending):
                 return _ANOTHER
             if not _evict(folder, self.config.size_bytes - size_bytes):
                 return _FULL
-            handle = os.open(pending, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            handle = open_file(folder, pending, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 os.ftruncate(handle, size_bytes)
             except OSError:
-                _drop(pending, handle)
+                _drop(folder, pending, handle)
                 raise
             return handle
 
@@ -114,31 +124,36 @@ class Cache:
 _ANOTHER, _FULL = -1, -2
 
 
-def _in_use(path: Path, size_bytes: int) -> int | None:
-    """An open and locked copy, marked as just used; None if there is none."""
+def _in_use(folder: int, url: str, sha256: str, size_bytes: int) -> int | None:
+    """An open and locked copy, checked and marked as just used; None if there is none."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = open_file(folder, sha256, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        metadata = os.fstat(handle)
+        if metadata.st_nlink == 0:  # evicted between opening and locking
+            os.close(handle)
+            return None
+        if metadata.st_size != size_bytes or not digests.matches(handle, sha256):
+            logger.warning("the cached copy of %s was damaged on this disk; fetching it again", url)
+            _drop_damaged(folder, sha256, handle)
+            return None
+        # The time of access alone, since the time of change tells whether a copy was checked.
+        os.utime(handle, ns=(time.time_ns(), metadata.st_mtime_ns))
     except BlockingIOError:  # it is being evicted, or was renamed just now
         os.close(handle)
         return None
-    metadata = os.fstat(handle)
-    if metadata.st_nlink == 0:  # evicted between opening and locking
+    except OSError:
         os.close(handle)
-        return None
-    if metadata.st_size != size_bytes:  # changed by another program
-        _drop(path, handle)
-        return None
-    os.utime(handle)
+        raise
     return handle
 
 
-def _fetch(url: str, folder: Path, sha256: str, handle: int) -> int:
+def _fetch(url: str, folder: int, sha256: str, handle: int) -> int:
     """Fill a pending file, check it and rename it. The same descriptor then reads it."""
-    pending = folder / f"{PENDING}{sha256}"
+    pending = f"{PENDING}{sha256}"
     digest = hashlib.sha256()
     try:
         offset, size_bytes = 0, os.fstat(handle).st_size
@@ -155,47 +170,52 @@ def _fetch(url: str, folder: Path, sha256: str, handle: int) -> int:
             raise DataError(f"{url} does not match its digest: it was changed after it was written")
         os.fsync(handle)
         os.utime(handle)
-        with _locked(folder / _LOCK):  # so that an eviction sees exactly one of the two names
-            os.replace(pending, folder / sha256)
+        with _locked(folder):  # so that an eviction sees exactly one of the two names
+            os.replace(pending, sha256, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        _drop(pending, handle)
+        _drop(folder, pending, handle)
         raise
+    digests.remember(handle, sha256)
     fcntl.flock(handle, fcntl.LOCK_SH)
     return handle
 
 
-def _evict(folder: Path, limit_bytes: int) -> bool:
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _evict(folder: int, limit_bytes: int) -> bool:
     """Evict least recently used copies until the others fit. Requires the folder's lock."""
-    files: list[tuple[int, int, Path]] = []
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
-            metadata = path.stat()
-            if path.name != _LOCK:
-                files.append((metadata.st_mtime_ns, metadata.st_size, path))
-    total = sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
+    copies = own_copies(folder)
+    total = sum(metadata.st_size for _, metadata in copies)
+    for name, metadata in sorted(copies, key=lambda copy: copy[1].st_atime_ns):
         if total <= limit_bytes:
             break
-        if _remove_unlocked(path):
-            total -= size
+        if _remove_unlocked(folder, name):
+            total -= metadata.st_size
     return total <= limit_bytes
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: int) -> None:
     """Remove pending files of writers that have died. Requires the folder's lock."""
-    for path in folder.glob(f"{PENDING}*"):
-        _remove_unlocked(path)
+    for name, _ in own_copies(folder):
+        if name.startswith(PENDING):
+            _remove_unlocked(folder, name)
 
 
-def _remove_unlocked(path: Path) -> bool:
+def _remove_unlocked(folder: int, name: str) -> bool:
     """Remove a file unless a process has locked it; whether it was removed."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = open_file(folder, name, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        os.unlink(name, dir_fd=folder)
         return True
     except BlockingIOError:
         return False
@@ -205,21 +225,31 @@ def _remove_unlocked(path: Path) -> bool:
         os.close(handle)
 
 
-def _drop(path: Path, handle: int) -> None:
+def _drop(folder: int, name: str, handle: int) -> None:
     with suppress(FileNotFoundError):
-        path.unlink()
+        os.unlink(name, dir_fd=folder)
+    os.close(handle)
+
+
+def _drop_damaged(folder: int, name: str, handle: int) -> None:
+    """Remove a damaged copy, unless another process has replaced it by now; close its descriptor."""
+    damaged = os.fstat(handle)
+    with _locked(folder), suppress(FileNotFoundError):
+        present = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if os.path.samestat(damaged, present):
+            os.unlink(name, dir_fd=folder)
     os.close(handle)
 
 
 @contextmanager
-def _locked(path: Path) -> Generator[None]:
-    """Lock a file; the lock ends with the process."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _locked(folder: int) -> Generator[None]:
+    """Lock the folder; the lock ends with the process."""
+    handle = open_file(folder, LOCK, os.O_RDWR | os.O_CREAT)
     try:
         end_s = time.monotonic() + _WAIT_S
         while not _try_lock(handle):
             if time.monotonic() > end_s:
-                raise TimeoutError(f"{path} has been locked for {_WAIT_S:g} s")
+                raise TimeoutError(f"it has been locked for {_WAIT_S:g} s")
             time.sleep(_POLL_S)
         yield
     finally:

@@ -3,6 +3,8 @@
 Two kinds of objects are written. *Data* has a name that fixes its bytes (or that no other attempt uses), so
 it may be written twice. A *receipt* says that data is complete; it is created only if it does not exist, and
 exactly one of several writers wins. Readers trust receipts alone.
+
+New files get the mode that the process's umask allows (usually 0644), also while they are pending.
 """
 
 from __future__ import annotations
@@ -10,23 +12,30 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, cast
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from genmod.budget import BUDGET
 from genmod.errors import StorageError
-from genmod.storage import s3, urls
+from genmod.storage import local, s3, urls
 from genmod.storage.compat import coroutine_of
+from genmod.storage.local import too_long
 from genmod.storage.retry import call_with_retries
-from genmod.storage.urls import is_s3, join
+from genmod.storage.urls import check_relative, is_http, is_s3, join_below
 
 BLOCK_BYTES = 4 << 20
 """Size of the blocks in which large objects are read."""
+
+_WRITTEN = ("mtime", "LastModified", "last_modified", "updated")
+"""Keys of the time of the last write in what file systems tell about an object."""
 
 PENDING = ".pending-"
 """Prefix of names of unfinished objects."""
@@ -38,12 +47,60 @@ def exists(url: str) -> bool:
     return bool(_call(fs, url, "exists", path))
 
 
-def read_bytes(url: str) -> bytes:
-    """All bytes of an object. Raises FileNotFoundError."""
+def read_bytes(url: str, limit_bytes: int = BUDGET.file_bytes) -> bytes:
+    """All bytes of an object.
+
+    Args:
+        url: or a local path.
+        limit_bytes: the most that is read; checked before and while reading.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        DataError: the object is longer than the limit.
+        StorageError: it is a device, a pipe or a socket.
+    """
     fs, path = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        return local.read_whole(local.open_regular(path), url, limit_bytes)
     if is_s3(url) and isinstance(fs, AsyncFileSystem):
-        return s3.read_object(fs, url, path)
-    return cast(bytes, _call(fs, url, "cat_file", path))
+        return s3.read_object(fs, url, path, limit_bytes)
+    if is_http(url) and isinstance(fs, AsyncFileSystem):
+        from genmod.storage.web import read_file
+
+        return read_file(fs, url, limit_bytes)
+    if (size := size_bytes(url)) > limit_bytes:
+        raise too_long(url, limit_bytes)
+    return cast(bytes, _call(fs, url, "cat_file", path, start=0, end=size)) if size else b""
+
+
+def read_below(url: str, path: str, limit_bytes: int = BUDGET.file_bytes) -> bytes:
+    """As :func:`read_bytes`, for a file that a manifest names.
+
+    Args:
+        url: the manifest's folder.
+        path: of the file, relative to the folder.
+        limit_bytes: the most that is read.
+
+    Raises:
+        StorageError: the path or a link leads out of the folder.
+    """
+    full = join_below(url, path)
+    fs, root = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        return local.read_whole(local.open_below_folder(root, path), full, limit_bytes)
+    return read_bytes(full, limit_bytes)
+
+
+def open_below(url: str, path: str) -> int | None:
+    """A descriptor of a local file that a manifest in the folder ``url`` names; None for a remote folder.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: the path or a link leads out of the folder, or it is not a regular file.
+    """
+    check_relative(path)
+    fs, root = _filesystem(url)
+    return local.open_below_folder(root, path) if isinstance(fs, LocalFileSystem) else None
 
 
 def read_ranges(url: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
@@ -55,6 +112,13 @@ def read_ranges(url: str, offsets: Sequence[int], lengths: Sequence[int]) -> lis
     fs, path = _filesystem(url)
     if is_s3(url) and isinstance(fs, AsyncFileSystem):
         return s3.read_object_ranges(fs, url, path, offsets, lengths)
+    if isinstance(fs, LocalFileSystem):
+        return local.ranges_of_file(path, offsets, lengths)
+    if is_http(url) and isinstance(fs, AsyncFileSystem):
+        from genmod.storage.web import read_range
+
+        spans = zip(offsets, lengths, strict=True)
+        return [read_range(fs, url, start, start + length) for start, length in spans]
     return [
         cast(bytes, _call(fs, url, "cat_file", path, start=offset, end=offset + length))
         for offset, length in zip(offsets, lengths, strict=True)
@@ -63,6 +127,10 @@ def read_ranges(url: str, offsets: Sequence[int], lengths: Sequence[int]) -> lis
 
 def read_blocks(url: str) -> Iterator[bytes]:
     """An object in blocks of ``BLOCK_BYTES``, the last one shorter. Raises FileNotFoundError."""
+    fs, path = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        yield from local.blocks_of_file(path, BLOCK_BYTES)
+        return
     offset, block = 0, None
     while block is None or len(block) == BLOCK_BYTES:
         (block,) = read_ranges(url, [offset], [BLOCK_BYTES])
@@ -71,9 +139,24 @@ def read_blocks(url: str) -> Iterator[bytes]:
 
 
 def size_bytes(url: str) -> int:
-    """Size of an object. Raises FileNotFoundError."""
+    """Size of an object. Raises FileNotFoundError; StorageError if a web server does not tell it."""
     fs, path = urls.filesystem(url)
-    return int(_call(fs, url, "info", path)["size"])
+    if (size := _call(fs, url, "info", path)["size"]) is None:
+        raise StorageError(f"{url}: the server does not tell the file's size; download the file")
+    return int(size)
+
+
+def age_s(url: str) -> float:
+    """Seconds since an object was written, by its store's clock and ours. Raises FileNotFoundError."""
+    fs, path = urls.filesystem(url)
+    fs.invalidate_cache()
+    info = cast("dict[str, Any]", _call(fs, url, "info", path))
+    written = next((info[key] for key in _WRITTEN if info.get(key) is not None), None)
+    if isinstance(written, datetime):
+        written = written.timestamp()
+    if not isinstance(written, float | int):
+        raise StorageError(f"{url}: the store does not tell when it was written")
+    return max(0.0, time.time() - written)
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -85,16 +168,24 @@ def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_of(url: str) -> str:
-    """SHA-256 of an object, in hex; reads it in blocks."""
-    digest = hashlib.sha256()
+def sha256_of(url: str, limit_bytes: int = BUDGET.file_bytes) -> str:
+    """SHA-256 of an object, in hex; reads it in blocks. DataError if it is longer than the limit."""
+    digest, length = hashlib.sha256(), 0
     for block in read_blocks(url):
+        length += len(block)
+        if length > limit_bytes:
+            raise too_long(url, limit_bytes)
         digest.update(block)
     return digest.hexdigest()
 
 
-def list_names(url: str) -> list[str]:
-    """Sorted names of the objects and folders in a folder; empty if it does not exist."""
+def list_names(url: str, *, pending: bool = False) -> list[str]:
+    """Sorted names of the objects and folders in a folder; empty if it does not exist.
+
+    Args:
+        url: the folder.
+        pending: whether unfinished objects are listed too.
+    """
     fs, path = urls.filesystem(url)
     fs.invalidate_cache()
     try:
@@ -103,7 +194,7 @@ def list_names(url: str) -> list[str]:
         return []
     itself = path.rstrip("/")  # some stores keep an empty object for a folder
     names = {posixpath.basename(name.rstrip("/")) for name in paths if name.rstrip("/") != itself}
-    return sorted(name for name in names if name and not name.startswith(PENDING))
+    return sorted(name for name in names if name and (pending or not name.startswith(PENDING)))
 
 
 def walk_files(url: str) -> Iterator[str]:
@@ -118,7 +209,7 @@ def walk_files(url: str) -> Iterator[str]:
 
 def write_bytes(url: str, data: bytes | memoryview) -> None:
     """Write a whole object atomically. Replaces an existing one."""
-    fs, path = _filesystem(url)
+    fs, path = _writable(url)
     if isinstance(fs, LocalFileSystem):
         pending = _write_pending(path, data)
         os.replace(pending, path)
@@ -133,7 +224,7 @@ def create(url: str, data: bytes) -> bool:
 
     Uses an exclusive hard link for local files, and a conditional put (``If-None-Match: *``) elsewhere.
     """
-    fs, path = _filesystem(url)
+    fs, path = _writable(url)
     if isinstance(fs, LocalFileSystem):
         pending = _write_pending(path, data)
         try:
@@ -164,37 +255,22 @@ def fsync_dir(folder_url: str) -> None:
 
 
 def remove(url: str) -> None:
-    """Remove an object, or a folder with its contents. Does nothing if it does not exist."""
-    fs, path = urls.filesystem(url)
+    """Remove an object, a folder with its contents, or a link alone. Does nothing if it does not exist."""
+    fs, path = _writable(url, urls.REQUEST_ATTEMPTS)
     with suppress(FileNotFoundError):
         _call(fs, url, "rm", path, recursive=True)
-
-
-def check_writable(url: str) -> None:
-    """Check that a folder can be written and that its store enforces create-if-absent.
-
-    Raises:
-        StorageError: one of the two does not hold.
-    """
-    name = join(url, f"{PENDING}probe-{uuid.uuid4().hex}")
-    try:
-        first, second = create(name, b"1"), create(name, b"2")
-        content = read_bytes(name)
-        remove(name)
-    except (OSError, NotImplementedError, ValueError) as error:
-        raise StorageError(
-            f"{url} cannot be written ({error}); fix the storage, or choose another root with --set root=URL"
-        ) from error
-    if not first or second or content != b"1":
-        raise StorageError(
-            f"{url} does not enforce create-if-absent, so two writers could both win; "
-            "use local files or an S3 store that supports If-None-Match"
-        )
 
 
 def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """A file system without retries of its own, because :mod:`genmod.storage.retry` retries."""
     return urls.filesystem(url, attempts=1)
+
+
+def _writable(url: str, attempts: int = 1) -> tuple[AbstractFileSystem, str]:
+    """As :func:`_filesystem`. StorageError for schemes that are read only."""
+    if is_http(url):
+        raise StorageError(f"{url} is read only; write to a folder, s3://, gs:// or az:// instead")
+    return urls.filesystem(url, attempts)
 
 
 def _call(fs: AbstractFileSystem, url: str, method: str, *args: Any, **kwargs: Any) -> Any:

@@ -95,7 +95,10 @@ async def with_retries(url: str, request: Callable[[], Awaitable[T]]) -> T:
             return await asyncio.wait_for(request(), config.request_timeout_s)
         except Exception as error:
             if not _is_transient(error):
-                raise _as_one_line(url, error) from error
+                final = _as_one_line(url, error)
+                if final is error:
+                    raise
+                raise final from error
             pause_s = backoff.next_pause_s()
             if pause_s is None:
                 raise StoreUnavailable(
@@ -138,7 +141,9 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _as_one_line(url: str, error: Exception) -> Exception:
-    """A botocore error as a StorageError of one line; other errors as they are."""
+    """A botocore error as a StorageError of one line; a denied request with its URL; others as they are."""
+    if isinstance(error, PermissionError) and error.filename is None:
+        return PermissionError(f"{url}: {' '.join(str(error).split())}")
     names = {kind.__name__ for kind in type(error).__mro__}
     if "BotoCoreError" not in names:
         return error

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from genmod.config import Config
 from genmod.errors import ConfigError
@@ -28,26 +29,40 @@ FORWARDED_VARIABLES = (
 """Standard variables that say where a store is, but not who uses it. Workers on other nodes receive them."""
 
 
+def _check_local(folder: str) -> str:
+    if ":/" in folder or "::" in folder or not folder.isprintable():
+        # This type of error does not print the text, which may be a URL with a password.
+        raise PydanticCustomError("secret", "expected a local folder, without a scheme")
+    return folder
+
+
+LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(_check_local)]
+"""Type of a field: a path on this machine."""
+
+
 class CacheConfig(Config):
     """Copies of remote tars on each node's disk, shared by the node's processes."""
 
-    folder: str
-    """On a local disk of each node; created if missing."""
-    size_bytes: int = Field(gt=0)
+    folder: LocalFolder
+    """On a local disk of each node; created if missing. The cache keeps to a subfolder ``genmod-cache``."""
+    size_bytes: int = Field(gt=0, le=1 << 60)
     """Upper limit for all copies together. Least recently used files are evicted first; files in use stay."""
 
 
 class StorageConfig(Config):
     """The recipe's ``storage``. Does not change any result."""
 
-    read_timeout_s: float = Field(default=15, gt=0)
+    read_timeout_s: float = Field(default=15, gt=0, le=1e7)
     """Longest silence of a connection, in seconds."""
-    request_timeout_s: float = Field(default=60, gt=0)
+    request_timeout_s: float = Field(default=60, gt=0, le=1e7)
     """Longest time of one request, in seconds; it reads at most 4 MiB or writes at most 8 MiB."""
-    retry_timeout_s: float = Field(default=120, gt=0)
+    retry_timeout_s: float = Field(default=120, gt=0, le=1e7)
     """How long a request is retried with backoff, in seconds, before the command fails."""
     cache: CacheConfig | None = None
     """None: tars are read by byte range, or kept in memory if they are small."""
+    check_digests: bool = True
+    """Compare indexes and tars with their manifest's digests when a process first reads them. If ``false``,
+    the manifests of what is made say ``"inputs_checked": false``."""
 
 
 class _Process:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from genmod.config import Config, as_json, parse
-from genmod.costs.flops import shapes_of
 from genmod.data.order.row_order import epoch_rows
 from genmod.data.order.training_order import (
     MAIN,
@@ -22,10 +21,11 @@ from genmod.data.reading.training_stream import TrainingStream
 from genmod.errors import ConfigError, DataError, StorageError
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
-from genmod.interface.model_store import load_model
+from genmod.interface.model_store import PublishedModel, classes_of, load_model
 from genmod.interface.registry import ModelConfig, family
 from genmod.interface.snapshot import ManifestSnapshot, check_unchanged
 from genmod.manifest import SPLITS, DatasetManifest, Manifest, find_done, load_manifest, require
+from genmod.manifest.class_match import Classes, match_classes
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import train
 from genmod.training.monitors.collapse import CollapseMonitor
@@ -47,6 +47,8 @@ class InitialModel(Config):
     """URL of the model's folder."""
     digest: str
     """Digest of its manifest when the job was planned."""
+    is_warm: bool = False
+    """Whether it is an earlier version of this model, not one that is distilled."""
 
 
 class TrainJob(Config):
@@ -102,7 +104,7 @@ def plan_job(
     train = job.train.model_copy(update={"order": order})
     model = job.model.model_copy(update={"net": as_json(net)})
     planned = job.model_copy(update={"model": model, "train": train, "mixed": mixed})
-    job.train.check_phases(model.build().phases())
+    job.train.check_phases(model.shapes().phases())
     return planned
 
 
@@ -152,7 +154,10 @@ def run_job(job: TrainJob, world: World) -> Manifest:
         Checkpoints(job.root, job.fingerprint, job.model).remove()
     world.barrier()
     manifest = load_manifest(Manifest, job.root, "model")
-    assert manifest is not None, "rank 0 has published it"
+    if manifest is None:  # rank 0 has published it
+        raise StorageError(
+            f"{job.root}: the model was removed while it was published; train it again"
+        )
     return manifest
 
 
@@ -173,8 +178,20 @@ def _train_and_publish(job: TrainJob, world: World) -> None:
             parents={"data": job.data_digest}
             | ({} if job.start is None else {"start": job.start.digest})
             | {f"mixed-{digest[:12]}": digest for digest in job.mixed.values()},
-            metadata={"seed": job.seed, "class_names": list(data.class_names)},
+            metadata={
+                "seed": job.seed,
+                "class_names": list(data.class_names),
+                **_empty_classes(parts),
+            },
         )
+
+
+def _empty_classes(parts: list[MixturePart]) -> dict[str, list[int]]:
+    """Metadata: the classes of which no training row was read; nothing if there are none."""
+    empty = set.intersection(
+        *(part.empty_classes("train", parts[0]) for part in parts if part.weight)
+    )
+    return {"empty_classes": sorted(empty)} if empty else {}
 
 
 def _new_model(job: TrainJob) -> GenerativeModel:
@@ -187,16 +204,21 @@ def _new_model(job: TrainJob) -> GenerativeModel:
     return model
 
 
-def check_start(job: TrainJob, start: ModelConfig) -> None:
-    """ConfigError if the weights of the model ``start`` do not fit the job's model."""
-    models = shapes_of(job.model), shapes_of(start)
+def check_start(job: TrainJob, start: PublishedModel, data: DatasetManifest) -> None:
+    """ConfigError if the weights of the model ``start`` do not fit the job's model and dataset."""
+    known = Classes(start.root, start.config.spec.classes, classes_of(start).class_names)
+    if match_classes(data.classes(job.data_root), known):
+        raise ConfigError(
+            f"{job.data_root} has the classes of {start.root} in another order; train that model again"
+        )
+    models = job.model.shapes(), start.config.shapes()
     shapes, start_shapes = ({k: v.shape for k, v in m.state_dict().items()} for m in models)
     if shapes != start_shapes:
         names = sorted({*shapes, *start_shapes})
         name = next(n for n in names if shapes.get(n) != start_shapes.get(n))
         raise ConfigError(
             f"model.{job.name}.net: {name} has shape {tuple(shapes.get(name, ()))}, expected that of the "
-            f"distilled model, {tuple(start_shapes.get(name, ()))}; use the same net sizes"
+            f"model that it starts from, {tuple(start_shapes.get(name, ()))}; use the same net sizes"
         )
 
 

@@ -10,25 +10,28 @@ deterministic: where two trainings measured at the same ``nimg``, either point c
 
 Local segments are appended to. Object stores cannot append, so there the last segment is rewritten, every
 20 s at most. Readers address segments by name and rarely list, so an hour of training costs a few hundred
-requests. A line without its newline is unfinished, and readers ignore it.
+requests. A line without its newline is unfinished, and readers ignore it. A broken line is skipped.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
 from fsspec.implementations.local import LocalFileSystem
 
 from genmod import storage
+from genmod.budget import BUDGET
 from genmod.config import canonical_json
-from genmod.errors import StorageError
+from genmod.documents import parse_document
+from genmod.errors import DataError, StorageError
+from genmod.training.metric_point import MetricLine, MetricPoint
 from genmod.training.writer import storage_errors
 
 METRICS_FOLDER = "metrics"
@@ -43,15 +46,8 @@ _STORE_FLUSH_S = 20.0
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class MetricPoint:
-    """What was measured after ``nimg`` images."""
-
-    nimg: int
-    metrics: Mapping[str, float]
-    """Deterministic values: a resumed training measures the same ones."""
-    timing: Mapping[str, float]
-    """Speeds and durations, which differ from run to run."""
+_FOLDER = re.compile(r"[0-9]{12}-[0-9a-f]{12}")
+"""Names of the folders that :class:`MetricWriter` makes. Readers open no other ones."""
 
 
 def flush_interval_s(root: str) -> float:
@@ -167,19 +163,45 @@ class _Tail:
 
     folder: str
     number: int = 0
+    reported: bool = False
+    """Whether a broken line was reported."""
 
     def read(self) -> list[MetricPoint]:
         """The points of the current segment, and of the next ones if it is full."""
         points: list[MetricPoint] = []
         while True:
+            url = _segment_url(self.folder, self.number)
             try:
-                segment = _parse(storage.read_bytes(_segment_url(self.folder, self.number)))
+                data = storage.read_bytes(url, BUDGET.document_bytes)
             except FileNotFoundError:
                 return points
-            points += segment
-            if len(segment) < SEGMENT_POINTS:
+            except DataError as error:  # too long for a segment
+                self._report(error)
+                return points
+            lines = [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+            points += self._parsed(lines[:SEGMENT_POINTS], url)
+            if len(lines) < SEGMENT_POINTS:
                 return points
             self.number += 1
+
+    def _parsed(self, lines: list[bytes], url: str) -> Iterator[MetricPoint]:
+        """The points of complete lines. A broken line is skipped; the first one is reported."""
+        for number, line in enumerate(lines, start=1):
+            try:
+                where = f"{url}, line {number}"
+                point = parse_document(
+                    MetricLine, line, "a point of the metric log", where, "skipped"
+                )
+            except DataError as error:
+                self._report(error)
+                continue
+            yield MetricPoint(point.nimg, point.metrics, point.timing)
+
+    def _report(self, error: DataError) -> None:
+        """Warn, the first time."""
+        if not self.reported:
+            logger.warning("the metric log has a broken line: %s", error)
+        self.reported = True
 
 
 class MetricFollower:
@@ -226,7 +248,7 @@ class MetricFollower:
         """List the folder for trainings that started since, and read the ends of all."""
         folder = storage.join(self._root, METRICS_FOLDER)
         for name in storage.list_names(folder):
-            if name not in self._tails:
+            if name not in self._tails and _FOLDER.fullmatch(name):
                 self._tails[name] = _Tail(storage.join(folder, name))
         points: dict[int, MetricPoint] = {}
         for name in sorted(self._tails):
@@ -246,20 +268,6 @@ class MetricFollower:
 
 def _segment_url(folder: str, number: int) -> str:
     return storage.join(folder, f"{number:06d}.jsonl")
-
-
-def _parse(data: bytes) -> list[MetricPoint]:
-    """The points of a segment, up to the first line that is unfinished or damaged."""
-    points: list[MetricPoint] = []
-    for line in data.splitlines(keepends=True):
-        try:
-            values = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
-            values = None
-        if values is None:
-            break
-        points.append(MetricPoint(values["nimg"], values["metrics"], values["timing"]))
-    return points
 
 
 def _local_path(url: str) -> str | None:

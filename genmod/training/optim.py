@@ -17,6 +17,9 @@ _FUSED_DEVICES = ("cpu", "cuda")
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
+_NOT_NEGATIVE = ("/exp_avg_sq", "/step")
+"""Ends of the names of tensors whose values are never negative."""
+
 
 class PhaseOptimiser:
     """Optimises the parameters of one phase and no others."""
@@ -79,18 +82,20 @@ class PhaseOptimiser:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore a state from its :meth:`tensors`.
-
-        Raises:
-            DataError: a tensor is missing or has another shape.
-        """
+        """Restore a state from its :meth:`tensors`, which :func:`check_moments` has checked."""
         for name, parameter in self.parameters.items():
             state = self._fresh(parameter)
             for quantity, tensor in state.items():
-                key = f"{self.phase.name}/{name}/{quantity}"
-                if key not in tensors or tensors[key].shape != tensor.shape:
-                    raise DataError(
-                        f"the optimiser's state has no tensor {key} of shape {tuple(tensor.shape)}"
-                    )
-                tensor.copy_(tensors[key])
+                tensor.copy_(tensors[f"{self.phase.name}/{name}/{quantity}"])
             self.adamw.state[parameter] = state
+
+
+def check_moments(tensors: Mapping[str, Tensor], where: str, remedy: str) -> None:
+    """Check the values of optimiser states that a file contains.
+
+    Raises:
+        DataError: a second moment or a number of steps is negative.
+    """
+    for name, tensor in tensors.items():
+        if name.endswith(_NOT_NEGATIVE) and tensor.numel() and float(tensor.amin()) < 0:
+            raise DataError(f"{where}: tensor {name} has negative values; {remedy}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,25 +12,29 @@ from genmod.data.order.mixed import integer_weights
 from genmod.data.order.training_order import MAIN, OrderConfig
 from genmod.errors import ConfigError, did_you_mean
 from genmod.interface.model import Phase
+from genmod.interface.options import MAX_NIMG
 from genmod.interface.registry import ModelConfig
 from genmod.training.monitors.collapse import CollapseConfig
 from genmod.training.monitors.latents import LatentMonitorConfig
+
+Beta = Annotated[float, Field(ge=0, le=1)]
+"""Decay of a moment."""
 
 
 class OptimConfig(Config):
     """AdamW and its learning rate schedule."""
 
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=1e3)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     """Decay of the first and second moment per step."""
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0, le=1)
     """Added to the denominator of AdamW."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e3)
     """Decoupled, times the learning rate."""
-    clip_norm: float | None = Field(default=1.0, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0, le=1e12)
     """Maximum gradient norm of a phase; null for no clipping."""
-    warmup_nimg: int = Field(default=5_000, ge=0)
+    warmup_nimg: int = Field(default=5_000, ge=0, le=MAX_NIMG)
     """Images over which the learning rate grows linearly from 0."""
     decay: Literal["none", "linear", "cosine", "stages"] = "cosine"
     """Decay from the end of warm-up to the end of training. ``stages``: eight stages, each three times as
@@ -50,20 +54,22 @@ class TrainConfig(Config):
 
     order: OrderConfig = OrderConfig()
     """The order of the training stream."""
-    nimg: int = Field(default=200_000, gt=0)
+    nimg: int = Field(default=200_000, gt=0, le=MAX_NIMG // 10)
     """Images to train on, repetitions included; rounded up to whole steps."""
-    batch: int = Field(default=128, gt=0)
+    batch: int = Field(default=128, gt=0, le=1 << 20)
     """Images per step, over all workers."""
-    workers: int = Field(default=1, gt=0)
+    workers: int = Field(default=1, gt=0, le=65_536)
     """Processes that share each batch."""
-    accumulate: int = Field(default=1, gt=0)
+    accumulate: int = Field(default=1, gt=0, le=1 << 20)
     """Gradient accumulation: parts of each worker's share of a batch, to save memory."""
     optim: OptimConfig = OptimConfig()
-    phase_optim: dict[str, dict[str, Any]] = {}
+    phase_optim: dict[str, Annotated[dict[str, Any], Field(max_length=32)]] = Field(
+        default={}, max_length=16
+    )
     """Name of a phase -> settings that override ``optim`` for it."""
-    ema_halflife_nimg: int = Field(default=20_000, ge=0)
+    ema_halflife_nimg: int = Field(default=20_000, ge=0, le=MAX_NIMG)
     """Half-life of the EMA in images; 0 for no averaging."""
-    ema_rampup: float | None = Field(default=0.05, gt=0)
+    ema_rampup: float | None = Field(default=0.05, gt=0, le=1e6)
     """Maximum EMA half-life as a share of the images seen so far; null for no limit."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16`` computes losses under autocast. It is for GPUs; most CPUs are many times slower with it."""
@@ -72,31 +78,31 @@ class TrainConfig(Config):
     channels_last: bool = False
     """Store images and convolution weights in channels-last memory format. On CPUs a U-Net is about 5 %
     slower with it and a GAN about 2 % faster (tests/benchmarks/gan.py)."""
-    log_every_nimg: int = Field(default=2_000, gt=0)
+    log_every_nimg: int = Field(default=2_000, gt=0, le=MAX_NIMG)
     """Images between logged metrics, which are averages over them. Like the other cadences, it takes effect
     at the first step at or after each multiple."""
-    validate_every_nimg: int | None = Field(default=20_000, gt=0)
+    validate_every_nimg: int | None = Field(default=20_000, gt=0, le=MAX_NIMG)
     """Images between validations of the EMA weights on fixed rows with fixed noise; null for none."""
-    validation_rows: int = Field(default=256, gt=0)
+    validation_rows: int = Field(default=256, gt=0, le=10_000_000)
     """Rows of the ``val`` split for validation, at most."""
     collapse_monitor: CollapseConfig | None = None
     """Compare samples with validation rows and roll back on a collapse; for GANs. Null turns it off."""
     latent_monitor: LatentMonitorConfig | None = LatentMonitorConfig()
     """Check that a model with latents uses them, if ``val`` has rows. Null turns it off."""
-    grid_every_nimg: int | None = Field(default=50_000, gt=0)
+    grid_every_nimg: int | None = Field(default=50_000, gt=0, le=MAX_NIMG)
     """Images between grids of samples from fixed noise; null for none."""
-    grid_images: int = Field(default=40, gt=0)
+    grid_images: int = Field(default=40, gt=0, le=10_000)
     """Samples in a grid."""
-    checkpoint_every_nimg: int | None = Field(default=20_000, gt=0)
+    checkpoint_every_nimg: int | None = Field(default=20_000, gt=0, le=MAX_NIMG)
     """Images between checkpoints, the most that a crash can cost; null for no checkpoints."""
-    keep_checkpoints: int = Field(default=2, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0, le=10_000)
     """Number of newest checkpoints to keep. The one with the best validation loss is kept too; others are
     deleted once a new one is safe."""
-    decoded_mib: int = Field(default=256, ge=0)
+    decoded_mib: int = Field(default=256, ge=0, le=1 << 24)
     """Memory of each worker for decoded pixels, in MiB. Rows that fit are read and decoded only once."""
-    max_failures: int = Field(default=3, ge=0)
+    max_failures: int = Field(default=3, ge=0, le=10_000)
     """Restarts of a group whose workers crashed. Errors that a retry would meet again are not retried."""
-    hang_timeout_s: float = Field(default=600, gt=0)
+    hang_timeout_s: float = Field(default=600, gt=0, le=1e7)
     """A worker without progress for this many seconds counts as hung: its rank is logged, its stack is
     saved, and the group restarts. Must exceed the time of a compilation, a validation and a sample grid."""
 

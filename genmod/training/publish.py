@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from genmod import storage
+from genmod.budget import BUDGET
 from genmod.config import as_json, canonical_json
 from genmod.interface.model_store import (
     CONFIG,
@@ -95,6 +96,6 @@ def _images(root: str) -> list[FileEntry]:
         for name in storage.list_names(storage.join(root, folder))
     ]
     for path in paths:
-        data = storage.read_bytes(storage.join(root, path))
+        data = storage.read_below(root, path, BUDGET.image_file_bytes)
         entries.append(FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data)))
     return entries

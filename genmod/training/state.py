@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,12 +9,21 @@ import torch
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from genmod.config import canonical_json
+from genmod.budget import BUDGET
+from genmod.config import Config, canonical_json
+from genmod.documents import parse_document
+from genmod.errors import DataError
 from genmod.interface.model import GenerativeModel
-from genmod.interface.model_store import load_weights, tensors_of
-from genmod.training.monitors.collapse import CollapseConfig, MonitorState, record_rollback
-from genmod.training.optim import PhaseOptimiser
-from genmod.training.step_metrics import StepMetrics
+from genmod.tensors import check_file_size, parse_tensors
+from genmod.training.metric_point import Nimg
+from genmod.training.monitors.collapse import (
+    CollapseConfig,
+    MonitorDocument,
+    MonitorState,
+    record_rollback,
+)
+from genmod.training.optim import PhaseOptimiser, check_moments
+from genmod.training.step_metrics import StepMetrics, StepMetricsDocument
 
 _MODEL_FILE, _EMA_FILE, _OPTIMISER_FILE, _BEST_FILE, _STATE_FILE = (
     "model.safetensors",
@@ -25,6 +33,22 @@ _MODEL_FILE, _EMA_FILE, _OPTIMISER_FILE, _BEST_FILE, _STATE_FILE = (
     "state.json",
 )
 """The files of a checkpoint; ``_BEST_FILE`` only with a collapse monitor."""
+
+_REQUIRED = {_MODEL_FILE, _EMA_FILE, _OPTIMISER_FILE, _STATE_FILE}
+
+CHECKPOINT_FILES = _REQUIRED | {_BEST_FILE}
+"""Names of all files that a state may have."""
+
+REMEDY = "an older checkpoint is used"
+"""End of the errors about a damaged checkpoint."""
+
+
+class _StateDocument(Config):
+    """The part of a checkpoint that is no tensor."""
+
+    nimg: Nimg
+    step_metrics: StepMetricsDocument
+    monitors: MonitorDocument
 
 
 @dataclass(frozen=True)
@@ -60,13 +84,10 @@ class TrainState:
 
     def snapshot(self) -> StateSnapshot:
         """Copy the whole state to the CPU."""
-        moments = {
-            name: t for optimiser in self.optimisers for name, t in optimiser.tensors().items()
-        }
         tensors = {
             _MODEL_FILE: _copied(self.model.state_dict()),
             _EMA_FILE: _copied(self.ema.state_dict()),
-            _OPTIMISER_FILE: _copied(moments),
+            _OPTIMISER_FILE: _copied(self._moments()),
         }
         if self.monitor_state.best:
             tensors[_BEST_FILE] = dict(self.monitor_state.best)  # never changed in place
@@ -81,22 +102,83 @@ class TrainState:
         """File name -> bytes. Equal states have equal bytes."""
         return self.snapshot().files()
 
-    def load(self, files: Mapping[str, bytes]) -> None:
-        """Restore a state from its :meth:`files`.
+    def check_sizes(self, sizes_bytes: Mapping[str, int], where: str = "checkpoint") -> None:
+        """Check the declared sizes of the files of a state, before they are read.
+
+        Args:
+            sizes_bytes: file name -> bytes.
+            where: name of their folder, for the error.
 
         Raises:
-            DataError: the files do not fit this model.
+            DataError: a file is larger than that of this model can be.
         """
-        load_weights(self.model, files[_MODEL_FILE], _MODEL_FILE)
-        load_weights(self.ema, files[_EMA_FILE], _EMA_FILE)
-        moments = tensors_of(files[_OPTIMISER_FILE], _OPTIMISER_FILE)
+        weights = self.ema.state_dict()
+        expected = {
+            _MODEL_FILE: self.model.state_dict(),
+            _EMA_FILE: weights,
+            _BEST_FILE: weights,
+            _OPTIMISER_FILE: self._moments(),
+        }
+        for file, size_bytes in sizes_bytes.items():
+            if file in expected:
+                check_file_size(size_bytes, expected[file], f"{where}/{file}", REMEDY)
+            else:
+                BUDGET.check(f"{where}/{file}", REMEDY, document_bytes=size_bytes)
+
+    def load(
+        self, files: Mapping[str, bytes], nimg: int | None = None, where: str = "checkpoint"
+    ) -> None:
+        """Restore a state from its :meth:`files`. All of them are checked before anything is changed.
+
+        Args:
+            files: file name -> bytes.
+            nimg: images seen by the state, if the caller knows; another number is an error.
+            where: name of their folder, for the error.
+
+        Raises:
+            DataError: a file is missing, or does not fit this model; the state is unchanged.
+        """
+        if missing := _REQUIRED - files.keys():
+            raise DataError(f"{where} has no {min(missing)}; {REMEDY}")
+
+        def tensors(file: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return parse_tensors(files[file], expected, f"{where}/{file}", REMEDY)
+
+        document = self._document(files, f"{where}/{_STATE_FILE}")
+        if nimg is not None and document.nimg != nimg:
+            raise DataError(f"{where} is of {document.nimg:,} images, not {nimg:,}; {REMEDY}")
+        weights = tensors(_MODEL_FILE, self.model.state_dict())
+        average = tensors(_EMA_FILE, self.ema.state_dict())
+        moments = tensors(_OPTIMISER_FILE, self._moments())
+        check_moments(moments, f"{where}/{_OPTIMISER_FILE}", REMEDY)
+        best = tensors(_BEST_FILE, self.ema.state_dict()) if _BEST_FILE in files else {}
+        # Everything is whole: from here on nothing fails.
+        self.model.load_state_dict(weights)
+        self.ema.load_state_dict(average)
         for optimiser in self.optimisers:
             optimiser.load(moments)
-        metadata = json.loads(files[_STATE_FILE])
-        self.nimg = int(metadata["nimg"])
-        self.step_metrics = StepMetrics.from_json(metadata["step_metrics"])
-        best = tensors_of(files[_BEST_FILE], _BEST_FILE) if _BEST_FILE in files else {}
-        self.monitor_state = MonitorState.from_json(metadata["monitors"], best)
+        self.nimg = document.nimg
+        self.step_metrics = StepMetrics.from_document(document.step_metrics)
+        self.monitor_state = MonitorState.from_document(document.monitors, best)
+
+    def _document(self, files: Mapping[str, bytes], where: str) -> _StateDocument:
+        """The part of a checkpoint that is no tensor."""
+        document = parse_document(
+            _StateDocument, files[_STATE_FILE], "a training state", where, REMEDY
+        )
+        phases = {optimiser.phase.name for optimiser in self.optimisers}
+        for key in document.step_metrics.keys:
+            if key.partition("/")[0] not in phases:
+                raise DataError(f"{where} has metrics of a phase that the model lacks; {REMEDY}")
+        if (document.monitors.best_nimg >= 0) != (_BEST_FILE in files):
+            raise DataError(
+                f"{where} does not fit: {_BEST_FILE} is missing or unexpected; {REMEDY}"
+            )
+        return document
+
+    def _moments(self) -> dict[str, Tensor]:
+        """The states of all optimisers."""
+        return {name: t for optimiser in self.optimisers for name, t in optimiser.tensors().items()}
 
     def record_best(self, coverage: float) -> None:
         """Keep a copy of the EMA weights if their samples' coverage is the best so far."""

@@ -11,10 +11,28 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from genmod.errors import TrainingDiverged
+from genmod.config import Config
+from genmod.errors import DataError, TrainingDiverged
+from genmod.training.metric_point import MAX_METRICS, MetricName, MetricValues, Nimg
 from genmod.world import World
+
+
+class StepMetricsDocument(Config):
+    """What a checkpoint contains of the step metrics."""
+
+    keys: tuple[MetricName, ...] = Field(max_length=MAX_METRICS)
+    reduced: tuple[tuple[Nimg, MetricValues], ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = set(self.keys)
+        for nimg, row in self.reduced:
+            if not row.keys() <= known:
+                raise ValueError(f"the step that ended at {nimg:,} images has an unknown quantity")
+        return self
 
 
 @dataclass
@@ -40,7 +58,11 @@ class StepMetrics:
             known = {_phase(key) for key in self.keys}
             self.keys += tuple(key for key in keys if _phase(key) not in known)
             expected = tuple(key for key in self.keys if _phase(key) in phases)
-            assert sorted(expected) == sorted(keys), "a phase returned other terms than before"
+            if sorted(expected) != sorted(keys):  # those of a checkpoint, or of a changed loss
+                raise DataError(
+                    f"the losses of the step that ended at {nimg:,} images are {', '.join(keys)}, those "
+                    f"before were {', '.join(expected)}; remove the checkpoints, and train from the start"
+                )
         self.pending.append((nimg, keys, values_K))
 
     def reduce(self, world: World) -> None:
@@ -81,13 +103,9 @@ class StepMetrics:
         return {"keys": list(self.keys), "reduced": self.reduced}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
+    def from_document(cls, document: StepMetricsDocument) -> Self:
         """The inverse of :meth:`as_json`."""
-        rows = [
-            (int(nimg), {key: float(value) for key, value in row.items()})
-            for nimg, row in values["reduced"]
-        ]
-        return cls(tuple(values["keys"]), rows)
+        return cls(document.keys, [(nimg, dict(row)) for nimg, row in document.reduced])
 
 
 def _phase(key: str) -> str:

@@ -5,16 +5,17 @@ Imports of other rooms are inside functions: help, completion and usage errors l
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import typer
 
-from genmod.errors import ConfigError, sanitize
+from genmod.errors import ConfigError
+from genmod.terminal import print_line, print_text
 from pipelines.cli import options
+from pipelines.cli.invocation import Invocation
+from pipelines.cli.promotion import add_model_commands, add_promote
+from pipelines.cli.run_stage import StageRequest, plan_options, run_request
+from pipelines.cli.schedule_command import schedule_command
 
 PROGRAM = "genmod"
 
@@ -52,26 +53,14 @@ STAGES = {
 _STAGES, _CHECKS = "Pipeline stages", "Inspect and check"
 """Headings in the list of commands."""
 
-_SPLITS = ("train", "val", "test")
-_SELFTESTS = ("density",)
-
-
-@dataclass(frozen=True)
-class Invocation:
-    """A parsed command: what it runs and how it reports the result."""
-
-    stage: str | None
-    """None if the command is unknown."""
-    run: Callable[[], dict[str, Any]]
-    as_json: bool
-    debug: bool
+_SELFTESTS = ("density", "gate")
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print(f"{PROGRAM} {version(PROGRAM)}")
+        print_text(f"{PROGRAM} {version(PROGRAM)}\n")
         raise typer.Exit
 
 
@@ -111,7 +100,9 @@ def _add_stage(stage: str, purpose: str, example: str) -> None:
             assignments = [*assignments, f"cluster.address={address}"]
         return Invocation(
             stage,
-            lambda: _run_stage(stage, recipe, assignments, model, _plan(dry_run, show_recipe)),
+            lambda: run_request(
+                StageRequest(stage, recipe, assignments, model), plan_options(dry_run, show_recipe)
+            ),
             as_json,
             debug,
         )
@@ -121,7 +112,10 @@ def _add_stage(stage: str, purpose: str, example: str) -> None:
 
 
 for _name, (_purpose, _example) in STAGES.items():
-    _add_stage(_name, _purpose, _example)
+    if _name == "promote":
+        add_promote(app, _STAGES, _purpose)
+    else:
+        _add_stage(_name, _purpose, _example)
 
 
 @app.command(
@@ -167,8 +161,8 @@ def _submit(
             raise ConfigError(
                 f"submit: no stage or no recipe given, e.g. {PROGRAM} submit run --recipe quickstart"
             )
-        if plan := _plan(dry_run, show_recipe):
-            return _run_stage(stage, recipe, assignments, model, plan)
+        if plan := plan_options(dry_run, show_recipe):
+            return run_request(StageRequest(stage, recipe, assignments, model), plan)
         return submit(
             stage,
             recipe=recipe,
@@ -180,6 +174,13 @@ def _submit(
         )
 
     return Invocation("submit", run, as_json, debug)
+
+
+app.command(
+    "schedule",
+    epilog=f'Example: {PROGRAM} schedule --recipe my.yaml --cron "0 3 * * *" --tz Europe/Berlin',
+    rich_help_panel="Cluster jobs",
+)(schedule_command)
 
 
 @app.command("verify", epilog=f"Example: {PROGRAM} verify runs/quickstart", rich_help_panel=_CHECKS)
@@ -198,8 +199,8 @@ def _verify(
 
         problems = verify(url)
         for problem in problems:
-            print(sanitize(problem), file=sys.stderr)
-        print(f"problems: {len(problems)}" if problems else "whole", file=sys.stderr)
+            print_line(problem)
+        print_line(f"problems: {len(problems)}" if problems else "whole")
         return {
             "stage": "verify",
             "status": "broken" if problems else "whole",
@@ -212,34 +213,27 @@ def _verify(
     return Invocation("verify", run, as_json, debug)
 
 
-@app.command(
-    "inspect", epilog=f"Example: {PROGRAM} inspect runs/quickstart/data", rich_help_panel=_CHECKS
-)
+@app.command("inspect", epilog=f"Example: {PROGRAM} inspect folder:photos", rich_help_panel=_CHECKS)
 def _inspect(
     *,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Folder of a dataset.")],
-    out: Annotated[
-        str, typer.Option(metavar="FILE", help="The contact sheet; an existing file is replaced.")
-    ] = "contact-sheet.png",
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="|".join(_SPLITS),
-            help="Split of the contact sheet. Default: the first that has rows.",
-            callback=options.one_of(*_SPLITS),
-            autocompletion=options.complete(*_SPLITS),
-        ),
-    ] = None,
+    url: Annotated[
+        str,
+        typer.Argument(metavar="URL", help="Folder of a dataset, or KIND:WHERE of a source."),
+    ],
+    out: options.SheetFile = "contact-sheet.png",
+    split: options.SheetSplit = None,
+    recipe: options.OptionalRecipe = None,
+    assignments: options.Assignments = [],  # noqa: B006
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> Invocation:
-    """Summarize a dataset and write a contact sheet of its images."""
+    """Summarize a dataset, or what would be made of a source, and write a contact sheet of its images."""
 
     def run() -> dict[str, Any]:
         from pipelines.commands.inspect import inspect
 
-        summary, text = inspect(url, out, cast("Any", split))
-        print(text)
+        summary, text = inspect(url, out, cast("Any", split), recipe, assignments)
+        print_text(f"{text}\n")
         return {"stage": "inspect", "status": "done", "output": url, **summary}
 
     return Invocation("inspect", run, as_json, debug)
@@ -252,7 +246,7 @@ def _selftest(
         str,
         typer.Argument(
             metavar="SUBJECT",
-            help="density: every estimator of log p(x).",
+            help="density: every estimator of log p(x); gate: bad, equal and better candidates.",
             callback=options.one_of(*_SELFTESTS),
             autocompletion=options.complete(*_SELFTESTS),
         ),
@@ -260,7 +254,7 @@ def _selftest(
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> Invocation:
-    """Check estimators against densities that are known in closed form."""
+    """Check estimators or the gate against cases whose truth is known."""
 
     def run() -> dict[str, Any]:
         from pipelines.commands.selftest import selftest
@@ -270,31 +264,4 @@ def _selftest(
     return Invocation("selftest", run, as_json, debug)
 
 
-def _plan(dry_run: bool, show_recipe: bool) -> Mapping[str, bool]:
-    """Options of a dry run; empty if there is none."""
-    if show_recipe and not dry_run:
-        raise ConfigError("--show-recipe needs --dry-run; give both or neither")
-    return {"show_recipe": show_recipe} if dry_run else {}
-
-
-def _run_stage(
-    stage: str,
-    recipe: str,
-    assignments: Sequence[str],
-    models: Sequence[str],
-    plan: Mapping[str, bool],
-) -> dict[str, Any]:
-    from pipelines.recipe.context import Context, configure_storage
-    from pipelines.recipe.recipe import load_recipe
-
-    configure_storage(loaded := load_recipe(recipe, assignments))
-    names = tuple(dict.fromkeys(models or loaded.model))
-    if plan:
-        from pipelines.commands.dry_run import dry_run
-
-        return dry_run(stage, Context(loaded, names), **plan)
-    from pipelines.recipe.progress import ProgressDisplay
-    from pipelines.stages.table import STAGE_FUNCTIONS
-
-    with ProgressDisplay() as progress, closing(Context(loaded, names, progress)) as context:
-        return STAGE_FUNCTIONS[stage](context)
+add_model_commands(app, _CHECKS)

@@ -13,6 +13,8 @@ from genmod.errors import did_you_mean
 _RECIPE, _OUTPUT, _JOB = "Recipe", "Output", "Manage a submitted job"
 """Headings in the help of a command."""
 
+_SPLITS = ("train", "val", "test")
+
 _RECIPE_FILES = Path(__file__).parents[1] / "recipes"
 
 
@@ -73,6 +75,18 @@ RayAddress = Annotated[
         metavar="ADDRESS",
         help="auto, local, or a Ray cluster's address. Default: cluster.address of the recipe.",
         rich_help_panel=_RECIPE,
+    ),
+]
+SheetFile = Annotated[
+    str, typer.Option(metavar="FILE", help="The contact sheet; an existing file is replaced.")
+]
+SheetSplit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(_SPLITS),
+        help="Split of a dataset's contact sheet. Default: the first that has rows.",
+        callback=one_of(*_SPLITS),
+        autocompletion=complete(*_SPLITS),
     ),
 ]
 JobServer = Annotated[

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 from typer.core import TyperGroup
 
 from cluster.environment import set_environment
-from genmod.errors import ConfigError, GenmodError, did_you_mean, sanitize
+from cluster.ray_log import separate_stderr
+from genmod.errors import ConfigError, did_you_mean
+from genmod.terminal import guarded_streams, print_json, print_line, print_log
 from pipelines.cli.app import PROGRAM, Invocation, app
+from pipelines.cli.explain import explain
+from pipelines.cli.signals import interruptible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,11 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         stage, text = _usage_error(error, words, group)
         report = Invocation(stage, dict, "--json" in words, "--debug" in words)
-        return _failed(report, ConfigError(text), ConfigError.exit_code, start_s)
+        return _failed(report, ConfigError(text), start_s)
     if not isinstance(parsed, Invocation):  # --help and --version return an exit code
         return int(parsed or 0)
     logging.basicConfig(handlers=[_log_handler()], level=logging.WARNING)
-    return _run(parsed, start_s)
+    return _run_guarded(parsed, start_s)
+
+
+def _run_guarded(command: Invocation, start_s: float) -> int:
+    """Run a command so that only its own text reaches the terminal, and signals end it in order."""
+    with separate_stderr(), guarded_streams(), interruptible():
+        return _run(command, start_s)
 
 
 def _hide_types_of_flags(group: TyperGroup) -> None:
@@ -48,31 +59,31 @@ def _hide_types_of_flags(group: TyperGroup) -> None:
 
 def _run(command: Invocation, start_s: float) -> int:
     try:
+        _check_current_folder()
         result = command.run()
-    except GenmodError as error:
-        return _failed(command, error, error.exit_code, start_s)
-    except KeyboardInterrupt:
-        interruption = GenmodError("interrupted; run the same command again to resume")
-        return _failed(command, interruption, 1, start_s)
-    except PermissionError as error:
-        path = error.filename or "a file or folder"
-        denied = ConfigError(f"{path}: permission denied; give this user access to it")
-        return _failed(command, denied, denied.exit_code, start_s)
-    except Exception as error:  # one line for people; --debug prints the traceback
-        return _failed(command, error, 1, start_s)
-    code = int(result.pop("exit_code", 0))
-    if command.as_json:
-        print(json.dumps(result | {"seconds": round(time.monotonic() - start_s, 3)}), flush=True)
+        code = int(result.pop("exit_code", 0))
+        if command.as_json:
+            print_json(result | {"seconds": round(time.monotonic() - start_s, 3)})
+    except (Exception, KeyboardInterrupt) as error:  # one line; --debug prints the traceback
+        return _failed(command, error, start_s)
     return code
 
 
-def _failed(command: Invocation, error: BaseException, code: int, start_s: float) -> int:
+def _check_current_folder() -> None:
+    """Raise ConfigError if the current folder was removed, because no relative path means anything then."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError(
+            "the current folder was removed; change to one that exists (cd) and run the command again"
+        ) from None
+
+
+def _failed(command: Invocation, error: BaseException, start_s: float) -> int:
     if command.debug:
-        traceback.print_exception(error)
-    text = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, GenmodError):
-        text = f"{type(error).__name__}: {text} (--debug prints the traceback)"
-    print(f"{PROGRAM}: error: {sanitize(text)}", file=sys.stderr, flush=True)
+        print_log("".join(traceback.format_exception(error)))
+    text, code = explain(error)
+    print_line(f"{PROGRAM}: error: {text}")
     if command.as_json:
         result = {
             "stage": command.stage,
@@ -82,7 +93,8 @@ def _failed(command: Invocation, error: BaseException, code: int, start_s: float
             "error": text,
             "seconds": round(time.monotonic() - start_s, 3),
         }
-        print(json.dumps(result), flush=True)
+        with suppress(OSError):  # nothing reads the output any more
+            print_json(result)
     return code
 
 
@@ -111,6 +123,6 @@ def _log_handler() -> logging.Handler:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             for line in self.format(record).splitlines():
-                print(f"{PROGRAM}: {sanitize(line)}", file=sys.stderr, flush=True)
+                print_line(f"{PROGRAM}: {line}")
 
     return Handler()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+from genmod.data.sharding.census_text import census_lines
+from genmod.data.sharding.source_census import SourceCensus
 from genmod.errors import ConfigError, DataError
+from genmod.terminal import print_line, print_text
 from pipelines.commands import price
 from pipelines.commands.expected_times import start_up_s
 from pipelines.commands.plan import Step, plan
@@ -31,8 +35,9 @@ def dry_run(stage: str, context: Context, *, show_recipe: bool) -> dict[str, Any
     steps: list[Step] = []
     lines: list[str] = []
     try:
+        context.tracker.check()
         steps = plan(stage, context)
-        lines += plan_lines(context, steps)
+        lines += [*_census(steps), *plan_lines(context, steps), context.tracker.place.line()]
     except (ConfigError, DataError) as error:
         if not prices:
             raise
@@ -40,9 +45,9 @@ def dry_run(stage: str, context: Context, *, show_recipe: bool) -> dict[str, Any
     if prices:
         lines += ["", *price.price_lines(context.recipe, prices)]
     for line in lines:
-        print(f"# {line}".rstrip() if show_recipe else line)
+        print_line(f"# {line}".rstrip() if show_recipe else line, sys.stdout)
     if show_recipe:
-        print(context.recipe.to_yaml(), end="")
+        print_text(context.recipe.to_yaml())
     return {
         "stage": stage,
         "status": "planned",
@@ -51,6 +56,12 @@ def dry_run(stage: str, context: Context, *, show_recipe: bool) -> dict[str, Any
         "plan": [step.model_dump(mode="json") for step in steps],
         "price": prices,
     }
+
+
+def _census(steps: list[Step]) -> list[str]:
+    """What will be made of the source, if the plan has a shard stage."""
+    found = [step.work["census"] for step in steps if "census" in step.work]
+    return [*census_lines(SourceCensus.model_validate(found[0])), ""] if found else []
 
 
 def plan_lines(context: Context, steps: list[Step]) -> list[str]:

@@ -27,7 +27,8 @@ from genmod import storage
 from genmod.costs.measured import FIRST_ROWS, Budget, Clock, call_time, extrapolated, torch_threads
 from genmod.data.format.shards import write_shard
 from genmod.errors import TrainingDiverged
-from genmod.generation.synthetic import SAMPLE_SPLIT, LabelRequest, SampleConfig, SampleGenerator
+from genmod.generation.labels import LabelRequest
+from genmod.generation.synthetic import SAMPLE_SPLIT, SampleConfig, SampleGenerator
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.interface.options import SampleOptions, ScoreOptions

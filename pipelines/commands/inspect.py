@@ -1,13 +1,16 @@
-"""``genmod inspect URL``: describes a dataset, in words and by a contact sheet."""
+"""``genmod inspect URL``: describes a dataset or a source, in words and by a contact sheet."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from genmod import storage
 from genmod.data.reading.summary import contact_sheet, dataset_summary
 from genmod.errors import ConfigError, sanitize
-from genmod.manifest import DatasetManifest, Split, load_manifest, missing_manifest
+from genmod.manifest import DatasetManifest, Split, load_manifest
+from pipelines.commands.inspect_source import inspect_source, is_source, no_dataset
+from pipelines.stages.replaced import find_replaced
 
 _LISTED_CLASSES = 20
 """Classes whose counts are printed one by one."""
@@ -16,18 +19,35 @@ SHEET = "contact-sheet.png"
 """Default file of the contact sheet, in the current folder."""
 
 
-def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dict[str, Any], str]:
-    """Describe a dataset: as JSON values, and as text for people.
+def inspect(
+    url: str,
+    out: str = SHEET,
+    split: Split | None = None,
+    recipe: str | None = None,
+    assignments: Sequence[str] = (),
+) -> tuple[dict[str, Any], str]:
+    """Describe a dataset, or what would be made of a source: as JSON values, and as text for people.
 
     Args:
-        url: the dataset's folder.
+        url: the dataset's folder, or KIND:WHERE of a source.
         out: file that the contact sheet is written to; an existing file is replaced.
-        split: the split on the sheet; the first with rows if not given.
+        split: the split of a dataset on the sheet; the first with rows if not given.
+        recipe: recipe whose ``data`` a source is read with.
+        assignments: changes of ``data``, ``data.KEY=VALUE`` each.
 
     Raises:
-        ConfigError: there is no dataset, or the split has no rows.
-        DataError: the dataset is broken.
+        ConfigError: there is no dataset, the split has no rows, or an option does not apply.
+        DataError: the dataset or the source is broken.
     """
+    if is_source(url):
+        if split is not None:
+            raise ConfigError("inspect: --split is for datasets; leave it out for a source")
+        return inspect_source(url, out, recipe, assignments)
+    if recipe is not None or assignments:
+        raise ConfigError(
+            f"inspect: --recipe and --set are for sources, and {url} is none; leave them out, or "
+            "give KIND:WHERE, e.g. folder:photos"
+        )
     manifest = _open(url)
     metadata = dataset_summary(url, manifest)
     sheet = contact_sheet(url, manifest, split)
@@ -37,8 +57,17 @@ def inspect(url: str, out: str = SHEET, split: Split | None = None) -> tuple[dic
     if sheet.classes:
         description += f", one row per class, 0 to {sheet.classes - 1}"
     metadata["sheet"] = out
-    lines = [*_lines(url, manifest, metadata), f"sheet     {out}: {description}"]
+    lines = [*_lines(url, manifest, metadata), *_replaced(url, manifest, metadata)]
+    lines.append(f"sheet     {out}: {description}")
     return metadata, "\n".join(map(sanitize, lines))
+
+
+def _replaced(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> list[str]:
+    """A line if a later version replaces this dataset, e.g. because rows were removed."""
+    if (found := find_replaced(url, manifest.digest)) is None:
+        return []
+    metadata["replaced"] = {"version": found.version, "reason": found.reason}
+    return [f"replaced  by version {found.version}: {found.reason}"]
 
 
 def _open(url: str) -> DatasetManifest:
@@ -48,7 +77,7 @@ def _open(url: str) -> DatasetManifest:
     below = storage.join(url, "data")
     if load_manifest(DatasetManifest, below, "dataset") is not None:
         raise ConfigError(f"no dataset at {url}, but there is one at {below}; give that URL")
-    raise missing_manifest(url, "dataset", "shard")
+    raise no_dataset(url)
 
 
 def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> list[str]:

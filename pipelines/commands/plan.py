@@ -13,7 +13,8 @@ from genmod.costs.flops import parameters_of
 from genmod.data.sharding.plan import ShardPlan
 from genmod.errors import Unscorable
 from genmod.evaluation.jobs import EvaluationJob
-from genmod.generation.synthetic import label_request, shard_count, size_bytes_at_most
+from genmod.generation.labels import label_request
+from genmod.generation.synthetic import shard_count, size_bytes_at_most
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import SPLITS, DatasetManifest, Manifest
 from pipelines.commands.expected_times import (
@@ -28,8 +29,8 @@ from pipelines.recipe.checks import Data, check_recipe
 from pipelines.recipe.context import Context
 from pipelines.recipe.selection import check_scorable, is_scorable
 from pipelines.stages.dataset_versions import is_sharded, next_version
+from pipelines.stages.decisions import find_decision
 from pipelines.stages.evaluate import evaluation_job
-from pipelines.stages.promote import find_decision
 from pipelines.stages.retrain import frozen_job, next_cycle
 from pipelines.stages.run import STEPS
 from pipelines.stages.sample import sample_plan
@@ -143,6 +144,7 @@ def _shard(shards: ShardPlan, done: bool) -> Step:
         "shards": shards.shards,
         "bytes": shards.size_bytes,
         "spec": str(shards.spec),
+        "census": shards.census.model_dump(mode="json"),
     }
     return _step("shard", "data", done=done, fingerprint=shards.fingerprint, work=work)
 
@@ -198,7 +200,7 @@ def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> 
         "sampler": options.sampler,
         "draws from p(x)": options.draws_from_p,
     }
-    request = label_request(config.labels, model.spec, data.class_names)
+    request = label_request(config.labels, model.spec, data.class_names, data.empty_classes)
     measure = _if_known(
         context, lambda cores: sampling_time(model, options, request, config, cores)
     )

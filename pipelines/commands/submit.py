@@ -6,25 +6,36 @@ recipe, so submitting it a second time follows the running job.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from cluster.job_server import query_state
 from genmod import storage
+from genmod.budget import ReadBudget
 from genmod.config import fingerprint
-from genmod.errors import ConfigError, GenmodError, sanitize_log
+from genmod.documents import parse_json
+from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.interface.external import FAMILIES_VARIABLE
+from genmod.terminal import print_line, print_log
 
 if TYPE_CHECKING:  # a recipe takes seconds to import, and --status needs none
     from cluster.jobs import JobRequest, Jobs, JobState
     from pipelines.recipe.recipe import Recipe
 
 _RECIPE_FILE = "recipe.yaml"
+
+_READ_SOURCE = ("run", "shard", "retrain")
+"""Stages that read the recipe's ``data.source``."""
+
+_LAST_LINE_CHARS = 1 << 20
+"""Of the last line of a log, which may be the job's result."""
+
+_RESULT = ReadBudget(document_bytes=4 * _LAST_LINE_CHARS)
 
 
 def submit(
@@ -44,7 +55,7 @@ def submit(
         recipe: a shipped recipe's name or a file.
         assignments: texts ``a.b=c``, applied here.
         models: only these models of the recipe; empty means all.
-        address: URL of the cluster's job server; RAY_API_SERVER_ADDRESS if not given.
+        address: URL of the cluster's job server; default: RAY_API_SERVER_ADDRESS, else a URL in RAY_ADDRESS.
         wait: follow the job to its end; otherwise return when it is submitted.
         as_json: the job's own JSON result becomes part of this one.
 
@@ -53,8 +64,11 @@ def submit(
     """
     from pipelines.recipe import recipe as config
 
+    address = _address(address)
+    loaded = config.load_recipe(recipe, assignments)
+    _check_paths(stage, loaded, address)
     jobs = _jobs(address)
-    resolved = _portable(config.load_recipe(recipe, assignments))
+    resolved = _portable(loaded)
     for model in models:
         resolved.entry(model)
     options = [part for model in models for part in ("--model", model)]
@@ -68,12 +82,14 @@ def submit(
     tail = _Tail()
     try:
         state = jobs.follow(job_id, tail.write)
-    except KeyboardInterrupt:
-        raise GenmodError(
+    except KeyboardInterrupt as interrupt:
+        error = GenmodError(
             f"{job_id} keeps running; stop it with: genmod submit --stop {job_id} --address "
             f"{jobs.address}; the same command follows it again"
-        ) from None
-    return {**metadata, **_job_result(tail.last_line), **_ending(state)}
+        )
+        error.exit_code = getattr(interrupt, "exit_code", 130)
+        raise error from None
+    return {**metadata, **_job_result(tail.last_line), "job": job_id, **_ending(state)}
 
 
 def manage(action: str, job_id: str, address: str | None) -> dict[str, Any]:
@@ -82,13 +98,17 @@ def manage(action: str, job_id: str, address: str | None) -> dict[str, Any]:
     Args:
         action: ``status``, ``logs`` or ``stop``.
         job_id: of the job, as :func:`submit` returned it.
-        address: URL of the cluster's job server; RAY_API_SERVER_ADDRESS if not given.
+        address: URL of the cluster's job server; default: RAY_API_SERVER_ADDRESS, else a URL in RAY_ADDRESS.
     """
-    jobs = _jobs(address)
-    state = jobs.stop(job_id) if action == "stop" else jobs.state(job_id)
-    if action == "logs":
-        sys.stderr.write(sanitize_log(jobs.logs(job_id)))
+    address = _address(address)
+    if action == "status":  # without ray, which takes seconds to import
+        state = query_state(address, job_id)
     else:
+        jobs = _jobs(address)
+        state = jobs.stop(job_id) if action == "stop" else jobs.state(job_id)
+        if action == "logs":
+            print_log(jobs.logs(job_id))
+    if action != "logs":
         _say(f"{job_id}: {state.status} {state.message}".rstrip())
     return {
         "stage": "submit",
@@ -100,25 +120,65 @@ def manage(action: str, job_id: str, address: str | None) -> dict[str, Any]:
     }
 
 
-def _jobs(address: str | None) -> Jobs:
+def _jobs(address: str) -> Jobs:
     from cluster.jobs import Jobs  # imports ray: seconds
 
+    return Jobs(address)
+
+
+def _address(address: str | None) -> str:
+    """The URL of the job server: of the command line, else of a variable that has one."""
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if not address and (variable := os.environ.get("RAY_ADDRESS", "")).startswith("http"):
+        address = variable
     if not address:
         raise ConfigError(
             "no cluster to submit to; give the address of its job server: --address http://HOST:8265"
         )
-    return Jobs(address)
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--address is {storage.check_url(address)}, but expected the URL of the job server, e.g. "
+            "http://HOST:8265"
+        )
+    return storage.check_url(address)
+
+
+def _check_paths(stage: str, recipe: Recipe, address: str) -> None:
+    """Refuse paths of this machine in a recipe for another one.
+
+    Raises:
+        ConfigError: a key that the stage uses has such a path, and no shared folder contains it.
+    """
+    from cluster.reach import is_this_machine
+    from pipelines.recipe.relative_paths import local_paths
+
+    host = urlsplit(address).hostname or ""
+    if is_this_machine(host):
+        return
+    for key, path in local_paths(recipe.model_dump(mode="json")):
+        used = stage in _READ_SOURCE if key == "data.source" else True
+        used &= recipe.tracking.enabled or not key.startswith("tracking.")
+        shared = any(storage.is_below(path, folder) for folder in recipe.cluster.shared_folders)
+        if used and not shared:
+            raise ConfigError(
+                f"recipe: {key} has the path {path}, which is of this machine, but the job runs at {host}; "
+                "use a URL of an object store, or, if all nodes see the same folder, name it in "
+                "cluster.shared_folders"
+            )
 
 
 def _portable(recipe: Recipe) -> Recipe:
     """The recipe with an absolute source, so that it means the same in another folder."""
     from genmod.data.sources.registry import open_source
+    from pipelines.tracking.place import portable
 
     source = open_source(recipe.data.source).text
     data = recipe.data.model_copy(update={"source": source})
     cluster = recipe.cluster.model_copy(update={"address": "auto"})
-    return recipe.model_copy(update={"data": data, "cluster": cluster})
+    tracking, lines = portable(recipe.tracking)
+    for line in lines:
+        _say(line)
+    return recipe.model_copy(update={"data": data, "cluster": cluster, "tracking": tracking})
 
 
 def _request(
@@ -150,8 +210,10 @@ def _ending(state: JobState) -> dict[str, Any]:
 def _job_result(line: str) -> dict[str, Any]:
     """The job's JSON result, if the last line of its log is one."""
     try:
-        result = json.loads(line)
-    except ValueError:
+        result = parse_json(
+            line.encode(errors="replace"), "the job's result", "see its log", _RESULT
+        )
+    except DataError:
         return {"status": "done"}
     return result if isinstance(result, dict) else {"status": "done"}
 
@@ -164,12 +226,12 @@ class _Tail:
         self._open = ""
 
     def write(self, text: str) -> None:
-        sys.stderr.write(sanitize_log(text))
-        sys.stderr.flush()
+        print_log(text)
         *lines, self._open = (self._open + text).split("\n")
+        self._open = self._open[: _LAST_LINE_CHARS + 1]  # a longer line is no result
         for line in [*lines, self._open]:
             self.last_line = line if line.strip() else self.last_line
 
 
 def _say(text: str) -> None:
-    print(f"genmod: {text}", file=sys.stderr, flush=True)
+    print_line(f"genmod: {text}")

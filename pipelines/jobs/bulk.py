@@ -18,6 +18,8 @@ from cluster.resources import resource_request
 from cluster.session import ClusterConfig
 from genmod import receipts
 from genmod.config import Config
+from genmod.documents import validate
+from genmod.errors import GenmodError, sanitize
 from genmod.generation.synthetic import SampleConfig
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import ManifestT, claim, publish
@@ -39,6 +41,8 @@ class BulkOptions:
     snapshot: ManifestSnapshot = field(default_factory=ManifestSnapshot)
     """The manifests that the command has read."""
 
+
+_REMEDY = "run the same command again to resume"
 
 DEFAULT = BulkOptions()
 """Ray is connected, and progress is ignored."""
@@ -110,7 +114,8 @@ class _JobInProgress(Generic[ManifestT, ReceiptT]):
     def __init__(self, job: BulkJob[ManifestT, ReceiptT], first: ManifestT | None) -> None:
         self.job = job
         self._first = first
-        self._names = [unit.name for unit in job.units]
+        self._units = {unit.name: unit for unit in job.units}
+        self._names = list(self._units)
         self._receipts = receipts.load_receipts(
             job.receipt, job.out_root, self._names, job.fingerprint
         )
@@ -139,8 +144,20 @@ class _JobInProgress(Generic[ManifestT, ReceiptT]):
 
     def add(self, result: TaskResult) -> None:
         """Keep the receipt of a unit that an actor has written."""
-        self._receipts[result["unit"]] = self.job.receipt.model_validate(result["receipt"])
-        self.done_rows += result["num_rows"]
+        unit = self._units.get(str(result.get("unit")))
+        if unit is None:
+            got = sanitize(str(result.get("unit")))[:80]
+            raise GenmodError(
+                f"{self.job.title}: a worker returned {got!r}, no unit of it; {_REMEDY}"
+            )
+        where = f"the result of {self.job.title} {unit.name}"
+        schema: type[Any] = self.job.receipt
+        receipt = validate(schema, result.get("receipt"), "a receipt", where, _REMEDY)
+        if receipt.fingerprint != self.job.fingerprint:
+            raise GenmodError(f"{where} belongs to other work; {_REMEDY}")
+        if unit.name not in self._receipts:
+            self.done_rows += unit.num_rows
+        self._receipts[unit.name] = receipt
 
     def publish_if_done(self) -> ManifestT | None:
         """Publish the manifest if every unit has a receipt; None if not."""
@@ -219,7 +236,11 @@ def run_jobs(
         for _ in do(setup_tasks):
             pass
     for result in do(tasks):
-        in_progress[result["job"]].add(result)
-        report(result["job"])
-    assert len(manifests) == len(jobs), "every unit succeeded, but a job has no manifest"
+        number = int(result["job"])
+        in_progress[number].add(result)
+        report(number)
+    if lacking := [job.title for number, job in enumerate(jobs) if number not in manifests]:
+        raise GenmodError(
+            f"{', '.join(lacking)}: workers returned fewer results than units; {_REMEDY}"
+        )
     return [manifests[number] for number in range(len(jobs))]

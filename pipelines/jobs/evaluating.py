@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cluster.tasks import TaskOptions, run_tasks
+from genmod.evaluation.comparison import ComparisonJob
 from genmod.evaluation.features_job import FeaturesJob
 from genmod.evaluation.jobs import EvaluationJob
 from pipelines.jobs.progress import NO_PROGRESS, Progress
 
+EvaluationWork = FeaturesJob | EvaluationJob | ComparisonJob
+"""A job of the evaluation, which does itself."""
+
 
 def run_evaluations(
-    jobs: Sequence[FeaturesJob | EvaluationJob],
+    jobs: Sequence[EvaluationWork],
     connect: Callable[[], None],
     cpus: float,
     progress: Progress = NO_PROGRESS,
@@ -44,7 +48,7 @@ def run_evaluations(
         progress.update("evaluate", count, total, "models")
 
 
-def _run(job: FeaturesJob | EvaluationJob, threads: int) -> str:
+def _run(job: EvaluationWork, threads: int) -> str:
     """In the task: run the job; only its digest travels back."""
     import torch
 

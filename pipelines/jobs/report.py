@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from genmod import storage
 from genmod.config import Config, fingerprint
 from genmod.evaluation.measure import metrics_from
@@ -20,13 +17,21 @@ from genmod.manifest import (
     write_file,
 )
 from genmod.report.curves import training_curves
+from genmod.report.evaluated import (
+    check_latent_use,
+    family_and_events,
+    read_history,
+    shown_evaluation,
+)
 from genmod.report.page import ModelPage, ReportContent, render
 from genmod.training.monitors.latents import LATENT_IMAGES
-from genmod.training.publish import MONITOR_EVENTS
 
 PAGE = "report.html"
 
-VERSION = 4
+_PICTURES = "samples.png", "nearest.png"
+_LATENT_PICTURES = f"{LATENT_IMAGES}/reconstructions.png", f"{LATENT_IMAGES}/traversals.png"
+
+VERSION = 5
 """Version of the page. Raise it when the page changes, so that reports are rendered again."""
 
 
@@ -120,27 +125,32 @@ class ReportJob(Config):
     def _page(self, snapshot: ManifestSnapshot, name: str) -> ModelPage:
         model_root, root = self._at("models", name), self._at("evaluation", name)
         model, evaluation = self._model(snapshot, name), _evaluation(snapshot, root)
-        history: list[dict[str, Any]] = json.loads(_file(model_root, model, HISTORY))
+        history_url = storage.join(model_root, HISTORY)
+        history = read_history(_file(model_root, model, HISTORY), history_url)
         losses, quantities = training_curves(history)
+        latents = {
+            key.removeprefix("latents/"): value
+            for key, value in (history[-1].metrics if history else {}).items()
+            if key.startswith("latents/")
+        }
+        if latents:
+            check_latent_use(latents, history_url)
+        family, events = family_and_events(model.metadata, model_root)
         return ModelPage(
             name=name,
-            family=str(model.metadata["family"]),
+            family=family,
             metrics=metrics_from(evaluation.metadata),
-            metadata=evaluation.metadata,
-            pictures={entry.path: _file(root, evaluation, entry.path) for entry in evaluation.files}
-            | {
-                entry.path: _file(model_root, model, entry.path)
-                for entry in model.files
-                if entry.path.startswith(f"{LATENT_IMAGES}/")
-            },
+            metadata=shown_evaluation(evaluation.metadata, root),
+            pictures={name: _file(root, evaluation, name) for name in _PICTURES}
+            | (
+                {name: _file(model_root, model, name) for name in _LATENT_PICTURES}
+                if any(entry.path in _LATENT_PICTURES for entry in model.files)
+                else {}
+            ),
             losses=losses,
             quantities=quantities,
-            events=tuple(model.metadata.get(MONITOR_EVENTS, ())),
-            latents={
-                key.removeprefix("latents/"): value
-                for key, value in (history[-1]["metrics"] if history else {}).items()
-                if key.startswith("latents/")
-            },
+            events=events,
+            latents=latents,
         )
 
 

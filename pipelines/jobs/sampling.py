@@ -8,25 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from genmod.config import Config, as_json, fingerprint, parse
-from genmod.data.format.shards import Row, RowStats, ShardReceipt, dataset_metadata, write_shard
-from genmod.errors import ConfigError
+from genmod.data.format.shards import Row, ShardReceipt, write_shard
+from genmod.errors import ConfigError, DataError
+from genmod.generation.labels import LabelRequest, label_request
 from genmod.generation.synthetic import (
     SAMPLE_PURPOSE,
     SAMPLE_SPLIT,
-    LabelRequest,
     SampleConfig,
+    SampledBy,
     SampleGenerator,
-    label_request,
     shard_count,
     shard_range,
     size_bytes_at_most,
 )
 from genmod.interface.model import GenerativeModel
-from genmod.interface.model_store import load_model
+from genmod.interface.model_store import classes_of, load_model
 from genmod.interface.options import SampleOptions
 from genmod.interface.registry import family
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import DatasetManifest, ImageSpec
+from genmod.manifest import DatasetManifest, ImageSpec, RowStats, dataset_metadata
+from genmod.receipts import together
 from pipelines.jobs.bulk import DEFAULT, BulkJob, BulkOptions, WorkUnit, WorkUnitActor, run_jobs
 
 
@@ -59,6 +60,8 @@ class SamplePlan(Config):
     sampler: str
     draws_from_p: bool
     only_label: int | None
+    empty_classes: tuple[int, ...] = ()
+    """Classes without training rows."""
     seed: int
     fingerprint: str
     shards: int
@@ -72,7 +75,7 @@ class SamplePlan(Config):
     @property
     def labels(self) -> LabelRequest:
         """The labels of the samples."""
-        return LabelRequest(self.spec.classes, self.only_label)
+        return LabelRequest(self.spec.classes, self.only_label, self.empty_classes)
 
     def generator(self, model: GenerativeModel) -> SampleGenerator:
         """The generator of the images, on the model's device."""
@@ -89,12 +92,13 @@ def plan_sample(
     Args:
         job: the model and its options.
         config: the recipe's section.
-        seed: of the recipe.
+        seed: of the recipe; ``config.seed`` takes its place.
         snapshot: the manifests that the command has read; new ones are read where it is not given.
 
     Raises:
         ConfigError: the model does not exist, or does not support the options.
     """
+    seed = seed if config.seed is None else config.seed
     made_by = "train, with the same --recipe and --set"
     published = (snapshot or ManifestSnapshot()).model(job.model_root, made_by)
     manifest, model = published.manifest, published.config
@@ -102,8 +106,8 @@ def plan_sample(
     options = parse(model_class.Sample, job.options, f"model.{job.name}.sample")
     net = parse(model_class.Config, model.net, f"model {job.name} net")
     model_class.check_sampling(net, options, model.spec)
-    class_names = tuple(manifest.metadata.get("class_names", ()))
-    labels = label_request(config.labels, model.spec, class_names)
+    classes = classes_of(published)
+    labels = label_request(config.labels, model.spec, classes.class_names, classes.empty_classes)
     result = config.result() | {"labels": labels.rule}
     return SamplePlan(
         name=job.name,
@@ -112,12 +116,13 @@ def plan_sample(
         model_digest=manifest.digest,
         family=model.family,
         spec=model.spec,
-        class_names=class_names,
+        class_names=classes.class_names,
         config=config,
         options=as_json(options),
         sampler=options.sampler,
         draws_from_p=options.draws_from_p,
         only_label=labels.only,
+        empty_classes=labels.empty,
         seed=seed,
         fingerprint=fingerprint("sample", SAMPLE_PURPOSE, manifest.digest, result, options, seed),
         shards=shard_count(config),
@@ -155,15 +160,22 @@ def bulk_sample_job(plan: SamplePlan) -> BulkJob[DatasetManifest, ShardReceipt]:
         for number in range(plan.shards)
     ]
 
+    @together(plan.out_root)
     def finish(receipts: Sequence[ShardReceipt], first: DatasetManifest | None) -> DatasetManifest:
         shards = [receipt.shard for receipt in receipts if receipt.shard is not None]
         parts = [receipt.metadata for receipt in receipts if receipt.metadata is not None]
         metadata = dataset_metadata({SAMPLE_SPLIT: sum(parts, RowStats())})
         keys = {"name", "family", "options", "sampler", "draws_from_p", "only_label", "seed"}
         settings = {key: value for key, value in as_json(plan).items() if key in keys}
+        if plan.empty_classes:
+            settings["empty_classes"] = list(plan.empty_classes)
         metadata["sample"] = settings | plan.config.result() | {"labels": plan.labels.rule}
         rows = sum(shard.rows for shard in shards)
-        assert rows == plan.rows, f"wrote {rows} images, expected {plan.rows}"
+        if rows != plan.rows:
+            raise DataError(
+                f"{plan.out_root}: its receipts are of {rows:,} images, expected {plan.rows:,}; remove the "
+                "folder and sample again"
+            )
         return DatasetManifest(
             fingerprint=plan.fingerprint,
             parents={"model": plan.model_digest},
@@ -223,21 +235,18 @@ def regenerate(dataset_root: str, model_root: str, index: int) -> Row:
     """
     snapshot = ManifestSnapshot()
     dataset = snapshot.dataset(dataset_root, "sample")
-    settings = dataset.metadata.get("sample")
-    if settings is None:
-        raise ConfigError(
-            f"{dataset_root} is not a synthetic dataset; give one that genmod sample wrote"
-        )
+    made_by = SampledBy.of(dataset, dataset_root)
     if index < 0:
         raise ConfigError(f"got index {index}, expected 0 or more")
     digest = snapshot.model(model_root).manifest.digest
-    if digest != dataset.parents["model"]:
+    parent = dataset.parents.get("model", "none")
+    if digest != parent:
         raise ConfigError(
             f"{model_root} contains model {digest[:12]}, but {dataset_root} was made by model "
-            f"{dataset.parents['model'][:12]}; give that model"
+            f"{parent[:12]}; give that model"
         )
-    model = load_model(model_root, settings["weights"]).eval()
-    options = parse(type(model).Sample, settings["options"], "options")
-    labels = LabelRequest(model.spec.classes, settings["only_label"])
-    generator = SampleGenerator(model, options, labels, settings["seed"], settings["micro_batch"])
+    model = load_model(model_root, made_by.weights).eval()
+    options = parse(type(model).Sample, made_by.options, "options")
+    labels = made_by.labels(model.spec.classes)
+    generator = SampleGenerator(model, options, labels, made_by.seed, made_by.micro_batch)
     return generator.row(index, generator.image(index), digest)

@@ -9,10 +9,12 @@ from typing import Any
 from genmod import storage
 from genmod.config import Config, as_json, fingerprint, parse
 from genmod.errors import ConfigError
+from genmod.interface.model_store import classes_of
 from genmod.interface.options import ScoreOptions
 from genmod.interface.registry import family
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import ImageSpec
+from genmod.manifest.class_match import Classes, match_classes
 from genmod.scoring.table import ScoreConfig
 from genmod.scoring.work_units import HELD_OUT_SPLIT, SCORE_PURPOSE, rows_to_score, shard_slices
 
@@ -55,6 +57,11 @@ class ScorePlan(Config):
     dataset_digest: str
     family: str
     spec: ImageSpec
+    """Of the dataset that is scored; the model may know more classes."""
+    label_map: tuple[int, ...] = ()
+    """The model's number of each of the dataset's classes, matched by name; empty if they are equal."""
+    own_label_map: tuple[int, ...] = ()
+    """The same for the dataset that the model belongs to, of which held-out rows are read."""
     config: ScoreConfig
     options: dict[str, Any]
     seed: int
@@ -115,7 +122,7 @@ def plan_score(
     options = parse(model_class.Score, job.options, f"model.{job.name}.score")
     net = parse(model_class.Config, model.net, f"model.{job.name}.net")
     model_class.check_scorable(net, options)
-    if model.spec != dataset.spec:
+    if not model.spec.same_images(dataset.spec):
         raise ConfigError(
             f"model {job.name} is of images {model.spec}, but {job.data_root} has {dataset.spec}; "
             "score a dataset of the same images, or train a model on this one"
@@ -126,6 +133,14 @@ def plan_score(
         )
     own_root = job.own_root or job.data_root
     own = snapshot.dataset(own_root)
+    names = classes_of(published).class_names
+    known = Classes(f"model {job.name}", model.spec.classes, names)
+    used = dataset.classes_with_rows(config.split)
+    label_map = match_classes(dataset.classes(job.data_root), known, used)
+    own_label_map: tuple[int, ...] = ()
+    if options.held_out_rows:
+        used = own.classes_with_rows(HELD_OUT_SPLIT)
+        own_label_map = match_classes(own.classes(own_root), known, used)
     if options.held_out_rows > own.rows(HELD_OUT_SPLIT):
         raise ConfigError(
             f"model.{job.name}.score fits to {options.held_out_rows} held-out rows, but split "
@@ -133,7 +148,7 @@ def plan_score(
             "to fewer rows"
         )
     rows = rows_to_score(dataset, config)
-    tables = sum(1 for _ in shard_slices(dataset, config, seed))
+    tables = sum(1 for _ in shard_slices(job.data_root, dataset, config, seed))
     calibration = _calibration(job, config, seed, snapshot)
     inputs = [manifest.digest, dataset.digest]
     if own.digest != dataset.digest:
@@ -148,7 +163,9 @@ def plan_score(
         model_digest=manifest.digest,
         dataset_digest=dataset.digest,
         family=model.family,
-        spec=model.spec,
+        spec=dataset.spec,
+        label_map=label_map,
+        own_label_map=own_label_map,
         config=config,
         options=as_json(options),
         seed=seed,

@@ -73,7 +73,7 @@ class ScoreActor(WorkUnitActor):
         prepared, calibration = self._prepared(plan, model), self._calibration(plan)
         options = parse(model.Score, prepared.options, f"model.{plan.name}.score")
         rows = ShardSlice.model_validate(parameters)
-        reader = RowReader(plan.data_root, plan.spec, [rows.shard])
+        reader = RowReader(plan.spec, [rows.shard], label_maps=[plan.label_map])
         scores = score_rows(
             model,
             options,
@@ -122,7 +122,9 @@ class ScoreActor(WorkUnitActor):
         receipt = receipts.load_receipt(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
         if receipt is None:
             own = require(DatasetManifest, plan.own_root, "dataset", "shard")
-            prepared = prepare(model, options, plan.own_root, own, seed=plan.seed)
+            prepared = prepare(
+                model, options, plan.own_root, own, seed=plan.seed, label_map=plan.own_label_map
+            )
             receipt = PreparedReceipt(
                 fingerprint=plan.fingerprint,
                 options=as_json(prepared.options),
@@ -143,12 +145,13 @@ def bulk_score_job(
         title: of its progress; ``score NAME`` if not given.
     """
     dataset = snapshot.dataset(plan.data_root)
-    slices = list(shard_slices(dataset, plan.config, plan.seed))
+    slices = list(shard_slices(plan.data_root, dataset, plan.config, plan.seed))
 
     first = None
     if plan.calibration is not None:
         first = bulk_score_job(plan.calibration, snapshot, f"calibrate {plan.name}")
 
+    @receipts.together(plan.out_root)
     def finish(tables: Sequence[ScoreReceipt], calibration: Manifest | None) -> Manifest:
         return _manifest(plan, tables, calibration)
 
@@ -180,6 +183,11 @@ def _manifest(
     if rows != plan.rows or rows != sum(receipt.nats.n for receipt in tables):
         raise GenmodError(
             f"{plan.out_root}: got scores of {rows} rows, expected {plan.rows}; remove that folder and "
+            "score again"
+        )
+    if len({tuple(sorted(receipt.rare)) for receipt in tables}) != 1:
+        raise GenmodError(
+            f"{plan.out_root}: its receipts count rare rows by different columns; remove that folder and "
             "score again"
         )
     label = common_label(receipt.label for receipt in tables)

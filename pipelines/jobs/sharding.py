@@ -8,10 +8,12 @@ from typing import Any
 from cluster.tasks import TaskOptions, run_tasks
 from genmod import receipts, storage
 from genmod.data.format.shards import ShardReceipt, quarantine_file
+from genmod.data.sharding.finish import make_manifest
 from genmod.data.sharding.ingest import make_shard
-from genmod.data.sharding.plan import DatasetPlan, make_manifest, make_plan
+from genmod.data.sharding.plan import DatasetPlan, make_plan
 from genmod.data.sharding.quarantine import check_quarantine, exceeds_quarantine
-from genmod.data.sources.source import DataConfig
+from genmod.data.sources.config import DataConfig
+from genmod.documents import validate
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import DatasetManifest, claim, find_done, publish, release_claim
 from pipelines.jobs.progress import NO_PROGRESS, Progress
@@ -54,8 +56,11 @@ def shard(
     if manifest is not None:
         progress.update("shard", plan.rows, plan.rows, "images")
         return manifest
-    if plan.previous is not None and not plan.shards:
+    is_repeated = plan.origin is not None and plan.origin.repeat > 0
+    if plan.previous is not None and not plan.shards and not is_repeated:
         return None
+    if plan.previous is not None:
+        plan.previous.shared(root)  # raises if the folders do not fit
     options = _task_options(plan, workers or data.workers or _cpus())
     claim(root, plan.fingerprint)
     shard_receipts = _make_shards(plan, root, options, progress)
@@ -65,9 +70,12 @@ def shard(
     try:
         check_quarantine(data, new_rejected, len(new_rejected), plan.rows + len(plan.new_rejected))
     except DataError:
-        release_claim(root)  # another recipe may use the folder; quarantine.parquet stays readable
+        # Another recipe may use the folder; quarantine.parquet stays readable.
+        release_claim(root, [planned.name for planned in plan.shards])
         raise
-    return publish(root, make_manifest(plan, shard_receipts, quarantine))
+    with receipts.together(root):
+        manifest = make_manifest(plan, root, shard_receipts, quarantine)
+    return publish(root, manifest)
 
 
 def _cpus() -> int:
@@ -123,7 +131,13 @@ def _make_shards(
     calls = ((url, (plan.job(planned, root),)) for url, planned in missing.items())
     with closing(run_tasks(_make, calls, options)) as results:
         for url, result in results:
-            finished[missing[url].name] = ShardReceipt.model_validate(result)
+            finished[missing[url].name] = validate(
+                ShardReceipt,
+                result,
+                "a receipt",
+                f"the result of {url}",
+                "run the same command again to resume",
+            )
             report()
             rejected = sum(len(receipt.rejected) for receipt in finished.values())
             new = len(plan.new_rejected)

@@ -179,7 +179,8 @@ class MetricReporter:
                 if sink is not None:
                     sink.log_metrics(metric_values(point), point.nimg)
             if points:
-                task = f"{'train' if job.start is None else 'distill'} {job.name}"
+                distills = job.start is not None and not job.start.is_warm
+                task = f"{'distill' if distills else 'train'} {job.name}"
                 nimg, total_nimg = points[-1].nimg, job.train.total_nimg
                 self.options.progress.update(task, nimg, total_nimg, "images", _losses(points[-1]))
         except Exception as error:  # raised in the thread that waits for the group

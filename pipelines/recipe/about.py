@@ -7,20 +7,21 @@ from typing import Literal
 from pydantic import Field
 
 from genmod.config import Config
+from genmod.storage import Line
 
 
 class AboutConfig(Config):
     """The recipe's ``about``: the source of its settings and the published result. Results ignore it."""
 
-    source: str
+    source: Line
     """The paper, and the section or table in it."""
-    published: str
+    published: Line
     """The published result to compare with, and its protocol."""
-    published_cost: str = ""
+    published_cost: Line = ""
     """Computing time that the authors report."""
-    published_parameters: int | None = Field(default=None, gt=0)
+    published_parameters: int | None = Field(default=None, gt=0, lt=10**15)
     """Number of parameters of the authors' network."""
-    differs: str = ""
+    differs: Line = ""
     """How this recipe differs from the paper."""
     gpu: Literal["v100", "a100", "h100"] = "a100"
     """The GPU for which ``--dry-run`` prints the price."""

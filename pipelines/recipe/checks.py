@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from genmod.data.order.training_order import check_order
 from genmod.data.sharding.plan import ShardPlan
 from genmod.errors import ConfigError
-from genmod.generation.synthetic import label_request
+from genmod.generation.labels import label_request
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec
@@ -27,17 +27,21 @@ class Data:
     class_names: tuple[str, ...]
     manifest: DatasetManifest | None
     """None for a planned dataset."""
+    empty_classes: tuple[int, ...] = ()
+    """Numbers of the classes without training rows."""
 
     @classmethod
     def of(cls, manifest: DatasetManifest) -> Data:
         """The properties of a dataset that exists."""
         rows = {split: manifest.rows(split) for split in SPLITS}
-        return cls(manifest.spec, rows, manifest.class_names, manifest)
+        return cls(
+            manifest.spec, rows, manifest.class_names, manifest, manifest.empty_classes("train")
+        )
 
     @classmethod
     def planned(cls, plan: ShardPlan) -> Data:
         """The properties of a dataset that is planned."""
-        return cls(plan.spec, plan.rows_by_split, plan.class_names, None)
+        return cls(plan.spec, plan.rows_by_split, plan.class_names, None, plan.empty_classes)
 
 
 def data_of(context: Context) -> Data:
@@ -85,7 +89,7 @@ def check_recipe(
             )
             config.check_phases(model.phases())
     if "sample" in stages:
-        label_request(recipe.sample.labels, data.spec, data.class_names)
+        label_request(recipe.sample.labels, data.spec, data.class_names, data.empty_classes)
     scored = "score" in stages and any(is_scorable(context, name) for name in models)
     scores_own_data = recipe.score.data is None
     if scored and scores_own_data and not data.rows[recipe.score.split]:

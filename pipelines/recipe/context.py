@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster import session
 from genmod import storage
+from genmod.documents import validate
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import PublishedModel
 from genmod.interface.registry import ModelConfig
 from genmod.interface.snapshot import ManifestSnapshot
+from genmod.lease import Lease
 from genmod.manifest import DatasetManifest, Manifest
+from genmod.storage.cache_folder import check_folder
 from pipelines.recipe.progress import ProgressDisplay
 from pipelines.recipe.recipe import Recipe
 from pipelines.recipe.time_left import duration
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 """The JSON result of a stage: stage, status, output, fingerprint, and more values, which differ by stage."""
+
+LEDGER_FOLDER = "promotions"
+"""Default folder of the promotion ledger below the recipe's root."""
 
 DONE = "done"
 ALREADY_DONE = "already done"
@@ -53,6 +58,8 @@ class Context:
     progress: ProgressDisplay = field(default_factory=ProgressDisplay)
     snapshot: ManifestSnapshot = field(default_factory=ManifestSnapshot)
     """The manifests that the command has read."""
+    lease: Lease | None = None
+    """Held while the command works, if only one may work below the root."""
     _opened: _Opened = field(default_factory=lambda: _Opened(""))
 
     def __post_init__(self) -> None:
@@ -103,9 +110,42 @@ class Context:
         if "ray" in sys.modules:
             session.disconnect()
 
+    @property
+    def command_root(self) -> str:
+        """URL of the command's own root, also where its results are below another one."""
+        return self._opened.root
+
     def at(self, *parts: str) -> str:
         """URL of a folder or file below the root."""
         return self.recipe.at(*parts)
+
+    def check_lease(self) -> None:
+        """Raise LeaseLost if another process works below the root by now. Called before each step."""
+        if self.lease is not None:
+            self.lease.check()
+
+    def create(self, url: str, data: bytes) -> bool:
+        """Publish a decision or an entry of the ledger, if it does not exist; whether this call created it.
+
+        Raises:
+            LeaseLost: the command needs the lease, and another process has taken it over.
+        """
+        if self.lease is not None and storage.is_below(url, self._opened.root):
+            return self.lease.create(url, data)
+        self.check_lease()  # a ledger that recipes share: its chain alone lets one of several win
+        return storage.create(url, data)
+
+    @property
+    def ledger_url(self) -> str:
+        """URL of the promotion ledger: one for the command, also where its results are below another root."""
+        url = self.recipe.promote.ledger
+        return (
+            storage.join(self._opened.root, LEDGER_FOLDER) if url is None else storage.resolve(url)
+        )
+
+    def output_at(self, folder: str, name: str) -> str:
+        """URL of a model's folder in an output folder, which the recipe may place elsewhere."""
+        return storage.join(storage.output_folder(self.recipe.root, folder), name)
 
     def dataset(self) -> DatasetManifest:
         """The manifest of the recipe's dataset. ConfigError if it does not exist."""
@@ -146,8 +186,14 @@ class Context:
 
 
 def configure_storage(recipe: Recipe) -> None:
-    """Use the recipe's storage settings in this process; without a ``storage`` section, the environment's."""
+    """Use the recipe's storage settings in this process; without a ``storage`` section, the environment's.
+
+    Raises:
+        ConfigError: the cache's folder on this machine holds other files, or cannot be used.
+    """
     storage.configure(recipe.storage if "storage" in recipe.model_fields_set else None)
+    if (cache := storage.settings().cache) is not None:
+        check_folder(cache)
 
 
 def model_config(recipe: Recipe, name: str, dataset: DatasetManifest) -> ModelConfig:
@@ -160,5 +206,6 @@ def model_config(recipe: Recipe, name: str, dataset: DatasetManifest) -> ModelCo
 
 def stats_of(dataset: DatasetManifest) -> DataStats:
     """The dataset's pixel statistics, as the shard stage measured them on the training split."""
-    stats: Mapping[str, Any] = dataset.metadata["stats"]
-    return DataStats(mean=tuple(stats["mean"]), std=tuple(stats["std"]))
+    where, remedy = "the dataset's manifest", "remove its folder and run genmod shard again"
+    stats: Any = dataset.metadata.get("stats")
+    return validate(DataStats, stats, "one with pixel statistics", where, remedy)

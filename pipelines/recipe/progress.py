@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TextIO
 
 from genmod.errors import sanitize, sanitize_log
+from genmod.terminal import print_line, unguarded
 from pipelines.recipe.bars import Bars, Counts
 from pipelines.recipe.time_left import TimeLeft, duration, left_text, rate_text
 
@@ -50,12 +51,17 @@ class ProgressDisplay:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stream = sys.stderr if stream is None else stream
-        self._bars = Bars(self.stream, now) if _is_terminal(self.stream) else None
+        self._bars = Bars(unguarded(self.stream), now) if _is_terminal(self.stream) else None
         self._every_s = every_s if self._bars is None else _REFRESH_S
         self._now = now
         self._tasks: dict[str, _Task] = {}
         self._finished: dict[str, Counts] = {}
         self._lock = threading.RLock()
+        self._latest = ""
+
+    def latest(self) -> str:
+        """How far the work is, in a few words: the last line or the last update of a task."""
+        return self._latest
 
     def __enter__(self) -> ProgressDisplay:
         if self.stream.isatty() and sys.stderr is self.stream:
@@ -76,6 +82,7 @@ class ProgressDisplay:
     def log(self, text: str) -> None:
         """Print a line, above the bars if there are any."""
         with self._lock:
+            self._latest = sanitize(text).strip()
             self._print(sanitize(text))
 
     def update(self, task: str, done: int, total: int, unit: str, note: str = "") -> None:
@@ -86,6 +93,7 @@ class ProgressDisplay:
         """
         task, counts = sanitize(task), Counts(done, total, unit, sanitize(note))
         with self._lock:
+            self._latest = f"{task}: {_share(counts)}"
             now_s = self._now()
             if done >= total:
                 self._finish(task, counts, now_s)
@@ -122,7 +130,7 @@ class ProgressDisplay:
 
     def _print(self, line: str) -> None:
         if self._bars is None or not self._bars.print(line):
-            print(line, file=self.stream, flush=True)
+            print_line(line, self.stream)
 
 
 class _Lines(io.TextIOBase):

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-import yaml
 from pydantic import Field
 
 from cluster.session import ClusterConfig
 from genmod import storage
 from genmod.config import Config, parse
-from genmod.data.sources.source import DataConfig
+from genmod.data.sources.config import DataConfig
 from genmod.errors import ConfigError, did_you_mean
-from genmod.evaluation.gate import PromoteConfig
+from genmod.evaluation.policy import PromoteConfig
 from genmod.generation.synthetic import SampleConfig
 from genmod.interface.options import SampleOptions, ScoreOptions
-from genmod.interface.registry import family
+from genmod.interface.registry import families, family
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.scoring.table import ScoreConfig
-from genmod.storage import StorageConfig
+from genmod.storage import Name, RootUrl, StorageConfig
 from genmod.training.plan import TrainConfig
 from pipelines.recipe.about import AboutConfig
 from pipelines.recipe.renamed import refuse_renamed
-from pipelines.tracking.tracker import TrackingConfig
-
-RECIPES = Path(__file__).parents[1] / "recipes"
-
-
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-"""A model's name, which is also its folder's and a part of its name in the registry."""
+from pipelines.recipe.retraining import RetrainConfig, ScheduleConfig
+from pipelines.recipe.scalars import dump_yaml, typed
+from pipelines.recipe.tree import read_tree
+from pipelines.tracking.place import TrackingConfig
 
 
 class RecipeModel(Config):
     """One model of a recipe."""
 
-    family: str
+    family: Name
     """Name of a family: a file or folder of ``genmod/models``."""
-    distills: str | None = None
+    distills: Name | None = None
     """Name of another model of the recipe. This one starts from its weights; its ``net`` is the other's with
     the changes given here. ``genmod distill`` trains it, after ``genmod train``."""
     net: dict[str, Any] = {}
@@ -58,17 +52,20 @@ class Recipe(Config):
 
     about: AboutConfig | None = None
     """Source of the settings, and the published result to compare with. Does not change results."""
-    root: str
-    """URL of the folder that will contain all results."""
+    root: RootUrl
+    """URL of the folder that will contain all results. A relative path in a recipe's file starts at the
+    file's folder, one in ``--set`` or in a shipped recipe at the current folder; so do all other paths."""
     seed: int = Field(0, ge=0)
     """Addresses every random number of the run."""
     data: DataConfig
-    model: dict[ModelName, RecipeModel] = Field(min_length=1)
+    model: dict[Name, RecipeModel] = Field(min_length=1)
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
     score: ScoreConfig = ScoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     promote: PromoteConfig = PromoteConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
     storage: StorageConfig = StorageConfig()
@@ -132,30 +129,24 @@ class Recipe(Config):
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML: loading it gives an equal recipe."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def shipped_recipes() -> list[str]:
-    """Sorted names of the recipes that genmod ships."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def load_recipe(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply ``--set a.b=c`` in order, and validate it completely.
 
     Args:
-        name_or_file: a shipped recipe's name, or the path of a YAML file.
-        assignments: ``path.to.key=value`` each; the value is YAML.
+        name_or_file: a shipped recipe's name, or the path of a YAML file. Paths in the file are relative to
+            its folder; those of a shipped recipe to the current folder.
+        assignments: ``path.to.key=value`` each; the value is YAML, read by the type of its key. Paths are
+            relative to the current folder.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is not valid.
     """
-    tree = _read(name_or_file)
-    for text in assignments:
-        _assign(tree, text)
-    _refuse_not_finite(tree, "")
+    tree = read_tree(name_or_file, assignments)
     refuse_renamed(tree)
-    recipe = parse(Recipe, tree, "")
+    recipe = parse(Recipe, _typed(tree), "")
     recipe = recipe.model_copy(update={"root": storage.resolve(recipe.root)})
     if recipe.root.startswith("memory:"):
         raise ConfigError(
@@ -165,66 +156,17 @@ def load_recipe(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _refuse_twice(node: yaml.Node | None) -> None:
-    """Refuse two equal keys in a section: YAML would silently keep the last one."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise yaml.YAMLError(f"{key.value!r} occurs twice, line {key.start_mark.line + 1}")
-            seen.add(str(key.value))
-            _refuse_twice(value)
-
-
-def _read(name_or_file: str) -> dict[str, Any]:
-    shipped = RECIPES / f"{name_or_file}.yaml"
-    path = shipped if shipped.is_file() and "/" not in name_or_file else Path(name_or_file)
-    try:
-        text = path.read_text()
-        _refuse_twice(yaml.compose(text, yaml.SafeLoader))
-        tree = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"no recipe {name_or_file!r}: it is neither a file nor a shipped recipe; "
-            f"{did_you_mean(name_or_file, shipped_recipes())}"
-        ) from None
-    except IsADirectoryError:
-        raise ConfigError(f"the recipe {name_or_file!r} is a folder; give a YAML file") from None
-    except OSError as error:
-        raise ConfigError(
-            f"the recipe {name_or_file!r} cannot be read ({error.strerror})"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not YAML: {reason}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must be a mapping of sections, got {type(tree).__name__}")
-    return cast("dict[str, Any]", tree)
-
-
-def _assign(tree: dict[str, Any], text: str) -> None:
-    path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {text!r}: expected key=value, e.g. --set train.workers=2")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text!r}: the value is not YAML; quote it") from None
-    section: Any = tree
-    for key in keys[:-1]:
-        section = section.setdefault(key, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"--set {text!r}: {key!r} is a value, not a section")
-    section[keys[-1]] = parsed
-
-
-def _refuse_not_finite(value: Any, where: str) -> None:
-    if isinstance(value, dict):
-        for key, inner in cast("dict[Any, Any]", value).items():
-            _refuse_not_finite(inner, f"{where}.{key}" if where else str(key))
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"recipe: {where} is {value}, expected a finite number")
+def _typed(tree: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's values with the types that its sections want; those of a model's depend on its family."""
+    models = tree.get("model")
+    for name, entry in models.items() if isinstance(models, dict) else ():
+        if isinstance(entry, dict) and entry.get("family") in families():
+            schema = family(str(entry["family"]))
+            sections = {"net": schema.Config, "train": TrainConfig}
+            sections |= {"sample": schema.Sample, "score": schema.Score}
+            for key in sections.keys() & entry.keys():
+                entry[key] = typed(sections[key], entry[key], f"model.{name}.{key}")
+    return typed(Recipe, tree)
 
 
 def merge_sections(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

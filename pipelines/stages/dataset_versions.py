@@ -11,15 +11,14 @@ from itertools import count
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.sharding.plan import DatasetPlan, ShardPlan, make_plan
+from genmod.data.sharding.census_text import census_lines
+from genmod.data.sharding.plan import DatasetPlan, ShardPlan, VersionOrigin, make_plan
 from genmod.data.sharding.previous_version import load_previous_version
-from genmod.errors import ConfigError
+from genmod.errors import ConfigError, DataError
 from genmod.manifest import MANIFEST_NAMES, DatasetManifest
+from genmod.manifest.folders import VERSIONS_FOLDER
 from pipelines.jobs.sharding import shard
 from pipelines.recipe.context import Context
-
-VERSIONS_FOLDER = "retrain"
-"""Below the recipe's root: a folder for each version after the first."""
 
 NOTHING_NEW = "nothing new"
 """Status of a command whose source has no rows that the newest version lacks."""
@@ -39,6 +38,10 @@ class DatasetVersion:
         """Rows of all splits."""
         return sum(shard.rows for shard in self.data.shards)
 
+    def is_news(self, previous: DatasetVersion) -> bool:
+        """Whether there is something to train on that the version before has not."""
+        return self.rows > previous.rows or self.data.repeat > 0 or self.data.replaces is not None
+
 
 def is_sharded(context: Context) -> bool:
     """Whether version 1 exists, so that the dataset can grow."""
@@ -46,7 +49,12 @@ def is_sharded(context: Context) -> bool:
 
 
 def versions(context: Context) -> list[DatasetVersion]:
-    """Every published version, oldest first. ConfigError if there is none."""
+    """Every published version, oldest first.
+
+    Raises:
+        ConfigError: there is none.
+        DataError: a version was not made from an earlier one.
+    """
     known = [DatasetVersion(1, context.recipe.root, context.dataset())]
     for name in storage.list_names(context.at(VERSIONS_FOLDER)):
         if match := re.fullmatch(r"v(\d{4,})", name):
@@ -54,7 +62,16 @@ def versions(context: Context) -> list[DatasetVersion]:
             data = context.snapshot.load(DatasetManifest, storage.join(root, "data"), "dataset")
             if data is not None:
                 known.append(DatasetVersion(int(match[1]), root, data))
-    return sorted(known, key=lambda version: version.number)
+    known.sort(key=lambda version: version.number)
+    digests = {known[0].data.digest}
+    for version in known[1:]:
+        if not {version.data.parents.get("dataset"), version.data.replaces} & digests:
+            raise DataError(
+                f"{version.root}/data was not made from an earlier version of {known[0].root}/data; "
+                "remove that folder, or restore the version that it was made from"
+            )
+        digests.add(version.data.digest)
+    return known
 
 
 def next_version(context: Context) -> tuple[Context, ShardPlan | None]:
@@ -63,8 +80,8 @@ def next_version(context: Context) -> tuple[Context, ShardPlan | None]:
     Writes nothing.
     """
     newest = versions(context)[-1]
-    plan = _plan_next(context, newest)
-    if not plan.shards:
+    plan, is_needed = plan_version(context, newest)
+    if not is_needed:
         return context.with_root(newest.root), None
     _, root = next_root(context, newest.number + 1, plan.fingerprint)
     return context.with_root(root), plan.summary()
@@ -76,12 +93,15 @@ def append_version(context: Context) -> DatasetVersion | None:
     An unfinished version whose source has grown since stays unfinished; the next number is used.
     """
     recipe, newest = context.recipe, versions(context)[-1]
-    plan = _plan_next(context, newest)
-    if not plan.shards:
+    plan, is_needed = plan_version(context, newest)
+    if not is_needed:
         return None
+    for line in census_lines(plan.census):
+        context.progress.log(f"  {line}")
     number, root = next_root(context, newest.number + 1, plan.fingerprint)
     data_root, parent_root = storage.join(root, "data"), storage.join(newest.root, "data")
     inputs = {"parent": (parent_root, newest.data.digest)}
+    context.progress.log(f"  version {number}: {plan.origin.reason if plan.origin else 'new rows'}")
     params = as_json(recipe.data)
     run = context.tracker.run("shard", f"data v{number}", plan.fingerprint, params, inputs)
     context.connect()
@@ -97,7 +117,7 @@ def append_version(context: Context) -> DatasetVersion | None:
     run.log_artifact(storage.join(data_root, MANIFEST_NAMES["dataset"]))
     run.finish("FINISHED", {"digest": data.digest, "root": data_root})
     version = DatasetVersion(number, root, data)
-    return version if version.rows > newest.rows else None
+    return version if version.is_news(newest) else None
 
 
 def next_root(context: Context, first: int, fingerprint: str) -> tuple[int, str]:
@@ -113,7 +133,49 @@ def next_root(context: Context, first: int, fingerprint: str) -> tuple[int, str]
     raise AssertionError
 
 
-def _plan_next(context: Context, newest: DatasetVersion) -> DatasetPlan:
-    """The plan of the source's rows that the newest version lacks."""
+def plan_version(context: Context, newest: DatasetVersion) -> tuple[DatasetPlan, bool]:
+    """The plan of the next version, and whether there is a reason for it.
+
+    Rows are added; or the version contains what the source has now, if the source lost or changed rows and
+    the recipe says so; or, after ``retrain.max_age_days``, the same rows are a version again.
+    """
+    config, recipe = context.recipe.retrain, context.recipe
     parent = load_previous_version(storage.join(newest.root, "data"), newest.data)
-    return make_plan(context.recipe.data, context.recipe.seed, parent)
+    plan = make_plan(recipe.data, recipe.seed, parent)
+    changes = _source_changes(plan, newest)
+    if changes and config.source_changes == "keep":
+        context.progress.log(
+            f"  {changes}; they stay as they are (retrain.source_changes=rebuild makes a version of what the "
+            "source has)"
+        )
+    elif changes:
+        reason = f"{changes}, {plan.rows:,} rows are new" if plan.rows else changes
+        origin = VersionOrigin(number=newest.number + 1, reason=reason, replaces=newest.data.digest)
+        rebuilt = make_plan(recipe.data, recipe.seed, origin=origin)
+        if (rebuilt.spec, rebuilt.class_names) != (newest.data.spec, newest.data.class_names):
+            raise DataError(
+                f"{recipe.data.source}: without the rows that it lost, its images or classes are not those "
+                "of the earlier versions; shard it under another root, or set retrain.source_changes=keep"
+            )
+        return rebuilt, True
+    if plan.shards:
+        return plan, True
+    age_s = storage.age_s(storage.join(newest.root, "data", MANIFEST_NAMES["dataset"]))
+    if config.max_age_days is None or age_s < config.max_age_days * 86_400:
+        return plan, False
+    origin = VersionOrigin(
+        number=newest.number + 1,
+        reason=f"{age_s / 86_400:.1f} days have passed since version {newest.number}",
+        repeat=newest.data.repeat + 1,
+    )
+    return make_plan(recipe.data, recipe.seed, parent, origin), True
+
+
+def _source_changes(plan: DatasetPlan, newest: DatasetVersion) -> str:
+    """In words, what the source lost or changed of the newest version; empty if nothing is known."""
+    if plan.lost:
+        return f"{plan.lost:,} rows of version {newest.number} were removed from {plan.source}"
+    is_changed = plan.parents["source"] != newest.data.parents.get("source")
+    if is_changed and not plan.shards and not plan.new_rejected:
+        return f"content of {plan.source} changed since version {newest.number}"
+    return ""

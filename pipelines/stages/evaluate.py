@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from pydantic import BaseModel, FiniteFloat
+
+from genmod.documents import validate
 from genmod.errors import Unscorable
 from genmod.evaluation.features_job import FeaturesJob
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import Manifest
-from pipelines.jobs.evaluating import run_evaluations
+from pipelines.jobs.evaluating import EvaluationWork, run_evaluations
 from pipelines.jobs.progress import NO_PROGRESS
 from pipelines.jobs.report import ReportJob
 from pipelines.recipe.context import Context, Result
@@ -64,7 +67,7 @@ def evaluate_models(
 
 
 def run_evaluation_jobs(
-    context: Context, jobs: Sequence[FeaturesJob | EvaluationJob], show_progress: bool = False
+    context: Context, jobs: Sequence[EvaluationWork], show_progress: bool = False
 ) -> tuple[bool, list[Manifest]]:
     """Run the jobs that are not done as Ray tasks.
 
@@ -107,7 +110,7 @@ def evaluation_job(context: Context, name: str) -> EvaluationJob:
         scores_root, unscored = None, str(reason)
     ood_root = None
     if scores_root is not None and recipe.evaluate.ood is not None:
-        ood_root = context.at(recipe.evaluate.ood, name)
+        ood_root = context.output_at(recipe.evaluate.ood, name)
     return EvaluationJob(
         name=name,
         data_root=context.at("data"),
@@ -137,6 +140,53 @@ def report_job(context: Context, jobs: Sequence[EvaluationJob]) -> ReportJob:
     )
 
 
+class _Scores(BaseModel):
+    label: str = "none"
+    mean_nats: FiniteFloat = 0.0
+    mean_bits_per_dim: FiniteFloat = 0.0
+
+
+class _Digest(BaseModel):
+    digest: str
+
+
+class _Features(_Digest):
+    refused: str = ""
+    """Why the features are not those of a classifier."""
+
+
+class _ClassShares(BaseModel):
+    classes: str
+    samples: int
+    of_samples: int
+    reference: int
+    of_reference: int
+
+
+class _Evaluation(BaseModel):
+    """What is tracked of an evaluation's metadata, besides its metrics."""
+
+    scores: _Scores | None = None
+    features: _Features
+    reference: _Digest
+    class_shares: _ClassShares | None = None
+
+    def lines(self, name: str) -> list[str]:
+        """What was decided about the model's comparison, for people."""
+        lines: list[str] = []
+        if self.features.refused:
+            lines.append(
+                f"evaluate {name}: principal components instead of a classifier's features: "
+                f"{self.features.refused}"
+            )
+        if (shares := self.class_shares) is not None:
+            lines.append(
+                f"evaluate {name}: compared {shares.classes}: {shares.samples:,} of "
+                f"{shares.of_samples:,} samples with {shares.reference:,} of {shares.of_reference:,} images"
+            )
+        return lines
+
+
 def _track(context: Context, job: EvaluationJob, manifest: Manifest) -> None:
     """Log an evaluation's metrics and files as one run."""
     inputs = {
@@ -152,15 +202,22 @@ def _track(context: Context, job: EvaluationJob, manifest: Manifest) -> None:
         values[metric] = result.value.value
         values[f"{metric}.low"] = result.value.interval.low
         values[f"{metric}.high"] = result.value.interval.high
-    scores = manifest.metadata["scores"] or {}
-    values |= {key: scores[key] for key in ("mean_nats", "mean_bits_per_dim") if key in scores}
+    where, remedy = (
+        f"the evaluation of {job.name}",
+        "remove its folder and run genmod evaluate again",
+    )
+    found = validate(_Evaluation, manifest.metadata, "an evaluation", where, remedy)
+    if found.scores is not None:
+        values |= found.scores.model_dump(exclude={"label"}, exclude_unset=True)
+    for line in found.lines(job.name):
+        context.progress.log(line)
     run.log_metrics(values, 0)
     for entry in manifest.files:
         run.log_artifact(f"{job.out_root}/{entry.path}")
     run.finish(
         metadata={
-            "features": manifest.metadata["features"]["digest"],
-            "reference": manifest.metadata["reference"]["digest"],
-            "scores_label": scores.get("label", "none"),
+            "features": found.features.digest,
+            "reference": found.reference.digest,
+            "scores_label": "none" if found.scores is None else found.scores.label,
         }
     )

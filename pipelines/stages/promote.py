@@ -1,28 +1,36 @@
 """The promote stage: a model becomes the champion if the gate allows it; a decision records why or why not.
 
-A decision is made once for a candidate and kept. The alias moves only from the champion that the decision
-compared with to the candidate, so an old decision never undoes a newer one.
+A decision is applied once, and only while the champion that it compares with is the champion: if another one
+has replaced it meanwhile, the decision is made again. What it changes is an entry of the promotion ledger;
+MLflow's aliases follow.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from genmod.config import fingerprint
-from genmod.errors import ConfigError
-from genmod.evaluation.gate import Decision, PromoteConfig, decide
-from genmod.evaluation.measure import metrics_from
-from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import Manifest, publish
-from genmod.metrics.protocol import MetricResult, protocol_differences
+from genmod.errors import GenmodError
+from genmod.manifest import Manifest
+from genmod.promotion import Evidence, LedgerModel, Promotions
 from pipelines.recipe.context import ALREADY_DONE, DONE, Context, Result
 from pipelines.recipe.selection import check_selected
+from pipelines.stages.champions import Champions
+from pipelines.stages.decisions import (
+    MeasureChampion,
+    PublishedDecision,
+    decide_on,
+    decided,
+    decision_work,
+    find_decision,
+)
 from pipelines.tracking import registry
-from pipelines.tracking.registry import ModelEntry, ModelVersion
 from pipelines.tracking.run import TrackedRun
+
+_DECISIONS = 5
+"""How often a decision is made, because another model became the champion meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -33,92 +41,112 @@ class AppliedDecision:
     is_new: bool
 
 
-def promote(
-    context: Context, name: str, champion_metrics: Sequence[MetricResult] | None = None
-) -> AppliedDecision:
-    """Decide on a model of the recipe, publish the decision, and move the champion alias accordingly.
+def promote(context: Context, name: str, measure: MeasureChampion | None = None) -> AppliedDecision:
+    """Decide on a model of the recipe, publish the decision, and make the model the champion accordingly.
 
     Args:
         context: the command; the model, its evaluation and the decision are below its root.
         name: of the model, the candidate.
-        champion_metrics: the champion's; those of the evaluation that it became champion by, if not given.
+        measure: returns the champion's metrics; those of the evaluation that it became champion by, if not
+            given. Only called if a decision is made.
 
     Raises:
-        ConfigError: there is no evaluation, or the champion was not evaluated by the same protocol.
-        TrackingError: the registry does not answer.
+        ConfigError: there is no evaluation, the champion was not evaluated by the same protocol, or MLflow's
+            aliases were moved by hand.
+        DataError: the ledger is broken.
+        GenmodError: other commands replaced the champion each time.
     """
-    snapshot = context.snapshot
+    champions = Champions(context, name)
+    candidate, run = _candidate(champions)
+    worked = False
+    for _ in range(_DECISIONS):
+        promotions = champions.read()
+        decision = decide_on(context, name, candidate, promotions, measure)
+        worked |= decision.is_new
+        moved = _apply(champions, promotions, candidate, decision)
+        if moved is not None:
+            content = decided(decision.manifest)
+            run.finish(metadata=content.model_dump(mode="json", include={"promote", "reasons"}))
+            return AppliedDecision(decision.manifest, moved or worked)
+        context.progress.log(
+            f"  {name}: the champion changed since this decision was made; it is made again"
+        )
+    raise GenmodError(
+        f"{name}: other commands changed the champion {_DECISIONS} times while this one decided; run it again"
+    )
+
+
+def _candidate(champions: Champions) -> tuple[LedgerModel, TrackedRun]:
+    """The model as the ledger will name it, registered if MLflow responds, and the run of the stage."""
+    context, name, snapshot = champions.context, champions.name, champions.context.snapshot
     model_root, evaluation_root = context.at("models", name), context.at("evaluation", name)
     model = snapshot.require(Manifest, model_root, "model", f"train --model {name}")
     evaluation = snapshot.require(
         Manifest, evaluation_root, "evaluation", f"evaluate --model {name}"
     )
-    rules = context.recipe.promote
-    work = fingerprint("decision", model.digest, evaluation.digest, rules)
-    decision_root = context.at("decision", name)
-    done = snapshot.find_done(Manifest, decision_root, "decision", work)
     inputs = {
         "model": (model_root, model.digest),
         "evaluation": (evaluation_root, evaluation.digest),
     }
+    rules = context.recipe.promote
+    work = decision_work(model.digest, evaluation.digest, rules)
     run = context.tracker.run("promote", name, work, rules.model_dump(mode="json"), inputs)
-    version = _version(context, run, name, model.digest)
-    champion = registry.champion(context.tracker, name)
-    decision = done
-    if decision is None:
-        parents = {"model": model.digest, "evaluation": evaluation.digest}
-        parents |= {"champion": champion.digest} if champion else {}
-        if champion is not None and not champion_metrics:
-            champion_metrics = metrics_of_champion(snapshot, champion)
-        candidate_metrics = metrics_from(evaluation.metadata)
-        metadata = _decision_metadata(rules, candidate_metrics, champion_metrics, version, champion)
-        manifest = Manifest(kind="decision", fingerprint=work, parents=parents, metadata=metadata)
-        decision = snapshot.add(decision_root, publish(decision_root, manifest))
-    moved = _move_alias(context, decision, version, champion)
-    run.finish(
-        metadata={"promote": decision.metadata["promote"], "reasons": decision.metadata["reasons"]}
+    version = champions.register(run, model.digest, model_root)
+    if version is not None:
+        champions.ask(lambda: registry.tag_evaluation(context.tracker, version, evaluation_root))
+    candidate = LedgerModel(
+        digest=model.digest,
+        root=model_root,
+        evaluation=Evidence(root=evaluation_root, digest=evaluation.digest),
+        registered=version.name if version else "",
+        version=int(version.version) if version else None,
     )
-    return AppliedDecision(decision, moved or done is None)
+    return candidate, run
 
 
-def find_decision(context: Context, name: str) -> Manifest | None:
-    """The published decision on a model of the recipe, None if there is none."""
-    return context.snapshot.load(Manifest, context.at("decision", name), "decision")
-
-
-def apply(context: Context, name: str) -> bool:
-    """Move the champion alias by a decision that was published before; whether it moved.
-
-    Raises:
-        TrackingError: the registry does not answer.
-    """
-    decision = find_decision(context, name)
-    if decision is None or not decision.metadata["promote"]:
+def _apply(
+    champions: Champions,
+    promotions: Promotions,
+    candidate: LedgerModel,
+    decision: PublishedDecision,
+) -> bool | None:
+    """Make the candidate the champion if the decision says so; whether it did. None: decide again."""
+    log, name, manifest = champions.context.progress.log, champions.name, decision.manifest
+    content, champion = decided(manifest), promotions.champion
+    current = champion.digest if champion else None
+    if not content.promote or current == candidate.digest:
         return False
-    version = registry.version_of(context.tracker, name, decision.parents["model"])
-    if version is None:
-        return False
-    return _move_alias(context, decision, version, registry.champion(context.tracker, name))
-
-
-def metrics_of_champion(
-    snapshot: ManifestSnapshot, champion: ModelVersion
-) -> tuple[MetricResult, ...]:
-    """The metrics by which a version became the champion. ConfigError if it has none."""
-    if not champion.digest or not champion.evaluation:
-        raise ConfigError(
-            f"the champion, {champion.name} version {champion.version}, was not evaluated by genmod; "
-            f"remove its alias {registry.CHAMPION_ALIAS!r}, then promote again"
+    if (number := promotions.rolled_back.get(candidate.digest)) is not None:
+        log(
+            f"  {name}: {candidate.label} was rolled back by entry {number}, so it is not promoted; genmod "
+            "promote --pin makes it the champion again"
         )
-    manifest = snapshot.require(Manifest, champion.evaluation, "evaluation", "evaluate")
-    return metrics_from(manifest.metadata)
+        return False
+    if promotions.applied(manifest.digest) is not None:
+        return False
+    if current != manifest.parents.get("champion"):
+        return None
+    if (pin := promotions.pin) is not None:
+        log(
+            f"  {name}: the champion is pinned by entry {pin.number} ({pin.reason}), so {candidate.label} "
+            "does not replace it"
+        )
+        return False
+    reason = "; ".join(content.reasons)[:4000] or "the gate allows it"
+    evidence = Evidence(root=decision.root, digest=manifest.digest)
+    if champions.write(promotions, "promote", candidate, reason, evidence) is None:
+        return None
+    champions.follow()
+    return True
 
 
-def is_comparable(candidate: Sequence[MetricResult], champion: Sequence[MetricResult]) -> bool:
-    """Whether every metric that two models share was measured by the same protocol."""
-    protocols = {result.value.protocol.metric: result.value.protocol for result in champion}
-    pairs = [(r.value.protocol, protocols.get(r.value.protocol.metric)) for r in candidate]
-    return all(other is None or not protocol_differences(own, other) for own, other in pairs)
+def is_pending(context: Context, name: str) -> bool:
+    """Whether a published decision promotes a model that never was the champion."""
+    decision = find_decision(context, name)
+    if decision is None or not decided(decision).promote:
+        return False
+    promotions = Champions(context, name).read()
+    return not promotions.of_model(decision.parents.get("model", ""))
 
 
 def stage(context: Context) -> Result:
@@ -143,7 +171,6 @@ def promote_result(
     status = DONE if worked else ALREADY_DONE
     took = f" in {time.monotonic() - start_s:.0f} s" if worked else ""
     context.progress.log(f"{stage}: {status}{took}: {output}")
-    keys = "promote", "reasons", "candidate", "champion"
     return {
         "stage": stage,
         "status": status,
@@ -152,56 +179,13 @@ def promote_result(
             {name: each.decision.fingerprint for name, each in applied.items()}
         ),
         "decisions": {
-            name: {key: each.decision.metadata[key] for key in keys}
-            for name, each in applied.items()
+            name: decided(each.decision).model_dump(mode="json") for name, each in applied.items()
         },
     }
 
 
 def log_decision(context: Context, title: str, decision: Manifest) -> None:
     """Log whether a model becomes the champion, and why."""
-    outcome = "champion" if decision.metadata["promote"] else "not promoted"
-    context.progress.log(f"  {title}: {outcome}: {'; '.join(decision.metadata['reasons'])}")
-
-
-def _version(context: Context, run: TrackedRun, name: str, digest: str) -> ModelVersion:
-    """The candidate's version in the registry; registers it if the train stage could not."""
-    entry = ModelEntry(name, digest, context.at("models", name), context.recipe.to_yaml())
-    version = registry.register(context.tracker, run, entry)
-    return registry.tag_evaluation(context.tracker, version, context.at("evaluation", name))
-
-
-def _decision_metadata(
-    rules: PromoteConfig,
-    candidate_metrics: Sequence[MetricResult],
-    champion_metrics: Sequence[MetricResult] | None,
-    version: ModelVersion,
-    champion: ModelVersion | None,
-) -> dict[str, Any]:
-    """Decide; the metadata of the decision's manifest."""
-    if champion is not None and champion.digest == version.digest:
-        decision = Decision(promote=True, reasons=("it is the champion already",))
-    else:
-        decision = decide(candidate_metrics, champion_metrics if champion else None, rules)
-    return {
-        **decision.model_dump(mode="json"),
-        "candidate": version.model_dump(mode="json"),
-        "champion": champion.model_dump(mode="json") if champion else None,
-    }
-
-
-def _move_alias(
-    context: Context, decision: Manifest, version: ModelVersion, champion: ModelVersion | None
-) -> bool:
-    """Move the champion alias as the decision says; whether it moved."""
-    current = champion.digest if champion else None
-    if not decision.metadata["promote"] or current == version.digest:
-        return False
-    if current != decision.parents.get("champion"):
-        context.progress.log(
-            f"  {version.name}: the champion changed since this decision was made, "
-            f"so version {version.version} does not replace it"
-        )
-        return False
-    registry.set_champion(context.tracker, version)
-    return True
+    found = decided(decision)
+    outcome = "champion" if found.promote else "not promoted"
+    context.progress.log(f"  {title}: {outcome}: {'; '.join(found.reasons)}")

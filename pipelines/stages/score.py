@@ -12,13 +12,14 @@ from pipelines.jobs.scoring import ScoreActor, bulk_score_job
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_scorable, check_selected, scorable_models
 from pipelines.stages.bulk_stage import run_bulk_stage
+from pipelines.stages.first_lines import score_line
 
 
 def score_plan(context: Context, name: str) -> ScorePlan:
     """The plan of one of the recipe's models. ConfigError if it is not trained."""
     recipe = context.recipe
     options = as_json(recipe.score_options(name))
-    out_root = context.at(recipe.score.output, name)
+    out_root = context.output_at(recipe.score.output, name)
     own_root = context.at("data")
     data_root = own_root if recipe.score.data is None else storage.resolve(recipe.score.data)
     job = ScoreJob(
@@ -41,5 +42,7 @@ def stage(context: Context) -> Result:
         check_scorable(context, context.models[0])  # raises the reason
     context = context.with_models(models)
     plans = [score_plan(context, name) for name in models]
+    for plan in plans:
+        context.progress.log(score_line(plan))
     jobs = [bulk_score_job(plan, context.snapshot) for plan in plans]
     return run_bulk_stage(context, "score", jobs, ScoreActor, context.recipe.score)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any, cast
 
 from genmod import storage
 from genmod.config import as_json
+from genmod.data.sharding.census_text import census_lines
 from genmod.manifest import MANIFEST_NAMES, DatasetManifest
 from pipelines.jobs.sharding import shard
 from pipelines.recipe.context import Context, Result
@@ -22,6 +24,8 @@ def stage(context: Context) -> Result:
     manifest = context.snapshot.find_done(DatasetManifest, root, "dataset", plan.fingerprint)
     worked = manifest is None
     run = context.tracker.run("shard", "data", plan.fingerprint, as_json(recipe.data), {})
+    for line in census_lines(plan.census):
+        context.progress.log(f"  {line}")
     if manifest is None:
         storage.check_writable(recipe.root)
         context.connect()
@@ -32,7 +36,10 @@ def stage(context: Context) -> Result:
     run.log_artifact(storage.join(root, MANIFEST_NAMES["dataset"]))
     run.finish("FINISHED", {"digest": manifest.digest, "root": root})
     _log_rejected(context, manifest, root)
-    return context.result("shard", start_s, worked, root, manifest, digest=manifest.digest)
+    census = plan.census.model_dump(mode="json")
+    return context.result(
+        "shard", start_s, worked, root, manifest, digest=manifest.digest, census=census
+    )
 
 
 def _append(context: Context, start_s: float) -> Result:
@@ -51,8 +58,18 @@ def _append(context: Context, start_s: float) -> Result:
     return result | {"fingerprint": newest.data.fingerprint, **metadata}
 
 
+def _reasons(manifest: DatasetManifest) -> str:
+    """Number of rejected inputs by reason; empty if the manifest does not count them."""
+    counts = manifest.metadata.get("rejected")
+    if not isinstance(counts, dict):
+        return ""
+    pairs = [*cast("dict[str, Any]", counts).items()][:5]
+    return f" ({', '.join(f'{count} {reason}' for reason, count in pairs)})" if pairs else ""
+
+
 def _log_rejected(context: Context, manifest: DatasetManifest, root: str) -> None:
     if manifest.quarantined:
         context.progress.log(
-            f"shard: {manifest.quarantined} inputs were rejected; {root}/quarantine.parquet lists why"
+            f"shard: {manifest.quarantined} inputs were rejected{_reasons(manifest)}; "
+            f"{root}/quarantine.parquet lists each"
         )

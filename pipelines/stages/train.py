@@ -11,8 +11,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel, FiniteFloat
+
 from genmod import storage
 from genmod.config import as_json, fingerprint
+from genmod.documents import validate
 from genmod.errors import ConfigError
 from genmod.interface.model_store import GRIDS, HISTORY
 from genmod.manifest import MANIFEST_NAMES, DatasetManifest, Manifest
@@ -21,6 +24,8 @@ from genmod.training.metric_log import read_metrics
 from pipelines.jobs.training import TrainOptions, metric_values, train_models
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_selected, models_for
+from pipelines.stages.first_lines import train_lines
+from pipelines.stages.warm_start import chosen_start
 from pipelines.tracking.registry import ModelEntry, register_in_background
 from pipelines.tracking.run import TrackedRun
 
@@ -41,16 +46,19 @@ def job_of(context: Context, name: str, data: DatasetManifest) -> TrainJob:
         model=context.model_config(name, data),
         train=recipe.train_config(name),
         sample=recipe.entry(name).sample,
-        seed=recipe.seed,
+        seed=recipe.seed + data.repeat,
     )
     distills = recipe.entry(name).distills
     if distills is None:
+        if (warm := chosen_start(context, name)) is not None:
+            job = job.model_copy(update={"start": warm})
+            check_start(job, context.snapshot.model(warm.root, "retrain"), data)
         return plan_job(job, data, context.snapshot)
     start = context.at("models", distills)
     teacher = context.snapshot.model(start, f"train --model {distills}")
     initial = InitialModel(root=start, digest=teacher.manifest.digest)
     job = job.model_copy(update={"start": initial})
-    check_start(job, teacher.config)
+    check_start(job, teacher, data)
     return plan_job(job, data, context.snapshot)
 
 
@@ -82,6 +90,8 @@ def run_stage(context: Context, stage: str) -> Result:
     start_s = time.monotonic()
     data = context.dataset()
     jobs = [job_of(context, name, data) for name in context.models]
+    for line in train_lines(data):
+        context.progress.log(line)
     runs = {
         job.name: context.tracker.run(stage, job.name, job.fingerprint, as_json(job), _inputs(job))
         for job in jobs
@@ -122,6 +132,18 @@ def _inputs(job: TrainJob) -> dict[str, tuple[str, str]]:
     return {"data": (job.data_root, job.data_digest), **start, **mixed}
 
 
+class _Trained(BaseModel):
+    """What the stage reports of a model's metadata."""
+
+    model_digest: str
+    final: dict[str, FiniteFloat]
+
+
+def _trained(job: TrainJob, manifest: Manifest) -> _Trained:
+    where, remedy = job.root, "remove that folder and train the model again"
+    return validate(_Trained, manifest.metadata, "a trained model", where, remedy)
+
+
 def _track(context: Context, run: TrackedRun, job: TrainJob, manifest: Manifest) -> None:
     """Log a trained model: metrics that are still missing, files, and a version in the registry."""
 
@@ -136,7 +158,8 @@ def _track(context: Context, run: TrackedRun, job: TrainJob, manifest: Manifest)
             run.log_artifact(storage.join(job.root, entry.path), GRIDS)
     entry = ModelEntry(job.name, manifest.digest, job.root, context.recipe.to_yaml())
     register_in_background(context.tracker, run, entry)
-    metadata = {"digest": manifest.digest, "model_digest": manifest.metadata["model_digest"]}
+    model_digest = _trained(job, manifest).model_digest
+    metadata = {"digest": manifest.digest, "model_digest": model_digest}
     run.finish("FINISHED", {**metadata, "root": job.root})
 
 
@@ -147,7 +170,7 @@ def _result(jobs: Sequence[TrainJob], manifests: Sequence[Manifest]) -> dict[str
             "output": job.root,
             "fingerprint": job.fingerprint,
             "digest": manifest.digest,
-            "final": manifest.metadata["final"],
+            "final": _trained(job, manifest).final,
         }
         for job, manifest in zip(jobs, manifests, strict=True)
     }

@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genmod.errors import GenmodError
+from pipelines.tracking.database import deleted_experiment
+from pipelines.tracking.place import TrackingPlace
+
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -17,6 +21,8 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",  # no address is asked but the recipe's
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",  # it sends files to any address that the server names
 }
 """Variables that MLflow's client reads; set before it is imported, where the user has not set them."""
 
@@ -32,13 +38,30 @@ def import_client() -> Any:
     return MlflowClient
 
 
-def open_experiment(client: Any, name: str, artifacts: str) -> str:
-    """The id of an experiment, which is created if it does not exist."""
-    experiment = client.get_experiment_by_name(name)
+def create_database(artifacts: str, file: str) -> None:
+    """Create the file of an embedded database and the folder of its artifacts, for this user alone.
+
+    SQLite gives its journals the mode of the database. Modes of files that exist are left as they are.
+    """
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(artifacts).mkdir(mode=0o700, exist_ok=True)
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def open_experiment(client: Any, place: TrackingPlace) -> str:
+    """The id of the place's experiment, which is created if it does not exist."""
+    experiment = client.get_experiment_by_name(place.experiment)
+    check_experiment(place, experiment)
     if experiment is not None:
         return str(experiment.experiment_id)
-    location = Path(artifacts).as_uri() if artifacts else None
-    return str(client.create_experiment(name, artifact_location=location))
+    location = Path(place.folder).as_uri() if place.folder else None
+    return str(client.create_experiment(place.experiment, artifact_location=location))
+
+
+def check_experiment(place: TrackingPlace, experiment: Any | None) -> None:
+    """Raise ConfigError if MLflow's experiment exists and is deleted."""
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise deleted_experiment(place, str(experiment.experiment_id))
 
 
 def log_params(client: Any, run: Any, params: Mapping[str, str]) -> None:
@@ -76,4 +99,6 @@ def is_permanent(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
         return 400 <= status < 500 and status not in (408, 429)
+    if isinstance(error, GenmodError):
+        return not isinstance(error, ConnectionError)
     return isinstance(error, FileNotFoundError | ValueError | TypeError)

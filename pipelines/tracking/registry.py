@@ -1,4 +1,4 @@
-"""The model registry: versions of models, and which of them is the champion.
+"""The model registry: versions of models, and aliases that mirror the promotion ledger.
 
 Unlike tracking, a request to the registry waits for its result, and fails without one.
 """
@@ -6,20 +6,38 @@ Unlike tracking, a request to the registry waits for its result, and fails witho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from genmod import storage
 from genmod.config import Config
+from genmod.documents import validate
+from genmod.errors import ConfigError, sanitize
 from pipelines.tracking.run import TAG_PREFIX, TrackedRun
-from pipelines.tracking.tracker import Tracker
+from pipelines.tracking.tracker import Tracker, TrackingError
 
 CHAMPION_ALIAS = "champion"
+PREVIOUS_ALIAS = "previous"
+
+_MARK_TAG = f"{TAG_PREFIX}ledger"
+"""Tag of a registered model: the entry of the promotion ledger that its aliases follow."""
 
 REGISTERED_FILES = ("config.json", "ema.safetensors", "model.json")
 """Files of a model's folder that are copied to the registry, together with the recipe."""
 
+_MODEL_TAG = f"{TAG_PREFIX}model"
+"""Tag of a registered model: its name in recipes."""
+
+_MAX_VERSIONS = 10_000
+"""Versions of one model that are listed."""
+
 _ARTIFACT_FOLDER = "model"
 """Folder of a run's artifacts for the model."""
+
+
+Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+"""Type of a field: SHA-256 in hex, or empty."""
 
 
 class ModelVersion(Config):
@@ -27,13 +45,14 @@ class ModelVersion(Config):
 
     name: str
     """Registered name, e.g. ``genmod-vae``."""
-    version: str
-    digest: str
+    version: str = Field(pattern=r"^[0-9]{1,18}$")
+    digest: Digest
     """Digest of the model's manifest; empty if genmod did not register the version."""
-    root: str
-    """URL of the model's folder."""
-    evaluation: str
-    """URL of the folder with its evaluation; empty if it is not evaluated."""
+    root: storage.Url | Literal[""]
+    """URL of the model's folder. MLflow returned it: only :func:`model_root` may be read."""
+    evaluation: storage.Url | Literal[""]
+    """URL of the folder with its evaluation; empty if it is not evaluated. Only :func:`evaluation_root` may
+    be read."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +66,19 @@ class ModelEntry:
     recipe_yaml: str
 
 
+@dataclass(frozen=True)
+class RegisteredAliases:
+    """The aliases of a registered model, and the mark of the ledger that they follow."""
+
+    champion: ModelVersion | None
+    previous: ModelVersion | None
+    mark: str
+    """Empty if none was set."""
+
+
 def registered_name(tracker: Tracker, name: str) -> str:
-    """The registered name of a recipe's model, ``PREFIX-NAME``."""
-    return f"{tracker.config.prefix or tracker.config.experiment}-{name}"
+    """The registered name of a recipe's model, ``PREFIX-NAME``; MLflow accepts every such name."""
+    return f"{tracker.place.prefix}-{name}"
 
 
 def register_in_background(tracker: Tracker, run: TrackedRun, entry: ModelEntry) -> None:
@@ -81,20 +110,77 @@ def champion(tracker: Tracker, name: str) -> ModelVersion | None:
     Raises:
         TrackingError: MLflow does not respond.
     """
-    return tracker.query(lambda client: _champion(client, registered_name(tracker, name)))
+    return aliases(tracker, name).champion
 
 
-def set_champion(tracker: Tracker, version: ModelVersion) -> None:
-    """Point the alias ``champion`` to a version. Idempotent.
+def aliases(tracker: Tracker, name: str) -> RegisteredAliases:
+    """The aliases of a model and their mark.
 
     Raises:
         TrackingError: MLflow does not respond.
     """
-    tracker.query(
-        lambda client: client.set_registered_model_alias(
-            version.name, CHAMPION_ALIAS, version.version
-        )
-    )
+    return tracker.query(lambda client: _aliases(client, tracker, name))
+
+
+def set_aliases(
+    tracker: Tracker, champion: ModelVersion, previous: ModelVersion | None, mark: str
+) -> None:
+    """Point the aliases to versions, then set the mark. Idempotent.
+
+    Args:
+        tracker: MLflow.
+        champion: version of the alias ``champion``.
+        previous: version of the alias ``previous``, which is removed for None.
+        mark: of the ledger's entry.
+
+    Raises:
+        TrackingError: MLflow does not respond.
+    """
+
+    def change(client: Any) -> None:
+        name = champion.name
+        client.set_registered_model_alias(name, CHAMPION_ALIAS, champion.version)
+        if previous is not None:
+            client.set_registered_model_alias(name, PREVIOUS_ALIAS, previous.version)
+        elif PREVIOUS_ALIAS in client.get_registered_model(name).aliases:
+            client.delete_registered_model_alias(name, PREVIOUS_ALIAS)
+        client.set_registered_model_tag(name, _MARK_TAG, mark)
+
+    tracker.query(change)
+
+
+def registered_versions(tracker: Tracker, name: str) -> list[ModelVersion]:
+    """All registered versions of a model that genmod wrote, oldest first.
+
+    Raises:
+        TrackingError: MLflow does not respond.
+    """
+    full = registered_name(tracker, name)
+
+    def find(client: Any) -> list[ModelVersion]:
+        found: list[Any] = []
+        page_token = None
+        while len(found) < _MAX_VERSIONS:
+            page = client.search_model_versions(f"name = '{full}'", page_token=page_token)
+            found += page
+            page_token = page.token
+            if not page_token:
+                break
+        return [_version(full, version) for version in found]
+
+    known = [version for version in tracker.query(find) if version.digest]
+    return sorted(known, key=lambda version: int(version.version))
+
+
+def model_root(tracker: Tracker, version: ModelVersion) -> str:
+    """The folder of a version's model. ConfigError if MLflow names one that the recipe does not."""
+    return tracker.followed(version.root, f"the model of {version.name} version {version.version}")
+
+
+def evaluation_root(tracker: Tracker, version: ModelVersion) -> str:
+    """The folder of a version's evaluation. ConfigError if MLflow names one that the recipe does not."""
+    description = f"the evaluation of {version.name} version {version.version}"
+    return tracker.followed(version.evaluation, description)
 
 
 def tag_evaluation(tracker: Tracker, version: ModelVersion, url: str) -> ModelVersion:
@@ -111,41 +197,72 @@ def tag_evaluation(tracker: Tracker, version: ModelVersion, url: str) -> ModelVe
     return version.model_copy(update={"evaluation": url})
 
 
-def _champion(client: Any, name: str) -> ModelVersion | None:
-    if not client.search_registered_models(f"name = '{name}'"):
-        return None
-    number = client.get_registered_model(name).aliases.get(CHAMPION_ALIAS)
-    return None if number is None else _version(client.get_model_version(name, str(number)))
+def _aliases(client: Any, tracker: Tracker, model: str) -> RegisteredAliases:
+    name = registered_name(tracker, model)
+    if not _is_registered(client, tracker, model):
+        return RegisteredAliases(None, None, "")
+    registered = client.get_registered_model(name)
+    found = {alias: registered.aliases.get(alias) for alias in (CHAMPION_ALIAS, PREVIOUS_ALIAS)}
+    champion, previous = (
+        None if number is None else _version(name, client.get_model_version(name, str(number)))
+        for number in found.values()
+    )
+    return RegisteredAliases(champion, previous, str(registered.tags.get(_MARK_TAG, "")))
+
+
+def _is_registered(client: Any, tracker: Tracker, model: str) -> bool:
+    """Whether MLflow has the registered name of a recipe's model.
+
+    Raises:
+        ConfigError: it belongs to another model: ``a-b`` and ``c`` give the same name as ``a`` and ``b-c``.
+    """
+    name = registered_name(tracker, model)
+    found = client.search_registered_models(f"name = '{name}'")
+    owner = found[0].tags.get(_MODEL_TAG, model) if found else model
+    if owner != model:
+        raise ConfigError(
+            f"{sanitize(name)} in MLflow belongs to the model {sanitize(owner)[:64]!r} of another prefix, "
+            f"not to {model!r} with tracking.prefix={tracker.place.prefix}; set another tracking.prefix"
+        )
+    return bool(found)
 
 
 def _find(client: Any, name: str, digest: str) -> ModelVersion | None:
     condition = f"name = '{name}' and tags.`{TAG_PREFIX}digest` = '{digest}'"
-    versions = client.search_model_versions(condition)
-    return _version(versions[0]) if versions else None
+    versions = [_version(name, version) for version in client.search_model_versions(condition)]
+    return next((version for version in versions if version.digest == digest), None)
 
 
 def _ensure(tracker: Tracker, run_id: str, entry: ModelEntry) -> ModelVersion:
     """The version of a model, created if it does not exist."""
     client = tracker.client()
     name = registered_name(tracker, entry.name)
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
+    if not _is_registered(client, tracker, entry.name):
+        client.create_registered_model(name, tags={_MODEL_TAG: entry.name})
     if (version := _find(client, name, entry.digest)) is not None:
         return version
-    assert run_id, "a model is registered from a run that was opened"
+    if not run_id:
+        raise TrackingError(
+            f"{name}: its run in MLflow could not be opened; rerun the same command"
+        )
     for file in REGISTERED_FILES:
         tracker.upload(run_id, storage.join(entry.root, file), _ARTIFACT_FOLDER)
-    client.log_text(run_id, entry.recipe_yaml, f"{_ARTIFACT_FOLDER}/recipe.yaml")
+    tracker.upload_text(run_id, entry.recipe_yaml, "recipe.yaml", _ARTIFACT_FOLDER)
     tags = {f"{TAG_PREFIX}digest": entry.digest, f"{TAG_PREFIX}root": entry.root}
     source = f"runs:/{run_id}/{_ARTIFACT_FOLDER}"
-    return _version(client.create_model_version(name, source=source, run_id=run_id, tags=tags))
+    version = client.create_model_version(name, source=source, run_id=run_id, tags=tags)
+    return _version(name, version)
 
 
-def _version(version: Any) -> ModelVersion:
-    return ModelVersion(
-        name=str(version.name),
-        version=str(version.version),
-        digest=version.tags.get(f"{TAG_PREFIX}digest", ""),
-        root=version.tags.get(f"{TAG_PREFIX}root", ""),
-        evaluation=version.tags.get(f"{TAG_PREFIX}evaluation", ""),
+def _version(name: str, version: Any) -> ModelVersion:
+    """The version as MLflow describes it. DataError if its tags are not those that genmod writes."""
+    tags = {
+        key: version.tags.get(f"{TAG_PREFIX}{key}", "") for key in ("digest", "root", "evaluation")
+    }
+    return validate(
+        ModelVersion,
+        {"name": name, "version": str(version.version), **tags},
+        "a version that genmod wrote",
+        f"{name} version {version.version} in MLflow",
+        "correct or remove its tags, then rerun",
     )

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from genmod.errors import sanitize
+
 TAG_PREFIX = "genmod."
 """Prefix of the tags that genmod sets."""
 
@@ -145,6 +147,10 @@ class TrackedRun:
         return self._last_nimg[key]
 
 
+_REASON_CHARS = 600
+"""Characters of an error of MLflow that a warning shows."""
+
+
 def metric_key(name: str) -> str:
     """A metric's name in the characters that MLflow allows.
 
@@ -174,7 +180,7 @@ def root_cause(error: BaseException) -> str:
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return sanitize(lines[0][:_REASON_CHARS]) if lines else type(error).__name__
 
 
 def _text(value: Any) -> str:

@@ -11,22 +11,28 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from genmod import storage
-from genmod.config import Config
 from genmod.errors import ConfigError, GenmodError
+from pipelines.tracking.artifacts import ArtifactPlace
 from pipelines.tracking.client import (
+    check_experiment,
+    create_database,
     dataset_inputs,
     import_client,
     is_permanent,
     log_params,
     open_experiment,
 )
+from pipelines.tracking.database import check_database, follow_moved_folder
+from pipelines.tracking.place import TrackingConfig, TrackingPlace, database_of
 from pipelines.tracking.queue import BackgroundQueue
 from pipelines.tracking.run import (
     TAG_PREFIX,
@@ -40,30 +46,17 @@ from pipelines.tracking.run import (
 logger = logging.getLogger("genmod")
 T = TypeVar("T")
 
-ARTIFACTS = "mlartifacts"
-"""Folder next to an embedded MLflow's database: copies that MLflow manages, not results of genmod."""
-
 _CLOSE_TIMEOUT_S = 20.0
-"""How long the end of a command waits for an MLflow that does not respond."""
+"""How long the end of a command waits for an MLflow server that does not respond."""
+
+_DATABASE_TIMEOUT_S = 120.0
+"""The same for an embedded database, which always ends its work, on a busy machine late."""
+
+_CHECK_TIMEOUT_S = 10.0
+"""How long the start of a command waits for a server, to report a deleted experiment before any work."""
 
 _REQUEST_TIMEOUT_S = 60.0
 """Timeout of a request to the registry."""
-
-
-class TrackingConfig(Config):
-    """The recipe's ``tracking``: where runs are logged."""
-
-    enabled: bool = True
-    """Whether runs are logged to MLflow."""
-    uri: str | None = None
-    """URI of an MLflow server, or ``sqlite:///FILE`` with artifacts next to the file. The default is
-    ``mlflow.db`` below the root, which must then be a local folder."""
-    experiment: str = "genmod"
-    """Name of the MLflow experiment."""
-    prefix: str | None = None
-    """Registered models are named PREFIX-NAME; the default prefix is the experiment's name."""
-    upload_bytes: int = 256 << 20
-    """Of larger files MLflow gets the URL instead of a copy."""
 
 
 class TrackingError(GenmodError):
@@ -78,15 +71,49 @@ class Tracker:
         root: URL of the recipe's root.
 
     Raises:
-        ConfigError: no URI is set and the root is not a local folder.
+        ConfigError: the recipe, the environment and the root determine no place for runs.
     """
 
     def __init__(self, config: TrackingConfig, root: str) -> None:
         self.config = config
-        self.uri, self._artifacts = _place(config, root)
+        self._root = root
+        self.place = TrackingPlace.of(config, root)
+        self.uri, self._artifacts = self.place.uri, self.place.folder
         self._client: Any = None
+        self._repositories: dict[str, Any] = {}
+        """Writer of artifacts of the last run that had any."""
         self._experiment_id = ""
         self._queue = BackgroundQueue("genmod-tracking", is_permanent, self._warn)
+
+    def check(self) -> None:
+        """Check before any work that runs can be logged; changes nothing.
+
+        A server that does not respond in time is no error: no work waits for it.
+
+        Raises:
+            ConfigError: the experiment is deleted, or the database belongs to another version of MLflow.
+        """
+        if self._artifacts:
+            check_database(self.place)
+        elif self.uri:
+            import_client()
+            found = None
+            with suppress(Exception):
+                found = self._queue.run(self._find_experiment, _CHECK_TIMEOUT_S)
+            check_experiment(self.place, found)
+
+    def begin(self) -> list[str]:
+        """Check as :meth:`check`, correct the addresses in a database that was moved, say where runs go.
+
+        Returns:
+            Lines for the user; none if tracking is off.
+        """
+        if not self.uri:
+            return []
+        self.check()
+        moved = follow_moved_folder(self.place) if self._artifacts else ""
+        more = f"MLflow: artifacts were in {moved}, now in {self._artifacts}"
+        return [self.place.line(), *([more] if moved else [])]
 
     def warm_up(self) -> None:
         """Import MLflow, which takes seconds, and connect in the background."""
@@ -132,13 +159,14 @@ class Tracker:
         program = str(installed) if installed.exists() else "mlflow"
         return shlex.join([program, "ui", "--backend-store-uri", self.uri])
 
-    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> bool:
+    def close(self, timeout_s: float | None = None) -> bool:
         """Wait until everything is logged; give up on an MLflow that fails or does not respond.
 
         Returns:
             Whether everything is logged.
         """
-        return self._queue.close(timeout_s)
+        usual_s = _DATABASE_TIMEOUT_S if self._artifacts else _CLOSE_TIMEOUT_S
+        return self._queue.close(usual_s if timeout_s is None else timeout_s)
 
     def submit(self, call: Callable[[], Any]) -> None:
         """Run a call in the background, after all earlier ones."""
@@ -156,21 +184,41 @@ class Tracker:
         import_client()
         try:
             return self._queue.run(lambda: request(self.client()), _REQUEST_TIMEOUT_S)
+        except GenmodError:
+            raise
         except Exception as error:
             raise TrackingError(
                 f"MLflow at {self.uri} does not respond ({root_cause(error)}); check that it is running, "
                 "then rerun the same command"
             ) from error
 
+    def followed(self, url: str, description: str, source: str = "") -> str:
+        """A URL that MLflow returned, if it is below the recipe's root or one of ``tracking.roots``.
+
+        Raises:
+            ConfigError: it is elsewhere. Names ``source`` if that is not MLflow.
+        """
+        if any(storage.is_below(url, root) for root in (self._root, *self.config.roots)):
+            return url
+        raise ConfigError(
+            f"{source or f'MLflow at {self.uri}'} names {url} as {description}, which is not below "
+            f"{self._root}; if you trust it, add a folder above it to tracking.roots"
+        )
+
     def client(self) -> Any:
         """The MlflowClient, connected at the first call. Only for calls in the background."""
         if self._client is None:
             if self._artifacts:
-                Path(self._artifacts).parent.mkdir(parents=True, exist_ok=True)
+                create_database(self._artifacts, database_of(self.uri))
             client = import_client()(self.uri, registry_uri=self.uri)
-            self._experiment_id = open_experiment(client, self.config.experiment, self._artifacts)
+            self._experiment_id = open_experiment(client, self.place)
             self._client = client
         return self._client
+
+    def _find_experiment(self) -> Any:
+        """The experiment, None if it does not exist. Creates nothing."""
+        client = import_client()(self.uri, registry_uri=self.uri)
+        return client.get_experiment_by_name(self.place.experiment)
 
     def last_nimg(self, run_id: str, key: str) -> int:
         """The last nimg that a run contains of a metric, -1 if none."""
@@ -187,15 +235,33 @@ class Tracker:
 
     def upload(self, run_id: str, url: str, folder: str) -> None:
         """Copy a file to a run's artifacts; of a large file, store only its URL."""
-        name = url.rsplit("/", maxsplit=1)[-1]
+        parent, name = url.rsplit("/", maxsplit=1)
         if storage.size_bytes(url) > self.config.upload_bytes:
-            self.client().log_text(run_id, url, storage.join(folder, f"{name}.url").lstrip("/"))
+            self.upload_text(run_id, url, f"{name}.url", folder)
             return
-        fs, path = storage.filesystem(url)
         with tempfile.TemporaryDirectory() as scratch:
             copy = os.path.join(scratch, name)
-            fs.get_file(path, copy)
-            self.client().log_artifact(run_id, copy, folder or None)
+            if (handle := storage.open_below(parent, name)) is None:  # remote
+                fs, path = storage.filesystem(url)
+                fs.get_file(path, copy)
+            else:  # a link may lead to a file of this user that is not for the server
+                with open(handle, "rb") as stream, open(copy, "xb") as output:
+                    shutil.copyfileobj(stream, output)
+            self._repository(run_id).log_artifact(copy, folder or None)
+
+    def upload_text(self, run_id: str, text: str, name: str, folder: str) -> None:
+        """Write a text as a file of a run's artifacts."""
+        with tempfile.TemporaryDirectory() as scratch:
+            Path(scratch, name).write_text(text)
+            self._repository(run_id).log_artifact(os.path.join(scratch, name), folder or None)
+
+    def _repository(self, run_id: str) -> Any:
+        """The writer of a run's artifacts. ConfigError if MLflow names a place that is not its own."""
+        if self._repositories.get(run_id) is None:
+            uri = str(self.client().get_run(run_id).info.artifact_uri)
+            place = ArtifactPlace(self.uri, self._artifacts, self.config.artifacts)
+            self._repositories = {run_id: place.repository(uri)}
+        return self._repositories[run_id]
 
     def terminate(self, run_id: str, status: RunStatus, tags: Mapping[str, str]) -> None:
         """End a run with a status and tags."""
@@ -231,21 +297,3 @@ class Tracker:
             self.uri,
             root_cause(error),
         )
-
-
-def _place(config: TrackingConfig, root: str) -> tuple[str, str]:
-    """The tracking URI, and the folder for artifacts if the database is embedded."""
-    if not config.enabled:
-        return "", ""
-    if config.uri:
-        database = config.uri.removeprefix("sqlite:///")
-        artifacts = str(Path(database).absolute().parent / ARTIFACTS)
-        return config.uri, artifacts if database != config.uri else ""
-    if "://" in root and not root.startswith("file://"):
-        raise ConfigError(
-            f"tracking.uri is not set and the root {root} is not a local folder; set an MLflow server "
-            "with --set tracking.uri=http://HOST:PORT, or turn tracking off with "
-            "--set tracking.enabled=false"
-        )
-    folder = root.removeprefix("file://")
-    return f"sqlite:///{folder}/mlflow.db", f"{folder}/{ARTIFACTS}"

@@ -34,9 +34,9 @@ import numpy as np
 from PIL import Image
 
 from genmod.data.format.codecs import PNG_LEVEL, Codec
-from genmod.data.format.shards import EncodedRows, dataset_metadata, pack_shard
+from genmod.data.format.shards import EncodedRows, pack_shard
 from genmod.data.sources.registry import open_source
-from genmod.manifest import DatasetManifest, ImageSpec, publish
+from genmod.manifest import DatasetManifest, ImageSpec, dataset_metadata, publish
 
 IMAGES, SHARD_ROWS, BATCH, ROUNDS = 20_480, 10_240, 256, 7
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -108,7 +108,7 @@ class Judge:
     def __call__(self, pixels_NCHW: Tensor) -> dict[str, float]:
         """``fd``, and each of ``SHARES`` against as many real rows as there are samples."""
         fake_ND = self._features(pixels_NCHW)
-        near = neighbourhoods(fake_ND, self.real_ND[: len(fake_ND)], NEIGHBOURS, 2, 0)
+        near = neighbourhoods(fake_ND, self.real_ND[: len(fake_ND)], NEIGHBOURS, 0)
         shares = {name: getattr(near, name)[0] for name in SHARES}
         return {"fd": frechet(self.feature_moments, feature_moments(fake_ND)), **shares}
 

@@ -184,7 +184,7 @@ class _Judge:
         cpu_min, nimg = round(float(made["cpu_s"]) / 60, 2), int(made["nimg"])
         fd = frechet(self.real, feature_moments(fake_ND))
         row = {"side": side, "seed": seed, "cpu_min": cpu_min, "nimg": nimg, "fd": fd, "nats": nats}
-        near = neighbourhoods(fake_ND, self.real_ND[: len(fake_ND)], NEIGHBOURS, 2, 0)
+        near = neighbourhoods(fake_ND, self.real_ND[: len(fake_ND)], NEIGHBOURS, 0)
         row |= {name: getattr(near, name)[0] for name in ("coverage", "recall", "precision")}
         print(json.dumps(row), flush=True)
         return row

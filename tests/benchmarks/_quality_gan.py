@@ -162,7 +162,7 @@ class Judge:
     def __call__(self, pixels_NCHW: Tensor) -> dict[str, float]:
         """Each of ``MEASURES``."""
         fake_ND = self.extractor.extract(pixels_NCHW).features_ND
-        near = neighbourhoods(fake_ND, self.test_ND[: len(fake_ND)], NEIGHBOURS, 2, 0)
+        near = neighbourhoods(fake_ND, self.test_ND[: len(fake_ND)], NEIGHBOURS, 0)
         shares = {name: getattr(near, name)[0] for name in MEASURES[1:]}
         return {"fd": frechet(feature_moments(self.test_ND), feature_moments(fake_ND)), **shares}
 

@@ -17,11 +17,12 @@ import torch
 from cluster.session import ClusterConfig
 from genmod.config import as_json, parse
 from genmod.costs.measured import Clock
-from genmod.data.format.shards import Row, dataset_metadata, write_shard
-from genmod.generation.synthetic import LabelRequest, SampleConfig
+from genmod.data.format.shards import Row, write_shard
+from genmod.generation.labels import LabelRequest
+from genmod.generation.synthetic import SampleConfig
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig, family
-from genmod.manifest import DatasetManifest, ImageSpec, publish
+from genmod.manifest import DatasetManifest, ImageSpec, dataset_metadata, publish
 from genmod.rng import rng_for
 from genmod.scoring.table import ScoreConfig
 from genmod.scoring.work_units import shard_slices
@@ -131,7 +132,7 @@ def compare(subject: Subject, root: str, dataset: DatasetManifest) -> Iterator[d
         subject.name, model_root, f"{root}/data", f"{root}/scores/{subject.name}", subject.score
     )
     score_plan = plan_score(scoring, scores, seed=0)
-    (part,) = shard_slices(dataset, score_plan.config, 0)
+    (part,) = shard_slices(scoring.data_root, dataset, score_plan.config, 0)
     scorer = ScoreActor(plans=[score_plan], **_ACTOR)
     expected = scoring_time(model, score_options, rows, scores, cores).total_s
     real = _seconds(lambda: scorer.write_unit(score_plan, part.name, as_json(part)))

@@ -13,13 +13,13 @@ import torch
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.format.shards import Row, dataset_metadata, write_shard
+from genmod.data.format.shards import Row, write_shard
 from genmod.data.reading.reader import RowReader
 from genmod.generation.synthetic import SampleConfig
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, family
-from genmod.manifest import DatasetManifest, ImageSpec, publish
+from genmod.manifest import DatasetManifest, ImageSpec, dataset_metadata, publish
 from genmod.rng import rng_for
 from genmod.scoring.table import ScoreConfig
 from genmod.scoring.work_units import shard_slices
@@ -98,10 +98,10 @@ def _score(root: str, name: str) -> dict:
     plan = plan_score(job, config, seed=0)
     actor = ScoreActor(plans=[plan], **ACTOR)
     dataset = DatasetManifest.model_validate_json(Path(f"{root}/data/dataset.json").read_text())
-    (part,) = shard_slices(dataset, config, 0)
+    (part,) = shard_slices(f"{root}/data", dataset, config, 0)
     task = {"job": 0, "unit": part.name, "num_rows": SCORES, "parameters": as_json(part)}
     model, how = load_model(f"{root}/{name}"), family(name).Score()
-    reader = RowReader(f"{root}/data", SPEC, [part.shard])
+    reader = RowReader(SPEC, [part.shard])
     batches = [reader.read(np.arange(i, i + MICRO)) for i in range(0, SCORES, MICRO)]
 
     def ours() -> None:

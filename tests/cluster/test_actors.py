@@ -32,7 +32,7 @@ def actor_class():
             act = task.get("act")
             if act == "hang":
                 time.sleep(1000)
-            if act == "die once" and first:
+            if act == "die" or (act == "die once" and first):
                 os._exit(9)
             if act == "hiccup once" and first:
                 raise OSError("the store hiccups")
@@ -123,6 +123,22 @@ def test_failed_tasks_do_not_harm_the_others(ray_session, tmp_path):
     assert attempts(tmp_path, "01") == 2
     assert attempts(tmp_path, "02") == 1
     assert "run the same command again to resume" in str(caught.value)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_pool_outlives_its_workers_until_one_task_has_lost_three(ray_session, tmp_path):
+    todo = tasks("die once", None, "die", *[None] * 5)
+    results = run_actors(
+        actor_class(), todo, workers=2, resources=CPU, deadline_s=60, folder=str(tmp_path)
+    )
+    done = []
+    with pytest.raises(
+        GenmodError, match=r"^1 of 8 tasks failed, first 02: 3 workers were lost one after"
+    ):
+        collect(results, done)
+    assert sorted(done) == [task["name"] for task in todo if task["name"] != "02"]
+    assert (attempts(tmp_path, "00"), attempts(tmp_path, "02")) == (2, 3)
 
 
 @pytest.mark.ray

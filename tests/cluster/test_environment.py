@@ -1,14 +1,14 @@
 """Workers receive addresses of stores and storage settings, from a job and from a program that connects."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 
 import pytest
 
 from tests.processes import TIMEOUT_S
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PROGRAM = """
 import json, os, subprocess, sys
@@ -32,6 +32,8 @@ disconnect()
 """
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_workers_receive_addresses_but_no_secrets(head, tmp_path, monkeypatch):
     from cluster.jobs import JobRequest, Jobs
 
@@ -65,19 +67,115 @@ connect(ClusterConfig(address=LOCAL, cpus=1))
 import ray
 def retry_timeout_s():
     return storage.settings().retry_timeout_s
+def modules():
+    import subprocess, sys
+    import colorsys, cluster.session
+    command = [sys.executable, "-c", "import colorsys; print(colorsys.__file__)"]
+    further = subprocess.run(command, text=True, check=True, stdout=subprocess.PIPE).stdout.strip()
+    return [colorsys.__file__, cluster.session.__file__, further]
 assert ray.get(ray.remote(retry_timeout_s).remote(), timeout=600) == 7
 assert storage.SETTINGS_VARIABLE not in os.environ
+for file in ray.get(ray.remote(modules).remote(), timeout=600):
+    assert os.path.isfile(file) and os.path.dirname(file) not in (os.getcwd(), HERE), file
 disconnect()
 """
 
 
-def test_workers_of_a_local_ray_use_the_settings_of_the_command(tmp_path):
-    (tmp_path / "program.py").write_text(LOCAL_PROGRAM)
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_of_a_local_ray_use_the_settings_of_the_command_and_no_module_of_its_folders(
+    tmp_path,
+):
+    """The current folder and the script's folder have modules with names of Python's and of ours."""
+    for folder in (tmp_path / "project", tmp_path / "scripts"):
+        (folder / "pipelines").mkdir(parents=True)
+        for name in ("colorsys.py", "cluster.py", "pipelines/__init__.py"):
+            (folder / name).write_text("raise SystemExit('a module of the user')\n")
+    script = tmp_path / "scripts" / "program.py"
+    script.write_text(f"HERE = {str(script.parent)!r}\n{LOCAL_PROGRAM}")
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py")],
+        [sys.executable, "-P", str(script)],
+        cwd=tmp_path / "project",
+        env={k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_python_m_pipelines_imports_nothing_from_the_current_folder(tmp_path):
+    for name in ("random.py", "typing.py", "cluster.py", "numpy.py"):
+        (tmp_path / name).write_text("raise SystemExit('a module of the user')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "--version"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("genmod ")
+
+
+USER_PROGRAM = """
+import os
+if os.getuid() == 0:
+    os.setgid(54321)
+    os.setuid(54321)
+from cluster.environment import set_environment
+set_environment()
+from pathlib import Path
+import getpass
+print(Path.home(), getpass.getuser())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without a name")
+def test_a_user_without_a_name_and_without_a_home_gets_both():
+    program = (
+        "from cluster import environment\n" + USER_PROGRAM
+    )  # imported while files are readable
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "/ uid-54321\n", done.stderr
+
+
+TOKEN_PROGRAM = """
+import os
+from cluster.environment import set_environment
+set_environment()
+print(os.environ.get("RAY_AUTH_TOKEN", ""))
+"""
+
+
+def test_the_token_is_for_this_user_alone(tmp_path):
+    """Without a token, each process has a new one, and no file has it; an existing file becomes private."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+
+    def token() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", TOKEN_PROGRAM],
+            env=environment | {"HOME": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    first, second = token(), token()
+    assert len(first) == len(second) == 64
+    assert first != second
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".ray").mkdir()
+    file = tmp_path / ".ray" / "auth_token"
+    file.write_text("0" * 64)
+    file.chmod(0o644)
+    assert token() == ""
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -135,7 +135,7 @@ def test_the_whole_run_is_a_job(head, tmp_path):
         *(f"model.{name}.train.nimg=256" for name in ("vae", "gan", "diffusion")),
         *("train.workers=1", "train.grid_every_nimg=null", "score.max_rows=8"),
         *("sample.count=40", "sample.shard_rows=40", "evaluate.images=40"),
-        *("evaluate.features.kind=pca", "evaluate.bootstrap=20", f"root={tmp_path}/root"),
+        *("evaluate.features.kind=pca", f"root={tmp_path}/root"),
     )
     assignments = [word for text in small for word in ("--set", text)]
     process = _genmod(head, "run", "--recipe", "quickstart", *assignments, "--json")

@@ -1,31 +1,32 @@
-"""Which workers hang and which wait; the stack of a real process that is stopped."""
+"""Which workers hang and which wait; the stack of a real process that is stopped; broken heartbeats."""
 
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.watchdog import find_hanging, stack_of
+from cluster.heartbeats import HeartbeatCounts, WorkerProcess
+from cluster.watchdog import Watchdog, WorkerRecord, find_hanging, stack_of
+from genmod.config import canonical_json
 
 
 def record(rank, count, tick_s, progress_s):
-    return {
-        "rank": rank,
-        "pid": 100 + rank,
-        "count": count,
-        "tick_s": tick_s,
-        "progress_s": progress_s,
-    }
+    process = WorkerProcess(node="ab", pid=100 + rank, born_s=0, stack="/none")
+    counts = HeartbeatCounts(tick=0, count=count, at="start")
+    return WorkerRecord(rank, process, counts, tick_s, progress_s)
 
 
 def ranks(records):
-    return [record["rank"] for record in records]
+    return [record.rank for record in records]
 
 
 def test_a_worker_without_ticks_is_frozen_and_the_others_wait():
@@ -43,39 +44,119 @@ def test_of_workers_without_progress_the_lowest_count_hangs():
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(1, 200))
 def test_none_hangs_while_one_makes_progress(counts, hang_timeout_s):
-    records = [record(rank, count, 1000, 0) for rank, count in enumerate(counts)]
-    records[0]["progress_s"] = 1000
+    first, *rest = enumerate(counts)
+    records = [record(*first, 1000, 1000), *(record(*one, 1000, 0) for one in rest)]
     assert find_hanging(records, 1000 + min(hang_timeout_s, 80) - 1, hang_timeout_s) == ([], [])
 
 
+def test_times_start_again_for_a_new_process():
+    old = record(0, 5, 10, 10)
+    counts = old.counts.model_copy(update={"tick": 1})
+    newer = old.updated(old.process, counts, 20)
+    assert (newer.tick_s, newer.progress_s) == (20, 10)
+    replaced = newer.updated(old.process.model_copy(update={"pid": 7}), counts, 30)
+    assert (replaced.tick_s, replaced.progress_s) == (30, 30)
+
+
 HUNG = """
-import faulthandler, json, os, signal, sys, tempfile, time
-handle, stack = tempfile.mkstemp(dir=sys.argv[1])
-faulthandler.register(signal.SIGUSR1, file=handle, all_threads=True)
-print(json.dumps({"pid": os.getpid(), "stack": stack}), flush=True)
+import os, sys, time
+from cluster.heartbeats import stack_file
 def a_function_that_hangs():
     time.sleep(1000)
-a_function_that_hangs()
+with stack_file(sys.argv[1]) as path:
+    print(path, flush=True)
+    a_function_that_hangs()
 """
 
 
-def test_a_stopped_process_writes_its_stack_and_is_killed(tmp_path):
+@pytest.fixture
+def hung(tmp_path):
+    """A process that hangs, and what it would register."""
     process = subprocess.Popen(
         [sys.executable, "-c", HUNG, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
-    try:
-        heartbeat = json.loads(process.stdout.readline())
-        heartbeat["born_s"] = psutil.Process(process.pid).create_time()
-        assert stack_of(heartbeat | {"born_s": heartbeat["born_s"] - 5}, kill=True) is None, (
-            "another process"
-        )
-        deadline_s = time.monotonic() + 120
-        while "a_function_that_hangs" not in (stack_of(heartbeat, kill=False) or ""):
+    assert process.stdout is not None
+    stack = process.stdout.readline().strip()
+    born_s = psutil.Process(process.pid).create_time()
+    yield process, WorkerProcess(node="ab", pid=process.pid, born_s=born_s, stack=stack)
+    process.kill()
+    process.communicate()
+
+
+def test_a_stopped_process_writes_its_stack_and_is_killed(hung):
+    process, worker = hung
+    folder = Path(worker.stack).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    other = worker.model_copy(update={"born_s": worker.born_s - 5})
+    assert stack_of(other, kill=True) is None, "another process"
+    deadline_s = time.monotonic() + 120
+    while "a_function_that_hangs" not in (stack_of(worker, kill=False) or ""):
+        assert time.monotonic() < deadline_s
+    os.kill(process.pid, signal.SIGSTOP)
+    assert "a_function_that_hangs" in (stack_of(worker, kill=True) or "")
+    assert process.wait(60) == -signal.SIGKILL
+    assert stack_of(worker, kill=True) is None
+    assert not folder.exists()
+
+
+def test_a_stack_is_read_from_a_regular_file_alone(hung, tmp_path):
+    _, worker = hung
+    secret, link = tmp_path / "secret", tmp_path / "link"
+    secret.write_text("a secret")
+    link.symlink_to(secret)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="symbolic links"):
+        stack_of(worker.model_copy(update={"stack": str(link)}), kill=False)
+    pipe = worker.model_copy(update={"stack": str(tmp_path / "pipe")})
+    assert stack_of(pipe, kill=False) == "it wrote no stack in time"
+
+
+BROKEN = {
+    "000001/heartbeat": b"{}",
+    "000002/heartbeat": b"\xff" * 10,
+    "000003/heartbeat": b"[" * 4000,
+    "000004/heartbeat": b" " * 100_000,
+    "000005/heartbeat": b'{"tick": 1e400, "count": 0, "at": ""}',
+    "000006/heartbeat": json.dumps({"tick": 0, "count": 0, "at": "\n" * 200}).encode(),
+    "000007/process": b'{"node": "../", "pid": 1, "born_s": 0, "stack": ""}',
+    "000008/process": b'{"node": "ab", "pid": -1, "born_s": 0, "stack": "/etc/passwd"}',
+    "x/heartbeat": b"{}",
+}
+
+
+@pytest.mark.ray
+def test_broken_heartbeats_are_reported_once_and_the_watchdog_lives_on(
+    ray_session, hung, tmp_path, caplog
+):
+    import ray
+
+    from cluster import compat
+
+    process, worker = hung
+    worker = worker.model_copy(update={"node": ray.get_runtime_context().get_node_id()})
+    good = {
+        "process": canonical_json(worker.model_dump()),
+        "heartbeat": canonical_json({"tick": 0, "count": 0, "at": "data\x1b[2J"}),
+    }
+    for rank in range(9):
+        for kind, value in good.items():
+            compat.put_value(f"broken/{rank:06d}/{kind}", value)
+    for key, value in BROKEN.items():
+        compat.put_value(f"broken/{key}", value)
+    watchdog = Watchdog("broken", hang_timeout_s=3, stacks=str(tmp_path / "stacks"))
+    with watchdog:
+        assert process.wait(120) == -signal.SIGKILL
+        deadline_s = time.monotonic() + 60
+        while not watchdog.hangs:
             assert time.monotonic() < deadline_s
-        os.kill(process.pid, signal.SIGSTOP)
-        assert "a_function_that_hangs" in stack_of(heartbeat, kill=True)
-        assert process.wait(60) == -signal.SIGKILL
-        assert stack_of(heartbeat, kill=True) is None
-    finally:
-        process.kill()
-        process.wait()
+            time.sleep(0.1)
+    (hang,) = watchdog.hangs
+    assert f"rank 0 (process {process.pid} on node" in hang
+    assert hang.isprintable()
+    (stack,) = (tmp_path / "stacks").iterdir()
+    assert "a_function_that_hangs" in stack.read_text()
+    messages = [record.getMessage() for record in caplog.records]
+    lines = [line for line in messages if "the group is restarted" not in line]
+    assert len(lines) == len(set(lines)) == len(BROKEN), lines
+    assert all(line.isprintable() for line in lines)
+    assert compat.read_values("broken/") == {}

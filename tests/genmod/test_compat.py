@@ -80,6 +80,52 @@ def test_ray_still_has_the_private_names():
     )
 
 
+def test_ray_still_has_the_private_names_of_a_session():
+    from ray._private import ray_constants
+    from ray.experimental import internal_kv
+
+    from cluster.process_group import LocalTorchBackend
+
+    assert isinstance(getattr(ray_constants, "ENABLE_RAY_CLUSTER", None), bool), (
+        "Ray no longer has ray_constants.ENABLE_RAY_CLUSTER: cluster.compat.loopback_kept is idle, and a "
+        "local Ray listens on all interfaces"
+    )
+    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", (
+        "Ray reads another variable: change cluster.compat.loopback_kept"
+    )
+    assert callable(getattr(internal_kv, "internal_kv_get_gcs_client", None)), (
+        "Ray no longer has internal_kv_get_gcs_client: cluster.compat.put_value cannot send heartbeats"
+    )
+    for method in ("on_start", "on_shutdown", "on_training_start"):
+        assert callable(getattr(LocalTorchBackend, method, None)), (
+            f"Ray's torch backend no longer has {method}: cluster.process_group starts no process group"
+        )
+
+
+def test_workers_search_no_folder_of_the_driver():
+    from ray._private import services, state, worker
+
+    from cluster.compat import job_config
+
+    source = inspect.getsource(worker.connect)
+    assert "job_config._py_driver_sys_path.extend(" in source, (
+        "Ray passes the driver's folders on in another way: change cluster.compat.job_config"
+    )
+    config = job_config()
+    config._py_driver_sys_path.extend(["/folder/of/a/user"])
+    assert list(config._get_proto_job_config().py_driver_sys_path) == [str(ROOT)]
+    assert callable(getattr(worker, "print_to_stdstream", None)), (
+        "Ray prints lines of the raylet in another way: change cluster.compat.send_raylet_lines"
+    )
+    for name in ("actors", "jobs"):
+        assert callable(getattr(state, name, None)), (
+            f"Ray no longer has ray._private.state.{name}: cluster.compat.other_jobs names no holder"
+        )
+    assert callable(getattr(services, "canonicalize_bootstrap_address_or_die", None)), (
+        "Ray finds a running cluster by another name: change cluster.compat.address_of_running"
+    )
+
+
 def test_the_engine_says_which_gradients_are_needed():
     answers = []
 

@@ -93,7 +93,8 @@ def test_the_spec_describes_its_size():
 
 def test_class_names_must_fit_the_number_of_classes():
     entry = m.FileEntry(path="a", size_bytes=1, sha256="0" * 64)
-    shard = m.ShardEntry(split="train", rows=1, tar=entry, index=entry)
+    index = entry.model_copy(update={"path": "b"})
+    shard = m.ShardEntry(split="train", rows=1, tar=entry, index=index)
     spec = m.ImageSpec(channels=1, height=2, width=2, classes=2)
     good = {"fingerprint": "f" * 64, "spec": spec, "shards": (shard,), "class_names": ("x", "y")}
     assert m.DatasetManifest(**good).rows("train") == 1

@@ -15,6 +15,7 @@ from genmod import storage
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, publish
 from pipelines.cli import STAGES, main
 from pipelines.cli.app import app
+from pipelines.commands.champion_actions import CHAMPION_ACTIONS
 from pipelines.commands.selftest import SUBJECTS
 from pipelines.stages.table import STAGE_FUNCTIONS
 
@@ -167,11 +168,19 @@ RECIPE_OPTIONS = {
 
 def test_options_are_few_and_the_same_for_all_stages():
     """The list of options is part of the contract: adding one is a decision, not an accident."""
-    assert {stage: options_of(stage) for stage in STAGES} == dict.fromkeys(STAGES, RECIPE_OPTIONS)
+    actions = {f"--{kind}" for kind in CHAMPION_ACTIONS} | {"--reason"}
+    expected = dict.fromkeys(STAGES, RECIPE_OPTIONS) | {"promote": RECIPE_OPTIONS | actions}
+    assert {stage: options_of(stage) for stage in STAGES} == expected
+    about = {"--recipe", "--set", "--model", "--json", "--debug"}
+    assert {name: options_of(name) for name in ("models", "compare", "why")} == dict.fromkeys(
+        ("models", "compare", "why"), about
+    )
     jobs = {"--no-wait", "--status", "--logs", "--stop"}
     assert options_of("submit") == RECIPE_OPTIONS | jobs
     assert options_of("verify") == options_of("selftest") == {"--json", "--debug"}
-    assert options_of("inspect") == {"--out", "--split", "--json", "--debug"}
+    assert options_of("inspect") == {
+        "--out", "--split", "--recipe", "--set", "--json", "--debug",
+    }  # fmt: skip
 
 
 def test_names_on_the_command_line_are_those_of_the_code():
@@ -287,3 +296,11 @@ def test_help_is_fast():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times_s) < 0.5
+
+
+def test_a_current_folder_that_was_removed_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["verify", "data"]) == 2
+    assert capsys.readouterr().err.startswith("genmod: error: the current folder was removed;")

@@ -133,7 +133,7 @@ def run_rank(options: dict) -> int:
 def run_driver(options: dict) -> int:
     """Run the driver of a stage on the Ray cluster at ``address``. Returns the exit status."""
     from cluster.session import ClusterConfig, connect
-    from genmod.data.sources.source import DataConfig
+    from genmod.data.sources.config import DataConfig
     from genmod.errors import GenmodError
     from genmod.generation.synthetic import SampleConfig
     from genmod.training.job import TrainJob

@@ -15,14 +15,16 @@ from urllib.parse import urlsplit
 
 from tests.stores.weed import Store
 
-Kind = Literal["500", "503", "refuse", "lose", "cut", "trickle", "silence", "unconditional", "flip"]
+Kind = Literal[
+    "500", "503", "refuse", "lose", "cut", "trickle", "silence", "unconditional", "flip", "whole"
+]
 """Fault of a request.
 
 500, 503: that status, and the store does not receive the request. refuse: a reset, and the store does not
 receive the request. lose: the store executes the request, the answer is a reset. cut: half of the answer,
 then a reset. trickle: the answer is sent byte by byte. silence: the store executes the request, no answer is
 sent. unconditional: the store receives no ``If-None-Match``. flip: the store receives one flipped bit and no
-checksum.
+checksum. whole: the store receives no range, and so sends the whole object.
 """
 
 TRICKLE_S = 0.05
@@ -122,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         headers = [(name, value) for name, value in self.headers.items() if name != "Expect"]
-        if kind in ("unconditional", "flip"):
+        if kind in ("unconditional", "flip", "whole"):
             headers, body = self._changed(kind, headers, body)
         status, reply_headers, reply = self._forward(headers, body)
         if kind == "silence":
@@ -198,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
         dropped = {"authorization", "x-amz-date", "x-amz-content-sha256", "content-length"}
         if kind == "unconditional":
             dropped.add("if-none-match")
+        elif kind == "whole":
+            dropped.add("range")
         else:
             middle = len(body) // 2
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]

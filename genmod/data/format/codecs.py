@@ -1,4 +1,4 @@
-"""Image codecs: decode untrusted images with all checks, write our PNGs, and read them fast.
+"""The images of shards: write our PNGs, and read them fast.
 
 Our PNGs have the simplest layout: 8-bit grey or RGB, one IDAT chunk, filter 0 on every row. Their bytes are a
 function of the pixels (and of the installed libdeflate). Letters: B batch, K group of a batch, C channels,
@@ -7,38 +7,21 @@ H height, W width, R bytes of a row.
 
 from __future__ import annotations
 
-import io
 import math
 import struct
-import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import numpy as np
 import pyspng
 import simplejpeg
 from deflate import DeflateError, crc32, zlib_compress, zlib_decompress
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
-from genmod.data.format.corruption import declared_bits, find_corruption
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec
 
-Resize = Literal["none", "fit", "crop", "pad"]
-
-EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "pgm", "ppm", "pbm")
-"""File name extensions of images, in lower case."""
-
 PNG_LEVEL = 3
 """Compression level of libdeflate: files as small as zlib's level 3, in half the time."""
-
-_MAX_PIXELS = 1 << 26
-"""An untrusted image that declares more pixels is not decoded."""
-
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""Formats that Pillow may use to read untrusted images."""
 
 _GROUP_BYTES = 1 << 18
 """Bytes of pixels decoded before their axes are permuted: small enough for the cache of one core."""
@@ -46,111 +29,6 @@ _GROUP_BYTES = 1 << 18
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _IDAT_AT, _BODY_AT, _AFTER_BODY = 33, 41, 4 + len(_END)
-
-
-class Rejected(Exception):
-    """Reason why an input cannot be used. The input is quarantined; the other inputs are not affected."""
-
-
-def decode_foreign(data: bytes) -> NDArray[np.uint8]:
-    """Decode an untrusted image to uint8 pixels (H, W) or (H, W, 3), rotated by its EXIF orientation.
-
-    Raises:
-        Rejected: not an image, corrupt, too large, animated, or not representable as 8-bit grey or RGB.
-    """
-    if not data:
-        raise Rejected("an empty file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the checks in _decode reject what matters
-            return _decode(data)
-    except Rejected:
-        raise
-    except Image.DecompressionBombError as error:
-        raise Rejected(f"declares too many pixels: {error}") from None
-    except UnidentifiedImageError:
-        raise Rejected("not a readable image") from None
-    except Exception as error:  # decoders raise nearly any exception on hostile bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0][:160]
-        raise Rejected(f"corrupt image: {reason}") from None
-
-
-def _decode(data: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        _check_declared(image)
-        bits_C: Any = image.tag_v2.get(258, ()) if isinstance(image, TiffImageFile) else ()
-        bits = max((declared_bits(data), *bits_C))
-        if bits > 8:
-            raise Rejected(f"{bits} bits per channel; convert it to 8")
-        if problem := find_corruption(data):
-            raise Rejected(f"corrupt image: {problem}")
-        image.load()
-        return np.asarray(_grey_or_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
-
-
-def _check_declared(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > _MAX_PIXELS:
-        raise Rejected(f"declares {width}x{height} pixels, more than {_MAX_PIXELS}")
-    if getattr(image, "is_animated", False):
-        raise Rejected("has more than one frame")
-
-
-def _grey_or_rgb(image: Image.Image) -> Image.Image:
-    """Convert to mode L or RGB without loss; an alpha channel must be fully opaque."""
-    mode = image.mode
-    if mode in ("L", "RGB") and "transparency" not in image.info:
-        return image
-    if mode == "1":
-        return image.convert("L")
-    if mode in ("P", "L", "RGB", "LA", "PA", "RGBA"):
-        rgba = image.convert("RGBA")
-        if np.asarray(rgba)[..., 3].min() < 255:
-            raise Rejected("has transparent pixels; put it on a background")
-        return rgba.convert("L" if mode in ("L", "LA") else "RGB")
-    raise Rejected(f"has pixels of mode {mode}; convert it to 8-bit grey or RGB")
-
-
-def to_spec(pixels: NDArray[np.uint8], spec: ImageSpec, resize: Resize) -> NDArray[np.uint8]:
-    """Convert uint8 pixels (H, W) or (H, W, 1 or 3) to the shape and levels of a dataset, (H, W, C).
-
-    Grey from RGB is ITU-R 601 luma. Scaling is Lanczos with antialiasing and precedes binarisation. Binary
-    data with a draw seed stays grey.
-
-    Raises:
-        Rejected: the size differs and ``resize`` is none.
-    """
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    size = (spec.height, spec.width)
-    channels = 1 if pixels.ndim == 2 else 3
-    if pixels.shape[:2] != size or channels > spec.channels:
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        if channels > spec.channels:
-            image = image.convert("L")
-        if pixels.shape[:2] != size:
-            image = _scale(image, size, resize)
-        pixels = np.asarray(image, dtype=np.uint8)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], spec.channels, axis=2)
-    if spec.levels == 2 and spec.draw_seed is None:
-        pixels = np.where(pixels >= 128, 255, 0).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
-
-
-def _scale(image: Image.Image, shape: tuple[int, int], resize: Resize) -> Image.Image:
-    height, width = shape
-    size, lanczos = (width, height), Image.Resampling.LANCZOS
-    if resize == "none":
-        raise Rejected(
-            f"is {image.height}x{image.width}, expected {height}x{width}; "
-            "set data.resize to fit, crop or pad"
-        )
-    if resize == "fit":
-        return image.resize(size, lanczos)
-    if resize == "crop":
-        return ImageOps.fit(image, size, lanczos)
-    return ImageOps.pad(image, size, lanczos, color=0)
 
 
 def _chunk(kind: bytes, body: bytes | bytearray) -> bytes:

@@ -1,4 +1,4 @@
-"""Finds corruption in untrusted images that decoders silently accept."""
+"""What the headers of untrusted images declare, and corruption in them that decoders silently accept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import simplejpeg
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _COLOURS = ("Gray", "YCbCr", "RGB")
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+_SCAN, _END, _STANDALONE = 0xDA, 0xD9, {1, 0xD8, *range(0xD0, 0xD8)}
+_FEW_SCANS = 16
+"""More are counted exactly; progressive JPEGs have 10, and thumbnails in the metadata have some."""
 _NETPBM = re.compile(rb"P[2356]\s")
 
 
@@ -67,3 +71,37 @@ def declared_bits(data: bytes) -> int:
         if len(words) > 3 and words[3].isdigit() and int(words[3][:9]) > 255:
             return 16
     return 8
+
+
+def count_scans(data: bytes) -> int:
+    """Number of scans of a JPEG (ITU-T T.81, annex B); each is a pass over the pixels.
+
+    Of other data, e.g. a TIFF with JPEG in it, the number of markers that start a scan.
+    """
+    scans = data.count(b"\xff\xda")
+    if scans <= _FEW_SCANS or not data.startswith(_JPEG):
+        return scans
+    # Walk the segments, because those of metadata may contain anything.
+    scans, at = 0, 2
+    while marker := _JPEG_MARKER.search(data, at):
+        at, kind = marker.end(), data[marker.end() - 1]
+        if kind == _END:
+            break
+        if kind not in _STANDALONE:
+            scans += kind == _SCAN
+            at += max(2, int.from_bytes(data[at : at + 2]))
+    return scans
+
+
+def declared_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP (RFC 9649), from its first chunk; None of other formats."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    sides = int.from_bytes(data[26:28], "little"), int.from_bytes(data[28:30], "little")
+    return sides[0] & 0x3FFF, sides[1] & 0x3FFF

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from genmod.data.format.codecs import Codec
@@ -10,6 +14,12 @@ from genmod.manifest import ImageSpec
 
 GAP = 1
 """Pixels between two images of a grid."""
+
+SHEET_BACKGROUND = 128
+"""Grey level of cells of a contact sheet without an image."""
+
+_THUMBNAIL_PIXELS = 64
+"""Longer side of a thumbnail. Larger images are reduced to it, smaller ones enlarged by an integer."""
 
 
 def grid(pixels_NCHW: Tensor, columns: int, scale: int = 1, background: int = 128) -> Tensor:
@@ -43,6 +53,34 @@ def png(image_CHW: Tensor) -> bytes:
     assert channels in (1, 3)
     codec = Codec(ImageSpec(channels=channels, height=height, width=width, classes=0))
     return codec.encode(image_CHW.permute(1, 2, 0).contiguous().numpy())
+
+
+def thumbnail_spec(spec: ImageSpec) -> ImageSpec:
+    """Shape of an image of a dataset on a contact sheet."""
+    shrink = max(1.0, max(spec.height, spec.width) / _THUMBNAIL_PIXELS)
+    height, width = (max(1, round(side / shrink)) for side in (spec.height, spec.width))
+    return ImageSpec(channels=spec.channels, height=height, width=width, classes=0)
+
+
+def draw_sheet(
+    parts: Sequence[Sequence[NDArray[np.uint8]]], thumb: ImageSpec, columns: int
+) -> bytes:
+    """Draw thumbnails as a PNG file; every part begins a new row and is as high as the largest.
+
+    Args:
+        parts: uint8 (H, W, C) of each part; at least one image in all.
+        thumb: shape of the thumbnails.
+        columns: maximum number of images per row.
+    """
+    most = max(map(len, parts))
+    columns = min(columns, most)
+    cells = -(-most // columns) * columns
+    images_NCHW = np.full((cells * len(parts), *thumb.shape), SHEET_BACKGROUND, dtype=np.uint8)
+    for number, part in enumerate(parts):
+        for cell, image_HWC in enumerate(part, number * cells):
+            images_NCHW[cell] = image_HWC.transpose(2, 0, 1)
+    scale = max(1, _THUMBNAIL_PIXELS // max(thumb.height, thumb.width))
+    return png(grid(torch.from_numpy(images_NCHW), columns, scale, SHEET_BACKGROUND))
 
 
 def gallery_rows(labels_N: Tensor | None, rows: int, columns: int, classes: int) -> Tensor:

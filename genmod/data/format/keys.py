@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from genmod.data.format.codecs import EXTENSIONS
+from genmod.data.format.foreign import EXTENSIONS
 
 MAX_KEY_LENGTH = 80
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")

@@ -8,10 +8,8 @@ N samples, M members, U unique labels, V pixel values.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +23,7 @@ from genmod.data.format.codecs import Codec
 from genmod.data.format.keys import KEY_PATTERN, MAX_KEY_LENGTH
 from genmod.data.format.tar import Members, build_tar
 from genmod.errors import DataError
-from genmod.manifest import FileEntry, ImageSpec, ShardEntry, Split, write_file
+from genmod.manifest import FileEntry, ImageSpec, RowStats, ShardEntry, Split, write_file
 from genmod.units import LEVELS
 
 INDEX_SCHEMA = pa.schema(
@@ -46,6 +44,11 @@ INDEX_SCHEMA = pa.schema(
 QUARANTINE = "quarantine.parquet"
 """File below a dataset's root that lists the rejected inputs with reasons."""
 
+QUARANTINE_SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in ("key", "name", "reason")]
+)
+"""One row per rejected input."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -62,36 +65,7 @@ class Row:
     """Name in the source, if it differs from the key."""
 
 
-class RowStats(Config):
-    """Statistics of rows of a split. Pixels are 0..255 and sums are exact integers, so statistics add up."""
-
-    rows: int = 0
-    next_index: int = 0
-    """Greater than every ``index`` in use."""
-    pixels: int = 0
-    """Number of pixels per channel."""
-    pixel_sum_C: tuple[int, ...] = ()
-    pixel_square_sum_C: tuple[int, ...] = ()
-    rows_K: tuple[int, ...] = ()
-    """Number of rows of each class."""
-
-    def __add__(self, other: RowStats) -> RowStats:
-        """Statistics of the union of two disjoint sets of rows."""
-        return RowStats(
-            rows=self.rows + other.rows,
-            next_index=max(self.next_index, other.next_index),
-            pixels=self.pixels + other.pixels,
-            pixel_sum_C=_add(self.pixel_sum_C, other.pixel_sum_C),
-            pixel_square_sum_C=_add(self.pixel_square_sum_C, other.pixel_square_sum_C),
-            rows_K=_add(self.rows_K, other.rows_K),
-        )
-
-
-def _add(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(x + y for x, y in zip_longest(a, b, fillvalue=0))
-
-
-class _Histogram:
+class PixelHistogram:
     """Counts of pixel values per channel, updated 64 images at a time."""
 
     def __init__(self, spec: ImageSpec) -> None:
@@ -103,6 +77,7 @@ class _Histogram:
         self._square_V = value_V * (LEVELS - 1) if is_drawn else value_V**2
 
     def add(self, image_HWC: NDArray[np.uint8]) -> None:
+        """Count the pixels of an image of the spec's shape."""
         self._images_NHWC[self._buffered] = image_HWC
         self._buffered += 1
         if self._buffered == len(self._images_NHWC):
@@ -115,6 +90,7 @@ class _Histogram:
         self._buffered = 0
 
     def stats(self, rows: int, next_index: int, rows_K: Sequence[int]) -> RowStats:
+        """The statistics of all rows so far, given what is no pixel."""
         self._flush()
         value_V = np.arange(LEVELS, dtype=np.int64)
         return RowStats(
@@ -143,7 +119,7 @@ def write_shard(
     Raises:
         DataError: invalid key, image shape or label; or no rows.
     """
-    codec, histogram = Codec(spec), _Histogram(spec)
+    codec, histogram = Codec(spec), PixelHistogram(spec)
     keys, indices, images = list[str](), list[int](), list[bytes]()
     labels, names, sidecars = list[int](), list[str | None](), list[bytes | None]()
     for row in rows:
@@ -232,21 +208,6 @@ def _table_bytes(columns: Mapping[str, Any], schema: Any) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def read_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> Any:
-    """Read a Parquet file, or some of its columns, as a pyarrow table.
-
-    Raises:
-        DataError: not readable, or a column is missing; the message starts with ``where``.
-    """
-    try:
-        names = list(columns) if columns else None
-        table = pq.ParquetFile(pa.BufferReader(data)).read(names, use_threads=False)
-        return table.select(names) if names else table  # KeyError for a missing column
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise DataError(f"{where} is not a readable Parquet file ({reason})") from None
-
-
 class ShardReceipt(Config):
     """Result of writing one shard. Written create-if-absent, so the first of two writers wins."""
 
@@ -259,36 +220,9 @@ class ShardReceipt(Config):
     """(key, name, reason) of each rejected row."""
 
 
-def dataset_metadata(stats: Mapping[Split, RowStats]) -> dict[str, Any]:
-    """Metadata of a dataset's manifest: row and pixel statistics.
-
-    Args:
-        stats: for each split with rows, the sum of the statistics of its shards.
-
-    Returns:
-        ``splits``: the statistics of each split as JSON; ``stats``: ``mean`` and ``std`` of each channel over
-        the train split in network units, [-1, 1] (absent if that split is empty).
-    """
-    metadata: dict[str, Any] = {
-        "splits": {split: stats[split].model_dump(mode="json") for split in stats}
-    }
-    if "train" in stats:
-        metadata["stats"] = _network_stats(stats["train"])
-    return metadata
-
-
-def _network_stats(stats: RowStats) -> dict[str, list[float]]:
-    """Exact integers until the last division; pixel p is x = 2 (p + 1/2) / 256 - 1, as in genmod.units."""
-    scale, count = 2.0 / LEVELS, stats.pixels
-    sums = zip(stats.pixel_sum_C, stats.pixel_square_sum_C, strict=True)
-    std = [math.sqrt(squares * count - total * total) / count * scale for total, squares in sums]
-    mean = [(total / count + 0.5) * scale - 1.0 for total in stats.pixel_sum_C]
-    return {"mean": mean, "std": std}
-
-
 def quarantine_file(root: str, rejected: Sequence[Sequence[str]]) -> FileEntry:
     """Write quarantine.parquet: (key, name, reason) of every rejected input."""
-    names = ("key", "name", "reason")
+    names = QUARANTINE_SCHEMA.names
     columns = {name: [row[i] for row in rejected] for i, name in enumerate(names)}
     schema = pa.schema([(name, pa.string()) for name in names])
     return write_file(root, QUARANTINE, _table_bytes(columns, schema))

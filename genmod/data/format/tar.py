@@ -20,6 +20,8 @@ from genmod.errors import DataError
 
 BLOCK = 512
 _MAX_NAME_BYTES = 100
+_MAX_EXTENDED_BYTES = 1 << 16
+"""Bytes of an extended header that is read; it contains a name."""
 
 _ZEROS = bytes(BLOCK)
 _SIZE_AT, _SUM_AT = 124, 148
@@ -180,7 +182,12 @@ def walk(stream: IO[bytes], where: str, every: bool = False, begin: int = 0) -> 
         if body_at + size_bytes > end:
             raise DataError(f"{where}: truncated in the member at byte {at}; download it again")
         if kind in (b"x", b"L"):  # extended headers (PAX, GNU) of the next member
-            extended.read(kind, stream.read(min(size_bytes, 1 << 20)))
+            if size_bytes > _MAX_EXTENDED_BYTES:
+                raise DataError(
+                    f"{where}: the extended header at byte {at} has {size_bytes:,} bytes, more than "
+                    f"{_MAX_EXTENDED_BYTES:,}; write the tar again with shorter names"
+                )
+            extended.read(kind, stream.read(size_bytes))
         elif kind in (b"K", b"g"):  # a long link target (GNU), global defaults (PAX): not needed
             pass
         else:

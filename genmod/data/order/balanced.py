@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genmod import storage
-from genmod.data.format.shards import read_table
+from genmod.budget import BUDGET
+from genmod.data.format.index import read_index
 from genmod.errors import DataError
-from genmod.manifest import ShardEntry
+from genmod.manifest import StoredShard
 from genmod.permutation import shuffle
+from genmod.tables import numbers
 
 LABEL_CACHE_ROWS = 1 << 22
 """Rows of shards that are cached sorted by class, 4 bytes each."""
@@ -29,26 +30,9 @@ Labels = Callable[[int], NDArray[np.int32]]
 """Returns the labels of a shard's rows, given the shard's number; -1 for rows without a label."""
 
 
-def shard_labels(url_of: Callable[[str], str], shards: Sequence[ShardEntry]) -> Labels:
-    """Create a function that reads the labels of a shard from its index file.
-
-    Args:
-        url_of: returns the URL of an entry's path.
-        shards: shards in the order of their numbers.
-    """
-
-    def labels(number: int) -> NDArray[np.int32]:
-        shard = shards[number]
-        url = url_of(shard.index.path)
-        try:
-            table = read_table(storage.read_bytes(url), url, ["label"])
-        except FileNotFoundError:
-            raise DataError(f"{url} does not exist, but the dataset's manifest lists it") from None
-        if table.num_rows != shard.rows:
-            raise DataError(f"{url}: {table.num_rows} rows, the manifest has {shard.rows}")
-        return table["label"].fill_null(-1).to_numpy()
-
-    return labels
+def shard_labels(shards: Sequence[StoredShard]) -> Labels:
+    """Create a function that reads the labels of a shard, by its number in ``shards``, from its index."""
+    return lambda number: numbers(read_index(shards[number], ["label"])["label"])
 
 
 class ClassIndex:
@@ -70,6 +54,7 @@ class ClassIndex:
         self._classes = classes
         self._cached: OrderedDict[int, tuple[NDArray[np.int32], NDArray[np.int64]]] = OrderedDict()
         self._cached_rows = 0
+        BUDGET.check("balanced classes", array_bytes=16 * len(rows_S) * classes)
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             counts_SK = np.array(list(pool.map(self._counts, range(len(rows_S)))))
         self.rows_K: NDArray[np.int64] = counts_SK.sum(axis=0)
@@ -121,7 +106,7 @@ class ClassIndex:
 
 
 class BalancedOrder:
-    """Every block of K positions contains each class once, in a shuffled order.
+    """Every block of K positions contains each class that has rows once, in a shuffled order.
 
     Each class has its own epochs: a uniform order of its rows, each row once per epoch. So rows of small
     classes occur more often. The n-th row of a class is at a position in [n K, (n + 1) K).
@@ -131,24 +116,26 @@ class BalancedOrder:
         """Prepare the order; nothing is computed yet.
 
         Args:
-            index: index of a split in which every class has rows.
+            index: index of a split with rows; K is the number of classes that have some.
             seed: seed of the run.
             purpose: distinguishes streams with the same seed.
         """
-        assert index.rows_K.min() > 0
+        self._classes_K = np.flatnonzero(index.rows_K)
+        assert len(self._classes_K)
         self._index = index
         self._seed = seed
         self._purpose = purpose
 
     def rows_at(self, position_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of the split at stream positions."""
-        rows_K, classes = self._index.rows_K, len(self._index.rows_K)
+        rows_K, classes = self._index.rows_K, len(self._classes_K)
         # Class at each position: a permutation of the classes per block.
         number_N = position_N // classes
         place_N = torch.from_numpy(position_N - number_N * classes)
         which_N = torch.from_numpy(number_N)
         purpose = f"{self._purpose}/classes"
-        class_N = shuffle(place_N, classes, self._seed, purpose, which_N).numpy()
+        dealt_N = shuffle(place_N, classes, self._seed, purpose, which_N).numpy()
+        class_N = self._classes_K[dealt_N]
         # Row of the class: a permutation of its rows per epoch of the class.
         size_N = rows_K[class_N]
         epoch_N = number_N // size_N
@@ -157,6 +144,6 @@ class BalancedOrder:
             torch.from_numpy(size_N),
             self._seed,
             f"{self._purpose}/class",
-            torch.from_numpy(epoch_N * classes + class_N),
+            torch.from_numpy(epoch_N * classes + dealt_N),
         )
         return self._index.rows(class_N, within_N.numpy())

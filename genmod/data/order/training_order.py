@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, model_validator
 
 from genmod import storage
 from genmod.config import Config
@@ -16,7 +15,8 @@ from genmod.data.order.mixed import MixedOrder, integer_weights
 from genmod.data.order.row_order import LastBatch, RowOrder, UniformOrder, WindowOrder, epoch_rows
 from genmod.errors import ConfigError
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, Split
+from genmod.manifest import DatasetManifest, ImageSpec, Split, StoredShard
+from genmod.manifest.class_match import Classes, match_classes
 
 MAIN = "data"
 """Name of the recipe's own dataset in ``train.order.mixture``."""
@@ -25,12 +25,15 @@ MAIN = "data"
 class OrderConfig(Config):
     """The recipe's ``train.order``: row order of training. Every order resumes at any position in O(1)."""
 
-    shuffle_window_shards: int | None = Field(default=None, gt=0)
+    shuffle_window_shards: int | None = Field(default=None, gt=0, le=1 << 24)
     """Shuffle within windows of this many shards, so that only a few shards are read at a time; for remote
     datasets that are too large to cache. Default: shuffle the whole split."""
     balance: Literal["none", "classes"] = "none"
-    """``classes`` draws all classes equally often; rows of small classes then occur more often."""
-    mixture: dict[str, NonNegativeFloat] = {}
+    """``classes`` draws all classes that have training rows equally often; rows of small classes then occur
+    more often."""
+    mixture: dict[storage.Url, Annotated[float, Field(ge=0, le=1e12)]] = Field(
+        default={}, max_length=1_000
+    )
     """Weights of the datasets to train on, by URL; ``data`` is the recipe's own. The shares of the images are
     exact, and each dataset has its own epochs."""
     last_batch: LastBatch = "wrap"
@@ -73,14 +76,30 @@ class MixturePart:
     manifest: DatasetManifest
     weight: float = 1.0
 
+    def matched(self, split: Split, own: MixturePart) -> tuple[int, ...]:
+        """Number of each class in the recipe's own dataset; empty if all are equal.
+
+        Raises:
+            ConfigError: the own dataset lacks a class that has rows.
+        """
+        used = self.manifest.classes_with_rows(split)
+        return match_classes(self.manifest.classes(self.root), own.manifest.classes(own.root), used)
+
+    def empty_classes(self, split: Split, own: MixturePart) -> set[int]:
+        """Classes of the recipe's own dataset of which this one has no rows."""
+        used, matched = self.manifest.classes_with_rows(split), self.matched(split, own)
+        known = {matched[number] for number in used} if matched else used
+        return set(range(own.manifest.spec.classes)) - known
+
 
 @dataclass(frozen=True)
 class TrainingOrder:
     """Shards whose rows are numbered consecutively, and the order of these rows in the stream."""
 
-    shards: tuple[ShardEntry, ...]
-    """With paths relative to the dataset's root for a single dataset, else absolute paths or URLs."""
+    shards: tuple[StoredShard, ...]
     order: RowOrder
+    label_maps: tuple[tuple[int, ...], ...] = ()
+    """For each shard the class number of each of its labels; an empty map keeps them, and so does no map."""
 
 
 def mixture_parts(
@@ -107,20 +126,20 @@ def check_mixture(
         class_names: class names of the recipe's own dataset.
 
     Raises:
-        ConfigError: a dataset has another spec or other classes, no rows, or occurs twice.
+        ConfigError: a dataset has other images, a class that the own one lacks, no rows, or occurs twice.
     """
     seen = dict[str, str]()
     for part in parts:
         manifest = part.manifest
-        got, expected = str(manifest.spec), str(spec)
-        if manifest.spec == spec:
-            got, expected = str(list(manifest.class_names)), str(list(class_names))
-        # The same images and classes as the recipe's dataset.
-        if got != expected:
+        # The same images as the recipe's dataset, and no classes that it lacks.
+        if not manifest.spec.same_images(spec):
             raise ConfigError(
-                f"train.order.mixture: {part.root} has {got}, the recipe's dataset has {expected}; "
-                "mix datasets with the same spec and classes"
+                f"train.order.mixture: {part.root} has {manifest.spec}, the recipe's dataset has {spec}; "
+                "mix datasets of the same images"
             )
+        own = Classes("the recipe's dataset", spec.classes, class_names)
+        classes = manifest.classes(f"train.order.mixture: {part.root}")
+        match_classes(classes, own, manifest.classes_with_rows(split))
         # Rows to draw from, and each dataset only once.
         if part.weight and not manifest.rows(split):
             raise ConfigError(f"train.order.mixture: {part.root} has no rows in its {split} split")
@@ -187,7 +206,7 @@ def make_training_order(
     if len(parts) == 1:
         (part,) = parts
         order = _OrderFactory(split, config, seed, global_batch).order(part, "order")
-        return TrainingOrder(part.manifest.of_split(split), order)
+        return TrainingOrder(part.manifest.stored(part.root, split), order)
     check_mixture(parts, split, first.spec, first.class_names)
     # Sort the datasets by digest, so that the order is independent of their URLs.
     weights = integer_weights([part.weight for part in parts])
@@ -196,8 +215,14 @@ def make_training_order(
     factory = _OrderFactory(split, config, seed, global_batch)
     orders = [factory.order(part, f"order/{part.manifest.digest}") for part, _ in weighted]
     rows = [part.manifest.rows(split) for part, _ in weighted]
-    shards = tuple(shard for part, _ in weighted for shard in _absolute_shards(part, split))
-    return TrainingOrder(shards, MixedOrder(orders, rows, [weight for _, weight in weighted]))
+    shards = tuple(
+        shard for part, _ in weighted for shard in part.manifest.stored(part.root, split)
+    )
+    maps = tuple(
+        part.matched(split, parts[0]) for part, _ in weighted for _ in part.manifest.of_split(split)
+    )
+    order = MixedOrder(orders, rows, [weight for _, weight in weighted])
+    return TrainingOrder(shards, order, maps if any(maps) else ())
 
 
 @dataclass(frozen=True)
@@ -223,25 +248,6 @@ class _OrderFactory:
         return UniformOrder(rows, self.seed, purpose, epoch)
 
     def _class_index(self, part: MixturePart) -> ClassIndex:
-        shards, spec = part.manifest.of_split(self.split), part.manifest.spec
-        labels = shard_labels(partial(storage.join, part.root), shards)
-        index = ClassIndex([shard.rows for shard in shards], spec.classes, labels)
-        if empty := (index.rows_K == 0).nonzero()[0].tolist():
-            names = part.manifest.class_names
-            name = names[empty[0]] if names else empty[0]
-            raise ConfigError(
-                f"train.order.balance is classes, but class {name} of {part.root} has no rows in its "
-                f"{self.split} split; shard more data"
-            )
-        return index
-
-
-def _absolute_shards(part: MixturePart, split: Split) -> list[ShardEntry]:
-    def absolute(entry: FileEntry) -> FileEntry:
-        path = storage.join(storage.resolve(part.root), entry.path)
-        return entry.model_copy(update={"path": path})
-
-    return [
-        shard.model_copy(update={"tar": absolute(shard.tar), "index": absolute(shard.index)})
-        for shard in part.manifest.of_split(split)
-    ]
+        shards, spec = part.manifest.stored(part.root, self.split), part.manifest.spec
+        labels = shard_labels(shards)
+        return ClassIndex([shard.rows for shard in shards], spec.classes, labels)

@@ -13,7 +13,6 @@ import torch
 from deflate import crc32
 from numpy.typing import NDArray
 
-from genmod import storage
 from genmod.data.format import binary
 from genmod.data.format.codecs import Codec
 from genmod.data.reading.prefetch import Prefetch
@@ -21,7 +20,7 @@ from genmod.data.reading.row_index import Locations, RowIndex
 from genmod.data.reading.tar_files import TarFiles
 from genmod.errors import DataError
 from genmod.interface.batch import Batch
-from genmod.manifest import DatasetManifest, ImageSpec, ShardEntry, Split, require
+from genmod.manifest import DatasetManifest, ImageSpec, Split, StoredShard, require
 
 _Numbers = NDArray[np.int64]
 
@@ -48,28 +47,31 @@ class RowReader:
 
     def __init__(
         self,
-        root: str,
         spec: ImageSpec,
-        shards: Sequence[ShardEntry],
+        shards: Sequence[StoredShard],
         decoded_bytes: int = 0,
         draw_seed: int | None = None,
+        label_maps: Sequence[Sequence[int]] = (),
     ) -> None:
         """Prepare to read; no file is read yet.
 
         Args:
-            root: URL of the dataset.
             spec: spec of the dataset.
             shards: shards of one split, in the order of their rows.
             decoded_bytes: memory for decoded pixels, so that later epochs decode less. Caches the first rows.
             draw_seed: for binary data that is drawn from greys: seed of draws that depend on ``index_N`` of
                 each read. Not given: each row has one fixed draw.
+            label_maps: for each shard the number to return for each of its labels; an empty map keeps them.
         """
         self.spec = spec
         self._codec = Codec(spec)
-        self._split, self._draw_seed = shards[0].split if shards else "none", draw_seed
-        self._index = RowIndex(root, spec, shards)
-        tar_urls = [storage.join(root, shard.tar.path) for shard in shards]
-        self._tars = TarFiles(tar_urls, [shard.tar for shard in shards])
+        self._split, self._draw_seed = shards[0].entry.split if shards else "none", draw_seed
+        self._index = RowIndex(spec, shards)
+        # Shards of one dataset share a map.
+        maps = list(dict.fromkeys(map(tuple, label_maps)))
+        self._maps = [np.array(part, dtype=np.int64) for part in maps]
+        self._map_S = np.array([maps.index(tuple(part)) for part in label_maps], dtype=np.int64)
+        self._tars = TarFiles(shards)
         cached = min(len(self), decoded_bytes // spec.dims)
         self._decoded_KCHW = np.empty((cached, *spec.shape), dtype=np.uint8)
         self._is_decoded_K = np.zeros(cached, dtype=np.bool_)
@@ -79,7 +81,7 @@ class RowReader:
 
     def keys(self) -> list[str]:
         """Read the keys of all rows, in order."""
-        return [key for number in range(len(self._tars.urls)) for key in self._index.keys(number)]
+        return [key for number in range(len(self._tars)) for key in self._index.keys(number)]
 
     def find(self, row_N: _Numbers) -> Locations:
         """Look rows up in the index: location, checksum, label, index in the split."""
@@ -137,7 +139,7 @@ class RowReader:
         """Describe a row by its tar and key."""
         (number,) = self._index.shard_of(np.array([row])).tolist()
         key = self._index.keys(number)[row - int(self._index.start_S[number])]
-        return f"{self._tars.urls[number]}: member {key}"
+        return f"{self._tars.url(number)}: member {key}"
 
     def read(self, row_N: _Numbers, index_N: _Numbers | None = None) -> Batch:
         """Read rows as a batch, in the given order.
@@ -153,7 +155,7 @@ class RowReader:
         locations = self._index.find(row_N)
         labels_B = None
         if self.spec.classes:
-            labels_B = torch.from_numpy(locations.label_N.astype(np.int64))
+            labels_B = torch.from_numpy(self._labels(locations))
         index_N = locations.index_N if index_N is None else np.ascontiguousarray(index_N)
         index_B = torch.from_numpy(index_N)
         pixels_BCHW = torch.from_numpy(self._pixels(row_N, locations))
@@ -162,6 +164,14 @@ class RowReader:
             draw = fixed if self._draw_seed is None else (self._draw_seed, _TRAINING_DRAW, index_B)
             pixels_BCHW = binary.draw(pixels_BCHW, *draw)
         return Batch(pixels_BCHW, labels_B, index_B)
+
+    def _labels(self, locations: Locations) -> _Numbers:
+        label_N = locations.label_N.astype(np.int64)
+        for number, map_K in enumerate(self._maps):
+            if len(map_K):
+                here_N = self._map_S[locations.shard_N] == number
+                label_N[here_N] = map_K[label_N[here_N]]
+        return label_N
 
     def batches(self, batch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Read rows start .. stop-1 in order, each once; the last batch may be shorter."""
@@ -176,12 +186,12 @@ class RowReader:
 
 def split_reader(root: str, manifest: DatasetManifest, split: Split) -> RowReader:
     """Open all rows of a split for random access."""
-    return RowReader(root, manifest.spec, manifest.of_split(split))
+    return RowReader(manifest.spec, manifest.stored(root, split))
 
 
-def shard_reader(root: str, manifest: DatasetManifest, shard: ShardEntry) -> RowReader:
+def shard_reader(manifest: DatasetManifest, shard: StoredShard) -> RowReader:
     """Open the rows of one shard for random access."""
-    return RowReader(root, manifest.spec, [shard])
+    return RowReader(manifest.spec, [shard])
 
 
 def read_rows(

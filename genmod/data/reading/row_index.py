@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genmod import storage
-from genmod.data.format.shards import read_table
+from genmod.data.format.index import HINT, column_problems, read_index, read_keys
 from genmod.data.format.tar import BLOCK
 from genmod.errors import DataError
-from genmod.manifest import ImageSpec, ShardEntry
+from genmod.manifest import ImageSpec, StoredShard
+from genmod.tables import numbers
 
 INDEX_CACHE_ROWS = 1 << 24
 """Rows whose location is cached, 20 bytes each. A uniform order over more rows reads the indexes again and
@@ -65,9 +65,9 @@ class Locations(NamedTuple):
 class RowIndex:
     """Index of the rows of several shards, numbered from 0 in the order of the shards."""
 
-    def __init__(self, root: str, spec: ImageSpec, shards: Sequence[ShardEntry]) -> None:
+    def __init__(self, spec: ImageSpec, shards: Sequence[StoredShard]) -> None:
         """Prepare for look-ups; no file is read yet."""
-        self._root, self._spec, self._shards = root, spec, shards
+        self._spec, self._shards = spec, shards
         rows_S = np.fromiter((shard.rows for shard in shards), np.int64, len(shards))
         self.end_S = np.cumsum(rows_S)
         self.start_S = self.end_S - rows_S
@@ -79,10 +79,6 @@ class RowIndex:
         self._first_index_S = np.zeros(len(shards), dtype=np.int64)
         self._cached: deque[int] = deque()  # shards in the ring, oldest first
         self._loaded_rows, self._found_rows, self._has_warned = 0, 0, False
-
-    def url(self, number: int) -> str:
-        """URL of a shard's index file."""
-        return storage.join(self._root, self._shards[number].index.path)
 
     def shard_of(self, row_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of the shard that contains each row."""
@@ -108,8 +104,7 @@ class RowIndex:
 
     def keys(self, number: int) -> list[str]:
         """Read the keys of a shard's rows."""
-        url = self.url(number)
-        return cast(list[str], read_table(_read(url), url, ["key"])["key"].to_pylist())
+        return read_keys(self._shards[number])
 
     def _locations(self, row_N: NDArray[np.int64], shard_N: NDArray[np.int64]) -> NDArray[np.void]:
         base_N = self._base_S[shard_N]
@@ -156,41 +151,29 @@ class RowIndex:
             logger.warning(
                 "%s: the row order reads the indexes of %d shards again and again; "
                 "set train.order.shuffle_window_shards",
-                self._root,
+                self._shards[0].folder,
                 len(self._shards),
             )
 
     def _read(self, number: int) -> NDArray[np.void]:
         """Read and check the index of a shard."""
-        shard, url = self._shards[number], self.url(number)
-        table = read_table(_read(url), url, _COLUMNS)
-        if table.num_rows != shard.rows or not shard.rows:
-            raise DataError(f"{url}: {table.num_rows} rows, the manifest has {shard.rows}")
-        # Images are inside the tar.
-        offset_N, length_N = table["offset"].to_numpy(), table["bytes"].to_numpy()
-        rest_N = shard.tar.size_bytes - offset_N
-        if np.any((offset_N < 0) | (offset_N % BLOCK != 0) | (length_N < 0) | (length_N > rest_N)):
-            raise DataError(f"{url}: an offset or size points outside the tar")
-        # Labels are classes of the dataset.
-        label_N, classes = table["label"].fill_null(-1).to_numpy(), self._spec.classes
-        if np.any(label_N >= classes) or (classes and np.any(label_N < 0)):
-            raise DataError(f"{url}: a label is not one of the dataset's {classes} classes")
+        shard = self._shards[number]
+        table = read_index(shard, _COLUMNS)
+        for problem in column_problems(table, shard.entry.tar.size_bytes, self._spec):
+            raise DataError(f"{shard.index_url}: {problem}; {HINT}")
         # Numbers fit into 32 bits; the index is stored relative to the shard's first.
-        index_N = table["index"].to_numpy()
+        offset_N, length_N = numbers(table["offset"]), numbers(table["bytes"])
+        index_N = numbers(table["index"])
         first = int(index_N.min())
         largest = (length_N.max(), offset_N.max() // BLOCK, index_N.max() - first)
         if max(largest) >= _LIMIT:
-            raise DataError(f"{url}: contains a number of {_LIMIT} or more; write smaller shards")
+            raise DataError(
+                f"{shard.index_url}: contains a number of {_LIMIT} or more; write smaller shards"
+            )
         location_N = np.empty(shard.rows, dtype=_LOCATION)
         self._first_index_S[number] = first
         location_N["block"], location_N["bytes"] = offset_N // BLOCK, length_N
-        location_N["checksum"], location_N["label"] = table["checksum"].to_numpy(), label_N
+        location_N["checksum"] = numbers(table["checksum"])
+        location_N["label"] = numbers(table["label"])
         location_N["index"] = index_N - first
         return location_N
-
-
-def _read(url: str) -> bytes:
-    try:
-        return storage.read_bytes(url)
-    except FileNotFoundError:
-        raise DataError(f"{url} does not exist, but the dataset's manifest lists it") from None

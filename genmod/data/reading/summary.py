@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from genmod import storage
-from genmod.data.format.codecs import to_spec
-from genmod.data.format.image_grid import grid, png
-from genmod.data.format.shards import QUARANTINE, RowStats, dataset_metadata, read_table
+from genmod.data.format.foreign import to_spec
+from genmod.data.format.image_grid import draw_sheet, thumbnail_spec
+from genmod.data.format.index import read_rejected
 from genmod.data.reading.reader import shard_reader
-from genmod.errors import ConfigError, DataError
-from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, ShardEntry, Split
+from genmod.errors import ConfigError
+from genmod.manifest import SPLITS, DatasetManifest, Split, StoredShard
+from genmod.manifest.statistics import network_stats
 from genmod.permutation import shuffle
 from genmod.units import LEVELS
 
@@ -29,17 +30,11 @@ SHEET_COLUMNS = 16
 SHEET_ROWS = 10
 """Rows of the contact sheet of unlabelled data."""
 
-SHEET_BACKGROUND = 128
-"""Grey level of cells without an image."""
-
 _SHEET_CLASSES = 40
 """Maximum number of classes on the contact sheet."""
 
 _SHARDS, _MAX_SHARDS = 16, 256
 """Shards to read for a contact sheet, and the maximum while images of a rare class are missing."""
-
-_THUMBNAIL_PIXELS = 64
-"""Longer side of a thumbnail. Larger images are reduced to it, smaller ones enlarged by an integer."""
 
 _MAX_REASONS = 5
 """Number of the most frequent reasons of rejection to list."""
@@ -55,7 +50,7 @@ def dataset_summary(root: str, manifest: DatasetManifest) -> dict[str, Any]:
     return {
         "spec": manifest.spec.model_dump(mode="json"),
         "class_names": list(manifest.class_names),
-        "splits": {s: _split(manifest, s) for s in SPLITS if manifest.rows(s)},
+        "splits": {s: _split(root, manifest, s) for s in SPLITS if manifest.rows(s)},
         "rows": sum(shard.rows for shard in manifest.shards),
         "shards": len(manifest.shards),
         "size_bytes": sum(s.tar.size_bytes + s.index.size_bytes for s in manifest.shards),
@@ -71,7 +66,7 @@ def dataset_summary(root: str, manifest: DatasetManifest) -> dict[str, Any]:
     }
 
 
-def _split(manifest: DatasetManifest, split: Split) -> dict[str, Any]:
+def _split(root: str, manifest: DatasetManifest, split: Split) -> dict[str, Any]:
     shards = manifest.of_split(split)
     rows_S = [shard.rows for shard in shards]
     tar_bytes = sum(shard.tar.size_bytes for shard in shards)
@@ -83,11 +78,9 @@ def _split(manifest: DatasetManifest, split: Split) -> dict[str, Any]:
         "index_bytes": sum(shard.index.size_bytes for shard in shards),
         "bytes_per_image": round(tar_bytes / sum(rows_S), 1),
     }
-    values = manifest.metadata.get("splits", {}).get(split)
-    if values is not None:
-        row_stats = RowStats.model_validate(values)
+    if "splits" in manifest.metadata and (row_stats := manifest.row_stats(root).get(split)):
         summary["rows_by_class"] = list(row_stats.rows_K)
-        stats = dataset_metadata({"train": row_stats})["stats"]  # of any split; in network units
+        stats = network_stats(row_stats)
         summary["pixel_mean_C"] = [(mean + 1.0) * LEVELS / 2 - 0.5 for mean in stats["mean"]]
         summary["pixel_std_C"] = [std * LEVELS / 2 for std in stats["std"]]
     return summary
@@ -95,14 +88,10 @@ def _split(manifest: DatasetManifest, split: Split) -> dict[str, Any]:
 
 def _reasons(root: str, manifest: DatasetManifest) -> dict[str, int]:
     """Count the most frequent reasons of rejection, each up to its first colon or semicolon."""
-    if not manifest.quarantined or all(entry.path != QUARANTINE for entry in manifest.files):
+    if not manifest.quarantined:
         return {}
-    url = storage.join(root, QUARANTINE)
-    try:
-        table = read_table(storage.read_bytes(url), url, ["reason"])
-    except FileNotFoundError:
-        raise DataError(f"{url} does not exist, but the dataset's manifest lists it") from None
-    kinds = (reason.split(":")[0].split(";")[0] for reason in table["reason"].to_pylist())
+    reasons = (reason for _, _, reason in read_rejected(root, manifest))
+    kinds = (reason.split(":")[0].split(";")[0] for reason in reasons)
     return dict(Counter(kinds).most_common(_MAX_REASONS))
 
 
@@ -135,34 +124,23 @@ def contact_sheet(root: str, manifest: DatasetManifest, split: Split | None = No
         others = ", ".join(non_empty) or "none"
         raise ConfigError(f"{root}: the {split} split has no rows; splits with rows: {others}")
     # Choose rows of a few shards in a shuffled order.
-    shards = manifest.of_split(split)
+    shards = manifest.stored(root, split)
     order = shuffle(torch.arange(len(shards)), len(shards), 0, f"inspect/{split}").tolist()
     shuffled = [shards[number] for number in order[:_MAX_SHARDS]]
     classes = min(manifest.spec.classes, _SHEET_CLASSES)
-    picks_K = _picks(root, manifest, shuffled, classes)
-    # Start with empty cells; every class begins a new row.
-    columns = min(SHEET_COLUMNS, max(map(len, picks_K)))
-    thumb = _thumbnail_spec(manifest.spec)
-    cells = -(-max(map(len, picks_K)) // columns) * columns
-    blank_CHW = np.full(thumb.shape, SHEET_BACKGROUND, dtype=np.uint8)
-    images_NCHW = np.stack([blank_CHW] * (cells * len(picks_K)))
-    # Read each shard once and put its images into their cells.
+    picks_K = _picks(manifest, shuffled, classes)
+    # Read each shard once.
+    thumb = thumbnail_spec(manifest.spec)
+    thumbs: dict[_Pick, NDArray[np.uint8]] = {}
     for number in sorted({pick.shard for picks in picks_K for pick in picks}):
-        cell_rows = [
-            (k * cells + n, pick.row)
-            for k, picks in enumerate(picks_K)
-            for n, pick in enumerate(picks)
-            if pick.shard == number
-        ]
-        reader = shard_reader(root, manifest, shuffled[number])
-        pixels_NCHW = reader.pixels(np.array([row for _, row in cell_rows]))
+        chosen = [pick for picks in picks_K for pick in picks if pick.shard == number]
+        reader = shard_reader(manifest, shuffled[number])
+        pixels_NCHW = reader.pixels(np.array([pick.row for pick in chosen]))
         reader.close()
-        for (cell, _), image_CHW in zip(cell_rows, pixels_NCHW, strict=True):
-            thumb_HWC = to_spec(image_CHW.transpose(1, 2, 0), thumb, "fit")
-            images_NCHW[cell] = thumb_HWC.transpose(2, 0, 1)
-    scale = max(1, _THUMBNAIL_PIXELS // max(thumb.height, thumb.width))
-    sheet_CHW = grid(torch.from_numpy(images_NCHW), columns, scale, SHEET_BACKGROUND)
-    return ContactSheet(png(sheet_CHW), split, sum(map(len, picks_K)), classes)
+        for pick, image_CHW in zip(chosen, pixels_NCHW, strict=True):
+            thumbs[pick] = to_spec(image_CHW.transpose(1, 2, 0), thumb, "fit")
+    parts = [[thumbs[pick] for pick in picks] for picks in picks_K]
+    return ContactSheet(draw_sheet(parts, thumb, SHEET_COLUMNS), split, len(thumbs), classes)
 
 
 class _Pick(NamedTuple):
@@ -174,16 +152,14 @@ class _Pick(NamedTuple):
     row: int
 
 
-def _picks(
-    root: str, manifest: DatasetManifest, shards: list[ShardEntry], classes: int
-) -> list[list[_Pick]]:
+def _picks(manifest: DatasetManifest, shards: list[StoredShard], classes: int) -> list[list[_Pick]]:
     """Choose rows of each class, or of all data, spread over the shards."""
     picks_K: list[list[_Pick]] = [[] for _ in range(max(classes, 1))]
     count = SHEET_COLUMNS if classes else SHEET_COLUMNS * SHEET_ROWS
     for number, shard in enumerate(shards):
         if number >= _SHARDS and all(len(picks) >= count for picks in picks_K):
             break
-        reader = shard_reader(root, manifest, shard)
+        reader = shard_reader(manifest, shard)
         row_N = shuffle(torch.arange(shard.rows), shard.rows, 0, "inspect/rows").numpy()
         label_N = reader.find(row_N).label_N if classes else np.zeros_like(row_N)
         reader.close()
@@ -191,10 +167,3 @@ def _picks(
             rows = row_N[label_N == k][:count].tolist()
             picks += [_Pick(rank, number, row) for rank, row in enumerate(rows)]
     return [sorted(picks)[:count] for picks in picks_K]
-
-
-def _thumbnail_spec(spec: ImageSpec) -> ImageSpec:
-    """Shape of an image on the contact sheet."""
-    shrink = max(1.0, max(spec.height, spec.width) / _THUMBNAIL_PIXELS)
-    height, width = (max(1, round(side / shrink)) for side in (spec.height, spec.width))
-    return ImageSpec(channels=spec.channels, height=height, width=width, classes=0)

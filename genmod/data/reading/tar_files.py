@@ -1,19 +1,26 @@
-"""Random access to the tars of a dataset: many small byte ranges, local or remote."""
+"""Random access to the tars of a dataset: many small byte ranges, local or remote.
+
+A tar is compared with its digest when this process first opens it: local files, the node's copies, and tars
+that are kept in memory. Tars that are read by byte range are not; each image has a CRC-32 in its index, whose
+own digest is compared. ``storage.check_digests`` turns this off.
+"""
 
 from __future__ import annotations
 
 import os
 import resource
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
-from fsspec.implementations.local import LocalFileSystem
-
 from genmod import storage
+from genmod.data.format.index import HINT
 from genmod.errors import DataError
-from genmod.manifest import FileEntry
+from genmod.manifest import StoredShard
+from genmod.manifest.files import read_entry
+from genmod.storage import digests
 from genmod.storage.cache import open_copy
 
 MEMORY_CACHE_BYTES = 1 << 30
@@ -23,6 +30,9 @@ they are read by byte range."""
 _OPEN_FILES_DIVISOR = 4
 """At most a fourth of the files that the process may open are tars or cached copies of them."""
 
+_CHECK_THREADS = 8
+"""Tars whose digests are computed at the same time."""
+
 _RETRY_CACHE_S = 60.0
 """After a tar did not fit into the node's cache, wait this long before the next attempt."""
 
@@ -30,15 +40,22 @@ _RETRY_CACHE_S = 60.0
 class TarFiles:
     """The tars of several shards. Closed by :meth:`close` or garbage collection. Not thread-safe."""
 
-    def __init__(self, urls: Sequence[str], entries: Sequence[FileEntry]) -> None:
-        self.urls = tuple(urls)
-        self._entries = tuple(entries)
+    def __init__(self, shards: Sequence[StoredShard]) -> None:
+        self._shards = shards
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._whole: dict[int, bytes] = {}
-        self._keep_whole = sum(entry.size_bytes for entry in entries) <= MEMORY_CACHE_BYTES
+        total = sum(shard.entry.tar.size_bytes for shard in shards)
+        self._keep_whole = total <= MEMORY_CACHE_BYTES
         max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_open = max(16, max_files // _OPEN_FILES_DIVISOR)
         self._retry_cache_at_s: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def url(self, number: int) -> str:
+        """URL of a tar."""
+        return self._shards[number].tar_url
 
     def read(self, numbers: Sequence[int], offsets: list[int], lengths: list[int]) -> list[bytes]:
         """Read byte ranges, each of one tar.
@@ -59,8 +76,8 @@ class TarFiles:
         if list(map(len, blobs)) != lengths:
             is_whole = [len(blob) == n for blob, n in zip(blobs, lengths, strict=True)]
             number = numbers[is_whole.index(False)]
-            size_bytes = self._entries[number].size_bytes
-            raise DataError(f"{self.urls[number]} is truncated; expected {size_bytes} bytes")
+            size_bytes = self._shards[number].entry.tar.size_bytes
+            raise DataError(f"{self.url(number)} is truncated; expected {size_bytes} bytes")
         return blobs
 
     def _open_and_read(
@@ -69,6 +86,7 @@ class TarFiles:
         """Read ranges of open and of closed tars."""
         blobs = list[bytes]()
         remote: dict[int, list[int]] = {}
+        self._check_local([n for n in dict.fromkeys(numbers) if n not in self._descriptors])
         # Read local tars and cached copies; collect the ranges of the others.
         for number, offset, length in zip(numbers, offsets, lengths, strict=True):
             descriptor = self._descriptors.get(number)
@@ -88,27 +106,39 @@ class TarFiles:
                 blobs[i] = blob
         return blobs
 
+    def _check_local(self, numbers: Sequence[int]) -> None:
+        """Compare local tars with their digests, in parallel, unless this process has done so before."""
+        if len(numbers) < 2 or not storage.settings().check_digests:
+            return
+
+        def check(number: int) -> None:
+            if (descriptor := open_local(self._shards[number])) is not None:
+                os.close(descriptor)
+
+        with ThreadPoolExecutor(_CHECK_THREADS) as pool:
+            deque(pool.map(check, numbers), maxlen=0)
+
     def _open(self, number: int) -> int | None:
         """Open a local tar, or the node's copy of a remote one; None if there is no copy now."""
-        url = self.urls[number]
-        fs, path = storage.filesystem(url)
+        descriptor = open_local(self._shards[number])
+        if descriptor is not None:
+            return self._keep_open(number, descriptor)
         try:
-            if isinstance(fs, LocalFileSystem):
-                return self._keep_open(number, os.open(path, os.O_RDONLY))
             return self._open_copy(number)
         except FileNotFoundError:
-            raise _missing(url) from None
+            raise _missing(self.url(number)) from None
 
     def _fetch(self, number: int, offsets: list[int], lengths: list[int]) -> list[bytes]:
         """Byte ranges of a remote tar."""
-        url = self.urls[number]
-        try:
-            if not self._keep_whole or storage.settings().cache is not None:
-                return storage.read_ranges(url, offsets, lengths)
-            if number not in self._whole:
-                self._whole[number] = storage.read_bytes(url)
-        except FileNotFoundError:
-            raise _missing(url) from None
+        shard = self._shards[number]
+        if not self._keep_whole or storage.settings().cache is not None:
+            try:
+                return storage.read_ranges(shard.tar_url, offsets, lengths)
+            except FileNotFoundError:
+                raise _missing(shard.tar_url) from None
+        if number not in self._whole:
+            check = storage.settings().check_digests
+            self._whole[number] = read_entry(shard.folder, shard.entry.tar, HINT, check=check)
         whole = self._whole[number]
         return [whole[o : o + n] for o, n in zip(offsets, lengths, strict=True)]
 
@@ -118,8 +148,8 @@ class TarFiles:
             return None
         if self._retry_cache_at_s.get(number, 0.0) >= time.monotonic():
             return None
-        entry = self._entries[number]
-        descriptor = open_copy(self.urls[number], entry.sha256, entry.size_bytes)
+        entry = self._shards[number].entry.tar
+        descriptor = open_copy(self.url(number), entry.sha256, entry.size_bytes)
         if descriptor is None:
             self._retry_cache_at_s[number] = time.monotonic() + _RETRY_CACHE_S
             return None
@@ -142,5 +172,34 @@ class TarFiles:
         self.close()
 
 
+def open_local(shard: StoredShard) -> int | None:
+    """A descriptor of a local tar, compared with its size and digest; None if the tar is remote.
+
+    Raises:
+        DataError: the tar is missing, or was changed.
+        StorageError: it is a device, or a link out of its folder.
+    """
+    entry = shard.entry.tar
+    try:
+        descriptor = storage.open_below(shard.folder, entry.path)
+    except FileNotFoundError:
+        raise _missing(shard.tar_url) from None
+    if descriptor is None:
+        return None
+    try:
+        size_bytes = os.fstat(descriptor).st_size
+        if size_bytes != entry.size_bytes:
+            problem = "is truncated" if size_bytes < entry.size_bytes else "is too long"
+            raise DataError(
+                f"{shard.tar_url} {problem}: {size_bytes} bytes, expected {entry.size_bytes}; {HINT}"
+            )
+        if storage.settings().check_digests and not digests.matches(descriptor, entry.sha256):
+            raise DataError(f"{shard.tar_url} does not match its digest: it was changed; {HINT}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _missing(url: str) -> DataError:
-    return DataError(f"{url} does not exist, but the dataset's manifest lists it")
+    return DataError(f"{url} is missing, but its manifest lists it; {HINT}")

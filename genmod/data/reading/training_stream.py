@@ -73,7 +73,13 @@ class TrainingStream:
             training_order = make_training_order(
                 parts, split, OrderConfig(), seed=seed, global_batch=global_batch
             )
-        self._reader = RowReader(root, manifest.spec, training_order.shards, decoded_bytes, seed)
+        self._reader = RowReader(
+            manifest.spec,
+            training_order.shards,
+            decoded_bytes,
+            seed,
+            label_maps=training_order.label_maps,
+        )
         chunks = read_chunks(self._reader, training_order.order, rank_slice, start_nimg)
         self._batches = Prefetch(chunks, depth)
         self._chunk: list[Batch] = []

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from genmod import storage
 from genmod.data.format.codecs import Codec
+from genmod.data.format.index import HINT
+from genmod.data.reading.tar_files import open_local
+from genmod.documents import parse_json
 from genmod.errors import ConfigError, DataError
-from genmod.manifest import DatasetManifest, ImageSpec, Split, require
+from genmod.manifest import DatasetManifest, ImageSpec, Split, StoredShard, require
 
 if TYPE_CHECKING:
     from webdataset.compat import WebDataset
+
+
+_LABEL_DIGITS = 9
 
 
 def webdataset(url: str, split: Split = "train") -> WebDataset:
@@ -47,32 +53,43 @@ def webdataset(url: str, split: Split = "train") -> WebDataset:
 
     root = storage.resolve(url)
     manifest = require(DatasetManifest, root, "dataset", "shard")
-    tar_urls = [storage.join(root, shard.tar.path) for shard in manifest.of_split(split)]
-    if not tar_urls:
+    shards = {shard.tar_url: shard for shard in manifest.stored(root, split)}
+    if not shards:
         raise ConfigError(f"{root}: the {split} split has no rows; see data.splits in the recipe")
     # shardshuffle=0: manifest order. empty_check: a worker may get no shard.
     dataset = compat.WebDataset(
-        tar_urls, shardshuffle=0, nodesplitter=shardlists.split_by_node, empty_check=False
+        list(shards), shardshuffle=0, nodesplitter=shardlists.split_by_node, empty_check=False
     )
     # The package would open remote URLs with shell commands; open all tars through fsspec instead.
     stages = dataset.pipeline
     openers = [i for i, stage in enumerate(stages) if isinstance(stage, (StreamingOpen, FileCache))]
     assert len(openers) == 1, "webdataset has changed: its pipeline has no opener"
-    stages[openers[0]] = _open_tars
+    stages[openers[0]] = _TarOpener(shards)
     return cast("WebDataset", dataset.map(_Decoder(manifest.spec)))
 
 
-def _open_tars(sources: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pipeline stage: open each tar for streaming."""
-    for source in sources:
-        url = str(source["url"])
+class _TarOpener:
+    """Pipeline stage: opens each tar for streaming. Local tars are compared with their digests."""
+
+    def __init__(self, shards: Mapping[str, StoredShard]) -> None:
+        self._shards = dict(shards)
+
+    def __call__(self, sources: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        for source in sources:
+            url = str(source["url"])
+            try:
+                stream = self._open(url)
+            except FileNotFoundError:
+                raise DataError(f"{url} is missing, but its manifest lists it; {HINT}") from None
+            with stream:
+                yield {"url": url, "stream": stream}
+
+    def _open(self, url: str) -> Any:
+        descriptor = open_local(self._shards[url])
+        if descriptor is not None:
+            return os.fdopen(descriptor, "rb")
         fs, path = storage.filesystem(url)
-        try:
-            stream = fs.open(path, "rb")
-        except FileNotFoundError:
-            raise DataError(f"{url} does not exist, but the dataset's manifest lists it") from None
-        with cast(Any, stream):
-            yield {"url": url, "stream": stream}
+        return fs.open(path, "rb")
 
 
 class _Decoder:
@@ -91,6 +108,11 @@ class _Decoder:
             except DataError as error:
                 where = f"{sample['__url__']}: member {sample['__key__']}.{name}"
                 raise DataError(f"{where}: {error}") from None
-        if name == "cls":
-            return int(value)
-        return json.loads(value) if name == "json" else value
+        if name not in ("cls", "json"):
+            return value
+        member = f"{sample['__url__']}: member {sample['__key__']}.{name}"
+        if name == "json":
+            return parse_json(value, member, HINT)
+        if not value.isdigit() or len(value) > _LABEL_DIGITS:
+            raise DataError(f"{member}: {value[:16]!r} is not a label; {HINT}")
+        return int(value)

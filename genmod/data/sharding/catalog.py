@@ -10,30 +10,27 @@ per input. Letters: N rows, M rows of a part.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genmod.budget import BUDGET
 from genmod.data.format.keys import sample_key
-from genmod.data.sharding.disk_buckets import DiskBuckets, Groups, group_by_bucket, parse_line
-from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Ref, Scan, Source, Splits
+from genmod.data.sharding.classify import DUPLICATE, KNOWN_REJECTED, RECORD, REJECTED, classify
+from genmod.data.sharding.disk_buckets import DiskBuckets, Groups, group_by_bucket
+from genmod.data.sharding.hashed_splits import hashed_codes
+from genmod.data.sharding.row_lines import RowLines
+from genmod.data.sharding.row_sample import RowSample
+from genmod.data.sources.class_names import in_class_order
+from genmod.data.sources.config import Splits
+from genmod.data.sources.source import LABEL_REASONS, NO_LABEL, Ref, Scan, Source
+from genmod.errors import ConfigError, DataError, sanitize
 from genmod.manifest import SPLITS, Split
 
 CATALOG_CHUNK_ROWS = 1 << 16
 """Rows of one chunk of the catalog, and of one group of shards."""
-
-_PEEK_ROWS = 64
-"""Rows whose refs are kept, to determine the shape of the images."""
-
-_KNOWN, _DUPLICATE, _UNLABELLED = 3, 4, 5
-"""Codes of rows that belong to no split: in the previous version, key already in use, invalid label."""
-
-_REJECTED = 1 << 62
-"""Offset of the number of an input that the source rejects, in place of a row number."""
-
-_RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8"), ("label", "<i8")])
 
 RejectedRow = tuple[str, str, str]
 """(key, name, reason) of a rejected input."""
@@ -42,48 +39,56 @@ SlotsAndGroups = tuple[NDArray[np.int64], NDArray[np.int64]]
 """For rows of a split: the slot (position in the split's new order), and the group of shards."""
 
 
-def split_of(key: str, splits: Splits) -> Split:
-    """Determine the split of a key by its hash: independent of the seed and of the other rows."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"genmod.split").digest()
-    share = int.from_bytes(digest, "little") / 2**64
-    if share < splits.test:
-        return "test"
-    return "val" if share < splits.test + splits.val else "train"
-
-
 class Catalog:
     """The inputs of one source at the time of listing."""
 
     def __init__(
         self,
         source: Source,
-        splits: Splits,
+        splits: Splits | Literal["source"],
         known: Iterable[Sequence[str]] = (),
         chunk_rows: int = CATALOG_CHUNK_ROWS,
+        sample_per_class: int = 0,
+        *,
+        identify: bool = True,
+        only_classes: Sequence[str] = (),
+        known_rejected: Sequence[str] = (),
     ) -> None:
         """List the source.
 
         Args:
             source: source to list; it is read now.
-            splits: shares of the splits.
-            known: keys of the previous version, in parts.
+            splits: shares of the splits, or ``source`` for those that the source declares.
+            known: keys of the previous version's rows, in parts.
             chunk_rows: rows to process together.
+            sample_per_class: rows of each class to keep in :attr:`sample`, in addition to others.
+            only_classes: names of classes to take; rows of others are passed over. Empty: all.
+            known_rejected: keys of the inputs that the previous version rejected.
+            identify: whether to compute the source's fingerprint, which may read its content, and to keep
+                what fetches each row. If not, rows cannot be assigned to shards.
 
         Raises:
             DataError: the source does not exist or is empty.
         """
         self.chunk_rows = chunk_rows
-        self.scan = Scan()
-        self.first_refs: list[Ref] = []
+        self.scan = Scan(identify=identify)
+        self.sample = RowSample(source.block_fields, per_class=sample_per_class)
+        """Rows of all splits, to examine their images."""
         self.source_rejected: list[RejectedRow] = []
         """Inputs that the source itself rejects."""
-        self._lines, self._records = DiskBuckets(), DiskBuckets()
+        self._lines, self._records = RowLines(has_refs=identify), DiskBuckets()
         self._codes: list[NDArray[np.uint8]] = []
         self._class_ids: dict[str, int] = {}
         self._largest = NO_LABEL
+        self.rows_SK = np.zeros((len(SPLITS), 0), dtype=np.int64)
+        """After :meth:`classify`: rows of each split and class, in the catalog's numbers."""
+        self.lost = 0
+        """After :meth:`classify`: rows of the previous version that the source does not contain any more."""
+        self._duplicate_M = self._owner_M = np.zeros(0, dtype=np.int64)
         for keys in known:
             self._record(list(keys), -1, [0] * len(keys))
-        self._list(source.entries(self.scan), splits)
+        self._record(known_rejected, -1, [KNOWN_REJECTED] * len(known_rejected))
+        self._list(source, splits, frozenset(only_classes))
         self.code_N = np.concatenate(self._codes) if self._codes else np.zeros(0, dtype=np.uint8)
         self._codes.clear()
 
@@ -94,70 +99,100 @@ class Catalog:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Sorted names of the classes; empty if labels are numbers."""
-        return tuple(sorted(self._class_ids))
+        """Names of the classes in the declared order, else sorted; empty if labels are numbers."""
+        if not self._class_ids:
+            return ()
+        declared = self.scan.class_names
+        return (*declared, *in_class_order(self._class_ids.keys() - set(declared)))
 
     @property
     def classes(self) -> int:
         """Number of classes according to the labels; 0 without labels."""
-        return len(self._class_ids) or self._largest + 1
+        return len(self.class_names) or self._largest + 1
 
     def class_numbers(self, class_names: Sequence[str]) -> Sequence[int]:
         """Translate the catalog's class numbers to positions in ``class_names``."""
         number = {name: position for position, name in enumerate(class_names)}
         return [number[name] for name in self._class_ids]
 
-    def _list(self, entries: Iterator[Entry], splits: Splits) -> None:
+    def _list(
+        self, source: Source, splits: Splits | Literal["source"], only_classes: frozenset[str]
+    ) -> None:
         codes = {split: code for code, split in enumerate(SPLITS)}
-        lines: list[str] = []
-        keys: list[str] = []
+        names: list[str] = []
+        refs: list[Ref] = []
         labels: list[int] = []
+        split_codes: list[int] = []
         row = 0
 
         def flush() -> None:
             """Write a chunk of lines, and the records and split codes of its rows."""
             nonlocal row
-            self._lines.add(len(self._lines), "\n".join(lines).encode("ascii"))
-            self._record(keys, row, labels)
-            split_codes = [codes[split_of(key, splits)] for key in keys]
-            self._codes.append(np.array(split_codes, dtype=np.uint8))
+            self._lines.add(names, refs, labels)
+            keys = [sample_key(name) for name in names]
+            self.sample.add(refs, labels, self._record(keys, row, labels))
+            self._codes.append(
+                np.array(split_codes, dtype=np.uint8)
+                if splits == "source"
+                else hashed_codes(keys, splits)
+            )
             row += len(keys)
-            for part in (lines, keys, labels):
+            for part in (names, refs, labels, split_codes):
                 part.clear()
 
-        for name, ref, label, reason in entries:
-            key = sample_key(name)
+        wanted = source.options.labels
+        for name, ref, label, reason, split in source.entries(self.scan):
+            if only_classes and isinstance(label, str) and label not in only_classes:
+                self.scan.census.pass_over("images of new classes (data.new_classes=ignore)", name)
+                continue
             if reason is not None:
-                self.source_rejected.append((key, name, reason))
+                self.source_rejected.append((sample_key(name), name, reason))
                 continue
             # Number named classes in the order of their first occurrence.
-            if isinstance(label, str):
+            if not wanted:
+                number = NO_LABEL
+            elif isinstance(label, str):
                 number = self._class_ids.setdefault(label, len(self._class_ids))
+                if number >= BUDGET.classes:
+                    raise DataError(
+                        f"{source.text}: more than {BUDGET.classes:,} class names; check the labels, or "
+                        "ignore them with data.labels=false"
+                    )
             else:
                 number = label
                 self._largest = max(self._largest, label)
-            if len(self.first_refs) < _PEEK_ROWS:
-                self.first_refs.append(ref)
-            lines.append(json.dumps((name, ref, number)))
-            keys.append(key)
+            if splits == "source":
+                if split is None:
+                    raise ConfigError(
+                        f"{source.text}: data.splits is source, but {sanitize(name)} is in no split; set "
+                        "shares, e.g. data.splits={val: 0.1, test: 0.1}"
+                    )
+                split_codes.append(codes[split])
+            names.append(name)
+            refs.append(ref)
             labels.append(number)
-            if len(keys) == self.chunk_rows:
+            if len(names) == self.chunk_rows:
                 flush()
-        if keys:
+        if names:
             flush()
         rejected_keys = [key for key, _, _ in self.source_rejected]
-        self._record(rejected_keys, _REJECTED, [0] * len(rejected_keys))
+        self._record(rejected_keys, REJECTED, [0] * len(rejected_keys))
 
-    def _record(self, keys: Sequence[str], row: int, labels: Sequence[int]) -> None:
-        """Write records into buckets by the first byte of the digest; ``row`` is -1 for known keys."""
-        digests = b"".join(hashlib.blake2b(key.encode(), digest_size=16).digest() for key in keys)
-        record_N = np.empty(len(keys), dtype=_RECORD)
+    def _record(self, keys: Sequence[str], row: int, labels: Sequence[int]) -> NDArray[np.uint64]:
+        """Write records into buckets by the first byte of the digest; ``row`` is -1 for known keys.
+
+        Returns:
+            the first 64 bits of the digest of each key.
+        """
+        digests = b"".join([hashlib.blake2b(key.encode(), digest_size=16).digest() for key in keys])
+        record_N = np.empty(len(keys), dtype=RECORD)
         digest_N2 = np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
         record_N["high"], record_N["low"] = digest_N2[:, 0], digest_N2[:, 1]
         record_N["row"] = -1 if row < 0 else np.arange(row, row + len(keys))
         record_N["label"] = labels
         for bucket, part_N in group_by_bucket((record_N["high"] & 255).astype(np.int64)):
             self._records.add(bucket, record_N[part_N].tobytes())
+        return digest_N2[:, 0]
 
     def classify(self, classes: int) -> None:
         """Find the rows to leave out: in the previous version, with a duplicate key, with an invalid label.
@@ -166,38 +201,26 @@ class Catalog:
             classes: number of classes that labels must be below; 0 ignores labels.
         """
         known_rejected: set[int] = set()
+        duplicates = [(np.zeros(0, dtype=np.int64),) * 2]
+        self.rows_SK = np.zeros((len(SPLITS), classes), dtype=np.int64)
         for bucket in range(256):
-            # Sort the records of a bucket by digest, then by row; known keys have row -1 and come first.
-            record_N = np.frombuffer(b"".join(self._records.read(bucket)), dtype=_RECORD)
-            record_N = record_N[np.lexsort((record_N["row"], record_N["low"], record_N["high"]))]
+            record_N = np.frombuffer(b"".join(self._records.read(bucket)), dtype=RECORD)
             if not len(record_N):
                 continue
-            # Number the runs of equal digests.
-            is_first_N = np.ones(len(record_N), dtype=bool)
-            for part in ("high", "low"):
-                is_first_N[1:] &= record_N[part][1:] == record_N[part][:-1]
-            is_first_N[1:] = ~is_first_N[1:]
-            run_N = np.cumsum(is_first_N) - 1
-            # Classify the rows: in the previous version, or with an invalid label.
-            row_N, label_N = record_N["row"], record_N["label"]
-            is_row_N = (row_N >= 0) & (row_N < _REJECTED)
-            is_known_N = (row_N[is_first_N] < 0)[run_N]
-            is_new_N = is_row_N & ~is_known_N
-            is_invalid_N = is_new_N & (classes > 0) & ((label_N < 0) | (label_N >= classes))
-            # The first valid row of a run gets the key; later ones are duplicates.
-            valid_N = np.flatnonzero(is_new_N & ~is_invalid_N)
-            runs, first_valid = np.unique(run_N[valid_N], return_index=True)
-            owner_of_run = np.full(run_N[-1] + 1, _REJECTED)
-            owner_of_run[runs] = row_N[valid_N[first_valid]]
-            is_duplicate_N = is_new_N & (row_N > owner_of_run[run_N])
-            # Later codes take precedence.
-            for mask_N, code in (
-                (is_invalid_N, _UNLABELLED),
-                (is_duplicate_N, _DUPLICATE),
-                (is_known_N & is_row_N, _KNOWN),
-            ):
-                self.code_N[row_N[mask_N]] = code
-            known_rejected |= set((row_N[is_known_N & (row_N >= _REJECTED)] - _REJECTED).tolist())
+            result = classify(record_N, classes)
+            for row_M, code in result.left_out:
+                self.code_N[row_M] = code
+            duplicates.append((result.duplicate_M, result.owner_M))
+            self.lost += result.lost
+            known_rejected |= set(result.known_rejected)
+            # Count the rows of each class.
+            record_N = record_N[(record_N["row"] >= 0) & (record_N["row"] < REJECTED)]
+            code_N = self.code_N[record_N["row"]]
+            is_used_N = code_N < len(SPLITS)
+            if classes:
+                place_M = code_N[is_used_N].astype(np.int64), record_N["label"][is_used_N]
+                np.add.at(self.rows_SK, place_M, 1)
+        self._duplicate_M, self._owner_M = map(np.concatenate, zip(*duplicates, strict=True))
         # The previous version has listed these rejected inputs already.
         self.source_rejected = [
             row for number, row in enumerate(self.source_rejected) if number not in known_rejected
@@ -210,21 +233,36 @@ class Catalog:
     @property
     def count_rejected(self) -> int:
         """Number of inputs that :meth:`rejected` lists."""
-        return len(self.source_rejected) + int(np.count_nonzero(self.code_N >= _DUPLICATE))
+        return len(self.source_rejected) + int(np.count_nonzero(self.code_N >= DUPLICATE))
 
     def rejected(self, classes: int) -> Iterator[RejectedRow]:
         """List the inputs rejected without decoding an image: by the source, then by key or label."""
         yield from self.source_rejected
+        owner_name = self._names_of(self._owner_M)
+        owners = dict(zip(self._duplicate_M.tolist(), self._owner_M.tolist(), strict=True))
         for chunk in range(len(self._lines)):
             code_N = self._codes_of(chunk)
-            if not (code_N >= _DUPLICATE).any():
+            if not (code_N >= DUPLICATE).any():
                 continue
-            lines = self._lines.read(chunk)[0].split(b"\n")
-            for number in np.flatnonzero(code_N >= _DUPLICATE).tolist():
-                row = parse_line(lines[number])
-                is_duplicate = code_N[number] == _DUPLICATE
-                reason = "duplicate key" if is_duplicate else _label_reason(row.label, classes)
+            numbers = np.flatnonzero(code_N >= DUPLICATE).tolist()
+            for number, row in zip(numbers, self._lines.rows(chunk, numbers), strict=True):
+                is_duplicate = code_N[number] == DUPLICATE
+                if is_duplicate:
+                    owner = owners[chunk * self.chunk_rows + number]
+                    reason = f"duplicate of an input before: {owner_name[owner]}"
+                else:
+                    reason = _label_reason(row.label, classes)
                 yield sample_key(row.name), row.name, reason
+
+    def _names_of(self, row_M: NDArray[np.int64]) -> dict[int, str]:
+        """Names of rows by number, a chunk at a time."""
+        names: dict[int, str] = {}
+        row_M = np.unique(row_M)
+        for chunk in np.unique(row_M // self.chunk_rows).tolist():
+            part = row_M[row_M // self.chunk_rows == chunk]
+            rows = self._lines.rows(chunk, (part - chunk * self.chunk_rows).tolist())
+            names |= zip(part.tolist(), (row.name for row in rows), strict=True)
+        return names
 
     def assign(self, group_of: Callable[[Split, int, int], SlotsAndGroups]) -> Groups:
         """Assign the rows of all splits to groups of shards.
@@ -237,7 +275,7 @@ class Catalog:
         assigned = dict.fromkeys(SPLITS, 0)
         for chunk in range(len(self._lines)):
             code_N = self._codes_of(chunk)
-            lines = np.array(self._lines.read(chunk)[0].split(b"\n"), dtype=object)
+            lines = np.array(self._lines.lines(chunk), dtype=object)
             for split in SPLITS:
                 row_M = np.flatnonzero(code_N == SPLITS.index(split))
                 slot_M, group_M = group_of(split, assigned[split], len(row_M))
@@ -251,8 +289,4 @@ class Catalog:
 
 
 def _label_reason(label: int, classes: int) -> str:
-    if label == NO_LABEL:
-        return "has no label"
-    if label == BAD_LABEL:
-        return "its label is not a class number"
-    return f"label {label}, the dataset has {classes} classes"
+    return LABEL_REASONS.get(label) or f"label {label}, the dataset has {classes} classes"

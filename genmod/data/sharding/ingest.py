@@ -8,11 +8,12 @@ from typing import Any
 
 from genmod import receipts
 from genmod.config import Config
-from genmod.data.format.codecs import Rejected, Resize, to_spec
+from genmod.data.format.foreign import Rejected, Resize
 from genmod.data.format.keys import sample_key
 from genmod.data.format.shards import Row, ShardReceipt, write_shard
+from genmod.data.sources.config import SourceOptions
 from genmod.data.sources.registry import open_source
-from genmod.data.sources.source import pixels_of
+from genmod.data.sources.source import converted
 from genmod.manifest import ImageSpec, Split
 
 
@@ -27,6 +28,7 @@ class ShardJob(Config):
     spec: ImageSpec
     resize: Resize
     source: str
+    options: SourceOptions
     source_fingerprint: str
     refs: tuple[Any, ...]
     names: tuple[str, ...]
@@ -63,12 +65,12 @@ def make_shard(values: Mapping[str, Any]) -> ShardReceipt:
 
 
 def _rows(job: ShardJob, rejected: list[tuple[str, str, str]]) -> Iterator[Row]:
-    images = open_source(job.source).fetch(job.refs, job.source_fingerprint)
+    images = open_source(job.source, job.options).fetch(job.refs, job.source_fingerprint)
     for number, image in enumerate(images):
         name = job.names[number]
         key = sample_key(name)
         try:
-            image_HWC = to_spec(pixels_of(image), job.spec, job.resize)
+            image_HWC = converted(image, job.spec, job.resize)
         except Rejected as reason:
             rejected.append((key, name, str(reason)))
             continue

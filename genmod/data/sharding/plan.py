@@ -1,7 +1,6 @@
 """The plan of a dataset: split, shard, index and key of every row of the source.
 
-A pure function of the recipe's ``data``, the seed, the source's listing and the previous version. Letters:
-M rows of a part.
+A pure function of the recipe's ``data``, the seed, the source's listing and the previous version.
 """
 
 from __future__ import annotations
@@ -9,27 +8,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from genmod.config import Config, fingerprint
-from genmod.data.format.codecs import Codec, Rejected, to_spec
-from genmod.data.format.shards import RowStats, ShardReceipt, dataset_metadata
+from genmod.data.format.codecs import Codec
+from genmod.data.format.foreign import Rejected, accepted_pixels, conversion_bytes
 from genmod.data.format.tar import BLOCK
-from genmod.data.sharding.catalog import CATALOG_CHUNK_ROWS, Catalog, RejectedRow, SlotsAndGroups
+from genmod.data.sharding.catalog import Catalog, RejectedRow
 from genmod.data.sharding.disk_buckets import Groups, RowLine
+from genmod.data.sharding.image_sample import check_sizes
+from genmod.data.sharding.layout import PlannedShard, plan_shards
 from genmod.data.sharding.previous_version import PreviousVersion
 from genmod.data.sharding.quarantine import check_quarantine
-from genmod.data.sharding.resolve import resolve_spec
+from genmod.data.sharding.resolve import Resolved, resolve_spec
+from genmod.data.sharding.source_census import SourceCensus, take_census
+from genmod.data.sources.config import DataConfig
 from genmod.data.sources.registry import open_source
-from genmod.data.sources.source import DataConfig, Scan, pixels_of
+from genmod.data.sources.source import Scan, converted
 from genmod.errors import DataError
-from genmod.manifest import FORMAT, SPLITS, DatasetManifest, FileEntry, ImageSpec, Split
-from genmod.permutation import shuffle
+from genmod.manifest import FORMAT, SPLITS, ImageSpec
 
 _SHARD_ROWS, _SHARD_BYTES = 2048, 32 << 20
 """Default limits of a shard: rows, and bytes of pixels."""
@@ -38,7 +38,7 @@ _SAMPLE_ROWS = 16
 """Rows that are encoded to estimate the size of all rows."""
 
 _TASK_BYTES = 512 << 20
-"""Memory of a task apart from its shard: imports, prefetched files, one large image."""
+"""Memory of a task apart from its shard and its images: imports, and files that are prefetched."""
 
 _TAR_ROW_BYTES = 4 * BLOCK
 """Bytes of a row in a tar in addition to its pixels."""
@@ -58,21 +58,22 @@ class ShardPlan(Config):
     """Estimated size of the tars."""
     fingerprint: str
     class_names: tuple[str, ...] = ()
+    empty_classes: tuple[int, ...] = ()
+    """Numbers of the classes without training rows."""
+    census: SourceCensus
 
 
-@dataclass(frozen=True)
-class PlannedShard:
-    """One shard to write."""
+class VersionOrigin(Config):
+    """Why a version of a dataset is made, if not for new rows alone; part of its fingerprint."""
 
-    name: str
-    split: Split
-    rows: int
-    first_index: int
-    """Index in the split of the first row; the other rows follow."""
-    group: int
-    """Group that contains the shard's rows."""
-    first_line: int
-    """Number of the shard's first row in the group."""
+    number: int
+    """Of the version."""
+    reason: str
+    """In words, for people."""
+    replaces: str = ""
+    """Digest of the version before, of which this one shares nothing; empty if it shares its shards."""
+    repeat: int = 0
+    """How often in a row the same rows are a version again; changes the random numbers of training."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,13 @@ class DatasetPlan:
     """Digests of the source and of the previous version."""
     previous: PreviousVersion | None
     groups: Groups
+    census: SourceCensus
+    rows_SK: NDArray[np.int64]
+    """Rows of each split and class, with those of the previous version."""
+    lost: int = 0
+    """Rows of the previous version that the source does not contain any more."""
+    origin: VersionOrigin | None = None
+    """Why the version is made, if it is not the first one."""
 
     @property
     def rows(self) -> int:
@@ -126,6 +134,7 @@ class DatasetPlan:
             "spec": self.spec.model_dump(mode="json"),
             "resize": self.data.resize,
             "source": self.source,
+            "options": self.data.options.model_dump(mode="json"),
             "source_fingerprint": self.scan.fingerprint,
             "refs": [line.ref for line in lines],
             "names": [line.name for line in lines],
@@ -138,10 +147,14 @@ class DatasetPlan:
 
     @property
     def task_bytes(self) -> int:
-        """Memory of a task: pixels and tar of the largest shard, and the largest fetch."""
+        """Memory of a task: pixels and tar of the largest shard, the largest fetch, the largest image."""
         rows = max((shard.rows for shard in self.shards), default=0)
         shard_bytes = rows * (self.spec.dims + _TAR_ROW_BYTES)
-        return _TASK_BYTES + 3 * shard_bytes + 2 * self.scan.max_fetch_bytes
+        pixels = accepted_pixels(self.spec, self.data.resize)
+        if self.scan.shape is not None:
+            pixels = min(pixels, self.scan.shape[1] * self.scan.shape[2])
+        image_bytes = conversion_bytes(pixels, self.spec)
+        return _TASK_BYTES + 3 * shard_bytes + 2 * self.scan.max_fetch_bytes + image_bytes
 
     def summary(self) -> ShardPlan:
         """Summarise the plan for ``--dry-run``; encodes some rows to estimate the size."""
@@ -155,6 +168,8 @@ class DatasetPlan:
             size_bytes=self.rows * self._row_bytes(),
             fingerprint=self.fingerprint,
             class_names=self.class_names,
+            census=self.census,
+            empty_classes=tuple(np.flatnonzero(self.rows_SK[SPLITS.index("train")] == 0).tolist()),
         )
 
     def _row_bytes(self) -> int:
@@ -164,15 +179,20 @@ class DatasetPlan:
         lines = self.lines(self.shards[0])
         refs = [line.ref for line in lines[:: -(-len(lines) // _SAMPLE_ROWS)]]
         codec, sizes = Codec(self.spec), [0]
-        for image in open_source(self.source).fetch(refs, self.scan.fingerprint):
+        for image in open_source(self.source, self.data.options).fetch(refs, self.scan.fingerprint):
             with suppress(Rejected):
-                image_HWC = to_spec(pixels_of(image), self.spec, self.data.resize)
+                image_HWC = converted(image, self.spec, self.data.resize)
                 sizes.append(-(-len(codec.encode(image_HWC)) // BLOCK) * BLOCK)
         label = 2 * BLOCK if self.spec.classes else 0
         return BLOCK + label + sum(sizes) // max(1, len(sizes) - 1)
 
 
-def make_plan(data: DataConfig, seed: int, previous: PreviousVersion | None = None) -> DatasetPlan:
+def make_plan(
+    data: DataConfig,
+    seed: int,
+    previous: PreviousVersion | None = None,
+    origin: VersionOrigin | None = None,
+) -> DatasetPlan:
     """List the source and plan its dataset.
 
     Args:
@@ -180,107 +200,82 @@ def make_plan(data: DataConfig, seed: int, previous: PreviousVersion | None = No
         seed: seed of the recipe; shuffles the rows of a split over its shards if the source allows random
             access.
         previous: version to append to; only rows that it lacks are planned.
+        origin: of a version that replaces or repeats another one.
 
     Raises:
         ConfigError: ``data`` contradicts the source or the previous version.
         DataError: the source does not exist, or too many of its inputs are rejected.
     """
-    source = open_source(data.source)
-    catalog = Catalog(source, data.splits, previous.keys() if previous else ())
-    spec, class_names = resolve_spec(data, source, catalog, previous)
+    source = open_source(data.source, data.options)
+    is_limited = previous is not None and data.new_classes == "ignore"
+    catalog = Catalog(
+        source,
+        data.splits,
+        previous.keys() if previous else (),
+        only_classes=previous.manifest.class_names if previous and is_limited else (),
+        known_rejected=[key for key, _, _ in previous.rejected] if previous else (),
+    )
+    resolved = resolve_spec(data, source, catalog, previous)
+    spec, class_names = resolved.spec, resolved.class_names
     catalog.classify(spec.classes)
-    count = catalog.count_rejected
-    check_quarantine(data, catalog.rejected(spec.classes), count, catalog.inputs)
-    if previous is None and catalog.rows_of("train") == 0:
-        raise DataError(
-            f"{source.text}: none of the {catalog.inputs} inputs is in the train split; add data"
-        )
+    check_catalog(data, catalog, resolved, previous)
     row_limit = data.shard_rows or max(1, min(_SHARD_ROWS, _SHARD_BYTES // spec.dims))
     shuffle_seed = seed if source.random_access else None
-    shards, groups = _plan_shards(catalog, row_limit, shuffle_seed, previous)
+    shards, groups = plan_shards(catalog, row_limit, shuffle_seed, previous)
     parents = {"source": catalog.scan.fingerprint, **(previous.digests if previous else {})}
+    if origin is not None and origin.replaces:
+        parents["replaces"] = origin.replaces
+    repeat = [origin.repeat] if origin is not None and origin.repeat else []
+    numbers = tuple(catalog.class_numbers(class_names)) if spec.classes else ()
+    rows_SK = rows_by_class(catalog, numbers, previous)
     return DatasetPlan(
-        fingerprint=fingerprint("dataset", FORMAT, data.result(), seed, parents),
+        fingerprint=fingerprint("dataset", FORMAT, data.result(), seed, parents, *repeat),
         source=source.text,
         scan=catalog.scan,
         data=data,
         spec=spec,
         class_names=class_names,
-        class_numbers=tuple(catalog.class_numbers(class_names)) if spec.classes else (),
+        class_numbers=numbers,
         shards=tuple(shards),
         rejected=(*(previous.rejected if previous else ()), *catalog.rejected(spec.classes)),
         parents=parents,
         previous=previous,
         groups=groups,
+        census=take_census(data, source.text, catalog, resolved, rows_SK),
+        rows_SK=rows_SK,
+        lost=catalog.lost,
+        origin=origin,
     )
 
 
-def _plan_shards(
-    catalog: Catalog, row_limit: int, seed: int | None, previous: PreviousVersion | None
-) -> tuple[list[PlannedShard], Groups]:
-    """Plan shards of nearly equal size, and assign the rows: shuffled within a split, or in order."""
-    shards: list[PlannedShard] = []
-    starts: dict[Split, NDArray[np.int64]] = {}
-    groups: dict[Split, NDArray[np.int64]] = {}
-    version = f"v{previous.version + 1:03d}-" if previous else ""
-    group_shards = max(1, CATALOG_CHUNK_ROWS // row_limit)
-    group = 0
-    for split in SPLITS:
-        rows = catalog.rows_of(split)
-        index = previous.row_stats(split).next_index if previous else 0
-        # Divide the split into shards of nearly equal size, and the shards into groups.
-        count = -(-rows // row_limit)
-        bounds = [number * rows // max(1, count) for number in range(count + 1)]
-        groups[split] = group + np.arange(count, dtype=np.int64) // group_shards
-        group += -(-count // group_shards)
-        starts[split] = np.array(bounds[:-1], dtype=np.int64)
-        for number, (first, end) in enumerate(pairwise(bounds)):
-            name, its_group = f"{split}-{version}{number:06d}", int(groups[split][number])
-            first_line = first - bounds[number - number % group_shards]
-            shards.append(
-                PlannedShard(name, split, end - first, index + first, its_group, first_line)
-            )
+def check_catalog(
+    data: DataConfig, catalog: Catalog, resolved: Resolved, previous: PreviousVersion | None
+) -> None:
+    """Check what will be made of a classified catalog.
 
-    def group_of(split: Split, first: int, count: int) -> SlotsAndGroups:
-        slot_M = np.arange(first, first + count, dtype=np.int64)
-        if seed is not None:
-            size = catalog.rows_of(split)
-            slot_M = shuffle(torch.from_numpy(slot_M), size, seed, f"shard/{split}").numpy()
-        shard_M = np.searchsorted(starts[split], slot_M, side="right") - 1
-        return slot_M, groups[split][shard_M]
-
-    return shards, catalog.assign(group_of)
-
-
-def make_manifest(
-    plan: DatasetPlan, receipts: Sequence[ShardReceipt], quarantine: FileEntry
-) -> DatasetManifest:
-    """Build the manifest of a dataset.
-
-    Args:
-        plan: plan of the dataset.
-        receipts: receipts of all planned shards, in the plan's order.
-        quarantine: the written list of rejected inputs.
+    Raises:
+        ConfigError: too many images of the sample have another size.
+        DataError: too many inputs are rejected, or none is left to train on.
     """
-    previous = plan.previous
-    stats: dict[Split, RowStats] = {}
-    for split in SPLITS:
-        parts = [r.metadata for r in receipts if r.metadata and r.shard and r.shard.split == split]
-        total = sum(parts, previous.row_stats(split) if previous else RowStats())
-        if total.rows:
-            stats[split] = total
-    rejected = sum(len(receipt.rejected) for receipt in receipts) + len(plan.rejected)
-    return DatasetManifest(
-        fingerprint=plan.fingerprint,
-        parents=plan.parents,
-        files=(quarantine,),
-        metadata={
-            "version": previous.version + 1 if previous else 1,
-            "source": plan.source,
-            **dataset_metadata(stats),
-        },
-        spec=plan.spec,
-        shards=(*(previous.shards if previous else ()), *(r.shard for r in receipts if r.shard)),
-        quarantined=rejected,
-        class_names=plan.class_names,
-    )
+    rejected = catalog.rejected(resolved.spec.classes)
+    check_quarantine(data, rejected, catalog.count_rejected, catalog.inputs)
+    check_sizes(data, resolved.spec, resolved.sample)
+    if previous is None and catalog.rows_of("train") == 0:
+        raise DataError(
+            f"{data.source}: none of the {catalog.inputs} inputs is in the train split; add data"
+        )
+
+
+def rows_by_class(
+    catalog: Catalog, class_numbers: Sequence[int], previous: PreviousVersion | None
+) -> NDArray[np.int64]:
+    """Rows of each split and class of the dataset, with those of the previous version."""
+    rows_SK = catalog.rows_SK
+    if class_numbers:
+        rows_SK = np.zeros_like(rows_SK)
+        rows_SK[:, list(class_numbers)] = catalog.rows_SK[:, : len(class_numbers)]
+    if previous is not None and rows_SK.size:
+        for number, split in enumerate(SPLITS):
+            rows_K = previous.row_stats(split).rows_K
+            rows_SK[number, : len(rows_K)] += np.array(rows_K, dtype=np.int64)
+    return rows_SK

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal
 
-from genmod import storage
-from genmod.data.format.shards import QUARANTINE, RowStats, read_table
-from genmod.errors import DataError
-from genmod.manifest import DatasetManifest, FileEntry, ShardEntry, Split
+from genmod.data.format.index import read_keys, read_rejected
+from genmod.errors import DataError, sanitize
+from genmod.manifest import DatasetManifest, RowStats, ShardEntry, Split, relative_folder
 
 _READ_THREADS = 16
 """Index files to read in parallel."""
@@ -35,58 +34,68 @@ class PreviousVersion:
         """Digest of the dataset, for the fingerprint and the manifest of the new version."""
         return {"dataset": self.manifest.digest}
 
-    @property
-    def shards(self) -> tuple[ShardEntry, ...]:
-        """Shards of the dataset, by absolute path or URL."""
+    def shared(self, root: str) -> tuple[tuple[ShardEntry, ...], tuple[str, ...]]:
+        """Shards of this version as a new version at ``root`` lists them, and the folders that it names.
 
-        def absolute(entry: FileEntry) -> FileEntry:
-            path = storage.join(storage.resolve(self.root), entry.path)
-            return entry.model_copy(update={"path": path})
-
-        return tuple(
-            shard.model_copy(update={"tar": absolute(shard.tar), "index": absolute(shard.index)})
-            for shard in self.manifest.shards
-        )
+        Raises:
+            ConfigError: the new version's folder is neither next to this one nor in the layout of versions.
+        """
+        folders: list[str] = []
+        shards: list[ShardEntry] = []
+        numbers: dict[str, int] = {}
+        for shard in self.manifest.stored(self.root):
+            if shard.folder not in numbers:
+                folders.append(relative_folder(root, shard.folder))
+                numbers[shard.folder] = len(folders)
+            shards.append(shard.entry.model_copy(update={"folder": numbers[shard.folder]}))
+        return tuple(shards), tuple(folders)
 
     def row_stats(self, split: Split) -> RowStats:
         """Statistics of the rows of a split."""
-        return RowStats.model_validate(self.manifest.metadata["splits"].get(split, {}))
+        return self.manifest.row_stats(self.root).get(split, RowStats())
 
-    def match_classes(self, class_names: Sequence[str]) -> tuple[str, ...]:
+    def match_classes(
+        self, class_names: Sequence[str], new_classes: Literal["refuse", "ignore"] = "refuse"
+    ) -> tuple[str, ...]:
         """Return the class names of this version, after checking that they include those of the source.
 
+        Args:
+            class_names: of the source; empty if its labels are numbers.
+            new_classes: ``data.new_classes``.
+
         Raises:
-            DataError: the source has a new class, which models of this version do not have.
+            DataError: the source has a new class, which models of this version do not have, or only one of
+                them has names.
         """
         known = self.manifest.class_names
-        if new := [name for name in class_names if name not in known]:
+        if bool(class_names) != bool(known) and self.manifest.spec.classes:
+            kinds = [
+                f"classes called {sanitize(names[0][:80])!r}, ..."
+                if names
+                else "classes with numbers only"
+                for names in (known, class_names)
+            ]
             raise DataError(
-                f"the previous version {self.root} has no class {new[0]!r}; "
-                "shard into a new dataset under another root"
+                f"the previous version {self.root} has {kinds[0]}, the source has {kinds[1]}; classes are "
+                "matched by name: give the source labels of the same kind"
+            )
+        new = [name for name in class_names if name not in known]
+        if new and new_classes == "refuse":
+            raise DataError(
+                f"the previous version {self.root} has no class {sanitize(new[0][:80])!r}; set "
+                "data.new_classes=ignore to leave its images out, or shard into a new dataset "
+                "under another root"
             )
         return known
 
     def keys(self) -> Iterator[Sequence[str]]:
-        """Read the keys of its samples and of its rejected inputs, in parts."""
-
-        def read(shard: ShardEntry) -> Sequence[str]:
-            url = storage.join(self.root, shard.index.path)
-            return cast(
-                "list[str]", read_table(storage.read_bytes(url), url, ["key"])["key"].to_pylist()
-            )
-
-        yield [key for key, _, _ in self.rejected]
-        shards = self.manifest.shards
+        """Read the keys of its samples, in parts."""
+        shards = self.manifest.stored(self.root)
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             for first in range(0, len(shards), _READ_THREADS):
-                yield from pool.map(read, shards[first : first + _READ_THREADS])
+                yield from pool.map(read_keys, shards[first : first + _READ_THREADS])
 
 
 def load_previous_version(root: str, manifest: DatasetManifest) -> PreviousVersion:
     """Open a dataset to append to, and read its rejected inputs."""
-    rejected: list[tuple[str, str, str]] = []
-    if any(entry.path == QUARANTINE for entry in manifest.files):
-        url = storage.join(root, QUARANTINE)
-        table = read_table(storage.read_bytes(url), url).to_pydict()
-        rejected = list(zip(table["key"], table["name"], table["reason"], strict=True))
-    return PreviousVersion(root, manifest, tuple(rejected))
+    return PreviousVersion(root, manifest, tuple(read_rejected(root, manifest)))

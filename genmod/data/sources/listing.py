@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import heapq
-import json
 import os
 import posixpath
-import stat
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from typing import IO, Any, NamedTuple, cast
+from collections.abc import Callable, Iterator, Mapping
+from itertools import starmap
+from typing import Any, NamedTuple, cast
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from genmod import storage
-
-_SORT_NAMES = 100_000
-"""Names of one folder that are sorted in memory; larger folders are merge-sorted in temporary files."""
+from genmod.data.sources.census import Census
+from genmod.data.sources.identity import store_identity
+from genmod.data.sources.local_folder import walk_local
+from genmod.data.sources.names import HIDDEN, is_hidden
+from genmod.errors import DataError
+from genmod.storage.urls import READ_ONLY_SCHEMES, scheme_of
 
 
 class File(NamedTuple):
@@ -29,24 +28,36 @@ class File(NamedTuple):
     size_bytes: int
     reason: str | None = None
     """Why it cannot be read; None if it can."""
+    state: str | None = None
+    """What the listing says about its content: a store's checksum, a local file's time of modification."""
 
 
-def files_below(url: str) -> Iterator[File]:
-    """List every file below a folder, sorted by path. Names that start with a dot are skipped.
+def files_below(
+    url: str, census: Census | None = None, is_sizeless: Callable[[str], bool] | None = None
+) -> Iterator[File]:
+    """List every file below a folder, sorted by path. Hidden names are passed over.
 
     Local folders are listed incrementally and S3 buckets page by page, so memory does not grow with the
-    number of files; other stores are listed in one request. Links to local files are followed; links to
-    folders are not, since they may form a cycle.
+    number of files; other stores are listed in one request. Links to local files and folders are followed; a
+    link to a folder that contains it is listed as a file that cannot be read.
+
+    Args:
+        url: of the folder.
+        census: counts hidden names and links.
+        is_sizeless: whether the size of a file of this name is not needed; of a local one it is then -1.
     """
+    census = census or Census()
     fs, root = storage.filesystem(url)
     if isinstance(fs, LocalFileSystem):
-        yield from _local(root, "")
+        yield from starmap(File, walk_local(root, census, is_sizeless))
         return
     fs.invalidate_cache()
     files = _s3_pages(fs, root) if "s3" in _protocols(fs) else _find_all(fs, root)
-    for name, size_bytes in files:
-        if not any(part.startswith(".") for part in name.split("/")):
-            yield File(name, size_bytes)
+    for name, info in files:
+        if is_hidden(name):
+            census.pass_over(HIDDEN, name)
+        else:
+            yield File(name, int(info["size"]), None, store_identity(info))
 
 
 def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
@@ -54,14 +65,18 @@ def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
     return (protocol,) if isinstance(protocol, str) else protocol
 
 
-def _find_all(fs: AbstractFileSystem, root: str) -> list[tuple[str, int]]:
+def _find_all(fs: AbstractFileSystem, root: str) -> list[tuple[str, Mapping[str, Any]]]:
     files = cast("dict[str, dict[str, Any]]", fs.find(root, detail=True))
     return sorted(
-        (posixpath.relpath(path, root), int(info["size"])) for path, info in files.items()
+        ((posixpath.relpath(path, root), info) for path, info in files.items()), key=_path
     )
 
 
-def _s3_pages(fs: Any, root: str) -> Iterator[tuple[str, int]]:
+def _path(file: tuple[str, Mapping[str, Any]]) -> str:
+    return file[0]
+
+
+def _s3_pages(fs: Any, root: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Objects below a prefix, a page of at most a thousand at a time, in the order of their UTF-8 bytes."""
     bucket, _, prefix = root.partition("/")
     prefix = f"{prefix}/" if prefix else ""
@@ -70,63 +85,22 @@ def _s3_pages(fs: Any, root: str) -> Iterator[tuple[str, int]]:
         page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **continuation)
         for entry in page.get("Contents", ()):
             if not entry["Key"].endswith("/"):
-                yield entry["Key"].removeprefix(prefix), int(entry["Size"])
+                info = {"size": entry["Size"], "ETag": entry.get("ETag")}
+                yield entry["Key"].removeprefix(prefix), info
         if not page.get("IsTruncated"):
             return
         continuation = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-def _local(root: str, below: str) -> Iterator[File]:
-    """Files of a local folder and of its subfolders, in the order of paths."""
-    for name, size_bytes, reason in ordered(_entries(f"{root}/{below}" if below else root)):
-        path = f"{below}{name}"
-        if name.endswith("/"):
-            yield from _local(root, path)
-        else:
-            yield File(path, size_bytes, reason)
+def is_regular(fs: AbstractFileSystem, path: str) -> bool:
+    """Whether a path is a file that can be opened: no folder, FIFO, socket or device. Links are followed."""
+    return not isinstance(fs, LocalFileSystem) or os.path.isfile(path)
 
 
-def _entries(folder: str) -> Iterator[tuple[str, int, str | None]]:
-    """(name, size, reason) in the system's order; a folder's name ends with a slash, to sort as in paths."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield f"{entry.name}/", 0, None
-                continue
-            try:
-                info = entry.stat()
-            except OSError as error:
-                yield entry.name, 0, f"cannot be read: {type(error).__name__}"
-                continue
-            if stat.S_ISREG(info.st_mode):
-                yield entry.name, info.st_size, None
-            else:
-                linked = "a link to a folder" if entry.is_dir() else "not a regular file"
-                yield entry.name, 0, f"is {linked}"
-
-
-def ordered(
-    values: Iterable[tuple[Any, ...]], run_names: int = _SORT_NAMES
-) -> Iterator[tuple[Any, ...]]:
-    """Sort tuples of JSON values by an external merge sort, ``run_names`` at a time in memory."""
-    with ExitStack() as stack:
-        runs: list[IO[str]] = []
-        run: list[tuple[Any, ...]] = []
-        # Write sorted runs to unnamed temporary files.
-        for value in values:
-            run.append(value)
-            if len(run) >= run_names:
-                file = stack.enter_context(tempfile.TemporaryFile("w+", encoding="ascii"))
-                file.writelines(json.dumps(value) + "\n" for value in sorted(run))
-                file.seek(0)
-                runs.append(file)
-                run = []
-        run.sort()
-        if not runs:
-            yield from run
-            return
-        # Merge the runs.
-        stored = (map(tuple, map(json.loads, file)) for file in runs)
-        yield from heapq.merge(run, *stored)
+def check_listable(source: str, url: str) -> None:
+    """Raise DataError for http, where listing means to follow the links of a page to any address."""
+    scheme = scheme_of(url)
+    if scheme in READ_ONLY_SCHEMES:
+        raise DataError(
+            f"{source}: {scheme} has no listings; name each file, e.g. with braces {{000..099}}"
+        )

@@ -2,80 +2,226 @@
 
 from __future__ import annotations
 
-import math
+import os
+import posixpath
 import re
-from itertools import product
+import string
+from collections.abc import Iterator
 from typing import cast
 
 from genmod import storage
-from genmod.errors import DataError
+from genmod.budget import BUDGET
+from genmod.data.sources.census import Census
+from genmod.data.sources.listing import check_listable, files_below, is_regular
+from genmod.data.sources.names import HIDDEN, is_hidden, pass_over_file
+from genmod.errors import DataError, sanitize
+from genmod.storage.urls import READ_ONLY_SCHEMES, scheme_of
 
-MAX_FILES = 1_000_000
-"""Maximum number of files that the braces of a pattern may expand to."""
+_MAX_PATTERN = 4096
+"""Characters of a pattern, with its variables."""
 
-_GROUP = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\Z")
+_MAX_SUBSTITUTIONS = 10
+"""Variables may contain variables, up to this depth."""
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?$")
+_LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d+))?$")
+_ALPHABET = string.ascii_uppercase + string.ascii_lowercase
 
 
 def expand_braces(pattern: str) -> list[str]:
     """Expand the braces of a pattern as the webdataset package does, in order.
 
-    Braces contain a range or a list, and ``${NAME}`` is the value of the variable ``WDS_NAME``. A chained URL
-    of fsspec (``zip://*.tar::s3://bucket/a.zip``) stays one URL.
+    Braces contain a range or a list, and ``${NAME}`` is the value of the variable ``WDS_NAME``. The names are
+    counted before they are made.
 
     >>> expand_braces("a{8..10}{x,y}")
     ['a8x', 'a8y', 'a9x', 'a9y', 'a10x', 'a10y']
 
     Raises:
-        DataError: more than ``MAX_FILES`` files, or a variable is not set.
+        DataError: too many names, or a variable is not set.
     """
     if "{" not in pattern:
         return [pattern]
-    if math.prod(map(_options, _GROUP.findall(pattern))) > MAX_FILES:
-        raise DataError(f"{pattern}: more than {MAX_FILES} files")
-    from webdataset.shardlists import expand_urls
-
-    try:
-        links = [expand_urls(link) for link in pattern.split("::")]
-    except AssertionError as error:
-        raise DataError(f"{pattern}: {error}") from None
-    except ValueError:  # unbalanced braces: part of the name
+    text = _substitute(pattern)
+    count = _count_names(text)
+    if count is None:  # unbalanced braces: part of the name
         return [pattern]
-    return ["::".join(chain) for chain in product(*links)]
+    remedy = "use several datasets, or fewer and larger files"
+    shown = sanitize(text[:80])
+    BUDGET.check(shown, remedy, brace_names=count)
+    BUDGET.check(f"{shown}: names", remedy, document_bytes=count * len(text))
+    from braceexpand import braceexpand
+
+    return list(braceexpand(text))
 
 
-def _options(group: str) -> int:
-    """Number of texts that the inside of a pair of braces stands for."""
-    bounds = _RANGE.match(group)
-    if bounds is None:
-        return group.count(",") + 1
-    first, last, step = bounds.groups()
-    return abs(int(last) - int(first)) // max(1, int(step or 1)) + 1
+def _substitute(pattern: str) -> str:
+    """Replace variables by their values."""
+
+    def value(match: re.Match[str]) -> str:
+        name = f"WDS_{match[1]}"
+        if name not in os.environ:
+            raise DataError(f"{sanitize(pattern[:80])}: missing environment variable {name}")
+        return os.environ[name]
+
+    text = pattern
+    for _ in range(_MAX_SUBSTITUTIONS):
+        if len(text) > _MAX_PATTERN:
+            raise DataError(
+                f"{sanitize(text[:80])}...: a pattern of {len(text)} characters, more than "
+                f"{_MAX_PATTERN}; use ranges or wildcards"
+            )
+        text, previous = _VARIABLE.sub(value, text), text
+        if text == previous:
+            break
+    return text
 
 
-def expand_files(source: str, pattern: str) -> list[str]:
+def _count_names(text: str) -> int | None:
+    """Number of names that a pattern expands to; None if its braces do not match.
+
+    Follows the grammar of the package braceexpand: a pair of braces is a range, a list, or else literal.
+    """
+    # For each open brace: position, names of the items before the last comma, names of the item after it.
+    stack: list[tuple[int, int, int]] = []
+    count, at = 1, 0
+    before = 0
+    while at < len(text):
+        if text[at] == "\\":
+            at += 1
+        elif text[at] == "{":
+            stack.append((at, before, count))
+            before, count = 0, 1
+            if len(stack) > BUDGET.nesting:
+                BUDGET.check(sanitize(text[:80]), "write fewer braces", nesting=len(stack))
+        elif text[at] == "," and stack:
+            before, count = before + count, 1
+        elif text[at] == "}":
+            if not stack:
+                return None
+            start, outer_before, outer_count = stack.pop()
+            options = _count_range(text[start + 1 : at]) or before + count
+            before, count = outer_before, outer_count * options
+        at += 1
+    return None if stack else count
+
+
+def _count_range(group: str) -> int | None:
+    """Number of texts of a range of numbers or letters; None if the inside of braces is none."""
+    if bounds := _RANGE.match(group):
+        first, last, step = int(bounds[1]), int(bounds[2]), int(bounds[3] or 1)
+    elif bounds := _LETTERS.match(group):
+        first, last = _ALPHABET.index(bounds[1]), _ALPHABET.index(bounds[2])
+        step = int(bounds[3] or 1)
+    else:
+        return None
+    return abs(last - first) // max(1, step) + 1
+
+
+def literal_folder(pattern: str) -> str:
+    """The folder in front of the first brace or wildcard of a pattern, with a slash at its end.
+
+    >>> literal_folder("/data/{a,b}/{00..99}.tar"), literal_folder("/data/a.tar"), literal_folder("a.tar")
+    ('/data/', '/data/', '')
+    """
+    text = _substitute(pattern)
+    wildcards = "{*" if scheme_of(text) in READ_ONLY_SCHEMES else "{*?"
+    at = min((text.find(char) for char in wildcards if char in text), default=len(text))
+    return text[: text.rfind("/", 0, at) + 1]
+
+
+def relative_name(url: str, folder: str) -> str:
+    """Name of a file of a pattern relative to the pattern's :func:`literal_folder`.
+
+    >>> relative_name("file:///data/a/00.tar", "/data/"), relative_name("s3://b/00.tar", "s3://b/")
+    ('a/00.tar', '00.tar')
+    """
+    path = storage.filesystem(url)[1]
+    root = storage.filesystem(folder)[1].rstrip("/") + "/" if folder else "/"
+    return path.removeprefix(root) if path.startswith(root) else path.lstrip("/")
+
+
+def expand_files(source: str, pattern: str, census: Census | None = None) -> list[str]:
     """List the files of a pattern: braces expanded first, then wildcards matched.
 
     Args:
         source: name of the source in errors.
-        pattern: URL or path with braces and wildcards.
+        pattern: URL or path with braces and wildcards; no wildcards over http, which has no listings.
+        census: counts hidden files that a wildcard matches; they are passed over.
 
     Returns:
         URLs in the order of the braces; the matches of a wildcard are sorted.
 
     Raises:
-        DataError: a file does not exist, or a wildcard matches no file.
+        DataError: a file does not exist or is not a regular file, or a wildcard matches no file.
     """
     urls: list[str] = []
     for candidate in expand_braces(pattern):
         fs, path = storage.filesystem(candidate)
         fs.invalidate_cache()
-        if any(wildcard in path for wildcard in "*?"):
-            matches = sorted(cast("list[str]", fs.glob(path)))
-            files = [str(fs.unstrip_protocol(match)) for match in matches]
+        is_http = scheme_of(candidate) in READ_ONLY_SCHEMES
+        if any(wildcard in path for wildcard in ("*" if is_http else "*?")):
+            check_listable(source, candidate)
+            root = posixpath.dirname(path[: min(map(path.find, filter(path.__contains__, "*?")))])
+            matches = []
+            for match in sorted(cast("list[str]", fs.glob(path))):
+                if not is_hidden(match.removeprefix(root)):
+                    matches.append(match)
+                elif census is not None:
+                    census.pass_over(HIDDEN, match)
+            urls += [str(fs.unstrip_protocol(match)) for match in matches]
         else:
-            files = [candidate] if fs.isfile(path) else []
-        if not files:
+            matches = [path] if fs.exists(path) else []
+            urls.append(candidate)
+        if not matches:
             raise DataError(f"{source}: no such file: {candidate}")
-        urls += files
+        for match in matches:
+            if not is_regular(fs, match):
+                raise DataError(f"{source}: {sanitize(match)} is not a regular file; remove it")
     return urls
+
+
+def source_files(
+    source: str, pattern: str, suffix: str, census: Census
+) -> Iterator[tuple[str, str]]:
+    """List the files that a pattern means, or those with a suffix in a folder and below it.
+
+    Args:
+        source: name of the source in errors.
+        pattern: URL or path of a folder, or a pattern as in :func:`expand_files`.
+        suffix: end of the names of files in a folder; others are counted, as are those in folders that start
+            with ``_``, where programs write what is not finished.
+        census: counts what is passed over.
+
+    Yields:
+        Path and URL of each file; the path is relative to the folder, or to the pattern's
+        :func:`literal_folder`.
+
+    Raises:
+        DataError: there is no such file, or one that cannot be read.
+    """
+    fs, path = storage.filesystem(pattern)
+    if scheme_of(pattern) in READ_ONLY_SCHEMES or not fs.isdir(path):
+        folder = literal_folder(pattern)
+        for url in expand_files(source, pattern, census):
+            yield relative_name(url, folder), url
+        return
+    is_empty = True
+    for file in files_below(pattern, census):
+        name = file.name
+        if any(part.startswith("_") for part in name.split("/")[:-1]):
+            census.pass_over("files of folders that start with _", name)
+        elif not name.endswith(suffix):
+            pass_over_file(census, name)
+        elif file.reason is not None:
+            raise DataError(f"{source}: {sanitize(name)} {file.reason}; remove it")
+        else:
+            is_empty = False
+            yield name, storage.join(pattern, name)
+    if is_empty:
+        others = f", but {census.summary()}" if census.passed_over else ""
+        raise DataError(
+            f"{source}: no such file: *{suffix} in that folder or below{others}; check the path, or give a "
+            "pattern"
+        )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from genmod import storage
-from genmod.data.sources.arrays import Builtin, Idx, Npz
+from genmod.data.sources.arrays import Builtin
+from genmod.data.sources.config import NO_OPTIONS, SourceOptions
 from genmod.data.sources.folder import Folder
+from genmod.data.sources.idx import Idx
+from genmod.data.sources.npz import Npz
 from genmod.data.sources.parquet import Parquet
 from genmod.data.sources.source import Source
 from genmod.data.sources.webdataset import WebDatasetSource
@@ -17,8 +20,12 @@ KINDS: Mapping[str, type[Source]] = {
 }
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, options: SourceOptions = NO_OPTIONS) -> Source:
     """Create the source that ``KIND:WHERE`` names; nothing is read yet.
+
+    Args:
+        text: the recipe's ``data.source``.
+        options: which image and label of a row are meant.
 
     Raises:
         ConfigError: an unknown kind, or a shell command (``pipe:``).
@@ -37,4 +44,4 @@ def open_source(text: str) -> Source:
         raise ConfigError(
             f"recipe: data.source is {text!r}; shell commands are not run, give files or URLs"
         )
-    return KINDS[kind](where if kind == Builtin.kind else storage.resolve(where))
+    return KINDS[kind](where if kind == Builtin.kind else storage.resolve(where), options)

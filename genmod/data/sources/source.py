@@ -1,4 +1,4 @@
-"""Data sources: the recipe's ``data`` section, and the interface of all kinds of source.
+"""Interface of all kinds of source.
 
 A source is identified by a text ``KIND:WHERE``, from which any process can open it. The process that computes
 the plan lists it once. Each entry contains a small JSON value that locates its image, so that tasks fetch
@@ -8,81 +8,19 @@ images without listing the source again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from genmod.config import Config
-from genmod.data.format.codecs import Rejected, Resize, decode_foreign
-
-
-class Splits(Config):
-    """Shares of the rows to hold out. A hash of the key selects the rows, independent of the seed."""
-
-    val: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the rows for validation."""
-    test: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the rows for evaluation."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.val + self.test >= 1:
-            raise ValueError(f"val + test is {self.val + self.test:g}, nothing is left to train on")
-        return self
-
-
-_Side = Annotated[int, Field(gt=0, le=8192)]
-
-
-class DataConfig(Config):
-    """The recipe's ``data``: the source, the format of the images, the splits and the shards."""
-
-    source: str
-    """``builtin:digits``, ``builtin:mnist5k``, ``idx:FOLDER``, ``folder:FOLDER``, ``npz:FILE``,
-    ``webdataset:PATTERN``, ``parquet:FILES``."""
-    image_size: _Side | tuple[_Side, _Side] | None = None
-    """Side in pixels, or (height, width). Default: the size of the source's first readable image."""
-    channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for RGB. Default: as the source's first readable image."""
-    levels: Literal[2, 256] = 256
-    """256, or 2 for binary pixels 0 and 255: thresholded at 128, or drawn (``draw_seed``)."""
-    draw_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
-    """With 2 levels: store greys, and draw each pixel as 255 with probability grey / 255. Each row has one
-    fixed draw with this seed, for evaluation; training draws again at each visit of a row."""
-    resize: Resize = "none"
-    """Treatment of images of another size: ``none`` rejects them, ``fit`` stretches them, ``crop`` scales
-    them to cover the target and crops the centre, ``pad`` scales them to fit and pads with black."""
-    labels: bool | Literal["auto"] = "auto"
-    """``true`` requires labels, ``false`` ignores them, ``auto`` uses them if the source has them."""
-    classes: int | None = Field(default=None, gt=0)
-    """Number of classes. Default: as many as the source has."""
-    shard_rows: int | None = Field(default=None, gt=0)
-    """Rows per shard. Default: 2048, or fewer for large images, to stay below 32 MiB of pixels."""
-    splits: Splits = Splits()
-    max_quarantined: float = Field(default=0.01, ge=0, le=1)
-    """Share of the inputs that may be rejected; the stage fails if it is exceeded."""
-    append: bool = False
-    """``genmod shard`` writes the dataset's next version: the newest one plus new rows of the source. Does
-    not affect the result."""
-    workers: int | None = Field(default=None, gt=0)
-    """Shards to write in parallel; by default one per CPU. Does not affect the result."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.draw_seed is not None and self.levels != 2:
-            raise ValueError("draw_seed draws binary pixels; set levels to 2, or leave it out")
-        return self
-
-    def result(self) -> dict[str, Any]:
-        """Fields that determine the bytes, for the fingerprint; the source is represented by its content."""
-        return self.model_dump(
-            mode="json", exclude={"source", "max_quarantined", "append", "workers"}
-        )
-
+from genmod.budget import BUDGET
+from genmod.data.format.foreign import Rejected, Resize, decode_foreign, to_spec
+from genmod.data.sources.census import Census
+from genmod.data.sources.class_names import in_class_order
+from genmod.data.sources.config import NO_OPTIONS, SourceOptions
+from genmod.manifest import ImageSpec, Split
 
 Image = bytes | NDArray[np.uint8] | Rejected
 """A fetched image: encoded bytes, pixels (H, W) or (H, W, C), or the reason why there is none."""
@@ -91,8 +29,18 @@ Ref = Any
 """A small JSON value that locates a row; its form depends on the kind of source."""
 
 
-NO_LABEL, BAD_LABEL = -1, -2
-"""Labels of a row without a label, and of a row whose label is not a class number."""
+NO_LABEL, BAD_LABEL, FRACTION, SEVERAL_LABELS, UNNAMED, BAD_TEXT = -1, -2, -3, -4, -5, -6
+"""Numbers in place of the label of a row that has none, or has one that is of no class."""
+
+LABEL_REASONS: Mapping[int, str] = {
+    NO_LABEL: "has no label",
+    BAD_LABEL: "its label is not a class number",
+    FRACTION: "its label is a number with a fraction",
+    SEVERAL_LABELS: "has several labels",
+    UNNAMED: "its label has no name in the metadata of its file",
+    BAD_TEXT: f"its label has more than {BUDGET.name_chars} characters, or is not Unicode",
+}
+"""Why a row with one of these numbers is rejected, where labels are used."""
 
 
 class Entry(NamedTuple):
@@ -102,9 +50,11 @@ class Entry(NamedTuple):
     """Name of the input; it does not change when the source grows."""
     ref: Ref
     label: int | str = NO_LABEL
-    """Number or name of the class, or ``NO_LABEL``, ``BAD_LABEL``."""
+    """Number or name of the class, or a key of ``LABEL_REASONS``."""
     reason: str | None = None
     """Why the source rejects the input; None if it does not."""
+    split: Split | None = None
+    """Split that the source declares; None if it declares none."""
 
 
 @dataclass
@@ -118,7 +68,15 @@ class Scan:
     shape: tuple[int, int, int] | None = None
     """(C, H, W) if the source declares one shape for all images."""
     max_fetch_bytes: int = 0
-    """Maximum memory that a task needs to fetch one image."""
+    """Maximum memory that a task needs to fetch images, before they are decoded."""
+    class_names: tuple[str, ...] = ()
+    """Names of all classes in the order that the source declares, with those of classes without rows.
+    Empty: the source declares no order, so that named classes are in the order of their names."""
+    census: Census = field(default_factory=Census)
+    """What was passed over and decided."""
+    identify: bool = True
+    """Whether the fingerprint is needed. If not, files are listed without reading their content, and their
+    sizes may be missing."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +111,11 @@ class Source(ABC):
     kind: ClassVar[str]
     random_access: ClassVar[bool]
     """Whether fetching rows in any order is as cheap as in the listed order."""
+    block_fields: ClassVar[int] = 0
+    """Number of leading values of a ref that name a block which is read as a whole; 0: no blocks."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, options: SourceOptions = NO_OPTIONS) -> None:
+        self.where, self.options = where, options
 
     @property
     def text(self) -> str:
@@ -192,8 +152,9 @@ class Source(ABC):
                 rows.append(entry)
             else:
                 rejected.append((entry.name, entry.reason))
-        # Number named classes in alphabetical order.
-        class_names = tuple(sorted({row.label for row in rows if isinstance(row.label, str)}))
+        # Number named classes in the declared order, else in that of their names.
+        named = {row.label for row in rows if isinstance(row.label, str)}
+        class_names = scan.class_names or in_class_order(named)
         number = {name: label for label, name in enumerate(class_names)}
         labels = [number[r.label] if isinstance(r.label, str) else r.label for r in rows]
         labels_N = np.array(labels, dtype=np.int64)
@@ -211,11 +172,28 @@ class Source(ABC):
 
 def readable_name(name: str) -> str:
     """Make a name encodable as UTF-8: other bytes become backslash escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
 
 
-def pixels_of(image: Image) -> NDArray[np.uint8]:
-    """Decode a fetched image to uint8 pixels (H, W) or (H, W, C). Raises Rejected."""
+def pixels_of(image: Image, exactly: ImageSpec | None = None) -> NDArray[np.uint8]:
+    """Decode a fetched image to uint8 pixels (H, W) or (H, W, C).
+
+    Args:
+        image: the fetched image.
+        exactly: spec of the only shape that is wanted; an image of more pixels is not decoded.
+
+    Raises:
+        Rejected: the image cannot be used.
+    """
     if isinstance(image, Rejected):
         raise image
-    return decode_foreign(image) if isinstance(image, bytes) else image
+    return decode_foreign(image, exactly) if isinstance(image, bytes) else image
+
+
+def converted(image: Image, spec: ImageSpec, resize: Resize) -> NDArray[np.uint8]:
+    """Decode a fetched image, and convert it to the shape and levels of a dataset, (H, W, C).
+
+    Raises:
+        Rejected: the image cannot be used.
+    """
+    return to_spec(pixels_of(image, spec if resize == "none" else None), spec, resize)

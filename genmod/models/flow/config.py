@@ -6,29 +6,30 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
+from genmod.interface.options import (
+    MAX_LEVELS,
+    MAX_WIDTH,
+    FamilyConfig,
+    SampleOptions,
+    ScoreOptions,
+    Width,
+)
 
 
 class FlowConfig(FamilyConfig):
     """The chain of splines, and the nets that compute their knots."""
 
-    transforms: int = Field(default=4, ge=1)
+    transforms: int = Field(default=4, ge=1, le=64)
     """Transforms in the chain. The first uses the pixels in raster order, the others in shuffled orders."""
     order: Literal["coupling", "autoregressive"] = "coupling"
     """Dimensions that a spline may depend on. ``autoregressive``: all dimensions before it; a draw takes D
     passes of each net. ``coupling``: the second half depends on the first half; a draw takes 2."""
-    bins: int = Field(default=8, ge=2)
+    bins: int = Field(default=8, ge=2, le=256)
     """K, number of pieces of each spline."""
-    widths: tuple[int, ...] = Field(default=(128, 128), min_length=1)
+    widths: tuple[Width, ...] = Field(default=(128, 128), min_length=1, max_length=MAX_LEVELS)
     """Lengths of the hidden layers of each net."""
-    embedding: int = Field(default=16, ge=1)
+    embedding: int = Field(default=16, ge=1, le=MAX_WIDTH)
     """Length of a class's embedding, for data with labels."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if min(self.widths) < 1:
-            raise ValueError("widths must be positive")
-        return self
 
     @classmethod
     def tiny(cls) -> Self:
@@ -55,11 +56,11 @@ class FlowScore(ScoreOptions):
 
     dequantise: Literal["uniform", "none"] = "uniform"
     """``uniform`` bounds the probability of the pixels; ``none`` is the density at the middle of the bins."""
-    k: int = Field(default=1, ge=1)
+    k: int = Field(default=1, ge=1, le=1 << 24)
     """With ``uniform``: draws within the logarithm; a larger k gives a tighter bound."""
-    repeats: int = Field(default=8, ge=1)
+    repeats: int = Field(default=8, ge=1, le=1 << 20)
     """With ``uniform``: number of bounds that are averaged."""
-    chunk: int = Field(default=1024, ge=1)
+    chunk: int = Field(default=1024, ge=1, le=1 << 24)
     """Rows of one call of the nets; it decides memory, not the result."""
 
     @model_validator(mode="after")

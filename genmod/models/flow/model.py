@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from genmod import units
+from genmod.errors import ConfigError
 from genmod.interface.batch import Batch
 from genmod.interface.estimator_check import EstimatorCheck
 from genmod.interface.log_prob import LogProb
@@ -34,8 +35,13 @@ from genmod.likelihood import iwae
 from genmod.manifest import ImageSpec
 from genmod.models.flow.config import FlowConfig, FlowSample, FlowScore
 from genmod.models.flow.selftest import checks
-from genmod.models.flow.splines import Splines
+from genmod.models.flow.splines import Splines, size_of
 from genmod.rng import Rng
+
+_MAX_WEIGHTS = 1 << 28
+_MAX_MASK_ENTRIES = 1 << 30
+"""The masks are built from values, so a flow cannot be counted on the meta device. The default flow of
+CIFAR-10 has 0.05e9 weights and 0.95e9 entries, a byte each while it is built."""
 
 
 @final
@@ -51,6 +57,18 @@ class Model(GenerativeModel):
         embedding = config.embedding if spec.classes else 0
         self.classes = nn.Embedding(spec.classes, embedding) if spec.classes else nn.Identity()
         self.splines = Splines(config, spec.dims, embedding)
+
+    @classmethod
+    def check(cls, config: FlowConfig, spec: ImageSpec) -> None:
+        """Refuse images of so many dimensions that the masks of the dense nets exhaust memory."""
+        context = config.embedding if spec.classes else 0
+        weights, entries = size_of(config, spec.dims, context)
+        if weights > _MAX_WEIGHTS or entries > _MAX_MASK_ENTRIES:
+            raise ConfigError(
+                f"flow: the net has {weights:,} weights and {entries:,} mask entries for images of "
+                f"{spec.dims:,} dimensions, expected at most {_MAX_WEIGHTS:,} and {_MAX_MASK_ENTRIES:,}; "
+                "use smaller net.transforms, net.widths and net.bins, smaller images, or another family"
+            )
 
     @classmethod
     def density_checks(cls, seed: int, train: TrainBriefly) -> Iterator[EstimatorCheck]:

@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, cast
 
@@ -72,6 +73,14 @@ class Splines(nn.Module):
     def inverse(self, z_BD: Tensor, e_BE: Tensor | None) -> Tensor:
         """The y with f(y) = z, (B, D)."""
         return self.chain(e_BE).inv(z_BD)
+
+
+def size_of(config: FlowConfig, dims: int, context: int) -> tuple[int, int]:
+    """Weights of a chain, and entries of the masks from which its transforms are built."""
+    knots, widths = dims * (3 * config.bins + 1), config.widths
+    weights = (dims + context) * widths[0] + widths[-1] * knots
+    weights += sum(i * o for i, o in itertools.pairwise(widths))
+    return config.transforms * weights, config.transforms * knots * (dims + context)
 
 
 def _order(dims: int, number: int) -> Tensor:

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from genmod.config import Config
+from genmod.interface.options import MAX_NIMG
 from genmod.rng import Rng
 
 SHIFT_SHARE = 0.125
@@ -30,14 +31,16 @@ Kind = Literal["colour", "translation", "cutout"]
 class AugmentConfig(Config):
     """Kinds of augmentation and their probability."""
 
-    kinds: tuple[Kind, ...] = Field(default=("colour", "translation", "cutout"), min_length=1)
+    kinds: tuple[Kind, ...] = Field(
+        default=("colour", "translation", "cutout"), min_length=1, max_length=16
+    )
     """Augmentations, in the order in which they are applied."""
     probability: float = Field(default=1.0, ge=0, le=1)
     """Of each kind for each image; the initial value if it adapts."""
     target: float | None = Field(default=None, gt=0, lt=1)
     """Adapt the probability so that the overfitting heuristic r_t stays near this value (ADA uses 0.6); null
     for a constant probability. r_t is E sign(D(x)), or E sign(D(x) - D(G(z))) for the relativistic loss."""
-    adapt_nimg: int = Field(default=500_000, gt=0)
+    adapt_nimg: int = Field(default=500_000, gt=0, le=MAX_NIMG)
     """Images in which the probability can rise from 0 to 1."""
 
 

@@ -8,7 +8,14 @@ from typing import Literal, Self, final
 from pydantic import Field
 
 from genmod.config import Config
-from genmod.interface.options import FamilyConfig, SampleOptions
+from genmod.interface.options import (
+    MAX_LEVELS,
+    MAX_NIMG,
+    MAX_WIDTH,
+    FamilyConfig,
+    SampleOptions,
+    Width,
+)
 from genmod.likelihood.noisy_generator import NoisyGeneratorScore
 from genmod.models.gan.augment import AugmentConfig
 from genmod.models.gan.losses import DEFAULT_CRITIC_STEPS, DEFAULT_PENALTY, LossName, PenaltyName
@@ -18,11 +25,11 @@ from genmod.nets.blocks import stride_of
 class Penalty(Config):
     """gamma, the weight of both gradient penalties: a half cosine from ``base`` to ``final``."""
 
-    base: float = Field(default=1.0, gt=0)
+    base: float = Field(default=1.0, gt=0, le=1e6)
     """At the start. Larger images need more; with too little, D memorises the data or diverges."""
-    final: float = Field(default=0.1, gt=0)
+    final: float = Field(default=0.1, gt=0, le=1e6)
     """From ``nimg`` images on."""
-    nimg: int = Field(default=100_000, gt=0)
+    nimg: int = Field(default=100_000, gt=0, le=MAX_NIMG)
     """Images seen when ``final`` is reached."""
 
     def at(self, nimg: int) -> float:
@@ -34,11 +41,11 @@ class Penalty(Config):
 class Tower(Config):
     """Size of the generator or of the discriminator."""
 
-    widths: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[Width, ...] = Field(min_length=1, max_length=MAX_LEVELS)
     """Channels of each level, finest first; each next level has half the sides."""
-    blocks: int = Field(default=1, gt=0)
+    blocks: int = Field(default=1, gt=0, le=64)
     """Residual blocks on each level."""
-    patch: int = Field(default=2, gt=0)
+    patch: int = Field(default=2, gt=0, le=64)
     """Side of the pixel square that one position of the finest level covers."""
 
     @property
@@ -51,21 +58,21 @@ class Tower(Config):
 class GanConfig(FamilyConfig):
     """Sizes of both nets, the loss, the penalty and the augmentation."""
 
-    z_dim: int = Field(default=64, gt=0)
+    z_dim: int = Field(default=64, gt=0, le=MAX_WIDTH)
     """Z, length of the latent vector."""
     generator: Tower = Tower(widths=(32, 96), blocks=1, patch=2)
     """Size of G, which runs from the coarsest level to the finest."""
     discriminator: Tower = Tower(widths=(64,), blocks=2, patch=4)
     """Size of D, which runs from the finest level to the coarsest."""
-    features: int = Field(default=128, gt=0)
+    features: int = Field(default=128, gt=0, le=MAX_WIDTH)
     """Length of D's feature vector of an image."""
     loss: LossName = "rpgan"
     """Adversarial loss of both nets."""
     penalty: PenaltyName | Literal["usual"] = "usual"
     """Penalty on D's gradient; ``usual`` is the one that the loss was published with."""
-    penalty_every: int | None = Field(default=None, gt=0)
+    penalty_every: int | None = Field(default=None, gt=0, le=1_000_000)
     """k: one row in k is penalised, with k times the weight; null for the loss's default."""
-    critic_steps: int | None = Field(default=None, gt=0)
+    critic_steps: int | None = Field(default=None, gt=0, le=1_000)
     """Steps of D for each step of G. Each has its own batch, which counts as images seen; G takes part in the
     last, with that batch's labels. Null for the loss's default: 5 for ``wgan_gp``, else 1."""
     gamma: Penalty = Penalty()
@@ -109,7 +116,7 @@ class GanConfig(FamilyConfig):
 class GanSample(SampleOptions):
     """Sampling options of a GAN."""
 
-    psi: float = Field(default=1.0, ge=0)
+    psi: float = Field(default=1.0, ge=0, le=100)
     """Truncation: factor on z. Below 1, images are more typical and less diverse, and not draws from p(x)."""
 
     @classmethod

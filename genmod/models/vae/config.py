@@ -7,7 +7,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from genmod.distributions.pixels import LikelihoodName
-from genmod.interface.options import FamilyConfig, SampleOptions
+from genmod.interface.options import (
+    MAX_LEVELS,
+    MAX_NIMG,
+    MAX_WIDTH,
+    FamilyConfig,
+    SampleOptions,
+    Width,
+)
 from genmod.likelihood.vae_likelihood import VAEBoundOptions
 from genmod.nets import dense
 
@@ -15,39 +22,39 @@ from genmod.nets import dense
 class VAEConfig(FamilyConfig):
     """Sizes of the nets, prior, likelihood and training objective."""
 
-    latents: int = Field(default=32, ge=1)
+    latents: int = Field(default=32, ge=1, le=MAX_WIDTH)
     """Z, length of the latent vector."""
     groups: int = Field(default=1, ge=1, le=12)
     """Groups of latents, each given those before it (top down); divides ``latents``. 1 is a plain VAE. In two
     short runs 4 groups with ``ladder_width`` 64 gained 1.8 nats (tests/benchmarks/vae-options.md)."""
-    ladder_width: int = Field(default=128, ge=1)
+    ladder_width: int = Field(default=128, ge=1, le=MAX_WIDTH)
     """Length of the state vectors between groups, if there are several."""
-    prior_components: int = Field(default=0, ge=0)
+    prior_components: int = Field(default=0, ge=0, le=4096)
     """Components of a trained Gaussian mixture as the prior of all latents; 0 for N(0, 1)."""
-    unshuffle: int = Field(default=2, ge=1)
+    unshuffle: int = Field(default=2, ge=1, le=64)
     """Side of the pixel squares that the nets fold into channels; 1 for none."""
-    widths: tuple[int, ...] = Field(default=(32, 64), min_length=1)
+    widths: tuple[Width, ...] = Field(default=(32, 64), min_length=1, max_length=MAX_LEVELS)
     """Channels of each level, finest first; each level after the first halves height and width."""
-    blocks: int = Field(default=1, ge=0)
+    blocks: int = Field(default=1, ge=0, le=64)
     """Residual blocks in each level of the encoder and of the decoder."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Width, ...] = Field(default=(), max_length=MAX_LEVELS)
     """Lengths of dense layers from pixels to latents, instead of convolutions; the decoder mirrors them."""
     activation: dense.Activation = "silu"
     """Activation after each dense layer."""
-    embedding: int = Field(default=16, ge=1)
+    embedding: int = Field(default=16, ge=1, le=MAX_WIDTH)
     """Length of a class's embedding, for data with labels."""
     likelihood: LikelihoodName = "auto"
     """Distribution of a pixel given z, see :mod:`genmod.distributions.pixels`."""
-    components: int = Field(default=3, ge=1)
+    components: int = Field(default=3, ge=1, le=256)
     """Components of the mixture of logistics of 8-bit pixels; 1 is the plain discretised logistic."""
-    beta: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=1.0, gt=0, le=1e6)
     """Weight of the KL term in training, after its warm-up. Above 1, latents carry less information and draws
     from the prior look cleaner, but the likelihood is worse; scores always use 1."""
-    kl_warmup_nimg: int = Field(default=0, ge=0)
+    kl_warmup_nimg: int = Field(default=0, ge=0, le=MAX_NIMG)
     """Images over which the weight of the KL term grows linearly from 0 to ``beta``."""
-    free_bits_nats: float = Field(default=0.0, ge=0)
+    free_bits_nats: float = Field(default=0.0, ge=0, le=1e6)
     """KL of a group of latents below which its penalty stays constant, for each image."""
-    free_bits_group: int = Field(default=1, ge=1)
+    free_bits_group: int = Field(default=1, ge=1, le=MAX_WIDTH)
     """Adjacent latents that share one ``free_bits_nats``; divides ``latents``."""
 
     @model_validator(mode="after")
@@ -57,8 +64,6 @@ class VAEConfig(FamilyConfig):
                 raise ValueError(
                     f"{name} must divide latents ({self.latents}), got {getattr(self, name)}"
                 )
-        if min(self.widths + self.hidden) < 1:
-            raise ValueError("widths and hidden must be positive")
         if self.free_bits_nats and self.prior_components:
             raise ValueError(
                 "free_bits_nats needs prior_components 0 (a mixture has no KL per latent)"
@@ -85,7 +90,7 @@ class VAESample(SampleOptions):
 
     output: Literal["draw", "mean"] = "draw"
     """``draw``: pixels from p(x | z). ``mean``: the expected image given z, smoother than any draw."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, le=100)
     """Factor on the standard deviation of the prior's Gaussians; 1 samples the prior."""
 
     @classmethod

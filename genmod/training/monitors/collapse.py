@@ -8,7 +8,7 @@ weights are compared with real validation rows, in one simple feature space: ima
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,8 @@ from genmod.config import Config
 from genmod.errors import TrainingCollapsed
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
-from genmod.interface.options import SampleOptions
-from genmod.metrics.neighbours import neighbour_radii, squared_distances
+from genmod.interface.options import MAX_NIMG, SampleOptions
+from genmod.metrics.neighbours import neighbour_radii, squared_distances, widened
 from genmod.rng import rng_for
 from genmod.world import World
 
@@ -41,13 +41,13 @@ class CollapseConfig(Config):
     and only duplicates detect the one onto 32 images.
     """
 
-    every_nimg: int = Field(default=20_000, gt=0)
+    every_nimg: int = Field(default=20_000, gt=0, le=MAX_NIMG)
     """Images between checks."""
-    rows: int = Field(default=256, ge=16)
+    rows: int = Field(default=256, ge=16, le=1_000_000)
     """Samples and validation rows to compare, at most."""
-    neighbours: int = Field(default=5, gt=0)
+    neighbours: int = Field(default=5, gt=0, le=1_000)
     """The k of the nearest-neighbour balls in coverage and recall."""
-    start_nimg: int = Field(default=40_000, ge=0)
+    start_nimg: int = Field(default=40_000, ge=0, le=MAX_NIMG)
     """Images seen before a check may count as a collapse."""
     min_coverage: float = Field(default=0.1, ge=0, le=1)
     """Coverage below this is a collapse."""
@@ -56,14 +56,29 @@ class CollapseConfig(Config):
     max_duplicates: float = Field(default=0.9, ge=0, le=1)
     """A larger share of near-duplicate samples is a collapse. Near 1, because healthy samples of data with
     little variety look like duplicates."""
-    consecutive_checks: int = Field(default=2, gt=0)
+    consecutive_checks: int = Field(default=2, gt=0, le=1_000)
     """Failed checks in a row before training rolls back."""
     lr_factor: float = Field(default=0.5, gt=0, le=1)
     """A rollback multiplies every learning rate by this."""
-    penalty_factor: float = Field(default=4.0, ge=1)
+    penalty_factor: float = Field(default=4.0, ge=1, le=1e6)
     """A rollback strengthens the model's regularisation by this factor, if it has one."""
-    max_rollbacks: int = Field(default=1, ge=0)
+    max_rollbacks: int = Field(default=1, ge=0, le=1_000)
     """The next collapse after this many rollbacks ends training."""
+
+
+_Count = Annotated[int, Field(ge=0, le=MAX_NIMG)]
+
+
+class MonitorDocument(Config):
+    """What a checkpoint contains of the monitors; the fields of :class:`MonitorState` without weights."""
+
+    best_coverage: float = Field(ge=0, le=1)
+    best_nimg: int = Field(ge=-1, le=MAX_NIMG)
+    failed_checks: _Count
+    rollbacks: _Count
+    lr_scale: float = Field(ge=0, le=1)
+    posterior_collapsed: bool
+    events: tuple[Annotated[str, Field(max_length=20_000)], ...] = Field(max_length=1_000_000)
 
 
 @dataclass
@@ -89,9 +104,11 @@ class MonitorState:
         return {name: value for name, value in vars(self).items() if name != "best"}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], best: dict[str, Tensor]) -> Self:
+    def from_document(cls, document: MonitorDocument, best: dict[str, Tensor]) -> Self:
         """The inverse of :meth:`as_json`, with the weights."""
-        return cls(**values, best=best)
+        values: dict[str, Any] = document.model_dump()
+        values |= {"events": list(document.events), "best": best}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -132,7 +149,8 @@ def sample_statistics(
 ) -> dict[str, float]:
     """Coverage, recall, duplicates, and with labels the distance between class histograms.
 
-    ``coverage`` (Naeem et al. 2020) and ``recall`` (Kynkäänniemi et al. 2019) use balls of ``k`` neighbours.
+    ``coverage`` (Naeem et al. 2020) and ``recall`` (Kynkäänniemi et al. 2019) use closed balls of ``k``
+    neighbours.
     ``duplicates``: share of samples with another one closer than 99 of 100 real rows have theirs; about
     0.01 for good samples (after the birthday test of Arora and Zhang 2018, Do GANs learn the
     distribution?).
@@ -140,10 +158,11 @@ def sample_statistics(
     nearest real row, and of real rows. ``classes_made``: number of classes among the samples.
     """
     squares_NM = squared_distances(fake_ND, real_MD)
-    covered = (squares_NM < neighbour_radii(real_MD, k)).any(0)
-    recalled = (squares_NM < neighbour_radii(fake_ND, k)[:, None]).any(0)
+    covered = (squares_NM <= widened(neighbour_radii(real_MD, k), real_MD)).any(0)
+    recalled = (squares_NM <= widened(neighbour_radii(fake_ND, k), real_MD)[:, None]).any(0)
+    # Where real rows repeat, the limit is 0, and copies among samples are no defect.
     limit = neighbour_radii(real_MD, 1).quantile(0.01)
-    copies = neighbour_radii(fake_ND, 1) < limit
+    copies = widened(neighbour_radii(fake_ND, 1), real_MD) < limit
     statistics = {
         "coverage": float(covered.double().mean()),
         "recall": float(recalled.double().mean()),

@@ -21,6 +21,7 @@ from genmod.errors import TrainingDiverged
 from genmod.interface.batch import Batch
 from genmod.interface.latents import Latents, kl_per_unit, latent_usage
 from genmod.interface.model import GenerativeModel
+from genmod.interface.options import MAX_NIMG
 from genmod.rng import rng_for
 from genmod.training.monitors.collapse import MonitorState
 from genmod.training.writer import storage_errors
@@ -39,16 +40,16 @@ _TRAVERSAL_IMAGES = 9
 class LatentMonitorConfig(Config):
     """The recipe's ``train.latent_monitor``: when to check latents, and what counts as posterior collapse."""
 
-    every_nimg: int = Field(default=20_000, gt=0)
+    every_nimg: int = Field(default=20_000, gt=0, le=MAX_NIMG)
     """Images between checks."""
-    rows: int = Field(default=256, ge=2)
+    rows: int = Field(default=256, ge=2, le=1_000_000)
     """Rows of the ``val`` split, at most. The logarithm of it limits the mutual information that can be
     measured."""
-    start_nimg: int = Field(default=10_000, ge=0)
+    start_nimg: int = Field(default=10_000, ge=0, le=MAX_NIMG)
     """Images seen before a check may count as a collapse."""
     min_active_share: float = Field(default=0.05, ge=0, le=1)
     """A smaller share of active units is a posterior collapse."""
-    min_kl_nats: float = Field(default=1.0, ge=0)
+    min_kl_nats: float = Field(default=1.0, ge=0, le=1e6)
     """Less KL from the prior, over all units together, is a posterior collapse."""
 
 

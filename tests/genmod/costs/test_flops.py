@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from genmod.config import as_json
-from genmod.costs.flops import META, flops_of, parameters_of, shapes_of, training_cost
+from genmod.costs.flops import flops_of, parameters_of, training_cost
 from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats
-from genmod.interface.registry import ModelConfig, families, family
+from genmod.interface.registry import META, ModelConfig, families, family
 from genmod.manifest import ImageSpec
 from genmod.nets.linear import MIN_PRODUCTS, Linear
 from genmod.rng import Rng
@@ -63,7 +63,7 @@ def test_noise_schedules_are_counted_and_stay_usable(schedule):
 
 @pytest.mark.parametrize("name", families())
 def test_a_loss_has_as_many_operations_as_torchs_counter_finds(name):
-    model = shapes_of(config(name))
+    model = config(name).shapes()
     device = next(model.parameters()).device
     index_B = torch.zeros(1, dtype=torch.int64, device=device)
     pixels_BCHW = torch.zeros(1, *model.spec.shape, dtype=torch.uint8, device=device)
@@ -79,7 +79,7 @@ def test_a_loss_has_as_many_operations_as_torchs_counter_finds(name):
 
 
 def test_big_nets_need_no_memory():
-    big = shapes_of(config("diffusion", widths=[4096], attention=[], blocks=4))
+    big = config("diffusion", widths=[4096], attention=[], blocks=4).shapes()
     assert all(parameter.device == META for parameter in big.parameters())
     assert parameters_of(big) > 1e9
 

@@ -6,8 +6,8 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from genmod.data.format.shards import RowStats, dataset_metadata, write_shard
-from genmod.manifest import DatasetManifest, publish
+from genmod.data.format.shards import write_shard
+from genmod.manifest import DatasetManifest, RowStats, dataset_metadata, publish
 
 
 def encode(image, kind="PNG", **options):

@@ -6,11 +6,13 @@ import struct
 import numpy as np
 import pytest
 
+from genmod import storage
 from genmod.data.format.shards import quarantine_file
+from genmod.data.sharding.finish import make_manifest
 from genmod.data.sharding.ingest import make_shard
-from genmod.data.sharding.plan import make_manifest, make_plan
+from genmod.data.sharding.plan import make_plan
 from genmod.data.sharding.previous_version import load_previous_version
-from genmod.data.sources.source import DataConfig
+from genmod.data.sources.config import DataConfig
 from genmod.manifest import publish
 
 
@@ -37,7 +39,8 @@ def build():
         receipts = [make_shard(plan.job(shard, str(root))) for shard in plan.shards]
         rejected = [*plan.rejected, *(row for receipt in receipts for row in receipt.rejected)]
         return publish(
-            str(root), make_manifest(plan, receipts, quarantine_file(str(root), rejected))
+            str(root),
+            make_manifest(plan, str(root), receipts, quarantine_file(str(root), rejected)),
         )
 
     return make
@@ -63,3 +66,10 @@ def dataset(tmp_path_factory, images, build):
     np.savez(folder / "source.npz", images=pixels, labels=labels)
     root = str(folder / "data")
     return root, build(root, source=f"npz:{folder}/source.npz", shard_rows=16)
+
+
+@pytest.fixture
+def check_digests():
+    """Returns a function that turns the check of digests on or off in this process."""
+    yield lambda on: storage.configure(storage.StorageConfig(check_digests=on))
+    storage.configure(None)

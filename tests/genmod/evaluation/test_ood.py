@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from genmod.errors import ConfigError
+from genmod.errors import ConfigError, DataError
 from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.manifest import ImageSpec, Manifest, write_file
 from genmod.rng import rng_for
@@ -46,7 +46,12 @@ def published(root, scores, **changes):
         )
         for part in (0, 100)
     ]
-    metadata = {"split": "test", "rare": count_rare(scores.columns), **LABEL.model_dump()}
+    metadata = {
+        "rows_of_files": [100, 100],
+        "split": "test",
+        "rare": count_rare(scores.columns),
+        **LABEL.model_dump(),
+    }
     parents = {"model": "m", "dataset": root, "calibration": "c"} | changes.pop("parents", {})
     return Manifest(
         kind="scores",
@@ -60,7 +65,7 @@ def published(root, scores, **changes):
 def test_likely_is_not_familiar_and_the_recommended_column_knows():
     roots = "memory://unfamiliar/own", "memory://unfamiliar/other"
     own, other = published(roots[0], MAIN), published(roots[1], OTHER)
-    require_comparable_scores(own, other, "there")
+    require_comparable_scores(own, other, ("here", "there"))
     found = ood_auroc(roots, own, other)
     by_name = {column["name"]: column for column in found["columns"]}
     assert by_name["nats"]["auroc"] < 0.15  # upside down
@@ -88,12 +93,12 @@ def test_unlike_scores_are_not_compared(changes, says):
     parents = {name: digest for name, digest in parents.items() if digest is not None}
     other = own.model_copy(update={"metadata": own.metadata | changes, "parents": parents})
     with pytest.raises(ConfigError, match=says):
-        require_comparable_scores(own, other, "there")
+        require_comparable_scores(own, other, ("here", "there"))
 
 
 def test_tables_come_back_as_they_were_written():
     data = MAIN.to_parquet(16, {})
-    again = Scores.from_parquet(data)
+    again = Scores.from_parquet(data, "t")
     assert again.to_parquet(16, {}) == data
     assert again.label == LABEL
     halves = [again.take(torch.arange(100, 200)), again.take(torch.arange(100))]
@@ -101,6 +106,32 @@ def test_tables_come_back_as_they_were_written():
     assert whole.rows.keys == [*again.rows.keys[100:], *again.rows.keys[:100]]
     assert torch.equal(whole.columns[OOD_COLUMN][:100], again.columns[OOD_COLUMN][100:])
     labelled = replace(MAIN, rows=replace(MAIN.rows, labels_B=torch.arange(200) % 3))
-    assert Scores.from_parquet(labelled.to_parquet(16, {})).rows.labels_B.tolist() == [
+    assert Scores.from_parquet(labelled.to_parquet(16, {}), "t").rows.labels_B.tolist() == [
         i % 3 for i in range(200)
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.metadata.pop("label"),
+        lambda m: m.metadata.update(budget=3),
+        lambda m: m.metadata.pop("split"),
+        lambda m: m.metadata.update(rare=None),
+        lambda m: m.metadata.update(rare={"nats": float("nan")}),
+        lambda m: m.metadata.update(rare={"nats": -1}),
+        lambda m: m.parents.pop("model"),
+        lambda m: m.parents.pop("dataset"),
+    ],
+)
+def test_a_manifest_without_what_is_read_is_an_error_that_names_its_folder(change, tmp_path):
+    own, other = published(str(tmp_path / "own"), MAIN), published(str(tmp_path / "other"), OTHER)
+    change(other)
+    roots = str(tmp_path / "own"), str(tmp_path / "other")
+
+    def compare():
+        require_comparable_scores(own, other, roots)
+        ood_auroc(roots, own, other)
+
+    with pytest.raises(DataError, match=r"other.*remove that folder and run its stage again"):
+        compare()

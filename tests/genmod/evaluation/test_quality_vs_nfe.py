@@ -9,8 +9,8 @@ from genmod import units
 from genmod.config import as_json
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images
-from genmod.evaluation.measure import Reference
-from genmod.evaluation.quality_vs_nfe import quality_curve
+from genmod.evaluation.meter import Reference
+from genmod.evaluation.quality_vs_nfe import _labels, quality_curve
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
@@ -123,3 +123,12 @@ def test_a_tuned_model_has_its_own_ladder():
         ("consistency", n) for n in (1, 2, 4)
     ]
     assert torch.equal(options.nfe_sweep()[1][2].sigmas(0.002, 80.0), options.sigmas(0.002, 80.0))
+
+
+def test_labels_are_in_the_shares_of_the_reference():
+    index_B, even_N = torch.arange(20), torch.arange(100) % 2
+    rare_N = (torch.arange(100) % 10 == 0).long()
+    assert _labels(index_B, 2, rare_N).tolist() == rare_N[:20].tolist()
+    assert _labels(index_B, 2, even_N).tolist() == even_N[:20].tolist()
+    assert _labels(index_B, 2, None).tolist() == even_N[:20].tolist()
+    assert _labels(index_B, 0, rare_N) is None

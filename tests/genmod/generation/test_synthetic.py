@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genmod.data.format.shards import write_shard
-from genmod.errors import ConfigError, GenmodError
+from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.generation.labels import LabelRequest, label_request
 from genmod.generation.synthetic import (
-    LabelRequest,
     SampleConfig,
+    SampledBy,
     SampleGenerator,
-    label_request,
     shard_count,
     shard_range,
     size_bytes_at_most,
@@ -23,7 +23,7 @@ from genmod.generation.synthetic import (
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.options import SampleOptions
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.manifest import ImageSpec
+from genmod.manifest import DatasetManifest, ImageSpec
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 
@@ -161,3 +161,46 @@ def test_settings_without_effect_on_the_images_are_not_in_the_fingerprint():
     assert same.result() == base.result()
     for change in ({"count": 3}, {"shard_rows": 3}, {"micro_batch": 3}, {"weights": "raw"}):
         assert SampleConfig(**change).result() != base.result()
+
+
+RECORD = {"weights": "ema", "options": {}, "only_label": None, "seed": 3, "micro_batch": 8}
+
+
+def synthetic(**changes):
+    return DatasetManifest(
+        fingerprint="f",
+        spec=ImageSpec(channels=1, height=8, width=8, classes=3),
+        shards=(),
+        metadata={"sample": RECORD | {"count": 5} | changes},
+    )
+
+
+def test_what_a_manifest_says_about_its_samples_is_typed():
+    assert SampledBy.of(synthetic(), "samples").micro_batch == 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": "other"},
+        {"options": []},
+        {"only_label": 3},
+        {"only_label": -1},
+        {"seed": "x"},
+        {"seed": 10**30},
+        {"micro_batch": 0},
+        {"micro_batch": 10**9},
+        {"micro_batch": None},
+    ],
+)
+def test_other_values_are_an_error_that_names_the_folder(changes):
+    with pytest.raises(DataError, match=r"^samples.*remove the folder and run genmod sample again"):
+        SampledBy.of(synthetic(**changes), "samples")
+
+
+def test_a_micro_batch_of_too_many_pixels_is_refused():
+    manifest = synthetic(micro_batch=1 << 16)
+    large = manifest.model_copy(update={"spec": ImageSpec(channels=1, height=64, width=64)})
+    SampledBy.of(manifest, "samples")
+    with pytest.raises(DataError, match="268,435,456 pixels, more than the limit"):
+        SampledBy.of(large, "samples")

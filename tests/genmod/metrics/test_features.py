@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 import torch
+from safetensors import torch as safetensors
 from sklearn.datasets import load_digits
 
 from genmod import storage
 from genmod.errors import ConfigError, DataError
-from genmod.manifest import ImageSpec, Manifest, publish
+from genmod.manifest import ImageSpec, Manifest, publish, write_file
 from genmod.metrics.extractors import POOLED
 from genmod.metrics.features import (
     FeaturesConfig,
@@ -93,6 +97,75 @@ def test_changed_weights_are_refused(tmp_path, classifier):
     storage.write_bytes(str(weights), bytes(data))
     with pytest.raises(DataError, match="digest"):
         load_extractor(root)
+
+
+def test_weights_of_another_size_are_not_read(tmp_path, classifier):
+    root, size_bytes = str(tmp_path), 1 << 35
+    config, weights = save_extractor(classifier, root)
+    os.truncate(
+        tmp_path / weights.path, size_bytes
+    )  # takes no space, and more memory than there is
+    files = (config, weights.model_copy(update={"size_bytes": size_bytes}))
+    publish(root, Manifest(kind="features", fingerprint="f", files=files))
+    with pytest.raises(DataError, match=r"has 34,359,738,368 bytes, but its net"):
+        load_extractor(root)
+
+
+def forge(root, extractor, change):
+    """Publish a feature space with other files, and right digests."""
+    files = {
+        e.path: storage.read_bytes(f"{root}/{e.path}") for e in save_extractor(extractor, root)
+    }
+    files = change(files)
+    entries = tuple(write_file(root, name, data) for name, data in files.items())
+    publish(root, Manifest(kind="features", fingerprint="f", files=entries))
+
+
+def config_with(**changes):
+    def change(files):
+        config = json.loads(files["config.json"])
+        spec = config["spec"] | changes.pop("spec", {})
+        return files | {"config.json": json.dumps(config | {"spec": spec} | changes).encode()}
+
+    return change
+
+
+def weights_with(change):
+    def changed(files):
+        (name,) = [name for name in files if name.startswith("weights")]
+        tensors = safetensors.load(files[name])
+        change(tensors)
+        return files | {name: safetensors.save(tensors)}
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda files: {}, "lists no config.json"),
+        (lambda files: {"config.json": files["config.json"]}, "0 files of weights"),
+        (lambda files: files | {f"weights-{'a' * 12}.safetensors": b""}, "2 files of weights"),
+        (lambda files: files | {"config.json": b"[]"}, "is not a feature space"),
+        (config_with(kind="inception"), "is not a feature space"),
+        (config_with(version=2), "is not a feature space"),
+        (config_with(spec={"classes": 0}), "is not a feature space"),
+        (config_with(spec={"height": 1 << 12, "width": 1 << 12}), "has tensor|has no tensor"),
+        (config_with(spec={"classes": 1 << 20}), "head.bias of F32 10 .*, expected F32 1048576"),
+        (config_with(kind="pca"), "bytes, but its net has"),
+        (weights_with(lambda t: t.pop("scale")), "has no tensor scale"),
+        (weights_with(lambda t: t["scale"].fill_(float("nan"))), "tensor scale has NaN"),
+        (weights_with(lambda t: t.update(scale=t["scale"].half())), "tensor scale of F16"),
+        (weights_with(lambda t: t.update(other=torch.zeros(1))), "has tensor other"),
+    ],
+)
+def test_a_forged_feature_space_is_one_error(change, message, tmp_path, classifier):
+    root = str(tmp_path)
+    forge(root, classifier, change)
+    with pytest.raises(DataError, match=message) as error:
+        load_extractor(root)
+    assert str(error.value).endswith("remove the folder and run genmod evaluate again")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_without_labels_features_are_principal_components():

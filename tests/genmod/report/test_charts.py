@@ -22,6 +22,7 @@ from genmod.report.charts import (
     ticks,
 )
 from genmod.report.curves import training_curves
+from genmod.report.evaluated import HistoryEntry
 
 HOSTILE = "\"><script>alert(1)</script>&'"
 
@@ -120,6 +121,6 @@ def test_a_history_becomes_curves_of_training_and_validation():
         },
         {"nimg": 20, "metrics": {"train/d/loss": 2.0}},
     ]
-    losses, others = training_curves(history)
+    losses, others = training_curves([HistoryEntry.model_validate(entry) for entry in history])
     assert losses == {"d loss": {"training": [(10, 3), (20, 2)], "validation": [(10, 4)]}}
     assert others == {"d lr": {"training": [(10, 0.1)]}}

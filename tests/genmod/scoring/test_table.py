@@ -1,17 +1,21 @@
 """Score tables: what goes in comes out with its label; sums are right; bad numbers are refused."""
 
+import json
 import math
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genmod import units
+from genmod import storage, units
 from genmod.errors import DataError, GenmodError
 from genmod.interface.log_prob import LogProb
-from genmod.manifest import ImageSpec
+from genmod.manifest import ImageSpec, Manifest, write_file
+from genmod.scoring.calibrated import read_scores
 from genmod.scoring.label import ScoreLabel, common_label
 from genmod.scoring.moments import RunningMoments
 from genmod.scoring.table import Rows, ScoreConfig, Scores, read_parquet, summary
@@ -33,7 +37,7 @@ def scores():
 def test_a_table_contains_rows_and_label():
     data = scores().to_parquet(4, {"model": "m", "seed": 3})
     assert data == scores().to_parquet(4, {"model": "m", "seed": 3})
-    table, metadata = read_parquet(data)
+    table, metadata = read_parquet(data, "t")
     rows = table.to_pydict()
     assert rows["key"] == KEYS
     assert rows["index"] == [3, 1, 4, 10, 5]
@@ -50,7 +54,7 @@ def test_a_table_contains_rows_and_label():
 
 def test_rows_without_labels_have_none():
     plain = Scores.from_log_probs(Rows(["a"], torch.tensor([0]), None), [log_prob([-1.0])])
-    assert read_parquet(plain.to_parquet(4, {}))[0]["label"].to_pylist() == [None]
+    assert read_parquet(plain.to_parquet(4, {}), "t")[0]["label"].to_pylist() == [None]
 
 
 def test_an_estimators_own_numbers_are_columns_too():
@@ -58,7 +62,7 @@ def test_an_estimators_own_numbers_are_columns_too():
         replace(log_prob([-1.0, -2.0]), columns={"nfe": torch.tensor([12, 18])}),
         replace(log_prob([-3.0] * 3), columns={"nfe": torch.tensor([6, 24, 30])}),
     ]
-    table, _ = read_parquet(Scores.from_log_probs(ROWS, parts).to_parquet(4, {}))
+    table, _ = read_parquet(Scores.from_log_probs(ROWS, parts).to_parquet(4, {}), "t")
     assert table.column("nfe").to_pylist() == [12, 18, 6, 24, 30]
     assert table.column("nats").to_pylist() == [-1, -2, -3, -3, -3]
 
@@ -67,7 +71,7 @@ def test_uniform_pixels_cost_eight_bits_per_dim():
     uniform = Scores.from_log_probs(
         Rows(["a"], torch.tensor([0]), None), [log_prob([-784 * math.log(256)])]
     )
-    bits = read_parquet(uniform.to_parquet(784, {}))[0]["bits_per_dim"].to_pylist()
+    bits = read_parquet(uniform.to_parquet(784, {}), "t")[0]["bits_per_dim"].to_pylist()
     assert bits == pytest.approx([8.0], abs=1e-12)
 
 
@@ -75,7 +79,7 @@ def test_a_density_has_the_bits_of_its_range():
     density = replace(log_prob([-784 * math.log(2)]), measure=units.NETWORK)
     table = Scores.from_log_probs(Rows(["a"], torch.tensor([0]), None), [density])
     for levels, expected in ((256, 8.0), (2, 1.0)):
-        bits = read_parquet(table.to_parquet(784, {}, levels))[0]["bits_per_dim"].to_pylist()
+        bits = read_parquet(table.to_parquet(784, {}, levels), "t")[0]["bits_per_dim"].to_pylist()
         assert bits == pytest.approx([expected])
         moments = [RunningMoments.of(density.nats_B)]
         found = summary(moments, 784, ScoreLabel.from_log_prob(density), levels)
@@ -100,7 +104,69 @@ def test_wrong_shapes_and_dtypes_are_asserted():
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 100])
 def test_other_files_are_refused(data):
     with pytest.raises(DataError):
-        read_parquet(data)
+        read_parquet(data, "t")
+
+
+def rewritten(change, metadata=None):
+    """The bytes of a score table after a change of its pyarrow table."""
+    table = pq.read_table(pa.BufferReader(scores().to_parquet(4, {"model": "m"})))
+    header = table.schema.metadata if metadata is None else {b"genmod": metadata}
+    sink = pa.BufferOutputStream()
+    pq.write_table(change(table).replace_schema_metadata(header), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def with_column(name, values, kind=None):
+    def change(table):
+        column = pa.array(values, kind or table.schema.field(name).type)
+        kept = table.drop_columns([name]) if name in table.column_names else table
+        return kept.append_column(pa.field(name, column.type), column)
+
+    return change
+
+
+LABEL = scores().label.model_dump()
+
+HOSTILE_TABLES = {
+    "nats that are infinite": (with_column("nats", [-math.inf] * 5), None),
+    "errors that are no numbers": (with_column("stderr", [math.nan] * 5), None),
+    "empty nats": (with_column("nats", [None] * 5), None),
+    "texts as numbers": (with_column("nats", ["1"] * 5, pa.string()), None),
+    "an infinite column of an estimator": (with_column("nfe", [math.inf] * 5, pa.float64()), None),
+    "a column of texts": (with_column("nfe", ["x"] * 5, pa.string()), None),
+    "no keys": (lambda table: table.drop_columns(["key"]), None),
+    "other rows": (lambda table: table.slice(1), None),
+    "no metadata": (lambda table: table, b""),
+    "metadata that is a list": (lambda table: table, b"[1]"),
+    "metadata without a label": (lambda table: table, b"{}"),
+    "a label of another type": (
+        lambda table: table,
+        json.dumps(LABEL | {"budget": {"k": [1]}}).encode(),
+    ),
+    "an infinite setting": (lambda table: table, b'{"budget": {"k": NaN}}'),
+    "deep metadata": (lambda table: table, b"[" * 10_000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TABLES)
+def test_tables_that_are_none_are_one_error(name):
+    data = rewritten(*HOSTILE_TABLES[name])
+    with pytest.raises(DataError, match=r"^run/scores/a\.parquet") as error:
+        Scores.from_parquet(data, "run/scores/a.parquet", rows=5)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_that_was_changed_is_not_read(tmp_path):
+    root = str(tmp_path)
+    entry = write_file(root, "a.parquet", scores().to_parquet(4, {}))
+    manifest = Manifest(
+        kind="scores", fingerprint="f", files=(entry,), metadata={"rows_of_files": [5]}
+    )
+    assert read_scores(root, manifest).nats_B.tolist() == [-1.5, -2.0, -3.0, -4.0, 0.25]
+    # A valid table of other numbers.
+    storage.write_bytes(f"{root}/a.parquet", rewritten(with_column("nats", [1.0] * 5)))
+    with pytest.raises(DataError, match=r"a\.parquet does not match its digest"):
+        read_scores(root, manifest)
 
 
 def test_a_wrong_number_of_rows_is_an_error():
@@ -158,3 +224,14 @@ def test_fingerprint_excludes_options_that_do_not_change_scores():
     assert ScoreConfig(workers=9, device="cpu", deadline_s=1).result() == base.result()
     for change in ({"split": "test"}, {"max_rows": 3}, {"micro_batch": 3}, {"rows_per_task": 3}):
         assert ScoreConfig(**change).result() != base.result()
+
+
+@pytest.mark.parametrize(
+    "change", [{"squares": -1.0}, {"n": -1}, {"mean": math.inf}, {"squares": math.nan}]
+)
+def test_moments_that_cannot_be_are_refused(change):
+    """A receipt's moments, whose error of the mean is a root."""
+    moments = RunningMoments.of(torch.tensor([1.0, 2.0])).model_dump()
+    assert RunningMoments.model_validate(moments).stderr == 0.5
+    with pytest.raises(ValueError, match=r"greater|finite"):
+        RunningMoments.model_validate(moments | change)

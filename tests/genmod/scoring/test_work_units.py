@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genmod import storage
+from genmod.config import fingerprint
 from genmod.data.format.shards import Row, write_shard
 from genmod.data.reading.reader import RowReader
 from genmod.errors import ConfigError, Unscorable
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry
+from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, StoredShard
 from genmod.rng import rng_for
 from genmod.scoring.label import ScoreLabel
 from genmod.scoring.table import ScoreConfig
@@ -22,9 +23,15 @@ SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 ROOT = "memory://slices"
 
 
+def file(path):
+    return FileEntry(path=path, size_bytes=0, sha256=fingerprint(path))
+
+
 def manifest(*rows):
-    file = FileEntry(path="x.tar", size_bytes=0, sha256="")
-    shards = tuple(ShardEntry(split="val", rows=n, tar=file, index=file) for n in rows)
+    shards = tuple(
+        ShardEntry(split="val", rows=n, tar=file(f"{i}.tar"), index=file(f"{i}.idx.parquet"))
+        for i, n in enumerate(rows)
+    )
     return DatasetManifest(fingerprint="", spec=SPEC, shards=shards)
 
 
@@ -41,7 +48,7 @@ SHARDS = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 @given(rows=SHARDS, per_task=st.integers(1, 50))
 def test_every_row_is_scored_once(rows, per_task):
-    found = list(shard_slices(manifest(*rows), ScoreConfig(rows_per_task=per_task), 0))
+    found = list(shard_slices(ROOT, manifest(*rows), ScoreConfig(rows_per_task=per_task), 0))
     assert numbered(found, rows) == list(range(sum(rows)))
     assert len({part.name for part in found}) == len(found)
     assert all(0 < len(part) == len(part.rows()) <= per_task for part in found)
@@ -54,7 +61,7 @@ def test_fewer_rows_are_some_of_more(rows, per_task, data):
     drawn = []
     for count in (few, most):
         config = ScoreConfig(rows_per_task=per_task, max_rows=count)
-        found = list(shard_slices(manifest(*rows), config, 5))
+        found = list(shard_slices(ROOT, manifest(*rows), config, 5))
         drawn.append(numbered(found, rows))
         assert drawn[-1] == sorted(set(drawn[-1]))
         assert len(drawn[-1]) == count
@@ -64,13 +71,13 @@ def test_fewer_rows_are_some_of_more(rows, per_task, data):
 
 def test_which_rows_are_drawn_is_the_seed_s_choice():
     config = ScoreConfig(max_rows=10)
-    drawn = [numbered(shard_slices(manifest(100), config, seed), [100]) for seed in (0, 0, 1)]
+    drawn = [numbered(shard_slices(ROOT, manifest(100), config, seed), [100]) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_whole_shard_is_one_table_of_its_name():
-    assert [s.name for s in shard_slices(manifest(250), ScoreConfig(), 0)] == ["val-000000"]
-    names = [s.name for s in shard_slices(manifest(250, 251), ScoreConfig(), 0)]
+    assert [s.name for s in shard_slices(ROOT, manifest(250), ScoreConfig(), 0)] == ["val-000000"]
+    names = [s.name for s in shard_slices(ROOT, manifest(250, 251), ScoreConfig(), 0)]
     assert names == ["val-000000", "val-000001-000", "val-000001-001"]
 
 
@@ -87,7 +94,7 @@ def reader():
     pixels = rng_for(0, "pixels", range(6)).integers(256, 8, 8, 1).to(torch.uint8).numpy()
     rows = [Row(f"k{i}", 3 * i, pixels[i], label=i % 3) for i in range(6)]
     entry, _ = write_shard(ROOT, "val-000000", "val", SPEC, rows)
-    return RowReader(ROOT, SPEC, [entry])
+    return RowReader(SPEC, [StoredShard(entry, ROOT)])
 
 
 @pytest.mark.parametrize("name", families())

@@ -15,8 +15,9 @@ import pytest
 from genmod import storage
 from genmod.data.reading.tar_files import TarFiles
 from genmod.errors import DataError
-from genmod.manifest import FileEntry
+from genmod.manifest import FileEntry, ShardEntry, StoredShard
 from genmod.storage.cache import Cache, open_copy
+from genmod.storage.cache_folder import is_copy
 from genmod.storage.objects import PENDING
 from tests.stores.proxy import Fault
 
@@ -48,13 +49,18 @@ def fetch(cache, urls, k):
     return cache.open(urls[k], storage.sha256(CONTENTS[k]), SIZE)
 
 
+def own(cache):
+    """The cache's own folder."""
+    return Path(cache.config.folder) / "genmod-cache"
+
+
 def contents(cache):
-    """Numbers of the complete copies, and the size of all files."""
-    files = [path for path in Path(cache.config.folder).iterdir() if path.name != ".lock"]
+    """Numbers of the complete copies, and the size of all copies."""
+    files = [path for path in own(cache).iterdir() if path.name not in (".lock", ".genmod-cache")]
     digests = [storage.sha256(data) for data in CONTENTS]
     complete = [digests.index(path.name) for path in files if not path.name.startswith(PENDING)]
     for k in complete:
-        assert (Path(cache.config.folder) / digests[k]).read_bytes() == CONTENTS[k]
+        assert (own(cache) / digests[k]).read_bytes() == CONTENTS[k]
     return sorted(complete), sum(path.stat().st_size for path in files)
 
 
@@ -103,7 +109,7 @@ def test_an_object_with_another_digest_is_not_kept(urls, cache):
 
 def test_a_truncated_copy_is_fetched_again(urls, cache):
     os.close(fetch(cache, urls, 0))
-    os.truncate(Path(cache.config.folder) / storage.sha256(CONTENTS[0]), 5)
+    os.truncate(own(cache) / storage.sha256(CONTENTS[0]), 5)
     handle = fetch(cache, urls, 0)
     assert os.pread(handle, SIZE, 0) == CONTENTS[0]
     os.close(handle)
@@ -167,16 +173,16 @@ def test_processes_share_the_cache_and_read_the_right_bytes(urls, tmp_path):
 
 def size_of(cache):
     """Size of all copies, measured under the lock."""
-    folder = Path(cache.config.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
+    if not own(cache).exists():
+        return 0
+    with open(own(cache) / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return sum(path.stat().st_size for path in folder.iterdir())
+        return sum(path.stat().st_size for path in own(cache).iterdir() if is_copy(path.name))
 
 
 def test_the_cache_is_intact_after_sigkill(urls, tmp_path, proxy):
     cache = cache_of(tmp_path, 2)
-    pending = Path(cache.config.folder) / f"{PENDING}{storage.sha256(CONTENTS[0])}"
+    pending = own(cache) / f"{PENDING}{storage.sha256(CONTENTS[0])}"
     proxy.faults.append(Fault("trickle", "GET", "/0.tar"))
     process = start(cache, urls, 1, 0)
     end_s = time.monotonic() + 60
@@ -207,7 +213,7 @@ def test_sigkill_at_any_time_leaves_the_cache_intact(urls, tmp_path):
         contents(cache)
     finish(start(cache, urls, 20, 5))
     assert len(contents(cache)[0]) == 2
-    assert not list(Path(cache.config.folder).glob(f"{PENDING}*"))
+    assert not list(own(cache).glob(f"{PENDING}*"))
 
 
 def test_the_reader_uses_the_cache_and_reads_other_files_by_range(urls, cache, proxy, monkeypatch):
@@ -218,7 +224,15 @@ def test_the_reader_uses_the_cache_and_reads_other_files_by_range(urls, cache, p
         FileEntry(path=f"{k}.tar", size_bytes=SIZE, sha256=storage.sha256(data))
         for k, data in enumerate(CONTENTS)
     ]
-    tars = TarFiles(urls, entries)
+    index = FileEntry(path="i", size_bytes=0, sha256="0" * 64)
+    tars = TarFiles(
+        [
+            StoredShard(
+                ShardEntry(split="val", rows=1, tar=tar, index=index), url.rpartition("/")[0]
+            )
+            for url, tar in zip(urls, entries, strict=True)
+        ]
+    )
     proxy.requests.clear()
     for _ in range(2):
         for k, data in enumerate(CONTENTS):

@@ -8,10 +8,11 @@ import pytest
 
 from genmod import storage
 from genmod.data.format.shards import ShardReceipt, quarantine_file
+from genmod.data.sharding.finish import make_manifest
 from genmod.data.sharding.ingest import make_shard
-from genmod.data.sharding.plan import make_manifest, make_plan
-from genmod.data.sources.source import DataConfig
-from genmod.errors import ConfigError, StorageError, StoreUnavailable
+from genmod.data.sharding.plan import make_plan
+from genmod.data.sources.config import DataConfig
+from genmod.errors import ConfigError, DataError, StorageError, StoreUnavailable
 from genmod.manifest import DatasetManifest, claim, load_manifest, publish
 from genmod.receipts import load_receipts
 from genmod.storage import s3
@@ -276,7 +277,7 @@ def test_a_dataset_is_made_whole_while_every_second_request_fails(proxied_root, 
     receipts = load_receipts(ShardReceipt, proxied_root, names, plan.fingerprint)
     assert [receipts[name] for name in names] == made
     quarantine = quarantine_file(proxied_root, [])
-    manifest = publish(proxied_root, make_manifest(plan, made, quarantine))
+    manifest = publish(proxied_root, make_manifest(plan, proxied_root, made, quarantine))
     assert load_manifest(DatasetManifest, proxied_root, "dataset") == manifest
     assert sum(shard.rows for shard in manifest.shards) == 1797
     assert len(proxy.injected) >= 10
@@ -311,3 +312,25 @@ def test_wrong_settings_in_the_environment_name_the_variable(monkeypatch):
     monkeypatch.setenv(storage.SETTINGS_VARIABLE, '{"retry_timeout_s": -1}')
     with pytest.raises(ConfigError, match=r"GENMOD_STORAGE: retry_timeout_s: .* greater than 0"):
         storage.settings()
+
+
+def test_a_store_that_sends_more_than_was_asked_is_an_error(proxied_root, proxy):
+    url = f"{proxied_root}/object"
+    storage.write_bytes(url, LARGE)
+    for read in (storage.read_bytes, lambda url: storage.read_ranges(url, [5], [10])):
+        proxy.faults.append(Fault("whole", "GET"))
+        with pytest.raises(StorageError, match="more bytes than were asked for"):
+            read(url)
+    assert proxy.injected == ["whole"] * 2
+    with pytest.raises(DataError, match="longer than 10,000,000 bytes"):
+        storage.read_bytes(url, 10_000_000)
+
+
+def test_a_denied_request_names_the_object(s3_root, monkeypatch):
+    from s3fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" * 40)
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(PermissionError, match=f"^{s3_root}/x: "):
+        storage.read_bytes(f"{s3_root}/x")
+    S3FileSystem.clear_instance_cache()

@@ -70,10 +70,17 @@ def test_the_write_check_refuses_an_unwritable_root(tmp_path):
         storage.check_writable(str(tmp_path / "file" / "below"))
 
 
-def test_join_keeps_absolute_parts():
+@pytest.mark.parametrize("part", ["/b", "s3://b/x", "../b", "a/../../b", "memory://x"])
+def test_nothing_is_joined_that_leads_elsewhere(part):
     assert storage.join("s3://b/x", "y/z") == "s3://b/x/y/z"
-    assert storage.join("/a", "s3://b/x") == "s3://b/x"
-    assert storage.join("/a", "/b") == "/b"
+    with pytest.raises(StorageError, match="is not a path below /a"):
+        storage.join("/a", "b", part)
+
+
+def test_a_recipe_may_place_its_outputs_elsewhere():
+    assert storage.output_folder("/a", "samples") == "/a/samples"
+    assert storage.output_folder("/a", "s3://b/x/") == "s3://b/x"
+    assert storage.output_folder("s3://a", "/b") == "/b"
 
 
 def test_an_unknown_scheme_is_named():

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from genmod import storage
 from genmod.errors import ConfigError, StorageError
+from genmod.storage import urls
+from genmod.storage.objects import PENDING
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.loop import Plan, train
 from genmod.training.metric_log import read_metrics
@@ -70,6 +72,27 @@ def test_goes_on_from_the_newest(checkpoints, crashed, gaussian, gaussian_stream
     assert checkpoints.nimgs() == []
 
 
+def test_files_of_a_user_stay(tmp_path, checkpoints, crashed):
+    """Also where a link leads to a folder of another."""
+    if checkpoints.root.startswith("memory:"):
+        pytest.skip("memory has no links")
+    other = tmp_path / "other"
+    (tmp_path / "checkpoints").rename(other)
+    (tmp_path / "checkpoints").symlink_to(other)
+    (other / "thesis.tex").write_text("mine")
+    (other / "0123").mkdir()
+    (other / f"{PENDING}abc").write_text("of a killed writer")
+    checkpoints.remove()
+    assert sorted(path.name for path in other.iterdir()) == ["0123", "thesis.tex"]
+    assert (tmp_path / "checkpoints").is_symlink()
+    checkpoints.remove()
+
+
+def test_nothing_is_left_of_the_folder(tmp_path, checkpoints, crashed):
+    checkpoints.remove()
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimiser.safetensors", "state.json"])
 @pytest.mark.parametrize("fault", ["gone", "torn", "changed"])
 def test_walks_back_over_faults(file, fault, checkpoints, crashed, gaussian, gaussian_stream):
@@ -97,13 +120,27 @@ def test_changed_receipt_does_not_count(checkpoints, crashed, gaussian, gaussian
 def test_folder_without_a_receipt_does_not_count_and_goes(
     checkpoints, crashed, gaussian, gaussian_stream
 ):
-    storage.write_bytes(storage.join(checkpoints.url, f"{4:012d}-aa", "model.safetensors"), b"half")
     storage.write_bytes(
-        storage.join(checkpoints.url, f"{28:012d}-bb", "model.safetensors"), b"half"
+        storage.join(checkpoints.url, f"{4:012d}-{'aa' * 6}", "model.safetensors"), b"half"
+    )
+    storage.write_bytes(
+        storage.join(checkpoints.url, f"{28:012d}-{'bb' * 6}", "model.safetensors"), b"half"
     )
     assert resumed_at(checkpoints, gaussian, gaussian_stream)[0] == 24
     names = storage.list_names(checkpoints.url)
     assert not [name for name in names if name.startswith(f"{4:012d}")]
+
+
+def test_only_files_that_checkpoints_make_are_deleted(
+    checkpoints, crashed, gaussian, gaussian_stream
+):
+    """A user's files among them stay, however their names start."""
+    others = ["0000-notes/a.txt", f"{4:012d}-best/b.txt", "00000000.json", "backup.json", "٣.json"]
+    for name in others:
+        storage.write_bytes(storage.join(checkpoints.url, name), b"mine")
+    assert checkpoints.nimgs() == [8, 16, 24]
+    assert resumed_at(checkpoints, gaussian, gaussian_stream)[0] == 24
+    assert all(storage.exists(storage.join(checkpoints.url, name)) for name in others)
 
 
 def test_second_writer_loses_and_cleans_up(checkpoints, crashed):
@@ -184,8 +221,9 @@ class Slow(MemoryFileSystem):
         return super().pipe_file(path, value, mode=mode, **more)
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(gaussian, gaussian_stream):
+def test_training_goes_on_while_a_checkpoint_is_written(gaussian, gaussian_stream, monkeypatch):
     """The gate opens when training has come seven images short of the next checkpoint."""
+    monkeypatch.setattr(urls, "SCHEMES", (*urls.SCHEMES, "slow"))
     fsspec.register_implementation("slow", Slow, clobber=True)
     checkpoints = Checkpoints("slow://root", "mine", CONFIG)
     straight = train(copy.deepcopy(gaussian), gaussian_stream(), SingleProcess(), Plan(CONFIG, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import uuid
 
 import fsspec
@@ -10,7 +11,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from genmod import storage
+from genmod.budget import BUDGET
 from genmod.errors import StorageError
+from genmod.storage import urls
 from genmod.training import metric_log
 from genmod.training.metric_log import (
     MetricFollower,
@@ -162,14 +165,61 @@ def test_a_worker_that_outlives_its_driver_does_no_harm(root, short_segments, or
     assert read_metrics(root) == written
 
 
-def test_damage_in_a_segment_ends_it(tmp_path):
+BROKEN = {
+    "zeros": b"\0" * 40,
+    "no json": b'{"nimg": 40, "metrics"',
+    "a list": b"[40, {}, {}]",
+    "no number": b'{"nimg": null, "metrics": {}, "timing": {}}',
+    "negative": b'{"nimg": -40, "metrics": {}, "timing": {}}',
+    "absurd": b'{"nimg": 1000000000000000, "metrics": {}, "timing": {}}',
+    "NaN": b'{"nimg": 40, "metrics": {"loss": NaN}, "timing": {}}',
+    "overflow": b'{"nimg": 40, "metrics": {"loss": 1e999}, "timing": {}}',
+    "text": b'{"nimg": 40, "metrics": {"loss": "low"}, "timing": {}}',
+    "name": b'{"nimg": 40, "metrics": {"\\u001b[2J": 1.0}, "timing": {}}',
+    "long name": b'{"nimg": 40, "metrics": {"' + b"a" * 300 + b'": 1.0}, "timing": {}}',
+    "missing": b'{"nimg": 40, "metrics": {}}',
+    "more": b'{"nimg": 40, "metrics": {}, "timing": {}, "more": 1}',
+    "deep": b"[" * 10_000,
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_line_is_skipped_and_reported_once(broken, tmp_path, caplog):
     write(str(tmp_path), 0, points(STEP, 5 * STEP))
     (path,) = (tmp_path / "metrics").glob("*/000000.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join((*lines[:3], b"\0" * 40 + b"\n", *lines[3:])))
-    assert read_metrics(str(tmp_path)) == points(STEP, 3 * STEP)
-    write(str(tmp_path), 3 * STEP, points(4 * STEP, 5 * STEP))
-    assert read_metrics(str(tmp_path)) == points(STEP, 5 * STEP)
+    bad = BROKEN[broken] + b"\n"
+    path.write_bytes(b"".join((*lines[:3], bad, *lines[3:], bad)))
+    follower = MetricFollower(str(tmp_path))
+    assert read_to_the_end(follower) == points(STEP, 5 * STEP)
+    assert caplog.text.count("broken line") == 1
+    assert f"{path}, line 4" in caplog.text
+
+
+def test_a_log_without_end_is_not_read(tmp_path, caplog):
+    write(str(tmp_path), 0, points(STEP, STEP))
+    (path,) = (tmp_path / "metrics").glob("*/000000.jsonl")
+    os.truncate(path, BUDGET.document_bytes + 1)
+    follower = MetricFollower(str(tmp_path))
+    assert [follower.read() for _ in range(5)] == [[]] * 5
+    assert caplog.text.count("is longer than") == 1
+
+
+def test_broken_lines_count_towards_a_full_segment(tmp_path, short_segments):
+    write(str(tmp_path), 0, points(STEP, 6 * STEP))
+    path = next((tmp_path / "metrics").glob("*/000000.jsonl"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join((b"{}\n", *lines[1:])))
+    assert read_metrics(str(tmp_path)) == points(2 * STEP, 6 * STEP)
+
+
+def test_only_folders_of_a_training_are_read(tmp_path):
+    write(str(tmp_path), 0, points(STEP, 2 * STEP))
+    (tmp_path / "metrics" / "copy").mkdir()
+    (tmp_path / "metrics" / "copy" / "000000.jsonl").write_text(
+        '{"nimg": 99, "metrics": {}, "timing": {}}\n'
+    )
+    assert read_metrics(str(tmp_path)) == points(STEP, 2 * STEP)
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
@@ -206,8 +256,9 @@ class Counting(MemoryFileSystem):
 
 
 @pytest.mark.parametrize("points_per_s", [0.2, 1, 5])
-def test_an_hour_of_training_on_a_store_costs_few_requests(points_per_s):
+def test_an_hour_of_training_on_a_store_costs_few_requests(points_per_s, monkeypatch):
     """Writer and follower together, with a checkpoint each five minutes and the reads at the end."""
+    monkeypatch.setattr(urls, "SCHEMES", (*urls.SCHEMES, "counting"))
     fsspec.register_implementation("counting", Counting, clobber=True)
     Counting.requests.clear()
     root, clock = f"counting://{uuid.uuid4().hex}", Clock()

@@ -6,14 +6,14 @@ import torch
 
 from genmod import storage
 from genmod.config import as_json
-from genmod.data.format.shards import Row, dataset_metadata, write_shard
+from genmod.data.format.shards import Row, write_shard
 from genmod.data.order.training_order import OrderConfig
 from genmod.errors import ConfigError, DataError
 from genmod.interface.model import DataStats
-from genmod.interface.model_store import digest_of, load_model
+from genmod.interface.model_store import classes_of, digest_of, load_model
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import ImageSpec, find_problems, publish
+from genmod.manifest import ImageSpec, dataset_metadata, find_problems, publish
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job, run_job
 from genmod.training.plan import OptimConfig, TrainConfig
 from genmod.world import SingleProcess
@@ -67,6 +67,19 @@ def test_from_data_to_model(data, tmp_path):
     assert ManifestSnapshot().model(planned.root).config == planned.model
     assert run_job(planned, SingleProcess()) == made
     assert not storage.exists(storage.join(planned.root, "checkpoints"))
+
+
+def test_a_model_remembers_the_classes_without_training_rows(tmp_path):
+    root = str(tmp_path / "data")
+    rows = {"train": 2, "val": 6}  # the training rows are of classes 0 and 1
+    data = write_noise(root, SPEC, rows, ("a", "b", "c"))
+    made = run_job(plan_job(job(data, tmp_path), data), SingleProcess())
+    assert made.metadata["empty_classes"] == [2]
+    model = ManifestSnapshot().model(str(tmp_path / "models" / "m"))
+    assert classes_of(model).empty_classes == (2,)
+    two = data.model_copy(update={"class_names": ("b", "a", "c")})
+    with pytest.raises(ConfigError, match="in another order"):
+        check_start(job(data, tmp_path), model, two)
 
 
 def test_model_digest_is_of_weights_and_configuration(data, tmp_path):
@@ -162,7 +175,7 @@ def test_a_model_that_starts_from_another(data, tmp_path):
     still = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-30)})
     values = {"root": str(tmp_path / "models" / "tuned"), "train": still, "start": start}
     planned = plan_job(job(data, tmp_path, **values), data)
-    check_start(planned, ManifestSnapshot().model(planned.start.root).config)
+    check_start(planned, ManifestSnapshot().model(planned.start.root), data)
     assert planned.fingerprint != plan_job(job(data, tmp_path, train=still), data).fingerprint
     made = run_job(planned, SingleProcess())
     assert made.parents == {"data": data.digest, "start": first.digest}
@@ -182,7 +195,9 @@ def test_a_model_that_cannot_start_from_another(data, tmp_path):
     root = str(tmp_path / "models" / "tuned")
     with pytest.raises(ConfigError, match="use the same net sizes"):
         check_start(
-            job(data, tmp_path, root=root, start=start, model=model), job(data, tmp_path).model
+            job(data, tmp_path, root=root, start=start, model=model),
+            ManifestSnapshot().model(start.root),
+            data,
         )
     stale = start.model_copy(update={"digest": "0" * 64})
     with pytest.raises(DataError, match="but the job was planned for 000000000000"):

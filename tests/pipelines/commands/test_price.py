@@ -8,8 +8,9 @@ from genmod.errors import ConfigError
 from pipelines.cli import main
 from pipelines.commands import price
 from pipelines.recipe import recipe as config
+from pipelines.recipe.tree import RECIPES, shipped_recipes
 
-ABOUT = {name: config.load_recipe(name) for name in config.shipped_recipes()}
+ABOUT = {name: config.load_recipe(name) for name in shipped_recipes()}
 PRICED = [name for name, recipe in ABOUT.items() if recipe.about and name != "binary-digits"]
 
 
@@ -51,7 +52,7 @@ def test_burdas_net_is_as_the_paper_says():
     layers = [(784, 200), (200, 200), (200, 2 * 50), (50, 200), (200, 200), (200, 784)]
     assert found["parameters"] == sum(a * b + b for a, b in layers)
     assert sum(3**i for i in range(8)) * 60_000 == 196_800_000
-    assert "196800000" in (config.RECIPES / "binary-digits.yaml").read_text()
+    assert "196800000" in (RECIPES / "binary-digits.yaml").read_text()
 
 
 def test_dry_run_prices_without_data(capsys, tmp_path):

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genmod.data.format.shards import Row, dataset_metadata, quarantine_file, write_shard
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, claim, publish, write_file
+from genmod.data.format.shards import Row, quarantine_file, write_shard
+from genmod.manifest import (
+    DatasetManifest,
+    ImageSpec,
+    Manifest,
+    claim,
+    dataset_metadata,
+    publish,
+    write_file,
+)
 from pipelines.commands.verify import verify
 from tests.pipelines.manifest_reads import few_reads
 
@@ -174,7 +182,10 @@ def test_index_rows_that_were_swapped_are_named(root):
 def test_an_index_that_is_none(root):
     _, file, index = line_of(root, 0)
     pq.write_table(index.drop_columns(["offset"]), file)
-    assert f"{file}: has no column offset of type int64" in verify(str(root))
+    assert (
+        f"{file}: no single column offset; its columns: key, index, bytes, label, checksum, name"
+        in verify(str(root))
+    )
     file.write_bytes(b"PAR1")
     assert any(f"{file} is not a readable Parquet file" in problem for problem in verify(str(root)))
 
@@ -233,6 +244,44 @@ def test_an_edited_manifest_and_one_that_is_none(root):
         file.write_text(text)
         (problem,) = verify(str(root / "data"))
         assert "not a manifest" in problem
+
+
+DIGEST = "d" * 64
+HOSTILE = [
+    '{"digest": {}}',
+    '{"digest": "x", "kind": "model"}',
+    f'{{"digest": "{DIGEST}"}}',
+    f'{{"digest": "{DIGEST}", "kind": 3}}',
+    f'{{"digest": "{DIGEST}", "kind": "evaluation", "parents": []}}',
+    f'{{"digest": "{DIGEST}", "kind": "evaluation", "parents": {{"features": {{}}}}}}',
+    f'{{"digest": "{DIGEST}", "kind": "evaluation", "metadata": 3}}',
+    f'{{"digest": "{DIGEST}", "kind": "model", "metadata": {{"x": NaN}}}}',
+    f'{{"digest": "{DIGEST}", "kind": "model", "metadata": {{"x": 1e999}}}}',
+    f'{{"digest": "{DIGEST}", "kind": "model", "metadata": ' + "[" * 5000 + "]" * 5000 + "}",
+    f'{{"digest": "{DIGEST}", "kind": "\\ud800", "metadata": {{}}}}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_manifest_is_one_problem(root, text):
+    file = root / "models" / "m" / "model.json"
+    file.write_text(text)
+    (problem,) = verify(str(file.parent))
+    assert "not a manifest" in problem
+    assert problem.isprintable()
+    assert len(problem) < 1000
+    assert verify(str(root)) == [problem]
+
+
+def test_an_entry_that_is_not_valid_is_a_problem(root):
+    file = root / "models" / "m" / "model.json"
+    content = json.loads(file.read_text())
+    for entry in ({"path": 3}, {"size_bytes": "x"}, {"sha256": None}):
+        content["files"][0] |= entry
+        file.write_text(json.dumps(content))
+        problems = verify(str(file.parent))
+        assert any("is not valid" in problem for problem in problems), problems
 
 
 def test_a_folder_without_its_manifest_is_unfinished(root):

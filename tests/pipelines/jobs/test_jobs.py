@@ -18,7 +18,7 @@ import webdataset
 
 from genmod.config import as_json
 from genmod.data.format.codecs import Codec
-from genmod.data.format.shards import Row, dataset_metadata, write_shard
+from genmod.data.format.shards import Row, write_shard
 from genmod.data.reading.reader import RowReader, read_rows, split_reader
 from genmod.errors import ConfigError, Unscorable
 from genmod.generation.synthetic import SampleConfig
@@ -30,6 +30,7 @@ from genmod.manifest import (
     DatasetManifest,
     ImageSpec,
     Manifest,
+    dataset_metadata,
     find_problems,
     load_manifest,
     publish,
@@ -237,7 +238,9 @@ def test_every_row_has_the_score_that_the_model_returns(root, scored, name):
     ]
     assert [file.path for file in manifest.files] == [f"{stem}.parquet" for stem in names]
     assert find_problems(str(out / name), manifest.files) == []
-    tables = [read_parquet((out / name / file.path).read_bytes()) for file in manifest.files]
+    tables = [
+        read_parquet((out / name / file.path).read_bytes(), file.path) for file in manifest.files
+    ]
     rows = [row for table, _ in tables for row in table.to_pylist()]
     assert [row["key"] for row in rows] == [f"k{i}" for i in range(11)]
     assert [row["index"] for row in rows] == list(range(0, 22, 2))
@@ -246,10 +249,10 @@ def test_every_row_has_the_score_that_the_model_returns(root, scored, name):
     dataset = load_manifest(DatasetManifest, str(root / "data"), "dataset")
     model = load_model(str(root / "models" / name))
     options, direct = family(name).Score.tiny(), []
-    for shard in dataset.of_split(
-        "val"
+    for shard in dataset.stored(
+        str(root / "data"), "val"
     ):  # as the work units divide them: 3 rows, in micro-batches of 2
-        reader = RowReader(str(root / "data"), SPEC, [shard])
+        reader = RowReader(SPEC, [shard])
         for start in range(0, shard.rows, 3):
             for batch in reader.batches(2, start, start + 3):
                 log_prob = model.log_prob(
@@ -459,6 +462,12 @@ def test_plans_contain_the_amount_of_work(root, tmp_path):
     for other, seed in ((SAMPLE, SEED + 1), (zero, SEED)):
         changed = plan_sample(sample_jobs(root, tmp_path)[0], other, seed=seed)
         assert changed.fingerprint != plan.fingerprint
+    own_seed = SAMPLE.model_copy(update={"seed": SEED + 1})
+    as_recipe_s = plan_sample(sample_jobs(root, tmp_path)[0], SAMPLE, seed=SEED + 1)
+    assert plan_sample(sample_jobs(root, tmp_path)[0], own_seed, seed=SEED).fingerprint == (
+        as_recipe_s.fingerprint
+    )
+    assert plan_sample(sample_jobs(root, tmp_path)[0], own_seed, seed=SEED).seed == SEED + 1
     scores = plan_score(score_jobs(root, tmp_path)[0], SCORE, seed=SEED)
     assert (scores.rows, scores.tables) == (11, 5)
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -42,8 +44,7 @@ from pipelines.stages.evaluate import stage
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
 CONFIG = EvaluateConfig(
     images=300,
-    bootstrap=30,
-    memorisation_train_images=600,
+    memorisation_calibration=600,
     features=FeaturesConfig(rows=600, train_images=3_000),
 )
 MODELS = ("vae", "gan")
@@ -218,6 +219,9 @@ def test_an_evaluation_contains_its_metrics_and_its_inputs(evaluated):
     assert by_name["fd"].value.protocol.n_fake == 290
     assert by_name["precision"].value.protocol.n_real == 290
     assert by_name["coverage"].relative_position < 0.2  # real digits were given as samples
+    assert by_name["memorisation"].value.value == 0
+    assert by_name["memorisation"].value.protocol.settings["n_train"] == 1000
+    assert "memorisation.parquet" in {entry.path for entry in manifest.files}
 
 
 def test_scores_have_their_label_and_a_histogram_of_every_row(evaluated):
@@ -376,6 +380,37 @@ def test_the_report_is_one_file_and_shows_the_models_side_by_side(evaluated):
     ) == 6  # loss in training and validation, rate
 
 
+def test_the_report_allows_its_own_style_and_pictures_alone(evaluated):
+    html = storage.read_bytes(report_job(evaluated).page_url).decode()
+    page = Page(html)
+    (policy,) = [
+        a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    style = html.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        "img-src data:",
+        f"style-src 'sha256-{digest}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    assert html.index(policy) < html.index("<style>")
+    # Nothing in the page needs what the policy forbids.
+    assert [tag for tag, _ in page.tags].count("style") == 1
+    assert {tag for tag, _ in page.tags} & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "form",
+        "base",
+    } == set()
+    keys = {key for _, attrs in page.tags for key in attrs}
+    assert "style" not in keys
+    assert [key for key in keys if key.startswith("on")] == []
+
+
 def test_hostile_names_are_escaped(evaluated, tmp_path):
     title = "<script>alert(1)</script>\"'&"
     job = report_job(evaluated, title).model_copy(update={"out_root": str(tmp_path)})
@@ -440,7 +475,7 @@ def test_an_error_in_a_task_becomes_one_line(tmp_path, ray_session):
     with tarfile.open(tar) as members:
         data[members.getmembers()[0].offset_data + 50] ^= 1
     tar.write_bytes(bytes(data))
-    with pytest.raises(DataError, match="checksum") as error:
+    with pytest.raises(DataError, match="does not match its digest") as error:
         stage(context)
     assert "\n" not in str(error.value)
 
@@ -453,3 +488,23 @@ def test_the_error_names_the_missing_stage(tmp_path):
     with pytest.raises(ConfigError, match="genmod sample --model vae"):
         stage(Context(recipe(root), MODELS))
     assert storage.list_names(root) == ["data"]
+
+
+def test_decisions_of_an_evaluation_are_said():
+    from pipelines.stages.evaluate import _Evaluation
+
+    shares = {"classes": "in the reference's shares, only 0, 2", "samples": 120, "of_samples": 1200}
+    shares |= {"reference": 80, "of_reference": 90}
+    metadata = {
+        "features": {"digest": "d", "refused": "the training images have one class only"},
+        "reference": {"digest": "r"},
+        "class_shares": shares,
+    }
+    assert _Evaluation.model_validate(metadata).lines("vae") == [
+        "evaluate vae: principal components instead of a classifier's features: the training images have "
+        "one class only",
+        "evaluate vae: compared in the reference's shares, only 0, 2: 120 of 1,200 samples with 80 of 90 "
+        "images",
+    ]
+    plain = {"features": {"digest": "d"}, "reference": {"digest": "r"}}
+    assert _Evaluation.model_validate(plain).lines("vae") == []

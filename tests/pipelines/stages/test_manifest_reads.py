@@ -57,11 +57,10 @@ sample: {{count: 120, shard_rows: 60}}
 score: {{max_rows: 20, calibration: {{split: val, rows: 20}}}}
 evaluate:
   images: 100
-  bootstrap: 20
-  memorisation_images: 50
-  memorisation_train_images: 100
+  memorisation_calibration: 100
   features: {{kind: pca}}
 promote:
+  improvements: 0
   rules:
     fd: {{max_regression: 0.9, relative: true}}
 """

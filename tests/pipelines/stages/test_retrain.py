@@ -16,10 +16,13 @@ from PIL import Image
 
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import DatasetManifest, Manifest, load_manifest
+from genmod.promotion import Ledger
 from pipelines.commands.plan import plan
+from pipelines.commands.verify import verify
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import DONE, Context
 from pipelines.stages import retrain, run
+from pipelines.stages.replaced import load_replaced
 from pipelines.tracking import registry
 from tests.pipelines.manifest_reads import few_reads
 from tests.processes import TIMEOUT_S
@@ -48,12 +51,13 @@ sample: {{count: 120, shard_rows: 60}}
 score: {{max_rows: 20}}
 evaluate:
   images: 100
-  bootstrap: 20
-  memorisation_images: 50
-  memorisation_train_images: 100
+  memorisation_calibration: 100
   features: {{kind: pca}}
 promote:
   improvements: 0
+  false_promotion: 0.5
+  familywise_error: 0.5
+  planned_decisions: 20
   rules:
     fd: {{max_regression: 0.9, relative: true}}
 """
@@ -141,6 +145,10 @@ def test_retrain(ray_session, place):
     champion = _champion(recipe)
     assert champion is not None
     assert champion.root == str(version_root / "models" / "vae")
+    ledger = Ledger(str(root / "promotions"), "vae").read()
+    assert [entry.action for entry in ledger.entries] == ["promote", "promote"]
+    assert [each.digest for each in ledger.stack] == [first_champion.digest, champion.digest]
+    assert verify(str(root / "promotions")) == []
 
     again = _do(recipe, retrain.stage)
     assert (again["status"], again["version"]) == (retrain.NOTHING_NEW, 2)
@@ -167,6 +175,11 @@ def _kill_after_training(recipe: Path, version_root: Path) -> None:
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
+        second = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+        )
+        assert "retrain: already running: " in second.stderr
+        assert f"pid {process.pid}, " in second.stderr
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
@@ -189,9 +202,13 @@ def _check_version(root: Path, version_root: Path) -> None:
     for folder in (root, version_root):
         manifest = load_manifest(Manifest, str(folder / "evaluation" / "vae"), "evaluation")
         assert manifest is not None
-        metrics = metrics_from(manifest.metadata)
-        protocols.append([reading.value.protocol_digest for reading in metrics])
+        values = [reading.value for reading in metrics_from(manifest.metadata)]
+        protocols.append({value.protocol.metric: value.protocol for value in values})
+    # Each model's samples are compared with all rows that it was trained on.
+    copies = [{name: each.pop(name) for name in ("memorisation", "leakage")} for each in protocols]
     assert protocols[0] == protocols[1]
+    trained = [each["memorisation"].settings["n_train"] for each in copies]
+    assert trained == [manifest.rows("train") for manifest in (old, new)]
 
 
 def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_session, place):
@@ -204,11 +221,42 @@ def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_sess
     version_root = root / "retrain" / "v0003"
     for folder in (
         version_root / "evaluation" / "vae",
-        version_root / "champion" / "vae" / "evaluation",
+        version_root / "champion" / "vae" / before.digest[:16] / "evaluation",
     ):
         manifest = load_manifest(Manifest, str(folder), "evaluation")
         assert manifest is not None
         assert manifest.metadata["samples"]["rows"] == 90
     assert result["decisions"]["vae"]["promote"] is False
-    assert "not better" in " ".join(result["decisions"]["vae"]["reasons"])
+    assert "no gain or loss that counts" in " ".join(result["decisions"]["vae"]["reasons"])
     assert _champion(recipe) == before
+
+
+def test_removed_rows_are_left_out_and_what_was_made_of_them_is_listed(ray_session, place):
+    recipe, root = place
+    before = _champion(recipe)
+    assert before is not None
+    for path in sorted((root.parent / "images" / "3").iterdir())[:20]:
+        path.unlink()
+    changes = "retrain.source_changes=rebuild", "retrain.start=warm"
+    result = _do(recipe, retrain.stage, *changes)
+    assert (result["status"], result["version"]) == (DONE, 4)
+    assert result["reason"].startswith("20 rows of version 3 were removed")
+    version_root = root / "retrain" / "v0004"
+    data = load_manifest(DatasetManifest, str(version_root / "data"), "dataset")
+    model = load_manifest(Manifest, str(version_root / "models" / "vae"), "model")
+    assert data is not None
+    assert model is not None
+    assert sum(shard.rows for shard in data.shards) == 1280
+    assert model.parents == {"data": data.digest, "start": before.digest}, "a warm start"
+    listed = load_replaced(str(version_root))
+    assert listed is not None
+    assert {(item.kind, item.version) for item in listed.items} == {
+        (kind, version)
+        for kind in ("dataset", "model", "synthetic dataset")
+        for version in (1, 2, 3)
+    }
+    evaluation = load_manifest(Manifest, str(version_root / "evaluation" / "vae"), "evaluation")
+    assert evaluation is not None
+    assert data.digest in evaluation.parents.values(), "evaluated on the rows that are left"
+    again = _do(recipe, retrain.stage, *changes)
+    assert (again["status"], again["version"]) == (retrain.NOTHING_NEW, 4)

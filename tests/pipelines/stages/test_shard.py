@@ -20,7 +20,7 @@ import pytest
 from genmod.data.reading.reader import iter_split, open_dataset, split_reader
 from genmod.data.sharding.plan import make_plan
 from genmod.data.sharding.previous_version import load_previous_version
-from genmod.data.sources.source import DataConfig
+from genmod.data.sources.config import DataConfig
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS
 from pipelines.cli import main
@@ -124,7 +124,7 @@ DRIVER = """
     from cluster.environment import set_environment
     set_environment()
     from cluster.session import LOCAL, ClusterConfig, connect
-    from genmod.data.sources.source import DataConfig
+    from genmod.data.sources.config import DataConfig
     from pipelines.jobs.sharding import shard
 
     class Die:

@@ -311,7 +311,7 @@ def test_killed_driver_leaves_no_trace(undisturbed, dataset, tmp_path, starts):
 
 def test_divergence_is_told_as_it_is_and_not_retried(ray_session, dataset, tmp_path, starts):
     wild = TRAIN.model_copy(
-        update={"optim": OptimConfig(lr=1e25, warmup_nimg=0, clip_norm=None), "max_failures": 3}
+        update={"optim": OptimConfig(lr=1000, warmup_nimg=0, clip_norm=None), "max_failures": 3}
     )
     with pytest.raises(TrainingDiverged, match="not finite in the step that ended at"):
         training.train_models([job(dataset, tmp_path, "wild", wild)], options(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,27 @@ def _candidate(folder: Path, digest: str) -> registry.ModelEntry:
     return registry.ModelEntry("gan", digest, str(folder), "root: r\n")
 
 
+def test_two_models_with_one_registered_name_are_told_apart(store, tmp_path):
+    """``a-b`` and ``c`` give the same name as ``a`` and ``b-c``."""
+    trackers = [Tracker(TrackingConfig(prefix=prefix), str(store)) for prefix in ("a-b", "a")]
+    models = ("c", "b-c")
+    names = [registry.registered_name(*pair) for pair in zip(trackers, models, strict=True)]
+    assert names == ["a-b-c"] * 2
+    entries = [replace(_candidate(tmp_path / "m1", "1" * 64), name=name) for name in models]
+    run = trackers[0].run("train", "c", "f1", {}, {})
+    registry.set_aliases(
+        trackers[0], registry.register(trackers[0], run, entries[0]), None, "1 mark"
+    )
+    run = trackers[1].run("train", "b-c", "f2", {}, {})
+    with pytest.raises(ConfigError, match="a-b-c in MLflow belongs to the model 'c' of another"):
+        registry.register(trackers[1], run, entries[1])
+    with pytest.raises(ConfigError, match=r"set another tracking\.prefix"):
+        registry.champion(trackers[1], "b-c")
+    assert registry.champion(trackers[0], "c") is not None
+    for tracker in trackers:
+        assert tracker.close(TIMEOUT_S)
+
+
 def test_versions_and_the_champion(store, tracker, tmp_path):
     assert registry.champion(tracker, "gan") is None
     run = tracker.run("train", "gan", "reg1", {}, {})
@@ -227,12 +249,21 @@ def test_versions_and_the_champion(store, tracker, tmp_path):
     )
     assert second.version != first.version
     for _ in range(2):
-        registry.set_champion(tracker, second)
+        registry.set_aliases(tracker, second, first, "2 mark")
         registry.tag_evaluation(tracker, second, "memory://evaluation")
         found = registry.champion(tracker, "gan")
         assert found is not None
         assert (found.version, found.digest) == (second.version, "2" * 64)
         assert (found.root, found.evaluation) == (str(tmp_path / "m2"), "memory://evaluation")
+    aliases = registry.aliases(tracker, "gan")
+    assert (aliases.champion, aliases.mark) == (found, "2 mark")
+    assert aliases.previous is not None
+    assert aliases.previous.version == first.version
+    registry.set_aliases(tracker, first, None, "3 mark")
+    aliases = registry.aliases(tracker, "gan")
+    assert (aliases.champion, aliases.previous, aliases.mark) == (first, None, "3 mark")
+    assert [each.digest[0] for each in registry.registered_versions(tracker, "gan")] == ["1", "2"]
+    assert registry.registered_versions(tracker, "vae") == []
     (logged,) = _runs(store, "reg2")
     folder = Path(logged.info.artifact_uri.removeprefix("file://")) / "model"
     assert sorted(p.name for p in folder.iterdir()) == sorted(

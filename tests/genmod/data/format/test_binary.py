@@ -10,7 +10,7 @@ from scipy import stats
 from genmod.data.format import binary
 from genmod.data.reading.reader import iter_split, read_rows
 from genmod.data.reading.training_stream import TrainingStream
-from genmod.data.sources.source import DataConfig
+from genmod.data.sources.config import DataConfig
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from genmod.data.format.codecs import Codec, Rejected, decode_foreign, to_spec
+from genmod.data.format.codecs import Codec
+from genmod.data.format.foreign import Rejected, decode_foreign, to_spec
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec
 from tests.genmod.data.builders import encode

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from genmod import units
-from genmod.data.format.shards import Row, RowStats, dataset_metadata, write_shard
+from genmod.data.format.shards import Row, write_shard
 from genmod.errors import DataError
-from genmod.manifest import ImageSpec, find_problems
+from genmod.manifest import ImageSpec, RowStats, dataset_metadata, find_problems
 
 SPEC = ImageSpec(channels=3, height=4, width=5, classes=3)
 

@@ -90,6 +90,17 @@ def test_corruption_is_located():
         list(walk(io.BytesIO(bytes(flipped)), "t.tar"))
 
 
+@pytest.mark.parametrize("kind", [b"x", b"L"])
+def test_an_extended_header_of_any_size_is_not_read(kind):
+    """Names are short; a header of a gigabyte before each member would be read again and again."""
+    data, _ = tar_of_files({"a.png": bytes(1 << 17), "b.png": b""})
+    header = bytearray(data[:512])
+    header[156:157], header[148:156] = kind, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(DataError, match="extended header at byte 0"):
+        list(walk(io.BytesIO(header + bytes(data[512:])), "t.tar"))
+
+
 @pytest.mark.parametrize(
     "size", [b"-0000001000\0", b"0_000000001\0", b"        +10\0", b"0000000009\0 "]
 )

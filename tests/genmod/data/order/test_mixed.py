@@ -135,6 +135,13 @@ def test_a_balanced_order_is_uniform_over_a_class_and_over_places():
     assert stats.chisquare(counts.ravel()).pvalue > 1e-3
 
 
+def test_a_class_without_rows_is_left_out():
+    labels = [np.array([1, 3, 3], np.int32), np.array([3, 1, 1, 1], np.int32)]
+    order = BalancedOrder(ClassIndex([3, 4], 5, lambda number: labels[number]), 1)
+    label_N = np.concatenate(labels)[order.rows_at(np.arange(40, dtype=np.int64))]
+    assert np.array_equal(np.sort(label_N.reshape(20, 2)), np.tile([1, 3], (20, 1)))
+
+
 def test_a_row_without_a_class_cannot_be_balanced():
     with pytest.raises(DataError, match="no label below 2"):
         ClassIndex([2], 2, lambda number: np.array([1, -1], np.int32))

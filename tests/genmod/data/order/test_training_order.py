@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genmod.config import parse
+from genmod.config import fingerprint, parse
 from genmod.data.order.row_order import RankSlice
 from genmod.data.order.training_order import (
     MAIN,
@@ -21,13 +21,19 @@ from genmod.data.reading.reader import split_reader
 from genmod.data.reading.training_stream import TrainingStream
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry
+from tests.genmod.data.builders import encode
 
-FILE = FileEntry(path="x", size_bytes=1, sha256="0")
+
+def file(path):
+    return FileEntry(path=path, size_bytes=1, sha256=fingerprint(path))
 
 
 def manifest_of(rows_S, name="f"):
     """A manifest with nothing but the numbers of rows of its shards."""
-    shards = tuple(ShardEntry(split="train", rows=n, tar=FILE, index=FILE) for n in rows_S)
+    shards = tuple(
+        ShardEntry(split="train", rows=n, tar=file(f"{i}.tar"), index=file(f"{i}.idx.parquet"))
+        for i, n in enumerate(rows_S)
+    )
     spec = ImageSpec(channels=1, height=2, width=2)
     return DatasetManifest(fingerprint=name, spec=spec, shards=shards).sealed()
 
@@ -203,11 +209,11 @@ def test_datasets_that_cannot_be_mixed(dataset, second, tmp_path):
     own = manifest.spec, manifest.class_names
     other = manifest_of([3])
     cases = [
-        ([MixturePart("/other", other)], "/other has 1x2x2.*mix datasets with the same spec"),
+        ([MixturePart("/other", other)], "/other has 1x2x2.*mix datasets of the same images"),
         ([MixturePart(root, manifest), MixturePart("/copy", manifest)], "are the same dataset"),
         (
             [MixturePart("/named", manifest.model_copy(update={"class_names": ("a", "b", "c")}))],
-            "/named has",
+            "/named has the classes a, b, c, the recipe's dataset has 3 classes without names",
         ),
         (
             [MixturePart("/empty", manifest.model_copy(update={"shards": ()}))],
@@ -224,6 +230,34 @@ def test_datasets_that_cannot_be_mixed(dataset, second, tmp_path):
         mixture_parts(OrderConfig(mixture={MAIN: 1, str(tmp_path): 1}))
 
 
+def test_classes_of_a_mixture_are_matched_by_name(tmp_path, images, build):
+    pixels, _ = images(80)
+    parts = []
+    for name, classes in (("own", ["ant", "bee", "cow"]), ("other", ["bee", "ant"])):
+        rows = [(n, label) for n in range(40) for label in classes]
+        for n, label in rows:
+            (tmp_path / name / label).mkdir(parents=True, exist_ok=True)
+            pixels = np.full((6, 6), {"ant": 10, "bee": 90, "cow": 200}[label] + n, np.uint8)
+            (tmp_path / name / label / f"{n}.png").write_bytes(encode(pixels))
+        root = str(tmp_path / f"{name}-data")
+        parts.append(MixturePart(root, build(root, source=f"folder:{tmp_path / name}")))
+    order = make_training_order(parts, "train", OrderConfig(), seed=1, global_batch=8)
+    stream = TrainingStream(
+        parts[0].root, parts[0].manifest, "train", global_batch=8, training_order=order
+    )
+    with stream:
+        for batch in islice(stream, 30):
+            shade_B = batch.pixels_BCHW[:, 0, 0, 0].numpy()
+            expected_B = np.searchsorted([60, 150], shade_B)
+            assert batch.labels_B.tolist() == expected_B.tolist()
+    assert parts[1].empty_classes("train", parts[0]) == {2}
+    own = parts[1].manifest.spec, parts[1].manifest.class_names
+    with pytest.raises(
+        ConfigError, match=r"own-data has the classes ant, bee, cow.*lacks class 'cow'"
+    ):
+        check_mixture(parts[:1], "train", *own)
+
+
 def test_what_cannot_be_balanced(second, tmp_path):
     root, manifest = second
     config = OrderConfig(balance="classes")
@@ -233,9 +267,13 @@ def test_what_cannot_be_balanced(second, tmp_path):
         )
     spec = manifest.spec.model_copy(update={"classes": 4})
     wider = manifest.model_copy(update={"spec": spec, "class_names": ("a", "b", "c", "rare")})
-    with pytest.raises(ConfigError, match=r"class rare of .* has no rows"):
-        make_training_order([MixturePart(root, wider)], "train", config, seed=1, global_batch=4)
-    with pytest.raises(DataError, match="does not exist"):
+    order = make_training_order([MixturePart(root, wider)], "train", config, seed=1, global_batch=4)
+    same = make_training_order(
+        [MixturePart(root, manifest)], "train", config, seed=1, global_batch=4
+    )
+    row_N = order.order.rows_at(np.arange(60))
+    assert np.array_equal(row_N, same.order.rows_at(np.arange(60))), "class rare is not drawn"
+    with pytest.raises(DataError, match="is missing"):
         make_training_order(
             [MixturePart(str(tmp_path), manifest)], "train", config, seed=1, global_batch=4
         )

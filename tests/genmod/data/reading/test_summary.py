@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from genmod import storage
+from genmod.data.format.image_grid import SHEET_BACKGROUND
 from genmod.data.format.shards import Row
 from genmod.data.reading.reader import split_reader
 from genmod.data.reading.summary import (
-    SHEET_BACKGROUND,
     SHEET_COLUMNS,
     SHEET_ROWS,
     contact_sheet,

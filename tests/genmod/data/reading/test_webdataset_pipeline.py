@@ -90,7 +90,7 @@ def test_workers_share_the_shards(dataset):
     assert sorted(keys) == sorted(split_reader(*dataset, "train").keys())
 
 
-def test_errors_name_what_is_wrong(tmp_path, images, build):
+def test_errors_name_what_is_wrong(tmp_path, images, build, check_digests):
     with pytest.raises(ConfigError, match="no dataset at"):
         webdataset(str(tmp_path))
     np.savez(tmp_path / "a.npz", images=images(20)[0])
@@ -100,13 +100,18 @@ def test_errors_name_what_is_wrong(tmp_path, images, build):
     with pytest.raises(ConfigError, match="the val split has no rows"):
         webdataset(str(root), "val")
     (root / manifest.shards[1].tar.path).unlink()
-    with pytest.raises(DataError, match=f"{manifest.shards[1].tar.path} does not exist"):
+    with pytest.raises(DataError, match=f"{manifest.shards[1].tar.path} is missing"):
         list(webdataset(str(root)))
     tar = root / manifest.shards[0].tar.path
     data = bytearray(tar.read_bytes())
     data[512:532] = bytes(20)
     tar.write_bytes(data)
     key = split_reader(str(root), manifest, "train").keys()[0]
+    with pytest.raises(
+        DataError, match=rf"{manifest.shards[0].tar.path} does not match its digest"
+    ):
+        list(webdataset(str(root)))
+    check_digests(False)
     with pytest.raises(DataError, match=rf"{manifest.shards[0].tar.path}: member {key}\.png"):
         list(webdataset(str(root)))
 
@@ -118,6 +123,6 @@ def test_no_shell_command_in_a_manifest_is_run(tmp_path, dataset):
     shard = manifest.shards[0].model_copy(update={"tar": tar})
     root = str(tmp_path / "data")
     publish(root, manifest.model_copy(update={"shards": (shard,)}))
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="expected a relative path"):
         list(webdataset(root, shard.split))
     assert not ran.exists()

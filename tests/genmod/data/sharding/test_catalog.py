@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -11,10 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmod import storage
+from genmod.budget import BUDGET
 from genmod.data.format.keys import sample_key
-from genmod.data.sharding.catalog import Catalog, split_of
-from genmod.data.sources.listing import File, files_below, ordered
-from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Source, Splits
+from genmod.data.sharding import catalog
+from genmod.data.sharding.catalog import Catalog
+from genmod.data.sharding.hashed_splits import split_of
+from genmod.data.sources.config import Splits
+from genmod.data.sources.listing import File, files_below
+from genmod.data.sources.local_folder import ordered
+from genmod.data.sources.source import BAD_LABEL, NO_LABEL, Entry, Source
 from genmod.errors import DataError
 from genmod.manifest import SPLITS
 
@@ -40,7 +47,7 @@ class Names(Source):
 
 def in_memory(entries, known, classes):
     """(rows by split, rejected): the expected result, computed with lists and sets."""
-    rows, used = {split: [] for split in SPLITS}, set()
+    rows, used = {split: [] for split in SPLITS}, {}
     rejected = [
         (sample_key(e.name), e.name, e.reason)
         for e in entries
@@ -51,13 +58,13 @@ def in_memory(entries, known, classes):
         if entry.reason or key in known:
             continue
         if key in used:
-            rejected.append((key, entry.name, "duplicate key"))
+            rejected.append((key, entry.name, f"duplicate of an input before: {used[key]}"))
         elif classes and not 0 <= entry.label < classes:
             wrong = {NO_LABEL: "has no label", BAD_LABEL: "its label is not a class number"}
             reason = f"label {entry.label}, the dataset has {classes} classes"
             rejected.append((key, entry.name, wrong.get(entry.label, reason)))
         else:
-            used.add(key)
+            used[key] = entry.name
             rows[split_of(key, HALVES)].append((entry.name, entry.ref, entry.label))
     return rows, rejected
 
@@ -82,6 +89,14 @@ def test_it_agrees_with_a_plan_in_memory(inputs, known, classes, chunk_rows):
     assert catalog.inputs == len(entries) - len(
         [e for e in entries if e.reason and sample_key(e.name) in known]
     )
+    # A listing without refs decides the same.
+    known_keys = [sorted(known)]
+    quick = Catalog(Names(entries), HALVES, known_keys, chunk_rows, 3, identify=False)
+    quick.classify(classes)
+    assert list(quick.rejected(classes)) == rejected
+    assert (quick.code_N == catalog.code_N).all()
+    assert (quick.rows_SK == catalog.rows_SK).all()
+    assert quick.sample.rows() == catalog.sample.rows()
     largest = max([entry.label for entry in entries if not entry.reason], default=-1)
     assert catalog.classes == max(0, largest + 1)
 
@@ -113,6 +128,20 @@ def test_classes_with_names_are_numbered_in_order(labels):
     assert catalog.class_numbers(everything) == [everything.index(name) for name in first]
 
 
+def test_class_names_are_counted_while_they_are_listed(monkeypatch):
+    monkeypatch.setattr(catalog, "BUDGET", replace(BUDGET, classes=10))
+
+    def endless():
+        for number in count():
+            yield Entry(f"{number}", number, f"class {number}")
+
+    assert Catalog(Names(islice(endless(), 10)), HALVES).classes == 10
+    with pytest.raises(
+        DataError, match="names:nowhere: more than 10 class names; check the labels"
+    ):
+        Catalog(Names(endless()), HALVES)
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 9))), st.integers(1, 5))
 def test_ordering_on_disk(values, run_names):
@@ -124,7 +153,9 @@ def test_files_come_in_the_order_of_their_paths(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12")
     visible = ["a/z.x", "a/z/y", "b-/2", "b.png", "b/1", "b0", "c/é", "ä"]
-    assert list(files_below(str(tmp_path))) == [File(name, 2) for name in visible]
+    assert [file[:3] for file in files_below(str(tmp_path))] == [
+        (name, 2, None) for name in visible
+    ]
 
 
 def test_memory_stores_list_as_folders_do(tmp_path):
@@ -143,7 +174,9 @@ def test_a_bucket_is_listed_page_by_page(s3_root):
     names = [*sorted(f"{row % 3}/{row:04d}.png" for row in range(1003)), "é.png"]
     fs.pipe({f"{path}/{name}": b"12" for name in [*names, ".hidden/x"]})
     fs.pipe({f"{path}-other/x": b"1"})
-    assert list(files_below(s3_root)) == [File(name, 2) for name in names]
+    files = list(files_below(s3_root))
+    assert [file[:3] for file in files] == [(name, 2, None) for name in names]
+    assert {file.state for file in files} == {'ETag 2 "c20ad4d76fe97759aa27a0c99bff6710"'}
 
 
 def test_an_unreadable_folder_is_an_error(tmp_path):
@@ -159,11 +192,11 @@ PLAN = """
     from genmod.data.sources import folder as sources_files
     from genmod.data.sources.listing import File
     from genmod.data.sharding.plan import make_plan
-    from genmod.data.sources.source import DataConfig
+    from genmod.data.sources.config import DataConfig
 
-    def names(url):  # a folder of so many files, without the files
+    def names(url, census):  # a folder of so many files, without the files
         for row in range(int(sys.argv[1])):
-            yield File(f"class {row % 9}/some/more/folders/image {row:09d}.png", 5000)
+            yield File(f"class {row % 9}/some/more/folders/image {row:09d}.png", 5000, None, "time 5000 1")
 
     def peak_mib():
         with open("/proc/self/status") as status:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from genmod import storage
 from genmod.data.format.keys import sample_key
 from genmod.data.reading.reader import open_dataset, split_reader
-from genmod.data.sharding.catalog import split_of
+from genmod.data.sharding.hashed_splits import split_of
 from genmod.data.sharding.ingest import make_shard
 from genmod.data.sharding.plan import make_plan
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sharding.quarantine import check_quarantine
-from genmod.data.sources.source import DataConfig, Splits
+from genmod.data.sources.config import DataConfig, Splits
 from genmod.errors import ConfigError, DataError
 from genmod.manifest import SPLITS
 from tests.genmod.data.builders import encode
@@ -98,7 +98,11 @@ def test_the_estimate_of_bytes(npz, build, tmp_path):
         ({"labels": True}, False, "no labels, but the recipe sets data.labels=true"),
         ({"labels": False, "classes": 3}, True, "remove one"),
         ({"classes": 2}, True, "label 2, the dataset has 2 classes"),
-        ({"image_size": 9}, True, "is 6x6, expected 9x9"),
+        (
+            {"image_size": 9},
+            True,
+            r"60 of 60 .* not 9x9 \(60 of 6x6\).*data.resize to fit, crop or pad",
+        ),
     ],
 )
 def test_settings_that_contradict_the_source(npz, tmp_path, data, labelled, words):
@@ -281,3 +285,31 @@ def test_a_new_version_of_another_shape_is_an_error(npz, build, tmp_path):
             tmp_path / "v2", source=source, image_size=8, resize="fit",
             previous=v1, previous_root=tmp_path / "v1",
         )  # fmt: skip
+
+
+def test_images_of_a_new_class_are_refused_or_left_out(build, tmp_path, images):
+    pixels, _ = images(12)
+
+    def put(name, count):
+        for number in range(count):
+            path = tmp_path / "in" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(pixels[number]))
+
+    source = f"folder:{tmp_path / 'in'}"
+    put("cow", 8)
+    put("ant", 8)
+    v1 = build(tmp_path / "v1", source=source)
+    put("cow", 12)
+    put("bee", 5)
+    previous = load_previous_version(str(tmp_path / "v1"), v1)
+    with pytest.raises(
+        DataError, match=r"has no class 'bee'; set data\.new_classes=ignore to leave"
+    ):
+        make_plan(DataConfig(source=source), 0, previous)
+    plan = make_plan(DataConfig(source=source, new_classes="ignore"), 0, previous)
+    assert (plan.rows, plan.class_names, plan.rejected) == (4, ("ant", "cow"), ())
+    labels = [label for shard in plan.shards for label in plan.job(shard, "x")["labels"]]
+    assert labels == [1] * 4
+    (kind,) = [part for part in plan.census.passed_over if "new classes" in part.kind]
+    assert (kind.count, kind.first) == (5, "bee/0.png")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import textwrap
-import zipfile
 import zlib
 
 import numpy as np
@@ -20,8 +19,8 @@ from PIL import Image, PngImagePlugin
 from genmod.data.format.keys import sample_key
 from genmod.data.reading.reader import split_reader
 from genmod.data.sharding.plan import make_plan
+from genmod.data.sources.config import DataConfig
 from genmod.data.sources.registry import open_source
-from genmod.data.sources.source import DataConfig
 from genmod.errors import DataError
 from genmod.manifest import SPLITS
 from tests.genmod.data.builders import encode, write_tar
@@ -202,7 +201,7 @@ def test_bombs_are_rejected_in_little_memory(images_below):
     """The limit on the address space is 64 MiB above what the imports take; a bomb needs 200 MiB and more."""
     code = """
         import pathlib, resource, sys
-        from genmod.data.format.codecs import Rejected, decode_foreign
+        from genmod.data.format.foreign import Rejected, decode_foreign
         decode_foreign(pathlib.Path(sys.argv[1], "good0.png").read_bytes())
         pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + (64 << 20)
@@ -257,7 +256,7 @@ TAR = {
                  {"a": "no image", "b": "no image", "c": None}),
     "labels": (
         [*good("a", 2), ("b.png", PNG), ("c.png", PNG), ("c.cls", b"-1"), ("d.png", PNG),
-         ("d.cls", b"cat"), ("e.png", PNG), ("e.cls", b"7"), ("f.png", PNG), ("f.cls", b""),
+         ("d.cls", b"\xff\xfe"), ("e.png", PNG), ("e.cls", b"7"), ("f.png", PNG), ("f.cls", b""),
          ("g.png", PNG), ("g.cls", b"9" * 400)],
         {"a": None, "b": "has no label", "c": "not a class number", "d": "not a class number",
          "e": "label 7, the dataset has 3 classes", "f": "not a class number", "g": "not a class number"},
@@ -310,11 +309,10 @@ def test_two_tars_of_one_name_do_not_mix(tmp_path, build):
     for folder in "xy":
         (tmp_path / folder).mkdir()
         write_tar(tmp_path / folder / "t.tar", [m for n in range(20) for m in good(f"{n}")])
-    twice = {f"t/{n}" for n in range(20)}
     source = f"webdataset:{tmp_path}/{{x,y}}/t.tar"
-    _, reasons, names = sharded(build, tmp_path / "d", source, twice)
-    assert set(reasons.values()) == {"duplicate key"}
-    assert len(names) == len(reasons) == 20
+    _, reasons, names = sharded(build, tmp_path / "d", source)
+    assert reasons == {}
+    assert set(names.values()) == {f"{folder}/t/{n}" for folder in "xy" for n in range(20)}
 
 
 def test_a_folder_of_strange_files(tmp_path, build):
@@ -328,6 +326,8 @@ def test_a_folder_of_strange_files(tmp_path, build):
     os.mkfifo(folder / "c0" / "pipe.png")
     (folder / "c0" / "round.png").symlink_to(folder)
     (folder / "c0" / "up").symlink_to(tmp_path)
+    (folder / "c0" / "gone").symlink_to(tmp_path / "gone")
+    os.mkfifo(folder / "c0" / "pipe")
     (folder / "c0" / "dead.png").symlink_to(tmp_path / "nothing.png")
     (folder / "c0" / "link.png").symlink_to(secret)
     os.symlink(b"self.png", os.fsencode(folder / "c1" / "self.png"))
@@ -340,9 +340,11 @@ def test_a_folder_of_strange_files(tmp_path, build):
     _, reasons, names = sharded(build, tmp_path / "d", f"folder:{folder}")
     assert reasons == {
         "c0/pipe.png": "is not a regular file",
-        "c0/round.png": "is a link to a folder",
-        "c0/dead.png": "cannot be read: FileNotFoundError",
-        "c1/self.png": "cannot be read: OSError",
+        "c0/round.png": "is a link to a folder that contains it",
+        "c0/up": "is a link to a folder that contains it",
+        "c0/gone": "is a link to nothing",
+        "c0/dead.png": "is a link to nothing",
+        "c1/self.png": "is a link that leads back to itself",
         "top.png": "has no label",
     }
     special = {"c0/link.png", "c1/tab\tand\nline.png", "c1/not-utf8-\\udcff.png"}
@@ -367,21 +369,6 @@ def test_labels_of_arrays_and_tables(tmp_path, build):
     pq.write_table(table.set_column(1, "label", huge), tmp_path / "t.parquet")
     _, reasons, _ = sharded(build, tmp_path / "q", f"parquet:{tmp_path}/t.parquet")
     assert reasons["t-00000000"] == "its label is not a class number"
-
-
-def test_archives_that_declare_too_much_are_not_decompressed(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("x.npy", "y.npy", "z.npy"):
-            archive.writestr(name, bytes(1000))
-    data = (tmp_path / "a.npz").read_bytes()
-    for entry in data.split(b"PK\x01\x02")[1:]:  # sizes in the central directory
-        data = data.replace(entry, entry[:20] + struct.pack("<I", 0xFFFFFFF0) + entry[24:])
-    (tmp_path / "a.npz").write_bytes(data)
-    with pytest.raises(DataError, match="declares 12884901840 bytes"):
-        open_source(f"npz:{tmp_path}/a.npz").listing()
-    (tmp_path / "t-images-idx3-ubyte").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 1 << 31, 9, 9))
-    with pytest.raises(DataError, match="declares"):
-        open_source(f"idx:{tmp_path}").listing()
 
 
 def test_too_many_rejected_inputs_are_counted_by_reason(tmp_path):
@@ -409,9 +396,10 @@ def test_a_name_cannot_act_on_the_terminal(tmp_path):
 WATCHED = """
     import os, sys
     from genmod.data.sharding.ingest import make_shard
-    from genmod.data.sharding.plan import make_manifest, make_plan
+    from genmod.data.sharding.finish import make_manifest
+    from genmod.data.sharding.plan import make_plan
     from genmod.data.format.shards import quarantine_file
-    from genmod.data.sources.source import DataConfig
+    from genmod.data.sources.config import DataConfig
     from genmod.manifest import publish
     root, sources = sys.argv[1], sys.argv[2:]
     touched = []
@@ -430,7 +418,7 @@ WATCHED = """
         plan, into = make_plan(data, 0), f"{root}/{number}"
         receipts = [make_shard(plan.job(shard, into)) for shard in plan.shards]
         rejected = [*plan.rejected, *(row for receipt in receipts for row in receipt.rejected)]
-        publish(into, make_manifest(plan, receipts, quarantine_file(into, rejected)))
+        publish(into, make_manifest(plan, into, receipts, quarantine_file(into, rejected)))
     print(len(touched))
     for path in touched:
         assert (os.path.realpath(path) + os.sep).startswith(root + os.sep) or path == "/dev/null", path

@@ -183,7 +183,7 @@ def test_one_draw_has_no_standard_error():
 
 
 def test_widths_are_positive():
-    with pytest.raises(ValidationError, match="positive"):
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
         FlowConfig(widths=(0,))
 
 

@@ -74,6 +74,39 @@ def test_good_samples_cover_and_collapsed_ones_do_not():
     assert copies["duplicates"] == 1.0
 
 
+def test_real_images_of_few_kinds_are_no_collapse():
+    """Six distinct images: every ball has radius 0, and every sample has copies."""
+    six = 100 + 10 * points(6, 0) / 3
+    real, good = six[torch.arange(120) % 6], six[torch.arange(90) % 6]
+    fine = sample_statistics(good, real, torch.arange(120) % 6, 6, k=5)
+    assert fine == {
+        "coverage": 1.0, "recall": 1.0, "duplicates": 0.0, "class_distance": 0.0, "classes_made": 6.0
+    }  # fmt: skip
+    assert collapse_problems(CollapseConfig(), 1.0, fine, 10**6) == []
+    one = sample_statistics(six[:1].repeat(90, 1), real, torch.arange(120) % 6, 6, k=5)
+    assert one["coverage"] == one["recall"] == pytest.approx(1 / 6)
+    assert collapse_problems(CollapseConfig(), 1.0, one, 10**6)
+
+
+def test_coverage_and_recall_are_their_definitions_where_distances_tie():
+    real = rng_for(1, "real", range(30)).integers(3, 2).double()
+    fake = rng_for(1, "fake", range(30)).integers(3, 2).double()
+    found = sample_statistics(fake, real, None, 0, k=3)
+
+    def reached(rows, others):
+        """Share of rows that another row is as close to as their third neighbour."""
+        balls = [sorted((row - r).norm() for r in rows)[3] for row in rows]
+        return [
+            [(o - row).norm() <= ball for o in others]
+            for row, ball in zip(rows, balls, strict=True)
+        ]
+
+    covered = [any(row) for row in reached(real, fake)]
+    recalled = [any(column) for column in zip(*reached(fake, real), strict=True)]
+    assert found["coverage"] == sum(covered) / 30
+    assert found["recall"] == sum(recalled) / 30
+
+
 def test_consecutive_checks_the_start_and_the_last_rollback():
     config = CollapseConfig(start_nimg=100, consecutive_checks=2, max_rollbacks=1)
     monitors = MonitorState(best_coverage=0.8, best_nimg=50, best={"w": torch.zeros(1)})

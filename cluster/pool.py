@@ -1,0 +1,113 @@
+"""A pool of actors in Ray Data that survives the loss of its workers.
+
+Ray replaces a worker that is lost, and runs its unit again on another, without limit. Each attempt is noted
+on Ray's head, so that a unit that loses one worker after the other ends instead, see :mod:`cluster.losses`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import ray_log
+from cluster.compat import delete_values, put_value, read_values
+from cluster.losses import UNIT_LOSSES, is_to_blame
+from cluster.resources import ResourceRequest
+from genmod.errors import GenmodError
+
+MARK, TASK, RESULT = "mark", "task", "result"
+"""Columns of Ray Data: the key under which attempts are noted, the task and its result as JSON."""
+
+_START_UP_S = 600.0
+"""Time that processes and models may take to start, in seconds, in addition to the first task's deadline."""
+
+_MAX_BLOCKS = 2_048
+"""Ray Data blocks of the task list; in longer lists a block contains several tasks."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Actors of one class."""
+
+    actor: Callable[..., Any]
+    options: Mapping[str, Any]
+    """Arguments of its constructor, with ``deadline_s``."""
+    workers: int
+    """Largest number of actors."""
+    resources: ResourceRequest
+    """What each actor requests."""
+
+
+def stream(pool: Pool, tasks: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the result of each task, failed ones included, as they are finished.
+
+    Raises:
+        GenmodError: Ray cannot start workers any more.
+    """
+    from ray.exceptions import RayError
+
+    launch = f"attempt/{uuid.uuid4().hex}/{len(tasks)}/"
+    try:
+        for row in _rows(pool, tasks, launch):
+            yield json.loads(row[RESULT])
+    except RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise GenmodError(
+            f"the pool of {pool.workers} workers was lost ({type(error).__name__}: {reason}); check the "
+            f"nodes, then run the same command again to resume{ray_log.hint()}"
+        ) from error
+    finally:
+        with suppress(Exception):
+            delete_values(launch)
+
+
+def lost_workers(mark: str) -> int:
+    """Note that a worker starts a unit, and return how many workers it has cost; 0 if it is not to blame.
+
+    A failure to note only hides a loss.
+    """
+    with suppress(Exception):
+        put_value(f"{mark}/{uuid.uuid4().hex}", b"")
+        if len(read_values(f"{mark}/")) <= UNIT_LOSSES:
+            return 0
+        launch, _, number = mark.rpartition("/")
+        attempts = Counter(int(key.split("/")[-2]) for key in read_values(f"{launch}/"))
+        if is_to_blame(int(number), attempts, num_units=int(launch.rpartition("/")[2])):
+            return attempts[int(number)] - 1
+    return 0
+
+
+def _rows(pool: Pool, tasks: Sequence[Mapping[str, Any]], launch: str) -> Iterator[dict[str, Any]]:
+    """Rows of results of Ray Data."""
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext
+
+    ray_log.take_loggers()
+    workers = min(pool.workers, len(tasks))
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = pool.options["deadline_s"] + _START_UP_S
+    rows = [{TASK: json.dumps(task), MARK: f"{launch}{n}"} for n, task in enumerate(tasks)]
+    with DataContext.current(context):
+        # Without max_restarts and max_task_retries Ray restarts actors and retries their tasks without limit.
+        results = ray.data.from_items(
+            rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)
+        ).map_batches(
+            pool.actor,
+            batch_size=1,
+            fn_constructor_kwargs=dict(pool.options),
+            compute=ActorPoolStrategy(
+                min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=1
+            ),
+            num_cpus=pool.resources.cpus,
+            num_gpus=pool.resources.gpus,
+        )
+    yield from results.iter_rows()

@@ -1,0 +1,86 @@
+"""Titles and explanations of the metrics on the report's page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricText:
+    """Title and explanation of a metric on the page."""
+
+    title: str
+    meaning: str
+    percent: bool = False
+
+
+METRIC_TEXTS: dict[str, MetricText] = {
+    "fd": MetricText(
+        "Fréchet distance",
+        "Distance between the distributions of samples and real images in feature space, from "
+        "their means and covariances. The first column shows what real images reach with as many "
+        "rows.",
+    ),
+    "fd_infinity": MetricText(
+        "Fréchet distance, infinitely many samples",
+        "The Fréchet distance without the bias that few samples have, from the distances of parts of "
+        "them. It may be slightly negative.",
+    ),
+    "kid": MetricText(
+        "Kernel distance",
+        "Maximum mean discrepancy between samples and real images. Unbiased with few rows: for "
+        "samples as good as real images it is 0 on average, and may be slightly negative.",
+    ),
+    "precision": MetricText(
+        "Precision",
+        "Share of samples within the neighbourhood of a real image: do samples look real? Read it"
+        " together with coverage, since even noise can have a high precision.",
+        True,
+    ),
+    "recall": MetricText(
+        "Recall",
+        "Share of real images within the neighbourhood of a sample: could the model generate them?",
+        True,
+    ),
+    "density": MetricText(
+        "Density",
+        "Mean number of real neighbourhoods that contain a sample, relative to k: about 1 for "
+        "real images, more if the model prefers typical images, or if images repeat.",
+    ),
+    "coverage": MetricText(
+        "Coverage",
+        "Share of real images with a sample in their neighbourhood. It falls when the model drops modes.",
+        True,
+    ),
+    "clipped_density": MetricText(
+        "Clipped density",
+        "Share of samples as good as real images: about 100 % for a perfect model, more or less by "
+        "chance, and linear in the share of bad samples.",
+        True,
+    ),
+    "clipped_coverage": MetricText(
+        "Clipped coverage",
+        "Number of real images that would cover the real data as well, relative to the number of "
+        "samples: about 100 % for a perfect model, and linear in the share of bad samples.",
+        True,
+    ),
+    "class_balance": MetricText(
+        "Class balance",
+        "Total variation distance between the class distributions of samples and real images, by "
+        "the classifier: 0 % for equal distributions, 100 % for no class in common.",
+        True,
+    ),
+    "label_accuracy": MetricText(
+        "Label accuracy",
+        "Share of samples in which the classifier sees the requested class. The first column is "
+        "its accuracy on held-out real images.",
+        True,
+    ),
+    "memorisation": MetricText(
+        "Memorisation",
+        "Share of samples that are copies of a training image, also if shifted by a pixel, flipped, "
+        "noisy, or of another contrast: 0 % for new images. The pairs are shown below.",
+        True,
+    ),
+}
+"""Name of a metric -> its text."""

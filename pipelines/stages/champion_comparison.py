@@ -1,0 +1,83 @@
+"""Measures the champion for a decision: its metrics, and the candidate's gains from paired samples.
+
+The champion is sampled with the candidate's seed at the same indices. Samples that are there already, by the
+run that made it the champion, are used. Both are compared with the same reference rows in one feature space.
+"""
+
+from __future__ import annotations
+
+from genmod import storage
+from genmod.config import as_json
+from genmod.evaluation.comparison import ComparisonJob, differences_from
+from genmod.evaluation.jobs import EvaluationJob
+from genmod.evaluation.measure import metrics_from
+from genmod.manifest import DatasetManifest
+from genmod.promotion import LedgerModel
+from pipelines.jobs.sampling import SampleJob, plan_sample, sample_models
+from pipelines.recipe.context import Context
+from pipelines.stages.bulk_stage import bulk_options
+from pipelines.stages.decisions import MeasuredChampion, check_champion
+from pipelines.stages.evaluate import run_evaluation_jobs
+
+
+def measure_champion(
+    context: Context, cycle: Context, job: EvaluationJob, champion: LedgerModel
+) -> MeasuredChampion:
+    """Sample, evaluate and compare the champion. What is done already is not done again.
+
+    Args:
+        context: the command.
+        cycle: where the candidate is, and where the champion's samples are written.
+        job: the candidate's evaluation.
+        champion: of the promotion ledger.
+
+    Raises:
+        ConfigError: the champion's model is not where the recipe allows it.
+        DataError: another model is there.
+    """
+    folder = cycle.at("champion", job.name, champion.digest[:16])
+    samples_root = _samples(context, cycle, job.name, champion, folder)
+    champion_job = job.model_copy(
+        update={
+            "samples_root": samples_root,
+            "scores_root": None,
+            "unscored": "",
+            "ood_root": None,
+            "out_root": storage.join(folder, "evaluation"),
+        }
+    )
+    comparison_job = ComparisonJob(
+        name=job.name,
+        data_root=job.data_root,
+        features_root=job.features_root,
+        candidate_root=job.samples_root,
+        champion_root=samples_root,
+        out_root=storage.join(folder, "comparison"),
+        config=job.config,
+        seed=job.seed,
+    )
+    _, (evaluation, comparison) = run_evaluation_jobs(context, [champion_job, comparison_job])
+    gains = differences_from(comparison, comparison_job.out_root)
+    return MeasuredChampion(metrics_from(evaluation.metadata), gains)
+
+
+def _samples(
+    context: Context, cycle: Context, name: str, champion: LedgerModel, folder: str
+) -> str:
+    """URL of the champion's samples with the candidate's seed and number of images."""
+    ledger = f"the promotion ledger at {context.ledger_url}"
+    model_root = context.tracker.followed(champion.root, f"the model of {champion.label}", ledger)
+    model = context.snapshot.model(model_root, f"train --model {name}")
+    check_champion(champion, model_root, model.manifest.digest)
+    options = as_json(context.recipe.sample_options(name))
+    config, seed = context.recipe.sample, cycle.recipe.seed
+    own_root = storage.join(model_root.rpartition("/models/")[0], "samples", name)
+    own = SampleJob(name, model_root, own_root, options)
+    plan = plan_sample(own, config, seed=seed, snapshot=context.snapshot)
+    found = context.snapshot.load(DatasetManifest, own_root, "dataset")
+    if found is not None and found.fingerprint == plan.fingerprint:
+        return own_root
+    context.progress.log(f"  {name}: the champion is sampled with the candidate's noise")
+    job = SampleJob(name, model_root, storage.join(folder, "samples"), options)
+    sample_models([job], config, seed=seed, options=bulk_options(context))
+    return job.out_root

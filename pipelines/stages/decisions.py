@@ -1,0 +1,229 @@
+"""Decisions on models: made by the gate, published, and found again.
+
+A decision compares a candidate with one champion. The first is in ``decision/NAME``; one that is made again
+against another champion is in ``decision/NAME/against-CHAMPION``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from genmod import storage
+from genmod.config import fingerprint
+from genmod.documents import validate
+from genmod.errors import ConfigError, DataError
+from genmod.evaluation.gate import Decision, MetricDifference, decide
+from genmod.evaluation.inputs import checked_decision
+from genmod.evaluation.looks import count_decision
+from genmod.evaluation.measure import metrics_from
+from genmod.evaluation.policy import PromoteConfig
+from genmod.interface.snapshot import ManifestSnapshot
+from genmod.manifest import Manifest, publish
+from genmod.metrics.protocol import MetricResult
+from genmod.promotion import LedgerModel, Promotions
+from pipelines.recipe.context import Context
+
+
+@dataclass(frozen=True)
+class MeasuredChampion:
+    """What a candidate is compared with."""
+
+    metrics: Sequence[MetricResult]
+    """The champion's metrics, by the protocol of the candidate's."""
+    gains: Sequence[MetricDifference] = ()
+    """Of the candidate, from samples with the same noise; empty if there are none."""
+
+
+MeasureChampion = Callable[[LedgerModel], MeasuredChampion]
+"""Measures a champion."""
+
+_AGAIN = "against-"
+"""How folders of decisions that were made again start; the start of the champion's digest follows."""
+
+
+class Decided(BaseModel):
+    """What a decision's manifest says."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+    candidate: dict[str, Any]
+    champion: dict[str, Any] | None
+
+
+def decided(decision: Manifest) -> Decided:
+    """What a decision says. DataError if it says something else."""
+    where, remedy = f"decision {decision.digest[:12]}", "remove its folder and run the stage again"
+    return validate(Decided, decision.metadata, "a decision on a model", where, remedy)
+
+
+def find_decision(context: Context, name: str) -> Manifest | None:
+    """The published decision on a model of the recipe, None if there is none."""
+    root = context.at("decision", name)
+    decision = context.snapshot.load(Manifest, root, "decision")
+    return checked_decision(decision, root) if decision is not None else None
+
+
+@dataclass(frozen=True)
+class PublishedDecision:
+    """A decision, where it is, and whether this command made it."""
+
+    manifest: Manifest
+    root: str
+    is_new: bool
+
+
+def decision_work(model: str, evaluation: str, rules: PromoteConfig) -> str:
+    """Fingerprint of a decision on a model, by the digests of the model and its evaluation."""
+    return fingerprint("decision", model, evaluation, rules.result())
+
+
+def decide_on(
+    context: Context,
+    name: str,
+    candidate: LedgerModel,
+    promotions: Promotions,
+    measure: MeasureChampion | None,
+) -> PublishedDecision:
+    """The decision on a candidate that counts now; made and published if there is none.
+
+    Args:
+        context: the command.
+        name: of the model in the recipe.
+        candidate: the model, with its evaluation.
+        promotions: the history of champions.
+        measure: as for :func:`pipelines.stages.promote.promote`.
+    """
+    snapshot, champion, evaluation = context.snapshot, promotions.champion, candidate.evaluation
+    assert evaluation is not None
+    work = decision_work(candidate.digest, evaluation.digest, context.recipe.promote)
+    root = context.at("decision", name)
+    first = snapshot.find_done(Manifest, root, "decision", work)
+    if first is not None:
+        if _counts(checked_decision(first, root), candidate, promotions):
+            return PublishedDecision(first, root, is_new=False)
+        root = _root_again(root, champion)
+        again = snapshot.find_done(Manifest, root, "decision", work)
+        if again is not None:
+            if not _counts(checked_decision(again, root), candidate, promotions):
+                raise DataError(
+                    f"{root} is a decision against another champion than its name says; remove that folder "
+                    "and promote again"
+                )
+            return PublishedDecision(again, root, is_new=False)
+    parents = {"model": candidate.digest, "evaluation": evaluation.digest}
+    parents |= {"champion": champion.digest} if champion else {}
+    metadata = _decision_metadata(context, name, candidate, champion, measure)
+    manifest = Manifest(kind="decision", fingerprint=work, parents=parents, metadata=metadata)
+    published = snapshot.add(root, publish(root, manifest, context.create))
+    return PublishedDecision(checked_decision(published, root), root, is_new=True)
+
+
+def _counts(decision: Manifest, candidate: LedgerModel, promotions: Promotions) -> bool:
+    """Whether a decision is the last word: it was applied, or its champion is the champion."""
+    champion = promotions.champion
+    return (
+        promotions.applied(decision.digest) is not None
+        or candidate.digest in promotions.rolled_back
+        or (champion is not None and champion.digest == candidate.digest)
+        or decision.parents.get("champion") == (champion.digest if champion else None)
+    )
+
+
+def _root_again(root: str, champion: LedgerModel | None) -> str:
+    """The folder of a decision that is made again."""
+    return storage.join(root, f"{_AGAIN}{champion.digest[:16] if champion else 'none'}")
+
+
+def decisions_at(root: str) -> list[tuple[str, Manifest]]:
+    """All decisions on one model and their folders, the first one first. DataError if one is broken.
+
+    Args:
+        root: URL of the folder of the first, ``decision/NAME``.
+    """
+    snapshot = ManifestSnapshot()
+    names = [name for name in storage.list_names(root) if name.startswith(_AGAIN)]
+    roots = [root, *(storage.join(root, name) for name in names)]
+    found = [(each, snapshot.load(Manifest, each, "decision")) for each in roots]
+    return [(each, checked_decision(m, each)) for each, m in found if m is not None]
+
+
+def _decision_metadata(
+    context: Context,
+    name: str,
+    candidate: LedgerModel,
+    champion: LedgerModel | None,
+    measure: MeasureChampion | None,
+) -> dict[str, Any]:
+    """Decide; the metadata of the decision's manifest."""
+    rules = context.recipe.promote
+    if champion is not None and champion.digest == candidate.digest:
+        decision = Decision(promote=True, reasons=("it is the champion already",))
+    else:
+        evaluation = candidate.evaluation
+        assert evaluation is not None
+        manifest = context.snapshot.require(Manifest, evaluation.root, "evaluation", "evaluate")
+        metrics = metrics_from(manifest.metadata)
+        if champion is None:
+            decision = decide(metrics, None, rules)
+        else:
+            measured = (
+                measure(champion)
+                if measure
+                else MeasuredChampion(metrics_of_champion(context, champion))
+            )
+            number = _count(context, name, candidate, champion, metrics)
+            decision = decide(metrics, measured.metrics, rules, measured.gains, number)
+    return {
+        **decision.model_dump(mode="json"),
+        "candidate": candidate.model_dump(mode="json"),
+        "champion": champion.model_dump(mode="json") if champion else None,
+    }
+
+
+def _count(
+    context: Context,
+    name: str,
+    candidate: LedgerModel,
+    champion: LedgerModel,
+    metrics: Sequence[MetricResult],
+) -> int:
+    """Record a decision; the number of decisions with its reference rows, this one included."""
+    references = sorted({metric.value.protocol.reference_digest for metric in metrics})
+    rows = f"reference-{fingerprint(references)[:16]}"
+    facts = {"candidate": candidate.digest, "champion": champion.digest}
+    work = fingerprint("decision", facts, candidate.evaluation)
+    folder = storage.join(context.ledger_url, f"{name}.decisions", rows)
+    return count_decision(folder, work, facts)
+
+
+def metrics_of_champion(context: Context, champion: LedgerModel) -> tuple[MetricResult, ...]:
+    """The metrics by which a model became the champion.
+
+    Raises:
+        ConfigError: it has none, or they are not where the recipe allows it.
+        DataError: they are of another model.
+    """
+    if champion.evaluation is None:
+        raise ConfigError(
+            f"the champion, {champion.label}, has no evaluation to compare with; genmod retrain evaluates it "
+            "again, or choose another champion with genmod promote --pin or --rollback"
+        )
+    ledger = f"the promotion ledger at {context.ledger_url}"
+    what = f"the evaluation of {champion.label}"
+    root = context.tracker.followed(champion.evaluation.root, what, ledger)
+    manifest = context.snapshot.require(Manifest, root, "evaluation", "evaluate")
+    check_champion(champion, root, str(manifest.metadata.get("model_digest")))
+    return metrics_from(manifest.metadata)
+
+
+def check_champion(champion: LedgerModel, root: str, digest: str) -> None:
+    """Raise DataError if a folder is not of the model that is the champion."""
+    if digest != champion.digest:
+        raise DataError(
+            f"{root} is of the model {digest[:12]}, but the champion in the promotion ledger is "
+            f"{champion.label}; restore that folder, or choose another champion with genmod promote --pin"
+        )

@@ -1,0 +1,13 @@
+"""A few races of promoters on the tests' S3 server; ``python -m tests.soak.promotions`` runs more."""
+
+import pytest
+
+from tests.soak.promotions import run_races
+
+
+@pytest.mark.slow
+def test_races_of_promoters_give_one_line_of_history(s3_root):
+    counts = run_races(s3_root, races=10, seed=1)
+    assert counts["races"] == 10
+    assert counts["entries"] >= 10
+    assert counts["made_again"] > 0, "no race was one"
