@@ -28,9 +28,12 @@ BETTER: dict[str, Better] = {
     "coverage": "higher",
     "clipped_density": "higher",
     "clipped_coverage": "higher",
+    "c2st": "lower",
     "class_balance": "lower",
     "class_coverage": "higher",
     "label_accuracy": "higher",
+    "duplicates": "lower",
+    "support_size": "higher",
     "memorisation": "lower",
     "leakage": "lower",
 }
@@ -90,7 +93,7 @@ def evaluate_samples(
     Samples and reference are compared in equal class shares, see :func:`equal_shares`. The floor is
     measured on as many real training images as there are samples, the ceiling on uniform noise, both by the
     protocol of the samples. Only the floor of ``label_accuracy`` is measured on the reference, because the
-    classifier was fitted to the training images.
+    classifier was fitted to the training images. Repeats have no ceiling: noise does not repeat either.
 
     Raises:
         ConfigError: samples or real images are too few for the metrics.
@@ -104,8 +107,8 @@ def evaluate_samples(
     if same.classes:
         noise = Images(noise.pixels_NCHW, same.samples.labels_N)
     meter = Meter(reference, same.real, same.classes)
-    values = meter.measure(same.samples)
-    floors = meter.measure(same.train)
+    values = meter.measure(same.samples) | meter.repeats(same.samples)
+    floors = meter.measure(same.train) | meter.repeats(same.train)
     ceilings = meter.measure(noise)
     if "label_accuracy" in floors:
         floors["label_accuracy"] = meter.label_accuracy(same.real, meter.real)

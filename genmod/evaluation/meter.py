@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from genmod.config import fingerprint
 from genmod.evaluation.images import Images
 from genmod.metrics.chance import class_distance
 from genmod.metrics.class_coverage import class_coverage
@@ -18,6 +19,8 @@ from genmod.metrics.intervals import share
 from genmod.metrics.kernel import kernel_distance
 from genmod.metrics.neighbours import Neighbourhoods, neighbourhoods
 from genmod.metrics.protocol import EvaluateConfig, Interval, MetricValue, Protocol
+from genmod.metrics.repeats import repeats
+from genmod.metrics.two_sample import CLASSIFIER, two_sample_accuracy
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,37 @@ class Meter:
         rows = min(n, m)
         near = neighbourhoods(fakes_ND[:rows], reals_ND[:rows], config.neighbours, seed)
         values |= self._neighbour_values(near, rows)
+        seen = two_sample_accuracy(fakes_ND, reals_ND, seed)
+        values["c2st"] = self._value("c2st", seen, rows, rows, classifier=CLASSIFIER)
         if fake.classes_N is not None:
             values["class_balance"] = self._class_balance(fake)
             values["class_coverage"] = self._class_coverage(fake)
             if images.labels_N is not None:
                 values["label_accuracy"] = self.label_accuracy(images, fake)
         return values
+
+    def repeats(self, images: Images) -> dict[str, MetricValue]:
+        """Exact duplicates among images, and the size of the support, by their pixels alone."""
+        levels, n = self.reference.extractor.config.spec.levels, len(images)
+        found = repeats(images.pixels_NCHW.flatten(1), levels)
+        pairs = {"duplicates": found.duplicates, "support_size": found.log10_support}
+        settings: dict[str, int | str] = {"equal": "all pixels", "levels": levels}
+        return {
+            name: MetricValue.of(
+                Protocol(
+                    metric=name,
+                    features="pixels",
+                    features_digest=fingerprint("pixels"),
+                    reference_digest=self.reference.digest,
+                    reference_split=self.reference.config.reference,
+                    n_real=0,
+                    n_fake=n,
+                    settings={**settings, **classes_setting(self.classes)},
+                ),
+                *pair,
+            )
+            for name, pair in pairs.items()
+        }
 
     def label_accuracy(self, images: Images, fake: Features) -> MetricValue:
         """Share of images in which the classifier sees the requested class."""

@@ -14,6 +14,9 @@ from genmod.metrics.groups import random_groups
 from genmod.metrics.intervals import share
 from genmod.metrics.protocol import Interval
 
+CLASSIFIER = "logistic regression on features and their squares, half of the rows for training"
+"""The classifier, for the protocol of a metric."""
+
 RIDGE = 0.01
 """Penalty on the squared coefficients, per row."""
 

@@ -64,10 +64,23 @@ METRIC_TEXTS: dict[str, MetricText] = {
         "samples: about 100 % for a perfect model, and linear in the share of bad samples.",
         True,
     ),
+    "c2st": MetricText(
+        "Two-sample test",
+        "Accuracy of a classifier that tells samples from real images, on rows that it was not trained "
+        "on: 50 % if it sees no difference, 100 % if it sees every sample. The interval is for new rows "
+        "and this classifier.",
+        True,
+    ),
     "class_balance": MetricText(
         "Class balance",
         "Total variation distance between the class distributions of samples and real images, by "
         "the classifier: 0 % for equal distributions, 100 % for no class in common.",
+        True,
+    ),
+    "class_coverage": MetricText(
+        "Class coverage",
+        "The smallest ratio, over all classes, of the share among samples to the share among real "
+        "images, by the classifier: 0 % if a class is absent. Below 100 % by chance for few images.",
         True,
     ),
     "label_accuracy": MetricText(
@@ -76,10 +89,26 @@ METRIC_TEXTS: dict[str, MetricText] = {
         "its accuracy on held-out real images.",
         True,
     ),
+    "duplicates": MetricText(
+        "Duplicates",
+        "Share of samples of which another sample is an exact copy.",
+        True,
+    ),
+    "support_size": MetricText(
+        "Support size, log10",
+        "Decimal logarithm of the number of different images that the model draws from, by the number of "
+        "equal pairs. Without a pair it is at least the lower end of its interval.",
+    ),
     "memorisation": MetricText(
         "Memorisation",
         "Share of samples that are copies of a training image, also if shifted by a pixel, flipped, "
         "noisy, or of another contrast: 0 % for new images. The pairs are shown below.",
+        True,
+    ),
+    "leakage": MetricText(
+        "Leakage",
+        "Share of samples that are copies of a reference image, which no model should have seen: 0 % "
+        "unless test images are among the training data.",
         True,
     ),
 }

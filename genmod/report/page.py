@@ -140,7 +140,8 @@ def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
                 metric=metric,
                 text=METRIC_TEXTS.get(metric, MetricText(metric, "")),
                 name=first.value.name,
-                rows=f"{protocol.n_fake:,} samples, {protocol.n_real:,} real",
+                rows=f"{protocol.n_fake:,} samples"
+                + (f", {protocol.n_real:,} real" if protocol.n_real else ""),
                 floor=first.floor,
                 ceiling=first.ceiling,
                 cells=list(zip(results, best, strict=True)),

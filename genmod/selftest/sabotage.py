@@ -20,11 +20,16 @@ from genmod.rng import Rng, rng_for
 COPIES = frozenset({"memorisation"})
 """Metrics that may refuse a candidate because it repeats training images."""
 
-NOT_REAL = frozenset({"fd", "kid", "precision", "density"})
+NOT_REAL = frozenset({"fd", "kid", "precision", "density", "clipped_density", "c2st"})
 """Metrics that may refuse images that do not look real."""
 
-TOO_FEW = frozenset({"coverage", "recall", "fd", "kid", "class_balance"})
+TOO_FEW = frozenset(
+    {"coverage", "clipped_coverage", "recall", "fd", "kid", "class_balance", "c2st"}
+)
 """Metrics that may refuse a model that makes a part of the data only."""
+
+REPEATED = frozenset({"duplicates", "support_size"})
+"""Metrics that may refuse a model that makes few different images."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,11 @@ def _collapsed(material: Material) -> Iterator[Candidate]:
     labelled = TOO_FEW | {"label_accuracy", "class_coverage"}
     yield Candidate("one class missing", _pixels(good, good.pixels_NCHW[row_N]), labelled)
     only = missing.nonzero()[:, 0][torch.arange(len(good)) % int(missing.sum())]
-    yield Candidate("one class only", _pixels(good, good.pixels_NCHW[only]), labelled)
+    yield Candidate("one class only", _pixels(good, good.pixels_NCHW[only]), labelled | REPEATED)
     same = torch.zeros(len(good), dtype=torch.int64)
-    yield Candidate("one image repeated", _pixels(good, good.pixels_NCHW[same]), labelled)
+    yield Candidate(
+        "one image repeated", _pixels(good, good.pixels_NCHW[same]), labelled | REPEATED
+    )
 
 
 def _spoilt(material: Material) -> Iterator[Candidate]:
@@ -115,7 +122,7 @@ def _spoilt(material: Material) -> Iterator[Candidate]:
     yield Candidate("blurred", _pixels(good, _blurred(good.pixels_NCHW)), NOT_REAL)
     yield Candidate("inverted", _pixels(good, 255 - good.pixels_NCHW), NOT_REAL)
     grey_NCHW = torch.full_like(good.pixels_NCHW, 128)
-    yield Candidate("constant", _pixels(good, grey_NCHW), NOT_REAL | TOO_FEW)
+    yield Candidate("constant", _pixels(good, grey_NCHW), NOT_REAL | TOO_FEW | REPEATED)
     noise = uniform_noise(len(good), spec, material.seed)
     yield Candidate("noise", _pixels(good, noise.pixels_NCHW), NOT_REAL | TOO_FEW)
 

@@ -26,6 +26,7 @@ from genmod.metrics.intervals import share, share_interval
 from genmod.metrics.kernel import kernel_distance
 from genmod.metrics.neighbours import neighbourhoods
 from genmod.metrics.protocol import Interval
+from genmod.metrics.two_sample import two_sample_accuracy
 from genmod.rng import rng_for
 
 DIMS, CLASSES, NEIGHBOURS = 16, 10, 5
@@ -87,6 +88,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Measured]] = {
     "class_balance": _classes,
     "kid": lambda fake_ND, real_ND: {"kid": kernel_distance(fake_ND, real_ND)},
     "neighbours": _neighbours,
+    "c2st": lambda fake_ND, real_ND: {"c2st": two_sample_accuracy(fake_ND, real_ND, seed=0)},
 }
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch.nn.functional import avg_pool2d
 
 from genmod.config import canonical_json
 from genmod.errors import ConfigError
+from genmod.evaluation.gate import decide
 from genmod.evaluation.images import Images, uniform_noise
 from genmod.evaluation.measure import BETTER, evaluate_samples, metrics_from
 from genmod.evaluation.meter import Reference
+from genmod.evaluation.policy import PromoteConfig, Rule
 from genmod.manifest import ImageSpec
 from genmod.metrics.features import FeaturesConfig, fit_extractor
 from genmod.metrics.protocol import EvaluateConfig, difference
+from genmod.report.metric_texts import METRIC_TEXTS
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
 
@@ -108,6 +113,47 @@ def test_class_balance_and_label_accuracy_are_their_definitions(digits, referenc
     assert found["class_balance"].value.value == pytest.approx(wanted)
     hits = sum(a == b for a, b in zip(seen, made.labels_N.tolist(), strict=True))
     assert found["label_accuracy"].value.value == pytest.approx(hits / 90)
+
+
+def test_a_two_sample_test_tells_blurred_images_from_real_ones(digits, reference):
+    fresh = digits[1]
+    blurred_NCHW = avg_pool2d(fresh.pixels_NCHW.float(), 3, 1, 1).to(torch.uint8)
+    found = [
+        by_name(evaluate_samples(images, reference))["c2st"]
+        for images in (fresh, Images(blurred_NCHW, fresh.labels_N))
+    ]
+    for reading in found:
+        protocol = reading.value.protocol
+        assert (protocol.n_fake, protocol.n_real) == (397, 397)  # as many as there are real images
+        assert reading.ceiling.value > 0.97
+    # Digits of other writers are told apart too, but by few.
+    assert found[0].value.interval.low < found[0].floor.value < 0.7
+    assert found[1].value.interval.low > found[0].value.interval.high
+
+
+def test_repeats_are_counted_and_can_be_refused(digits, reference):
+    """Of 400 samples the last 100 are copies of the first 100: 200 have a copy, in 100 equal pairs."""
+    fresh = digits[1]
+    copied = fresh.rows(torch.cat((torch.arange(300), torch.arange(100))))
+    evaluation = evaluate_samples(copied, reference)
+    found = by_name(evaluation)
+    assert "classes" not in found["duplicates"].value.protocol.settings
+    assert found["duplicates"].value.value == 200 / 400
+    assert found["duplicates"].floor.value == 0
+    assert found["support_size"].value.value == pytest.approx(math.log10(400 * 399 / 2 / 101))
+    assert found["support_size"].floor.value == pytest.approx(math.log10(400 * 399 / 2))
+    for name, limit in (("duplicates", 0.1), ("support_size", 4.0), ("c2st", 0.4)):
+        rules = PromoteConfig(rules={name: Rule(limit=limit)}, improvements=0)
+        decision = decide(evaluation.metrics, None, rules)
+        assert not decision.promote
+        assert decision.reasons[0].startswith(f"{name}[")
+    allowed = PromoteConfig(rules={"duplicates": Rule(limit=0.1)}, improvements=0)
+    assert decide(evaluate_samples(fresh, reference).metrics, None, allowed).promote
+
+
+def test_every_metric_has_a_text_on_the_page():
+    assert set(METRIC_TEXTS) == set(BETTER)
+    assert all(text.meaning for text in METRIC_TEXTS.values())
 
 
 def test_samples_without_labels_have_no_label_accuracy(digits, reference):

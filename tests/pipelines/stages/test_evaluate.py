@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import shutil
 import tarfile
@@ -219,6 +220,9 @@ def test_an_evaluation_contains_its_metrics_and_its_inputs(evaluated):
     assert by_name["fd"].value.protocol.n_fake == 290
     assert by_name["precision"].value.protocol.n_real == 290
     assert by_name["coverage"].relative_position < 0.2  # real digits were given as samples
+    assert by_name["c2st"].value.protocol.n_fake == 290
+    assert by_name["duplicates"].value.value == 0
+    assert by_name["support_size"].value.interval.high == pytest.approx(64 * math.log10(256))
     assert by_name["memorisation"].value.value == 0
     assert by_name["memorisation"].value.protocol.settings["n_train"] == 1000
     assert "memorisation.parquet" in {entry.path for entry in manifest.files}
@@ -367,6 +371,8 @@ def test_the_report_is_one_file_and_shows_the_models_side_by_side(evaluated):
     for expected in (
         f"fd[{label}]",
         "Coverage",
+        "Two-sample test",
+        "duplicates[pixels], 290 samples 0.0%",
         no_density,
         "-115.0",
         happened,
