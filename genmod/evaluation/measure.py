@@ -16,6 +16,7 @@ from genmod.errors import sanitize
 from genmod.evaluation.images import Images, uniform_noise
 from genmod.evaluation.meter import Meter, Reference
 from genmod.evaluation.shares import equal_shares
+from genmod.evaluation.utility import utility
 from genmod.metrics.protocol import Better, MetricResult, MetricValue
 
 BETTER: dict[str, Better] = {
@@ -32,6 +33,7 @@ BETTER: dict[str, Better] = {
     "class_balance": "lower",
     "class_coverage": "higher",
     "label_accuracy": "higher",
+    "utility": "higher",
     "duplicates": "lower",
     "support_size": "higher",
     "memorisation": "lower",
@@ -112,6 +114,8 @@ def evaluate_samples(
     ceilings = meter.measure(noise)
     if "label_accuracy" in floors:
         floors["label_accuracy"] = meter.label_accuracy(same.real, meter.real)
+    if config.utility_images is not None and (found := utility(same, reference)) is not None:
+        values["utility"], floors["utility"] = found
     values |= {value.protocol.metric: value for value in copies}
     metrics = tuple(
         MetricResult(

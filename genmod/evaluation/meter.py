@@ -5,6 +5,7 @@ Letters: N rows, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -77,21 +78,9 @@ class Meter:
         levels, n = self.reference.extractor.config.spec.levels, len(images)
         found = repeats(images.pixels_NCHW.flatten(1), levels)
         pairs = {"duplicates": found.duplicates, "support_size": found.log10_support}
-        settings: dict[str, int | str] = {"equal": "all pixels", "levels": levels}
+        settings = {"equal": "all pixels", "levels": levels, **classes_setting(self.classes)}
         return {
-            name: MetricValue.of(
-                Protocol(
-                    metric=name,
-                    features="pixels",
-                    features_digest=fingerprint("pixels"),
-                    reference_digest=self.reference.digest,
-                    reference_split=self.reference.config.reference,
-                    n_real=0,
-                    n_fake=n,
-                    settings={**settings, **classes_setting(self.classes)},
-                ),
-                *pair,
-            )
+            name: pixel_value(self.reference, name, pair, (n, 0), settings)
             for name, pair in pairs.items()
         }
 
@@ -162,6 +151,35 @@ class Meter:
             settings={**settings, **classes_setting(self.classes)},
         )
         return MetricValue.of(protocol, *measured)
+
+
+def pixel_value(
+    reference: Reference,
+    metric: str,
+    measured: tuple[float, Interval],
+    rows: tuple[int, int],
+    settings: Mapping[str, int | float | str],
+) -> MetricValue:
+    """A value with its protocol that does not depend on the feature space.
+
+    Args:
+        reference: the real images.
+        metric: name of the metric.
+        measured: value and interval.
+        rows: numbers of samples and of real images.
+        settings: other conditions of the measurement.
+    """
+    protocol = Protocol(
+        metric=metric,
+        features="pixels",
+        features_digest=fingerprint("pixels"),
+        reference_digest=reference.digest,
+        reference_split=reference.config.reference,
+        n_real=rows[1],
+        n_fake=rows[0],
+        settings=dict(settings),
+    )
+    return MetricValue.of(protocol, *measured)
 
 
 def classes_setting(classes: str) -> dict[str, str]:

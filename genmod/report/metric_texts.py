@@ -89,6 +89,13 @@ METRIC_TEXTS: dict[str, MetricText] = {
         "its accuracy on held-out real images.",
         True,
     ),
+    "utility": MetricText(
+        "Utility",
+        "Accuracy on real images of a classifier that was trained on the samples with their labels. The "
+        "first column is that of one trained on as many real images in as many steps. The interval is "
+        "for new real images and this classifier.",
+        True,
+    ),
     "duplicates": MetricText(
         "Duplicates",
         "Share of samples of which another sample is an exact copy.",

@@ -118,7 +118,9 @@ def _spoilt(material: Material) -> Iterator[Candidate]:
     order = torch.argsort(permuted_N, stable=True)
     back = torch.argsort(torch.argsort(good.labels_N, stable=True), stable=True)
     wrong = good.pixels_NCHW[order][back]
-    yield Candidate("labels permuted", _pixels(good, wrong), frozenset({"label_accuracy"}))
+    yield Candidate(
+        "labels permuted", _pixels(good, wrong), frozenset({"label_accuracy", "utility"})
+    )
     yield Candidate("blurred", _pixels(good, _blurred(good.pixels_NCHW)), NOT_REAL)
     yield Candidate("inverted", _pixels(good, 255 - good.pixels_NCHW), NOT_REAL)
     grey_NCHW = torch.full_like(good.pixels_NCHW, 128)

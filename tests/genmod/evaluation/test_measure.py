@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,8 +49,8 @@ def by_name(evaluation):
 def test_real_held_out_images_are_near_the_floor_in_every_metric(digits, reference):
     found = by_name(evaluate_samples(digits[1], reference))
     assert list(found) == [
-        name for name in BETTER if name not in ("memorisation", "leakage")
-    ]  # it was not handed in
+        name for name in BETTER if name not in ("memorisation", "leakage", "utility")
+    ]  # those were not handed in or not asked for
     for name in ("fd", "kid", "precision", "recall", "density", "coverage", "label_accuracy"):
         assert abs(found[name].relative_position) < 0.15, name
 
@@ -149,6 +150,32 @@ def test_repeats_are_counted_and_can_be_refused(digits, reference):
         assert decision.reasons[0].startswith(f"{name}[")
     allowed = PromoteConfig(rules={"duplicates": Rule(limit=0.1)}, improvements=0)
     assert decide(evaluate_samples(fresh, reference).metrics, None, allowed).promote
+
+
+def test_utility_is_the_accuracy_of_a_classifier_that_learned_from_samples(digits, reference):
+    """Right samples teach as well as real images; of half permuted labels, less; of all, nothing."""
+    fresh, real = digits[1], digits[2]
+    asked = replace(reference, config=EvaluateConfig(utility_images=8_000))
+    shuffled_N = torch.where(torch.arange(400) % 2 == 0, fresh.labels_N, (fresh.labels_N + 1) % 10)
+    found = [
+        by_name(evaluate_samples(Images(fresh.pixels_NCHW, labels_N), asked))["utility"]
+        for labels_N in (fresh.labels_N, shuffled_N, (fresh.labels_N + 1) % 10)
+    ]
+    right, half, wrong = (each.value.value for each in found)
+    assert right > 0.7
+    assert right - 0.15 > half > wrong + 0.15
+    assert wrong < 0.2
+    value, floor = found[0].value, found[0].floor
+    assert value.protocol_digest == floor.protocol_digest
+    assert (value.protocol.n_fake, value.protocol.n_real) == (400, 397)
+    as_training = FeaturesConfig(kind="classifier", train_images=8_000)
+    train = digits[0].first(400)
+    extractor = fit_extractor(as_training, SPEC, train.pixels_NCHW, train.labels_N, seed=0)
+    hits_N = extractor.extract(real.pixels_NCHW).classes_N == real.labels_N
+    assert floor.value == float(hits_N.double().mean())
+    for labels_N in (None, torch.full((400,), 3)):
+        unlabelled = Images(fresh.pixels_NCHW, labels_N)
+        assert "utility" not in by_name(evaluate_samples(unlabelled, asked))
 
 
 def test_every_metric_has_a_text_on_the_page():
