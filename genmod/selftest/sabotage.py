@@ -32,6 +32,13 @@ REPEATED = frozenset({"duplicates", "support_size"})
 """Metrics that may refuse a model that makes few different images."""
 
 
+OF_LABELS = frozenset({"class_balance", "class_coverage", "label_accuracy"})
+"""Metrics that need labels."""
+
+SHOWN_BY_LABELS = frozenset({"one class missing", "labels permuted"})
+"""Candidates whose fault nothing shows in data without labels, if their images are better otherwise."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """Samples with a fault, and the metrics of which at least one must refuse them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from genmod.generation.labels import label_request
 from genmod.generation.synthetic import shard_count, size_bytes_at_most
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import SPLITS, DatasetManifest, Manifest
+from genmod.selftest.recorded import check_policy
 from pipelines.commands.expected_times import (
     Cores,
     Expected,
@@ -61,7 +61,8 @@ def plan(stage: str, context: Context) -> list[Step]:
     """The steps of a stage for the command's models.
 
     Raises:
-        ConfigError: a stage would refuse its work, e.g. because its folder contains other work.
+        ConfigError: a stage would refuse its work, e.g. because its folder contains other work; or the gate
+            would promote candidates that it must refuse.
     """
     stages = {"run": tuple(STEPS), "retrain": (*STEPS, "promote")}.get(stage, (stage,))
     job_for = evaluation_job
@@ -73,6 +74,8 @@ def plan(stage: str, context: Context) -> list[Step]:
     else:
         first, data = plan_data(context)
     models = check_recipe(context, data, stages)
+    if "promote" in stages:
+        check_policy(context.recipe.promote, labelled=data.spec.classes > 0)
     if stage == "score" and not any(is_scorable(context, name) for name in models):
         check_scorable(context, context.models[0])  # raises the reason
     steps = [first] if "shard" in stages else []
@@ -105,12 +108,9 @@ def plan_growth(
     context: Context, version: Callable[[Context], tuple[Context, ShardPlan | None]]
 ) -> tuple[Context, Step, Data]:
     """The plan of the dataset's next version, that version, and the command's context on it."""
-    first = context.dataset()
     context, shards = version(context)
     if shards is not None:
-        grown = Data.planned(shards)
-        rows = {split: first.rows(split) + grown.rows[split] for split in SPLITS}
-        return context, _shard(shards, done=False), replace(grown, rows=rows)
+        return context, _shard(shards, done=False), Data.planned(shards)
     data = context.dataset()
     work = {"images": sum(data.rows(split) for split in SPLITS), "spec": str(data.spec)}
     step = _step("shard", "data", done=True, fingerprint=data.fingerprint, work=work)

@@ -41,7 +41,7 @@ class Data:
     @classmethod
     def planned(cls, plan: ShardPlan) -> Data:
         """The properties of a dataset that is planned."""
-        return cls(plan.spec, plan.rows_by_split, plan.class_names, None, plan.empty_classes)
+        return cls(plan.spec, plan.all_rows_by_split, plan.class_names, None, plan.empty_classes)
 
 
 def data_of(context: Context) -> Data:

@@ -122,6 +122,16 @@ def test_run_refuses_errors_of_later_stages_first(folder, capsys, words, change,
     assert not (folder / "out").exists()
 
 
+def test_a_dry_run_names_the_candidates_that_a_loose_policy_promotes(folder, capsys):
+    assert command(folder, "promote", "--dry-run") == 0
+    capsys.readouterr()
+    loose = "promote.rules={fd: {improve_by: 0.05}}"
+    assert command(folder, "promote", "--dry-run", "--set", loose) == 2
+    error = capsys.readouterr().err
+    assert "promote.rules: this policy would promote training images, " in error
+    assert "add rules for memorisation, leakage, or leave" in error
+
+
 def test_duplicate_key_in_a_recipe(folder, capsys):
     with (folder / "my.yaml").open("a") as recipe:
         recipe.write("root: elsewhere\n")

@@ -51,6 +51,9 @@ class ShardPlan(Config):
     spec: ImageSpec
     rows: int
     rows_by_split: dict[str, int]
+    """Rows to write."""
+    all_rows_by_split: dict[str, int]
+    """Rows of the dataset, with those of the version that it shares shards with."""
     rejected: int
     """Inputs rejected before any image is decoded."""
     shards: int
@@ -115,6 +118,13 @@ class DatasetPlan:
         return {split: sum(s.rows for s in self.shards if s.split == split) for split in SPLITS}
 
     @property
+    def all_rows_by_split(self) -> dict[str, int]:
+        """Number of rows of each split, with those of the previous version."""
+        previous = self.previous.manifest if self.previous else None
+        own = self.rows_by_split
+        return {s: own[s] + (previous.rows(s) if previous else 0) for s in SPLITS}
+
+    @property
     def new_rejected(self) -> tuple[RejectedRow, ...]:
         """Inputs rejected by this plan, without those of the previous version."""
         return self.rejected[len(self.previous.rejected) if self.previous else 0 :]
@@ -163,6 +173,7 @@ class DatasetPlan:
             spec=self.spec,
             rows=self.rows,
             rows_by_split=self.rows_by_split,
+            all_rows_by_split=self.all_rows_by_split,
             rejected=len(self.rejected),
             shards=len(self.shards),
             size_bytes=self.rows * self._row_bytes(),
