@@ -14,7 +14,7 @@ from genmod.terminal import print_line, print_text
 from pipelines.cli import options
 from pipelines.cli.invocation import Invocation
 from pipelines.cli.promotion import add_model_commands, add_promote
-from pipelines.cli.run_stage import StageRequest, plan_options, run_request
+from pipelines.cli.run_stage import StageRequest, plan_options, run_replay, run_request
 from pipelines.cli.schedule_command import schedule_command
 
 PROGRAM = "genmod"
@@ -174,6 +174,20 @@ def _submit(
         )
 
     return Invocation("submit", run, as_json, debug)
+
+
+@app.command(
+    "replay", epilog=f"Example: {PROGRAM} replay --recipe my.yaml", rich_help_panel="Cluster jobs"
+)
+def _replay(
+    *,
+    recipe: options.RequiredRecipe,
+    assignments: options.Assignments = [],  # noqa: B006
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> Invocation:
+    """Log to MLflow what earlier commands could not, e.g. because the server was down."""
+    return Invocation("replay", lambda: run_replay(recipe, assignments), as_json, debug)
 
 
 app.command(

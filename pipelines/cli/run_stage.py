@@ -70,3 +70,18 @@ def _run_loaded(
     with closing(Context(loaded, names, progress, lease=lease)) as context:
         list(map(progress.log, context.tracker.begin()))
         return STAGE_FUNCTIONS[request.stage](context)
+
+
+def run_replay(recipe: str, assignments: Sequence[str]) -> dict[str, Any]:
+    """Send what earlier commands could not log; the command's JSON result."""
+    from pipelines.commands.replay import replay
+    from pipelines.recipe.context import Context, configure_storage
+    from pipelines.recipe.progress import ProgressDisplay
+    from pipelines.recipe.recipe import load_recipe
+
+    configure_storage(loaded := load_recipe(recipe, assignments))
+    with (
+        ProgressDisplay() as progress,
+        closing(Context(loaded, tuple(loaded.model), progress)) as context,
+    ):
+        return replay(context)

@@ -93,12 +93,12 @@ def dataset_inputs(inputs: Mapping[str, tuple[str, str]]) -> list[Any]:
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether the same call would fail again, because the request is wrong and not the service."""
+    """Whether the same call would fail again, because the request is wrong, not the service or a password."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
-        return 400 <= status < 500 and status not in (408, 429)
+        return 400 <= status < 500 and status not in (401, 403, 408, 429)
     if isinstance(error, GenmodError):
         return not isinstance(error, ConnectionError)
     return isinstance(error, FileNotFoundError | ValueError | TypeError)

@@ -54,8 +54,8 @@ class TrackingConfig(Config):
     server itself, or the folder next to the file."""
     roots: tuple[storage.Url, ...] = ()
     """Folders besides the root in which the champion may be, e.g. roots of recipes with the same registry."""
-    upload_bytes: int = Field(default=256 << 20, ge=0, le=1 << 50)
-    """Of larger files MLflow gets the URL instead of a copy."""
+    upload_bytes: int = Field(default=50_000_000, ge=0, le=1 << 50)
+    """Of larger files MLflow gets the URL and the digest instead of a copy."""
 
     @field_validator("prefix")
     @classmethod

@@ -5,7 +5,7 @@ Unlike tracking, a request to the registry waits for its result, and fails witho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,6 +14,7 @@ from genmod import storage
 from genmod.config import Config
 from genmod.documents import validate
 from genmod.errors import ConfigError, sanitize
+from pipelines.tracking.records import ModelRecord
 from pipelines.tracking.run import TAG_PREFIX, TrackedRun
 from pipelines.tracking.tracker import Tracker, TrackingError
 
@@ -83,7 +84,11 @@ def registered_name(tracker: Tracker, name: str) -> str:
 
 def register_in_background(tracker: Tracker, run: TrackedRun, entry: ModelEntry) -> None:
     """Register a model as a version, in the background; does nothing if it is registered."""
-    run.submit(lambda run_id: _ensure(tracker, run_id, entry))
+
+    def record(run: int) -> ModelRecord:
+        return ModelRecord(run=run, **asdict(entry))
+
+    run.submit(lambda run_id: ensure_version(tracker, run_id, entry), record)
 
 
 def register(tracker: Tracker, run: TrackedRun, entry: ModelEntry) -> ModelVersion:
@@ -92,7 +97,7 @@ def register(tracker: Tracker, run: TrackedRun, entry: ModelEntry) -> ModelVersi
     Raises:
         TrackingError: MLflow does not respond.
     """
-    return tracker.query(lambda _: _ensure(tracker, run.run_id or "", entry))
+    return tracker.query(lambda _: ensure_version(tracker, run.run_id or "", entry))
 
 
 def version_of(tracker: Tracker, name: str, digest: str) -> ModelVersion | None:
@@ -233,9 +238,9 @@ def _find(client: Any, name: str, digest: str) -> ModelVersion | None:
     return next((version for version in versions if version.digest == digest), None)
 
 
-def _ensure(tracker: Tracker, run_id: str, entry: ModelEntry) -> ModelVersion:
-    """The version of a model, created if it does not exist."""
-    client = tracker.client()
+def ensure_version(tracker: Tracker, run_id: str, entry: ModelEntry) -> ModelVersion:
+    """The version of a model, created if it does not exist. Only for calls in the background."""
+    client = tracker.store.client()
     name = registered_name(tracker, entry.name)
     if not _is_registered(client, tracker, entry.name):
         client.create_registered_model(name, tags={_MODEL_TAG: entry.name})
@@ -246,8 +251,8 @@ def _ensure(tracker: Tracker, run_id: str, entry: ModelEntry) -> ModelVersion:
             f"{name}: its run in MLflow could not be opened; rerun the same command"
         )
     for file in REGISTERED_FILES:
-        tracker.upload(run_id, storage.join(entry.root, file), _ARTIFACT_FOLDER)
-    tracker.upload_text(run_id, entry.recipe_yaml, "recipe.yaml", _ARTIFACT_FOLDER)
+        tracker.store.upload(run_id, storage.join(entry.root, file), _ARTIFACT_FOLDER)
+    tracker.store.upload_text(run_id, entry.recipe_yaml, "recipe.yaml", _ARTIFACT_FOLDER)
     tags = {f"{TAG_PREFIX}digest": entry.digest, f"{TAG_PREFIX}root": entry.root}
     source = f"runs:/{run_id}/{_ARTIFACT_FOLDER}"
     version = client.create_model_version(name, source=source, run_id=run_id, tags=tags)

@@ -6,24 +6,57 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from genmod.errors import sanitize
+from genmod import storage
+from genmod.errors import GenmodError, sanitize
+from pipelines.tracking.records import (
+    ArtifactRecord,
+    EndRecord,
+    MetricRow,
+    MetricsRecord,
+    RunRecord,
+    RunStatus,
+    SpoolRecord,
+)
+from pipelines.tracking.redact import redact
 
 TAG_PREFIX = "genmod."
 """Prefix of the tags that genmod sets."""
 
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
-
 LoggedMetric = tuple[str, float, int, int]
 """Name, value, time in ms, nimg."""
 
+RecordMaker = Callable[[], SpoolRecord | None]
+"""Makes the record of a call, when it is to be kept; None if there is nothing to keep."""
 
-class TrackingClient(Protocol):
-    """What a run needs of MLflow. All but ``submit`` run in the background."""
 
-    def submit(self, call: Callable[[], Any]) -> None:
-        """Run a call in the background, after all earlier ones."""
+class TrackingQueue(Protocol):
+    """Runs calls in the background and keeps records of what MLflow does not accept."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many calls wait that further ones are only kept."""
+        ...
+
+    def submit(
+        self, call: Callable[[], Any], record: RecordMaker | None = None, *, lazy: bool = False
+    ) -> None:
+        """Run a call in the background, after all earlier ones.
+
+        Args:
+            call: must be idempotent.
+            record: of the call.
+            lazy: whether the record takes long to make, so that it is only made if the call fails.
+        """
+        ...
+
+
+class TrackingStore(Protocol):
+    """What a run needs of MLflow. All methods wait for it."""
+
+    def start(self, record: RunRecord, parent_id: str | None) -> tuple[str, bool, bool]:
+        """Open a run: its id, whether it is finished, whether it existed before."""
         ...
 
     def last_nimg(self, run_id: str, key: str) -> int:
@@ -38,25 +71,38 @@ class TrackingClient(Protocol):
         """Copy a file to a run's artifacts."""
         ...
 
-    def terminate(self, run_id: str, status: RunStatus, tags: Mapping[str, str]) -> None:
+    def terminate(
+        self, run_id: str, status: RunStatus, tags: Mapping[str, str], time_ms: int
+    ) -> None:
         """End a run with a status and tags."""
         ...
+
+
+class RunNotOpened(GenmodError):
+    """MLflow refused to open the run, so nothing else of it can be logged."""
 
 
 class TrackedRun:
     """A run that is logged in the background. Every method returns at once, and none raises.
 
     Args:
-        client: MLflow.
-        start: opens the run and returns its id, whether it is finished, and whether it existed before; None
-            if tracking is off.
+        queue: runs the calls.
+        store: MLflow.
+        record: describes the run; None if tracking is off.
+        parent: the run that this one is a part of.
     """
 
     def __init__(
-        self, client: TrackingClient, start: Callable[[], tuple[str, bool, bool]] | None
+        self,
+        queue: TrackingQueue,
+        store: TrackingStore,
+        record: RunRecord | None,
+        parent: TrackedRun | None = None,
     ) -> None:
-        self._client = client
-        self._start = start
+        self._queue = queue
+        self._store = store
+        self._record = record
+        self._parent = parent
         self.run_id: str | None = None
         """Set once the run was opened in the background."""
         self._open = False
@@ -64,15 +110,40 @@ class TrackedRun:
         self._last_nimg: dict[str, int] = {}
         """Metric -> nimg of its newest value in MLflow."""
         self._received_nimg = -1
-        self._pending: list[tuple[int, int, dict[str, float]]] = []
-        """Time in ms, nimg, values."""
-        if start is not None:
-            client.submit(self._begin)
+        self._pending: list[MetricRow] = []
+        if record is not None:
+            queue.submit(self._begin, lambda: record)
 
-    def submit(self, call: Callable[[str], Any]) -> None:
-        """Run a call with the run's id in the background; skipped if the run was already finished."""
-        if self._start is not None:
-            self._client.submit(lambda: call(self.run_id or "") if self._open else None)
+    @property
+    def number(self) -> int | None:
+        """Number of the run in the command's spool; None if tracking is off."""
+        return None if self._record is None else self._record.run
+
+    def submit(
+        self,
+        call: Callable[[str], Any],
+        record: Callable[[int], SpoolRecord | None] | None = None,
+        *,
+        lazy: bool = False,
+    ) -> None:
+        """Run a call with the run's id in the background; skipped if the run was already finished.
+
+        Args:
+            call: idempotent; its argument is the run's id.
+            record: makes the call's record; its argument is the run's number.
+            lazy: as for :class:`TrackingQueue`.
+        """
+        if self._record is None:
+            return
+        number = self._record.run
+
+        def run() -> None:
+            if self.run_id is None:
+                raise RunNotOpened("the run could not be opened")
+            if self._open:
+                call(self.run_id)
+
+        self._queue.submit(run, None if record is None else lambda: record(number), lazy=lazy)
 
     def log_metrics(self, values: Mapping[str, float], nimg: int) -> None:
         """Log values at ``nimg`` images, which increases from call to call.
@@ -80,8 +151,10 @@ class TrackedRun:
         Values that the run already contains, from before an interruption, are not logged twice.
         """
         self._received_nimg = nimg
-        self._pending.append((_now_ms(), nimg, dict(values)))
-        self.submit(self._flush)
+        point = _point(now_ms(), nimg, values)
+        if not self._queue.is_full:
+            self._pending.append(point)
+        self.submit(self._flush, lambda run: MetricsRecord(run=run, points=(point,)))
 
     def catch_up(
         self, final_nimg: int, points: Callable[[int], Iterable[tuple[int, Mapping[str, float]]]]
@@ -97,27 +170,41 @@ class TrackedRun:
         if after_nimg >= final_nimg:
             return
 
-        def log(run_id: str) -> None:
-            now_ms = _now_ms()
-            self._log(run_id, [(now_ms, nimg, values) for nimg, values in points(after_nimg)])
+        time_ms = now_ms()
 
-        self.submit(log)
+        def missing() -> tuple[MetricRow, ...]:
+            return tuple(_point(time_ms, nimg, values) for nimg, values in points(after_nimg))
+
+        self.submit(
+            lambda run_id: self._log(run_id, missing()),
+            lambda run: MetricsRecord(run=run, points=missing()),
+            lazy=True,
+        )
 
     def log_artifact(self, url: str, folder: str = "") -> None:
         """Copy a file to the run's artifacts; of a large file, store only its URL."""
-        self.submit(lambda run_id: self._client.upload(run_id, url, folder))
+
+        def record(run: int) -> ArtifactRecord:
+            return ArtifactRecord(run=run, url=url, folder=folder, digest=_digest_of(url))
+
+        self.submit(lambda run_id: self._store.upload(run_id, url, folder), record)
 
     def finish(
         self, status: RunStatus = "FINISHED", metadata: Mapping[str, Any] | None = None
     ) -> None:
         """End the run. ``metadata`` become its tags."""
         tags = {f"{TAG_PREFIX}{key}": _text(value) for key, value in (metadata or {}).items()}
-        self.submit(lambda run_id: self._client.terminate(run_id, status, tags))
+        time_ms = now_ms()
+        self.submit(
+            lambda run_id: self._store.terminate(run_id, status, tags, time_ms),
+            lambda run: EndRecord(run=run, status=status, tags=tags, time_ms=time_ms),
+        )
 
     def _begin(self) -> None:
-        assert self._start is not None
-        self.run_id, finished, self._resumed = self._start()
-        self._open = not finished
+        assert self._record is not None
+        parent_id = None if self._parent is None else self._parent.run_id
+        run_id, finished, self._resumed = self._store.start(self._record, parent_id)
+        self.run_id, self._open = run_id, not finished
 
     def _flush(self, run_id: str) -> None:
         """Log all pending points in one batch."""
@@ -125,17 +212,16 @@ class TrackedRun:
         self._log(run_id, points)
         del self._pending[: len(points)]
 
-    def _log(self, run_id: str, points: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+    def _log(self, run_id: str, points: Sequence[MetricRow]) -> None:
         """Log the values that are newer than the run's last ones."""
         fresh: list[LoggedMetric] = []
         try:
             for time_ms, nimg, values in points:
-                for name, value in values.items():
-                    key = metric_key(name)
+                for key, value in values.items():
                     if nimg > self._last(run_id, key):
                         self._last_nimg[key] = nimg
-                        fresh.append((key, float(value), time_ms, nimg))
-            self._client.log(run_id, fresh)
+                        fresh.append((key, value, time_ms, nimg))
+            self._store.log(run_id, fresh)
         except Exception:
             self._last_nimg.clear()  # some values may have arrived: query them before the retry
             self._resumed = True
@@ -143,7 +229,7 @@ class TrackedRun:
 
     def _last(self, run_id: str, key: str) -> int:
         if key not in self._last_nimg:
-            self._last_nimg[key] = self._client.last_nimg(run_id, key) if self._resumed else -1
+            self._last_nimg[key] = self._store.last_nimg(run_id, key) if self._resumed else -1
         return self._last_nimg[key]
 
 
@@ -180,13 +266,27 @@ def root_cause(error: BaseException) -> str:
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     lines = str(error).strip().splitlines()
-    return sanitize(lines[0][:_REASON_CHARS]) if lines else type(error).__name__
+    return sanitize(redact(lines[0])[:_REASON_CHARS]) if lines else type(error).__name__
 
 
 def _text(value: Any) -> str:
     """A value as the text of a tag or parameter, of the length that MLflow allows."""
-    return (value if isinstance(value, str) else json.dumps(value, default=str))[:6000]
+    return redact(value if isinstance(value, str) else json.dumps(value, default=str))[:6000]
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """The time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def _point(time_ms: int, nimg: int, values: Mapping[str, float]) -> MetricRow:
+    """Values with names that MLflow accepts."""
+    return time_ms, nimg, {metric_key(name): float(value) for name, value in values.items()}
+
+
+def _digest_of(url: str) -> str:
+    """SHA-256 of a file; empty if it cannot be read."""
+    try:
+        return storage.sha256_of(url)
+    except (OSError, GenmodError):
+        return ""

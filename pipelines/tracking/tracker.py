@@ -1,53 +1,48 @@
 """Logs to MLflow what a stage did. Only the driver connects to it, and no stage fails or waits because of it.
 
-All calls go through a :class:`~pipelines.tracking.queue.BackgroundQueue`. What could not be logged is
-logged when the same stage runs again: a run is identified by its stage, name and fingerprint. A finished
-run is left alone, an unfinished one continues, and a metric is logged only beyond the last ``nimg`` that
-the run contains.
+All calls go through a :class:`~pipelines.tracking.queue.BackgroundQueue`. What could not be logged is kept in
+a :class:`~pipelines.tracking.spool.Spool`; it is logged by a replay, or when the same stage runs again: a run
+is identified by its stage, name and fingerprint. A finished run is left alone, an unfinished one continues,
+and a metric is logged only beyond the last ``nimg`` that the run contains.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shlex
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from genmod import storage
 from genmod.errors import ConfigError, GenmodError
-from pipelines.tracking.artifacts import ArtifactPlace
-from pipelines.tracking.client import (
-    check_experiment,
-    create_database,
-    dataset_inputs,
-    import_client,
-    is_permanent,
-    log_params,
-    open_experiment,
-)
+from pipelines.tracking.client import check_experiment, import_client, is_permanent
 from pipelines.tracking.database import check_database, follow_moved_folder
-from pipelines.tracking.place import TrackingConfig, TrackingPlace, database_of
-from pipelines.tracking.queue import BackgroundQueue
+from pipelines.tracking.place import TrackingConfig, TrackingPlace
+from pipelines.tracking.queue import BackgroundQueue, SaveCall
+from pipelines.tracking.records import RunRecord
+from pipelines.tracking.redact import redact
 from pipelines.tracking.run import (
-    TAG_PREFIX,
-    LoggedMetric,
-    RunStatus,
+    RecordMaker,
     TrackedRun,
     flatten_params,
+    now_ms,
     root_cause,
 )
+from pipelines.tracking.run_store import RunStore
+from pipelines.tracking.spool import Spool, stored_spools
 
 logger = logging.getLogger("genmod")
 T = TypeVar("T")
 
 _CLOSE_TIMEOUT_S = 20.0
 """How long the end of a command waits for an MLflow server that does not respond."""
+
+_CLOSE_TOTAL_S = 120.0
+"""The same for a server that responds, but slowly."""
 
 _DATABASE_TIMEOUT_S = 120.0
 """The same for an embedded database, which always ends its work, on a busy machine late."""
@@ -79,11 +74,12 @@ class Tracker:
         self._root = root
         self.place = TrackingPlace.of(config, root)
         self.uri, self._artifacts = self.place.uri, self.place.folder
-        self._client: Any = None
-        self._repositories: dict[str, Any] = {}
-        """Writer of artifacts of the last run that had any."""
-        self._experiment_id = ""
-        self._queue = BackgroundQueue("genmod-tracking", is_permanent, self._warn)
+        self._spool = Spool(root)
+        self.store = RunStore(self.place, config, self._spool.enter)
+        """For calls in the background alone."""
+        self._queue = BackgroundQueue("genmod-tracking", is_permanent, self._warn, save=self._save)
+        self._runs = 0
+        self._unsaved = False
 
     def check(self) -> None:
         """Check before any work that runs can be logged; changes nothing.
@@ -99,7 +95,7 @@ class Tracker:
             import_client()
             found = None
             with suppress(Exception):
-                found = self._queue.run(self._find_experiment, _CHECK_TIMEOUT_S)
+                found = self._queue.run(self.store.find_experiment, _CHECK_TIMEOUT_S)
             check_experiment(self.place, found)
 
     def begin(self) -> list[str]:
@@ -113,13 +109,17 @@ class Tracker:
         self.check()
         moved = follow_moved_folder(self.place) if self._artifacts else ""
         more = f"MLflow: artifacts were in {moved}, now in {self._artifacts}"
-        return [self.place.line(), *([more] if moved else [])]
+        left = len(stored_spools(self._root))
+        kept = (
+            f"MLflow: {left:,} earlier commands are not logged in full; genmod replay logs the rest"
+        )
+        return [self.place.line(), *([more] if moved else []), *([kept] if left else [])]
 
     def warm_up(self) -> None:
         """Import MLflow, which takes seconds, and connect in the background."""
         if self.config.enabled:
             import_client()
-            self.submit(self.client)
+            self.submit(self.store.client)
 
     def run(
         self,
@@ -128,6 +128,8 @@ class Tracker:
         fingerprint: str,
         params: Mapping[str, Any],
         inputs: Mapping[str, tuple[str, str]],
+        *,
+        parent: TrackedRun | None = None,
     ) -> TrackedRun:
         """Start the run of a stage, or continue it.
 
@@ -137,17 +139,23 @@ class Tracker:
             fingerprint: of the work; identifies the run together with stage and name.
             params: nested sections become ``section.key``.
             inputs: name of an input -> (URL, digest).
+            parent: the run that this one is a part of.
         """
         if not self.config.enabled:
-            return TrackedRun(self, None)
+            return TrackedRun(self, self.store, None)
         import_client()
-        tags = {
-            f"{TAG_PREFIX}stage": stage,
-            f"{TAG_PREFIX}name": name,
-            f"{TAG_PREFIX}fingerprint": fingerprint,
-        }
-        values = flatten_params(params)
-        return TrackedRun(self, lambda: self._start(tags, values, dict(inputs)))
+        self._runs += 1
+        record = RunRecord(
+            run=self._runs,
+            parent=None if parent is None else parent.number,
+            stage=stage,
+            name=name,
+            fingerprint=fingerprint,
+            params=flatten_params(params),
+            inputs={key: (redact(url), digest) for key, (url, digest) in inputs.items()},
+            time_ms=now_ms(),
+        )
+        return TrackedRun(self, self.store, record, parent)
 
     def ui_command(self) -> str:
         """The shell command or the address that shows the runs."""
@@ -165,12 +173,30 @@ class Tracker:
         Returns:
             Whether everything is logged.
         """
-        usual_s = _DATABASE_TIMEOUT_S if self._artifacts else _CLOSE_TIMEOUT_S
-        return self._queue.close(usual_s if timeout_s is None else timeout_s)
+        if timeout_s is not None:
+            done = self._queue.close(timeout_s)
+        elif self._artifacts:
+            done = self._queue.close(_DATABASE_TIMEOUT_S)
+        else:
+            done = self._queue.close(_CLOSE_TIMEOUT_S, _CLOSE_TOTAL_S)
+        with suppress(OSError, GenmodError):  # a warning said so
+            self._spool.close(sent=self._queue.is_complete)
+        return done
 
-    def submit(self, call: Callable[[], Any]) -> None:
-        """Run a call in the background, after all earlier ones."""
-        self._queue.submit(call)
+    @property
+    def is_full(self) -> bool:
+        """Whether so many calls wait that further ones are only kept in the spool."""
+        return self._queue.is_full
+
+    def submit(
+        self, call: Callable[[], Any], record: RecordMaker | None = None, *, lazy: bool = False
+    ) -> None:
+        """Run a call in the background, after all earlier ones. A local spool has its record before that."""
+        save = None if record is None else partial(self._append, record)
+        if save is not None and self._spool.is_local and not lazy:
+            save()
+            save = None
+        self._queue.submit(call, save)
 
     def query(self, request: Callable[[Any], T]) -> T:
         """Call ``request`` with the MlflowClient and wait for its result.
@@ -183,7 +209,7 @@ class Tracker:
             raise ConfigError("the model registry needs MLflow: --set tracking.enabled=true")
         import_client()
         try:
-            return self._queue.run(lambda: request(self.client()), _REQUEST_TIMEOUT_S)
+            return self._queue.run(lambda: request(self.store.client()), _REQUEST_TIMEOUT_S)
         except GenmodError:
             raise
         except Exception as error:
@@ -205,95 +231,37 @@ class Tracker:
             f"{self._root}; if you trust it, add a folder above it to tracking.roots"
         )
 
-    def client(self) -> Any:
-        """The MlflowClient, connected at the first call. Only for calls in the background."""
-        if self._client is None:
-            if self._artifacts:
-                create_database(self._artifacts, database_of(self.uri))
-            client = import_client()(self.uri, registry_uri=self.uri)
-            self._experiment_id = open_experiment(client, self.place)
-            self._client = client
-        return self._client
+    def _save(self, saves: Sequence[SaveCall]) -> None:
+        """Keep the records of calls that MLflow did not accept."""
+        for save in saves:
+            save()
+        try:
+            self._spool.flush()
+        except (OSError, GenmodError) as error:
+            self._warn_unsaved(error)
 
-    def _find_experiment(self) -> Any:
-        """The experiment, None if it does not exist. Creates nothing."""
-        client = import_client()(self.uri, registry_uri=self.uri)
-        return client.get_experiment_by_name(self.place.experiment)
+    def _append(self, record: RecordMaker) -> None:
+        try:
+            if (made := record()) is not None:
+                self._spool.append(made)
+        except Exception as error:  # tracking never ends the work
+            self._warn_unsaved(error)
 
-    def last_nimg(self, run_id: str, key: str) -> int:
-        """The last nimg that a run contains of a metric, -1 if none."""
-        history = self.client().get_metric_history(run_id, key)
-        return max((metric.step for metric in history), default=-1)
-
-    def log(self, run_id: str, values: Sequence[LoggedMetric]) -> None:
-        """Log values of metrics."""
-        from mlflow.entities import Metric
-
-        metrics = [Metric(*value) for value in values]
-        for first in range(0, len(metrics), 1000):  # the most that MLflow accepts at once
-            self.client().log_batch(run_id, metrics=metrics[first : first + 1000])
-
-    def upload(self, run_id: str, url: str, folder: str) -> None:
-        """Copy a file to a run's artifacts; of a large file, store only its URL."""
-        parent, name = url.rsplit("/", maxsplit=1)
-        if storage.size_bytes(url) > self.config.upload_bytes:
-            self.upload_text(run_id, url, f"{name}.url", folder)
-            return
-        with tempfile.TemporaryDirectory() as scratch:
-            copy = os.path.join(scratch, name)
-            if (handle := storage.open_below(parent, name)) is None:  # remote
-                fs, path = storage.filesystem(url)
-                fs.get_file(path, copy)
-            else:  # a link may lead to a file of this user that is not for the server
-                with open(handle, "rb") as stream, open(copy, "xb") as output:
-                    shutil.copyfileobj(stream, output)
-            self._repository(run_id).log_artifact(copy, folder or None)
-
-    def upload_text(self, run_id: str, text: str, name: str, folder: str) -> None:
-        """Write a text as a file of a run's artifacts."""
-        with tempfile.TemporaryDirectory() as scratch:
-            Path(scratch, name).write_text(text)
-            self._repository(run_id).log_artifact(os.path.join(scratch, name), folder or None)
-
-    def _repository(self, run_id: str) -> Any:
-        """The writer of a run's artifacts. ConfigError if MLflow names a place that is not its own."""
-        if self._repositories.get(run_id) is None:
-            uri = str(self.client().get_run(run_id).info.artifact_uri)
-            place = ArtifactPlace(self.uri, self._artifacts, self.config.artifacts)
-            self._repositories = {run_id: place.repository(uri)}
-        return self._repositories[run_id]
-
-    def terminate(self, run_id: str, status: RunStatus, tags: Mapping[str, str]) -> None:
-        """End a run with a status and tags."""
-        from mlflow.entities import RunTag
-
-        self.client().log_batch(run_id, tags=[RunTag(key, tags[key]) for key in tags])
-        self.client().set_terminated(run_id, status)
-
-    def _start(
-        self, tags: dict[str, str], params: dict[str, str], inputs: dict[str, tuple[str, str]]
-    ) -> tuple[str, bool, bool]:
-        """Open a run: its id, whether it is finished, whether it existed before."""
-        client = self.client()
-        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        runs = client.search_runs([self._experiment_id], condition, max_results=1)
-        if runs and runs[0].info.status == "FINISHED":
-            return runs[0].info.run_id, True, True
-        if runs:
-            run = runs[0]
-            client.update_run(run.info.run_id, status="RUNNING")
-        else:
-            title = f"{tags[f'{TAG_PREFIX}stage']} {tags[f'{TAG_PREFIX}name']}"
-            run = client.create_run(self._experiment_id, tags=tags, run_name=title)
-        log_params(client, run, params)
-        if inputs:
-            client.log_inputs(run.info.run_id, dataset_inputs(inputs))
-        return run.info.run_id, False, bool(runs)
+    def _warn_unsaved(self, error: Exception) -> None:
+        if not self._unsaved:
+            self._unsaved = True
+            logger.warning(
+                "cannot keep what is logged to MLflow in %s (%s); the work continues, and rerunning the "
+                "same command logs what is missing",
+                self._spool.folder,
+                root_cause(error),
+            )
 
     def _warn(self, error: Exception) -> None:
         logger.warning(
-            "cannot log to MLflow at %s (%s); the work continues, and rerunning the same command logs "
-            "what is missing",
+            "cannot log to MLflow at %s (%s); the work continues, %s keeps what is missing, and genmod "
+            "replay or rerunning the same command logs it",
             self.uri,
             root_cause(error),
+            self._spool.folder,
         )

@@ -16,12 +16,22 @@ from urllib.parse import urlsplit
 from tests.stores.weed import Store
 
 Kind = Literal[
-    "500", "503", "refuse", "lose", "cut", "trickle", "silence", "unconditional", "flip", "whole"
+    "401",
+    "500",
+    "503",
+    "refuse",
+    "lose",
+    "cut",
+    "trickle",
+    "silence",
+    "unconditional",
+    "flip",
+    "whole",
 ]
 """Fault of a request.
 
-500, 503: that status, and the store does not receive the request. refuse: a reset, and the store does not
-receive the request. lose: the store executes the request, the answer is a reset. cut: half of the answer,
+401, 500, 503: that status, and the store does not receive the request. refuse: a reset, and the store does
+not receive the request. lose: the store executes the request, the answer is a reset. cut: half of the answer,
 then a reset. trickle: the answer is sent byte by byte. silence: the store executes the request, no answer is
 sent. unconditional: the store receives no ``If-None-Match``. flip: the store receives one flipped bit and no
 checksum. whole: the store receives no range, and so sends the whole object.
@@ -116,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         kind = self.proxy.choose(self.command, self.path, self.headers.get("Range", ""))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if kind in ("500", "503"):
+        if kind in ("401", "500", "503"):
             code = b"InternalError" if kind == "500" else b"SlowDown"
             self._send(int(kind), [], ERROR % code)
             return

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
-from pipelines.tracking.queue import BackgroundQueue
+from pipelines.tracking.queue import BackgroundQueue, QueueFull, SaveCall
 
 
 class FailingService:
@@ -27,10 +28,15 @@ class FailingService:
         return call
 
 
-def make_queue(warnings: list[Exception], retry_s: float = 0.01) -> BackgroundQueue:
+def make_queue(warnings: list[Exception], retry_s: float = 0.01, **options) -> BackgroundQueue:
     return BackgroundQueue(
-        "test", lambda error: isinstance(error, ValueError), warnings.append, retry_s
+        "test", lambda error: isinstance(error, ValueError), warnings.append, retry_s, **options
     )
+
+
+def run_all(saves: Sequence[SaveCall]) -> None:
+    for save in saves:
+        save()
 
 
 def test_calls_run_in_order_and_are_retried_until_they_succeed():
@@ -108,3 +114,62 @@ def test_run_behind_a_failing_call_fails_with_its_error():
     with pytest.raises(OSError, match="away"):
         queue.run(lambda: 1, 60)
     queue.close(60)
+
+
+def test_calls_are_saved_once_when_one_before_them_fails():
+    saved: list[int] = []
+    service = FailingService(2, OSError("away"))
+    queue = make_queue([], save=run_all)
+    for number in range(3):
+        queue.submit(service.call(number), lambda number=number: saved.append(number))
+    while len(service.done) < 3:
+        threading.Event().wait(0.01)
+    queue.submit(service.call(3), lambda: saved.append(3))
+    assert queue.close(60)
+    assert queue.is_complete
+    assert saved == [0, 1, 2]
+
+
+def test_what_is_left_at_the_end_is_saved():
+    saved: list[int] = []
+    hang = threading.Event()
+    queue = make_queue([], save=run_all)
+    queue.submit(hang.wait, lambda: saved.append(0))
+    queue.submit(lambda: None, lambda: saved.append(1))
+    assert not queue.close(0.1)
+    hang.set()
+    assert saved == [0, 1]
+    assert not queue.is_complete
+
+
+def test_a_call_that_fails_for_good_is_saved():
+    saved: list[int] = []
+    service, queue = FailingService(1, ValueError("wrong")), make_queue([], save=run_all)
+    queue.submit(service.call(0), lambda: saved.append(0))
+    assert queue.close(60)
+    assert saved == [0]
+    assert not queue.is_complete
+
+
+def test_a_full_queue_saves_and_does_not_grow():
+    saved: list[int] = []
+    warnings: list[Exception] = []
+    hang = threading.Event()
+    queue = make_queue(warnings, save=run_all, max_calls=2)
+    for number in range(5):
+        queue.submit(hang.wait, lambda number=number: saved.append(number))
+    assert saved == [2, 3, 4]
+    assert isinstance(warnings[0], QueueFull)
+    hang.set()
+    assert queue.close(60)
+    assert not queue.is_complete
+
+
+def test_the_end_of_a_slow_service_is_waited_for_in_total():
+    turns, hang = threading.Semaphore(1), threading.Event()
+    queue = make_queue(warnings := [])
+    queue.submit(turns.acquire)
+    queue.submit(hang.wait)
+    assert not queue.close(3600, total_s=0.2)
+    hang.set()
+    assert str(warnings[0]) == "no response in 0.2 s"

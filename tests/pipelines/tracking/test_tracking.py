@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import socket
 import time
@@ -90,7 +91,9 @@ def test_a_stage_is_logged_whole(store, tmp_path):
     folder = Path(found.info.artifact_uri.removeprefix("file://"))
     assert folder.is_relative_to(store / "mlartifacts")
     assert (folder / "grids" / "grid.png").read_bytes() == b"png"
-    assert (folder / "model" / "weights.bin.url").read_text() == str(weights)
+    digest = hashlib.sha256(bytes(2000)).hexdigest()
+    reference = (folder / "model" / "weights.bin.url").read_text()
+    assert reference == f"{weights}\nsha256:{digest}\n"
 
 
 def test_a_finished_run_is_not_logged_again(store):

@@ -84,7 +84,8 @@ def test_an_address_of_the_servers_choice_gets_nothing(
         assert upload(server, tmp_path)
     assert server.received == {}
     assert [(p.name, p.read_text()) for p in victim.iterdir()] == [("model.json", "mine")]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "victim"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "root", "victim"]
+    assert [p.name for p in (tmp_path / "root").iterdir()] == ["spool"]
     (record,) = [r for r in caplog.records if r.name == "genmod"]
     assert "tracking.artifacts" in record.message
     assert record.message.isprintable()
