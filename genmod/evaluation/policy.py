@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from scipy.stats import t as student
 
 from genmod import storage
+from genmod.budget import BUDGET
 from genmod.config import Config, as_json
 
 CALLED_WORSE = 0.05
@@ -83,6 +84,11 @@ class PromoteConfig(Config):
     """Largest probability of a false promotion in all planned decisions together."""
     planned_decisions: int = Field(default=100, ge=1, le=1_000_000)
     """Number of decisions that the reference rows must serve."""
+    max_images: int | None = Field(
+        default=None, ge=10, le=BUDGET.rows, exclude_if=lambda images: images is None
+    )
+    """If a retrain's decision is undecided, both models are sampled and compared again with this many images,
+    once; that counts as another decision. Null: the champion stays."""
     ledger: storage.RootUrl | None = None
     """URL of the folder with the history of champions. Default: ``promotions`` below the root. Recipes
     that share registered models in MLflow must share it."""

@@ -6,9 +6,12 @@ run that made it the champion, are used. Both are compared with the same referen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from genmod import storage
 from genmod.config import as_json
 from genmod.evaluation.comparison import ComparisonJob, differences_from
+from genmod.evaluation.gate import MetricDifference
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import DatasetManifest
@@ -46,29 +49,78 @@ def measure_champion(
             "out_root": storage.join(folder, "evaluation"),
         }
     )
-    comparison_job = ComparisonJob(
+    comparison_job = _comparison(job, job.samples_root, samples_root, folder)
+    _, (evaluation, comparison) = run_evaluation_jobs(context, [champion_job, comparison_job])
+    gains = differences_from(comparison, comparison_job.out_root)
+
+    def more(images: int) -> Sequence[MetricDifference]:
+        return _compare_more(context, cycle, job, champion, folder=folder, images=images)
+
+    return MeasuredChampion(metrics_from(evaluation.metadata), gains, more)
+
+
+def _compare_more(
+    context: Context,
+    cycle: Context,
+    job: EvaluationJob,
+    champion: LedgerModel,
+    *,
+    folder: str,
+    images: int,
+) -> Sequence[MetricDifference]:
+    """Sample candidate and champion again with more images of the same noise; the candidate's gains.
+
+    The images serve the comparison alone: what is published stays the recipe's ``sample.count``.
+    """
+    options = as_json(context.recipe.sample_options(job.name))
+    more = storage.join(folder, f"images-{images}")
+    roots = {
+        "candidate": job.model_root,
+        "champion": _champion_root(context, job.name, champion),
+    }
+    jobs = [
+        SampleJob(job.name, model_root, storage.join(more, side, "samples"), options)
+        for side, model_root in roots.items()
+    ]
+    config = context.recipe.sample.model_copy(update={"count": images})
+    for each in jobs:
+        sample_models([each], config, seed=cycle.recipe.seed, options=bulk_options(context))
+    grown = job.model_copy(update={"config": job.config.model_copy(update={"images": images})})
+    comparison = _comparison(grown, jobs[0].out_root, jobs[1].out_root, more)
+    _, (manifest,) = run_evaluation_jobs(context, [comparison])
+    return differences_from(manifest, comparison.out_root)
+
+
+def _comparison(
+    job: EvaluationJob, candidate_root: str, champion_root: str, folder: str
+) -> ComparisonJob:
+    """The paired comparison of samples at two URLs, by the protocol of the candidate's evaluation."""
+    return ComparisonJob(
         name=job.name,
         data_root=job.data_root,
         features_root=job.features_root,
-        candidate_root=job.samples_root,
-        champion_root=samples_root,
+        candidate_root=candidate_root,
+        champion_root=champion_root,
         out_root=storage.join(folder, "comparison"),
         config=job.config,
         seed=job.seed,
     )
-    _, (evaluation, comparison) = run_evaluation_jobs(context, [champion_job, comparison_job])
-    gains = differences_from(comparison, comparison_job.out_root)
-    return MeasuredChampion(metrics_from(evaluation.metadata), gains)
+
+
+def _champion_root(context: Context, name: str, champion: LedgerModel) -> str:
+    """URL of the champion's model, after checking that it is there."""
+    ledger = f"the promotion ledger at {context.ledger_url}"
+    model_root = context.tracker.followed(champion.root, f"the model of {champion.label}", ledger)
+    model = context.snapshot.model(model_root, f"train --model {name}")
+    check_champion(champion, model_root, model.manifest.digest)
+    return model_root
 
 
 def _samples(
     context: Context, cycle: Context, name: str, champion: LedgerModel, folder: str
 ) -> str:
     """URL of the champion's samples with the candidate's seed and number of images."""
-    ledger = f"the promotion ledger at {context.ledger_url}"
-    model_root = context.tracker.followed(champion.root, f"the model of {champion.label}", ledger)
-    model = context.snapshot.model(model_root, f"train --model {name}")
-    check_champion(champion, model_root, model.manifest.digest)
+    model_root = _champion_root(context, name, champion)
     options = as_json(context.recipe.sample_options(name))
     config, seed = context.recipe.sample, cycle.recipe.seed
     own_root = storage.join(model_root.rpartition("/models/")[0], "samples", name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -36,6 +37,8 @@ class MeasuredChampion:
     """The champion's metrics, by the protocol of the candidate's."""
     gains: Sequence[MetricDifference] = ()
     """Of the candidate, from samples with the same noise; empty if there are none."""
+    more: Callable[[int], Sequence[MetricDifference]] | None = None
+    """Samples both models again with a number of images, and returns the gains; None if it cannot."""
 
 
 MeasureChampion = Callable[[LedgerModel], MeasuredChampion]
@@ -159,7 +162,7 @@ def _decision_metadata(
     measure: MeasureChampion | None,
 ) -> dict[str, Any]:
     """Decide; the metadata of the decision's manifest."""
-    rules = context.recipe.promote
+    more: dict[str, int] = {}
     if champion is not None and champion.digest == candidate.digest:
         decision = Decision(promote=True, reasons=("it is the champion already",))
     else:
@@ -168,20 +171,51 @@ def _decision_metadata(
         manifest = context.snapshot.require(Manifest, evaluation.root, "evaluation", "evaluate")
         metrics = metrics_from(manifest.metadata)
         if champion is None:
-            decision = decide(metrics, None, rules)
+            decision = decide(metrics, None, context.recipe.promote)
         else:
             measured = (
                 measure(champion)
                 if measure
                 else MeasuredChampion(metrics_of_champion(context, champion))
             )
-            number = _count(context, name, candidate, champion, metrics)
-            decision = decide(metrics, measured.metrics, rules, measured.gains, number)
+            count = partial(_count, context, name, candidate, champion, metrics)
+            decision, more = _compare(context, name, metrics, measured, count)
     return {
         **decision.model_dump(mode="json"),
+        **more,
         "candidate": candidate.model_dump(mode="json"),
         "champion": champion.model_dump(mode="json") if champion else None,
     }
+
+
+def _compare(
+    context: Context,
+    name: str,
+    metrics: Sequence[MetricResult],
+    measured: MeasuredChampion,
+    count: Callable[..., int],
+) -> tuple[Decision, dict[str, int]]:
+    """Decide on a candidate with these metrics; in doubt again, with more images if the recipe says so.
+
+    Returns:
+        The decision, and ``images`` if more were drawn.
+    """
+    rules = context.recipe.promote
+    decision = decide(metrics, measured.metrics, rules, measured.gains, count())
+    images = _more_images(context, metrics) if decision.undecided else None
+    if images is None or measured.more is None:
+        return decision, {}
+    reasons = "; ".join(decision.reasons)
+    context.progress.log(f"  {name}: undecided ({reasons}); compares {images:,} images")
+    gains = measured.more(images)
+    decision = decide(metrics, measured.metrics, rules, gains, count(images=images))
+    return decision, {"images": images}
+
+
+def _more_images(context: Context, metrics: Sequence[MetricResult]) -> int | None:
+    """``promote.max_images``; None if no metric was measured with fewer."""
+    most = context.recipe.promote.max_images
+    return most if most and any(m.value.protocol.n_fake < most for m in metrics) else None
 
 
 def _count(
@@ -190,11 +224,23 @@ def _count(
     candidate: LedgerModel,
     champion: LedgerModel,
     metrics: Sequence[MetricResult],
+    *,
+    images: int | None = None,
 ) -> int:
-    """Record a decision; the number of decisions with its reference rows, this one included."""
+    """Record a decision; the number of decisions with its reference rows, this one included.
+
+    Args:
+        context: the command.
+        name: of the model in the recipe.
+        candidate: the model.
+        champion: what it is compared with.
+        metrics: of the candidate.
+        images: that were drawn because a decision with fewer was undecided.
+    """
     references = sorted({metric.value.protocol.reference_digest for metric in metrics})
     rows = f"reference-{fingerprint(references)[:16]}"
     facts = {"candidate": candidate.digest, "champion": champion.digest}
+    facts |= {} if images is None else {"images": str(images)}
     work = fingerprint("decision", facts, candidate.evaluation)
     folder = storage.join(context.ledger_url, f"{name}.decisions", rows)
     return count_decision(folder, work, facts)

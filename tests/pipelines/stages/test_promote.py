@@ -10,6 +10,7 @@ import pytest
 
 from genmod import storage
 from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.evaluation.gate import MetricDifference
 from genmod.lease import acquire
 from genmod.lease.lease import LeaseLost
 from genmod.manifest import Manifest, load_manifest
@@ -18,10 +19,11 @@ from pipelines.commands.champion_actions import ChampionAction, change_champions
 from pipelines.commands.verify import verify
 from pipelines.stages import promote as stage
 from pipelines.stages.champions import FOUND, Champions, author
+from pipelines.stages.decisions import MeasuredChampion
 from pipelines.stages.promote import is_pending, promote
 from pipelines.tracking import registry
 from pipelines.tracking.tracker import Tracker, TrackingConfig
-from tests.pipelines.stages.champion_world import World, add_model
+from tests.pipelines.stages.champion_world import World, add_model, metric
 from tests.processes import TIMEOUT_S
 
 
@@ -120,6 +122,32 @@ def test_a_promotion_is_an_entry_with_its_evidence_and_the_aliases_follow(world)
     assert len(world.entries()) == 2
     assert verify(f"{world.root}/promotions") == []
     assert verify(world.root) == []
+
+
+@pytest.mark.parametrize(("images", "expected"), [(None, False), (100, False), (5000, True)])
+def test_an_undecided_pair_is_compared_again_with_more_images(untracked, images, expected):
+    untracked.add(1, 20)
+    untracked.add(2, 17)
+    promoted(untracked, 1)
+    drawn = []
+
+    def gain(stderr):
+        return MetricDifference(metric="fd[pca@1a2b3c4d]", better="lower", gain=3, stderr=stderr)
+
+    def more(count):
+        drawn.append(count)
+        return [gain(0.1)]
+
+    def measure(champion):
+        return MeasuredChampion([metric("fd", 20)], [gain(2.0)], more)
+
+    with untracked.command(2, f"promote.max_images={images or 'null'}") as context:
+        decision = promote(context, "vae", measure).decision.metadata
+        (rows,) = storage.list_names(f"{untracked.root}/promotions/vae.decisions")
+        counted = storage.list_names(f"{untracked.root}/promotions/vae.decisions/{rows}")
+    assert decision["promote"] is expected
+    assert (drawn, decision.get("images")) == (([5000], 5000) if expected else ([], None))
+    assert decision["number"] == len(counted) == len(drawn) + 1
 
 
 def test_an_altered_decision_is_found(world):

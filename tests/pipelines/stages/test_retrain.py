@@ -215,7 +215,12 @@ def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_sess
     recipe, root = place
     before = _champion(recipe)
     add_images(root.parent / "images", 1100, 1300)
-    changes = "sample.count=90", "promote.improvements=1", "promote.rules.fd.improve_by=0.9"
+    changes = (
+        "sample.count=90",
+        "promote.improvements=1",
+        "promote.rules.fd.improve_by=0.01",
+        "promote.max_images=150",
+    )
     result = _do(recipe, retrain.stage, *changes)
     assert (result["status"], result["version"]) == (DONE, 3)
     version_root = root / "retrain" / "v0003"
@@ -227,7 +232,14 @@ def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_sess
         assert manifest is not None
         assert manifest.metadata["samples"]["rows"] == 90
     assert result["decisions"]["vae"]["promote"] is False
-    assert "no gain or loss that counts" in " ".join(result["decisions"]["vae"]["reasons"])
+    assert "a gain of more than" in " ".join(result["decisions"]["vae"]["reasons"])
+    # Both models were sampled again with more images; the dataset that is published is as it was.
+    again = version_root / "champion" / "vae" / before.digest[:16] / "images-150"
+    for side in ("candidate", "champion"):
+        samples = load_manifest(DatasetManifest, str(again / side / "samples"), "dataset")
+        assert samples is not None
+        assert samples.rows("train") == 150
+    assert result["decisions"]["vae"]["number"] == 3
     assert _champion(recipe) == before
 
 
