@@ -21,6 +21,7 @@ MANIFEST_NAMES = {
     "report": "report.json",
     "comparison": "comparison.json",
     "decision": "decision.json",
+    "drift": "drift.json",
 }
 """File name of each kind's manifest."""
 

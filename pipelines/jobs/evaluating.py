@@ -8,9 +8,10 @@ from cluster.tasks import TaskOptions, run_tasks
 from genmod.evaluation.comparison import ComparisonJob
 from genmod.evaluation.features_job import FeaturesJob
 from genmod.evaluation.jobs import EvaluationJob
+from genmod.scoring.drift_job import DriftJob
 from pipelines.jobs.progress import NO_PROGRESS, Progress
 
-EvaluationWork = FeaturesJob | EvaluationJob | ComparisonJob
+EvaluationWork = FeaturesJob | EvaluationJob | ComparisonJob | DriftJob
 """A job of the evaluation, which does itself."""
 
 

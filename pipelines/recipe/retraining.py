@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from genmod.budget import BUDGET
 from genmod.config import Config
 from pipelines.recipe.cron import check_cron, check_timezone
 
@@ -16,6 +17,15 @@ TimeZone = Annotated[str, Field(max_length=100), AfterValidator(check_timezone)]
 """Type of a field: a name of the time zone database, e.g. ``Europe/Berlin``."""
 
 
+class DriftConfig(Config):
+    """The recipe's ``retrain.drift``: when new rows do not look like the champion's data."""
+
+    false_alarm: float = Field(default=0.001, gt=0, le=0.5)
+    """Largest probability of an alarm where nothing has changed, in one check."""
+    rows: int = Field(default=500, ge=20, le=1_000_000)
+    """Most new rows that are scored, drawn by the seed."""
+
+
 class RetrainConfig(Config):
     """The recipe's ``retrain``: what besides new rows is a reason to retrain, and how."""
 
@@ -24,6 +34,13 @@ class RetrainConfig(Config):
     it changed: ``keep`` the rows as they are, and say so; or ``rebuild`` the dataset from what the source
     has now. What was made of the earlier versions is then listed in ``retrain/vNNNN/replaced.json``.
     Changes are looked for when no rows are new or removed. ``keep`` if the source has only the new rows."""
+    min_new_rows: int = Field(default=1, ge=1, le=BUDGET.rows)
+    """New rows that are a reason to retrain. Fewer wait until there are as many, or until there is another
+    reason: drift, or age."""
+    drift: DriftConfig | None = None
+    """Fewer than ``min_new_rows`` new rows are scored by the champions, and are a reason to retrain if more
+    of them are extreme than chance explains. Needs a model with a density and its scores of held-out rows.
+    Null: no check."""
     max_age_days: float | None = Field(default=None, ge=0, le=36_500)
     """Retrain on the same rows, with other random numbers, when the newest version is this old. 0: at once,
     on request. Null: never."""

@@ -6,6 +6,7 @@ Version 1 is in the recipe's root. Version N is in ``retrain/vN`` below it, with
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
@@ -22,6 +23,11 @@ from pipelines.recipe.context import Context
 
 NOTHING_NEW = "nothing new"
 """Status of a command whose source has no rows that the newest version lacks."""
+
+
+NewRowsReason = Callable[[DatasetPlan, "DatasetVersion"], "str | None"]
+"""Why new rows are a reason for a version, given its plan and the newest version: empty if they are one by
+themselves; None: they wait."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +80,34 @@ def versions(context: Context) -> list[DatasetVersion]:
     return known
 
 
-def next_version(context: Context) -> tuple[Context, ShardPlan | None]:
+def _take_all(plan: DatasetPlan, newest: DatasetVersion) -> str:
+    """Any new rows are a reason for a version."""
+    del plan, newest
+    return ""
+
+
+def next_version(
+    context: Context, reason: NewRowsReason = _take_all
+) -> tuple[Context, ShardPlan | None]:
     """Where the next version would be, and its plan; the newest and None if there are no new rows.
 
     Writes nothing.
     """
     newest = versions(context)[-1]
-    plan, is_needed = plan_version(context, newest)
+    plan, is_needed = plan_version(context, newest, reason)
     if not is_needed:
         return context.with_root(newest.root), None
     _, root = next_root(context, newest.number + 1, plan.fingerprint)
     return context.with_root(root), plan.summary()
 
 
-def append_version(context: Context) -> DatasetVersion | None:
+def append_version(context: Context, reason: NewRowsReason = _take_all) -> DatasetVersion | None:
     """Write the next version of the dataset, or finish writing it; None if there are no new rows.
 
     An unfinished version whose source has grown since stays unfinished; the next number is used.
     """
     recipe, newest = context.recipe, versions(context)[-1]
-    plan, is_needed = plan_version(context, newest)
+    plan, is_needed = plan_version(context, newest, reason)
     if not is_needed:
         return None
     for line in census_lines(plan.census):
@@ -133,7 +147,9 @@ def next_root(context: Context, first: int, fingerprint: str) -> tuple[int, str]
     raise AssertionError
 
 
-def plan_version(context: Context, newest: DatasetVersion) -> tuple[DatasetPlan, bool]:
+def plan_version(
+    context: Context, newest: DatasetVersion, reason: NewRowsReason = _take_all
+) -> tuple[DatasetPlan, bool]:
     """The plan of the next version, and whether there is a reason for it.
 
     Rows are added; or the version contains what the source has now, if the source lost or changed rows and
@@ -149,8 +165,10 @@ def plan_version(context: Context, newest: DatasetVersion) -> tuple[DatasetPlan,
             "source has)"
         )
     elif changes:
-        reason = f"{changes}, {plan.rows:,} rows are new" if plan.rows else changes
-        origin = VersionOrigin(number=newest.number + 1, reason=reason, replaces=newest.data.digest)
+        because = f"{changes}, {plan.rows:,} rows are new" if plan.rows else changes
+        origin = VersionOrigin(
+            number=newest.number + 1, reason=because, replaces=newest.data.digest
+        )
         rebuilt = make_plan(recipe.data, recipe.seed, origin=origin)
         if (rebuilt.spec, rebuilt.class_names) != (newest.data.spec, newest.data.class_names):
             raise DataError(
@@ -159,7 +177,12 @@ def plan_version(context: Context, newest: DatasetVersion) -> tuple[DatasetPlan,
             )
         return rebuilt, True
     if plan.shards:
-        return plan, True
+        found = reason(plan, newest)
+        if found == "":
+            return plan, True
+        if found is not None:
+            origin = VersionOrigin(number=newest.number + 1, reason=found)
+            return make_plan(recipe.data, recipe.seed, parent, origin), True
     age_s = storage.age_s(storage.join(newest.root, "data", MANIFEST_NAMES["dataset"]))
     if config.max_age_days is None or age_s < config.max_age_days * 86_400:
         return plan, False

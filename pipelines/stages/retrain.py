@@ -31,6 +31,7 @@ from pipelines.stages.dataset_versions import (
 from pipelines.stages.decisions import (
     find_decision,
 )
+from pipelines.stages.drift import new_rows_reason
 from pipelines.stages.evaluate import (
     evaluate_models,
     evaluation_job,
@@ -57,7 +58,8 @@ def stage(context: Context) -> Result:
     for name in context.models:
         _bootstrap_champion(context, name)
     context.check_lease()
-    version = _unfinished_cycle(context, versions(context)) or append_version(context)
+    version = _unfinished_cycle(context, versions(context))
+    version = version or append_version(context, partial(new_rows_reason, context))
     if version is None:
         return _nothing_new(context, start_s)
     cycle = context.with_root(version.root)
@@ -97,7 +99,7 @@ def next_cycle(context: Context) -> tuple[Context, ShardPlan | None]:
     known = versions(context)
     if (version := _unfinished_cycle(context, known)) is not None:
         return context.with_root(version.root), None
-    return next_version(context)
+    return next_version(context, partial(new_rows_reason, context, check_drift=False))
 
 
 def _bootstrap_champion(context: Context, name: str) -> None:

@@ -11,9 +11,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from genmod.data.sharding.plan import make_plan
+from genmod.data.sharding.previous_version import load_previous_version
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import DatasetManifest, Manifest, load_manifest
 from genmod.promotion import Ledger
@@ -22,6 +25,8 @@ from pipelines.commands.verify import verify
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import DONE, Context
 from pipelines.stages import retrain, run
+from pipelines.stages.dataset_versions import versions
+from pipelines.stages.drift import new_rows_reason
 from pipelines.stages.replaced import load_replaced
 from pipelines.tracking import registry
 from tests.pipelines.manifest_reads import few_reads
@@ -48,7 +53,7 @@ train:
   validate_every_nimg: null
   grid_every_nimg: null
 sample: {{count: 120, shard_rows: 60}}
-score: {{max_rows: 20}}
+score: {{max_rows: 50}}
 evaluate:
   images: 100
   memorisation_calibration: 100
@@ -272,3 +277,30 @@ def test_removed_rows_are_left_out_and_what_was_made_of_them_is_listed(ray_sessi
     assert data.digest in evaluation.parents.values(), "evaluated on the rows that are left"
     again = _do(recipe, retrain.stage, *changes)
     assert (again["status"], again["version"]) == (retrain.NOTHING_NEW, 4)
+
+
+def test_few_new_rows_wait_unless_they_drift(ray_session, place):
+    recipe, root = place
+    changes = "retrain.min_new_rows=1000", "retrain.drift={false_alarm: 0.01}"
+
+    def check():
+        context = Context(config.load_recipe(str(recipe), changes), ("vae",))
+        try:
+            newest = versions(context)[-1]
+            parent = load_previous_version(f"{newest.root}/data", newest.data)
+            plan = make_plan(context.recipe.data, context.recipe.seed, parent)
+            return plan.rows, new_rows_reason(context, plan, newest)
+        finally:
+            assert context.tracker.close(TIMEOUT_S)
+
+    add_images(root.parent / "images", 1300, 1350)
+    assert check() == (50, None)
+    assert _do(recipe, retrain.stage, *changes)["status"] == retrain.NOTHING_NEW
+    noise = np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8)
+    for row, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(root.parent / "images" / "0" / f"noise{row:02d}.png")
+    rows, reason = check()
+    assert rows == 100
+    assert reason is not None
+    assert reason.startswith("drift of 100 new rows: ")
+    assert len(list(root.glob("drift/*/vae/drift.json"))) == 2, "each set of rows is scored once"
