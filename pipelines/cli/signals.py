@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -37,6 +38,8 @@ def interruptible() -> Generator[None]:
         yield
         return
     received: list[int] = []
+    # Runs after what is registered later, which ends processes in order.
+    atexit.register(_end_rest, received)
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
@@ -58,14 +61,24 @@ def interruptible() -> Generator[None]:
 
 def end_now(number: int) -> None:
     """Kill all processes below this one, among them a local Ray, and exit as after this signal."""
-    import psutil
-
     print_line(
         "genmod: error: interrupted twice, ended at once; run the same command again to resume"
     )
+    _kill_below()
+    os._exit(128 + number)
+
+
+def _end_rest(received: list[int]) -> None:
+    """After an interruption, kill what the command has not ended, e.g. since it was just being started."""
+    if received:
+        _kill_below()
+
+
+def _kill_below() -> None:
+    import psutil
+
     below = psutil.Process().children(recursive=True)
     for process in below:
         with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(below, timeout=5)
-    os._exit(128 + number)

@@ -22,7 +22,6 @@ def run():
         if sys.argv[1] == "slow":
             print("cleaning", flush=True)
             time.sleep(300)
-        child.kill()
 sys.exit(program._run_guarded(app.Invocation("train", run, False, False), time.monotonic()))
 """
 
