@@ -74,7 +74,7 @@ def plan(stage: str, context: Context) -> list[Step]:
     else:
         first, data = plan_data(context)
     models = check_recipe(context, data, stages)
-    if "promote" in stages:
+    if stage == "promote":
         check_policy(context.recipe.promote, labelled=data.spec.classes > 0)
     if stage == "score" and not any(is_scorable(context, name) for name in models):
         check_scorable(context, context.models[0])  # raises the reason

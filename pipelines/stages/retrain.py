@@ -16,6 +16,7 @@ from itertools import pairwise
 from genmod.data.sharding.plan import ShardPlan
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.manifest import Manifest
+from genmod.selftest.recorded import let_through
 from pipelines.recipe.checks import Data, check_recipe
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_selected, models_for, scorable_models
@@ -55,6 +56,11 @@ def stage(context: Context) -> Result:
     check_selected(context)
     check_recipe(context, Data.of(context.dataset()), tuple(STEPS))
     context.tracker.warm_up()
+    if passed := let_through(context.recipe.promote, labelled=context.dataset().spec.classes > 0):
+        names = ", ".join(case.candidate for case in passed)
+        context.progress.log(
+            f"  warning: promote.rules would promote {names}; see promote --dry-run"
+        )
     for name in context.models:
         _bootstrap_champion(context, name)
     context.check_lease()
