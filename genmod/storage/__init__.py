@@ -12,6 +12,8 @@ from genmod.storage.fields import (
     RootUrl,
     Title,
     TrackingUri,
+    VariableName,
+    WebhookUrl,
 )
 from genmod.storage.folders import check_writable, remove_named
 from genmod.storage.local import open_regular
@@ -74,6 +76,8 @@ __all__ = [
     "Title",
     "TrackingUri",
     "Url",
+    "VariableName",
+    "WebhookUrl",
     "age_s",
     "check_url",
     "check_writable",

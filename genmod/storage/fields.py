@@ -29,6 +29,8 @@ _EXPERIMENT = re.compile(r"[\w/][\w ./@+:'(),&-]{0,199}")
 _HOST = r"(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9_.-]{1,253})"
 _CLUSTER = re.compile(rf"(ray://)?{_HOST}(:\d{{1,5}})?")
 _SERVER = re.compile(rf"https?://{_HOST}(:\d{{1,5}})?(/[\w./~-]*)?")
+_WEBHOOK = re.compile(rf"https?://{_HOST}(:\d{{1,5}})?(/[\w./~-]{{0,500}})?", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _SQLITE = re.compile(r"sqlite:///(/[^?%;\\]+|[^?#:;%\\]+)")
 
 
@@ -101,6 +103,20 @@ def _check_server(text: str) -> str:
     return text
 
 
+def _check_webhook(text: str) -> str:
+    """Check that a text is an address of a web server without a query."""
+    if not text.isprintable() or not _WEBHOOK.fullmatch(text):
+        raise ValueError("expected http://HOST:PORT/PATH or https://HOST/PATH, without a query")
+    return text
+
+
+def _check_variable(text: str) -> str:
+    """Check that a text is the name of an environment variable."""
+    if not _VARIABLE.fullmatch(text):
+        raise ValueError("expected the name of an environment variable: letters, digits and '_'")
+    return text
+
+
 def _field(check: Callable[[str], str], hint: str = "") -> Any:
     """A validator of a field. Its errors do not repeat credentials."""
 
@@ -161,3 +177,9 @@ TrackingUri = Annotated[
     ),
 ]
 """Address of an MLflow server or database."""
+
+WebhookUrl = Annotated[str, _field(_check_webhook, _NO_CREDENTIALS + "tracking.webhook.secret_env")]
+"""Address of a web server that gets reports."""
+
+VariableName = Annotated[str, _field(_check_variable)]
+"""Name of an environment variable."""

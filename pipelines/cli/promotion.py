@@ -235,13 +235,15 @@ def _change(
     dry_run: bool,
 ) -> dict[str, Any]:
     from pipelines.commands.champion_actions import change_champions, check_action
+    from pipelines.commands.outcome import reported
 
     with closing(_context(recipe, assignments, models)) as context:
         check_action(action, context.models, selected=bool(models))
         with context.progress as progress:
-            if not dry_run:
-                list(map(progress.log, context.tracker.begin()))
-            return change_champions(context, action, dry_run=dry_run)
+            if dry_run:
+                return change_champions(context, action, dry_run=True)
+            list(map(progress.log, context.tracker.begin()))
+            return reported(context, "promote", lambda: change_champions(context, action))
 
 
 def _context(recipe: str, assignments: Sequence[str], models: Sequence[str]) -> Context:

@@ -21,11 +21,12 @@ def replay(context: Context) -> Result:
         SpoolBusy: another command logs below the root.
         TrackingError: MLflow does not respond. What was sent by then is not sent again.
     """
-    if not context.recipe.tracking.enabled:
+    config = context.recipe.tracking
+    if not config.enabled and config.webhook is None:
         raise ConfigError("replay: tracking is off; set tracking.enabled=true")
     summary = ReplaySummary()
     root = context.command_root
-    context.progress.log(context.tracker.begin()[0])
+    list(map(context.progress.log, context.tracker.begin()[:1]))
     with exclusive(root):
         sender = Replay(context.tracker, summary)
         try:

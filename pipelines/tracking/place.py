@@ -15,6 +15,7 @@ from genmod import storage
 from genmod.config import Config
 from genmod.errors import ConfigError, sanitize
 from genmod.storage.urls import SECRET_PROBLEM
+from pipelines.tracking.webhook import WebhookConfig
 
 ARTIFACTS = "mlartifacts"
 """Folder next to an embedded MLflow's database: copies that MLflow manages, not results of genmod."""
@@ -56,6 +57,9 @@ class TrackingConfig(Config):
     """Folders besides the root in which the champion may be, e.g. roots of recipes with the same registry."""
     upload_bytes: int = Field(default=50_000_000, ge=0, le=1 << 50)
     """Of larger files MLflow gets the URL and the digest instead of a copy."""
+
+    webhook: WebhookConfig | None = None
+    """Who gets the outcomes of commands. Works without MLflow too."""
 
     @field_validator("prefix")
     @classmethod

@@ -78,13 +78,32 @@ class EndRecord(Config):
     time_ms: _Time
 
 
+class OutcomeRecord(Config):
+    """A report about a command is for the webhook."""
+
+    kind: Literal["outcome"] = "outcome"
+    delivery: str = Field(pattern=r"^[0-9a-f]{32}$")
+    """Id of the report, the same each time that it is sent."""
+    body: _Text
+
+
+class DeliveredRecord(Config):
+    """The webhook has accepted a report."""
+
+    kind: Literal["delivered"] = "delivered"
+    delivery: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+
 class ClosedRecord(Config):
     """The command ended: nothing is added to the spool after this."""
 
     kind: Literal["closed"] = "closed"
 
 
-SpoolRecord = RunRecord | MetricsRecord | ArtifactRecord | ModelRecord | EndRecord | ClosedRecord
+OwnRecord = MetricsRecord | ArtifactRecord | ModelRecord | EndRecord
+"""A record of a run that names its number."""
+
+SpoolRecord = RunRecord | OwnRecord | OutcomeRecord | DeliveredRecord | ClosedRecord
 
 
 class SpoolLine(RootModel[Annotated[SpoolRecord, Field(discriminator="kind")]]):

@@ -19,6 +19,11 @@ _MIN_CHARS = 6
 REDACTED = "***"
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether an environment variable of this name is taken for a credential."""
+    return bool(_NAMES.search(name))
+
+
 def redact(text: str) -> str:
     """Text in which every credential of the environment, and every user of a URL, is replaced.
 
@@ -33,7 +38,7 @@ def redact(text: str) -> str:
 
 def _secrets() -> list[str]:
     """Credentials in the environment, as they are, in JSON and for HTTP; longer ones first."""
-    values = {value for name, value in os.environ.items() if _NAMES.search(name)}
+    values = {value for name, value in os.environ.items() if is_secret_name(name)}
     for value in os.environ.values():
         for found in _USERINFO.findall(value):
             values |= {found, found.partition(":")[2]}

@@ -13,22 +13,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genmod import storage
-from genmod.errors import GenmodError
+from genmod.errors import GenmodError, sanitize
 from genmod.manifest import Manifest, load_manifest
 from pipelines.tracking.client import is_permanent
 from pipelines.tracking.records import (
     ArtifactRecord,
-    ClosedRecord,
+    DeliveredRecord,
     EndRecord,
     MetricsRecord,
     ModelRecord,
+    OutcomeRecord,
+    OwnRecord,
     RunRecord,
     SpoolRecord,
 )
+from pipelines.tracking.redact import redact
 from pipelines.tracking.registry import ModelEntry, ensure_version
 from pipelines.tracking.run import LoggedMetric, root_cause
 from pipelines.tracking.spool import StoredSpool
 from pipelines.tracking.tracker import Tracker, TrackingError
+from pipelines.tracking.webhook import deliver
 
 _BATCH = 1000
 """Metrics of one request, the most that MLflow accepts."""
@@ -43,6 +47,7 @@ class ReplaySummary:
     metrics: int = 0
     artifacts: int = 0
     models: int = 0
+    reports: int = 0
     unreadable: int = 0
     """Lines that were cut off by a kill."""
     obsolete: list[str] = field(default_factory=list[str])
@@ -54,7 +59,8 @@ class ReplaySummary:
         """The counts in one line."""
         return (
             f"replay: {self.spools:,} commands sent: {self.runs:,} runs, {self.metrics:,} metric values, "
-            f"{self.artifacts:,} files, {self.models:,} models; {len(self.problems):,} left"
+            f"{self.artifacts:,} files, {self.models:,} models, {self.reports:,} reports; "
+            f"{len(self.problems):,} left"
         )
 
 
@@ -63,7 +69,7 @@ class _SpooledRun:
     """The records of one run."""
 
     start: RunRecord
-    records: list[SpoolRecord] = field(default_factory=list["SpoolRecord"])
+    records: list[OwnRecord] = field(default_factory=list["OwnRecord"])
     run_id: str = ""
 
 
@@ -92,14 +98,28 @@ class Replay:
                 f"{where}: a command added to it within 10 minutes; run genmod replay later"
             )
             return
-        runs = _by_run(spool.records())
+        records = list(spool.records())
+        runs = _by_run(records)
         self._summary.unreadable += spool.unreadable
         problems = [problem for run in runs.values() if (problem := self._problem(run, runs))]
+        problems += [problem for each in _reports(records) if (problem := self._report(each))]
         if problems:
             self._summary.problems += [f"{where}: {problem}" for problem in problems]
             return
         spool.remove()
         self._summary.spools += 1
+
+    def _report(self, record: OutcomeRecord) -> str:
+        """Send a report to the webhook. Empty, or why it is not accepted."""
+        webhook = self._tracker.config.webhook
+        if webhook is None:
+            return "a report for a webhook, and tracking.webhook is not set; set it, or remove the file"
+        if problem := deliver(webhook, record.delivery, record.body):
+            return (
+                f"the webhook {webhook.url} does not accept a report ({sanitize(redact(problem))})"
+            )
+        self._summary.reports += 1
+        return ""
 
     def _problem(self, run: _SpooledRun, runs: dict[int, _SpooledRun]) -> str:
         """Send a run. Empty, or why a part of it is refused, also at the next attempt."""
@@ -199,9 +219,16 @@ def _by_run(records: Iterable[SpoolRecord]) -> dict[int, _SpooledRun]:
     for record in records:
         if isinstance(record, RunRecord):
             runs.setdefault(record.run, _SpooledRun(record))
-        elif not isinstance(record, ClosedRecord) and record.run in runs:
+        elif isinstance(record, OwnRecord) and record.run in runs:
             runs[record.run].records.append(record)
     return runs
+
+
+def _reports(records: Sequence[SpoolRecord]) -> list[OutcomeRecord]:
+    """Reports that the webhook has not accepted."""
+    accepted = {record.delivery for record in records if isinstance(record, DeliveredRecord)}
+    reports = [record for record in records if isinstance(record, OutcomeRecord)]
+    return [record for record in reports if record.delivery not in accepted]
 
 
 def _digest(url: str) -> str:

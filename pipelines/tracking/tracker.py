@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from genmod import storage
-from genmod.errors import ConfigError, GenmodError
+from genmod.errors import ConfigError, GenmodError, sanitize
 from pipelines.tracking.client import check_experiment, import_client, is_permanent
 from pipelines.tracking.database import check_database, follow_moved_folder
 from pipelines.tracking.place import TrackingConfig, TrackingPlace
 from pipelines.tracking.queue import BackgroundQueue, SaveCall
-from pipelines.tracking.records import RunRecord
+from pipelines.tracking.records import DeliveredRecord, OutcomeRecord, RunRecord
 from pipelines.tracking.redact import redact
 from pipelines.tracking.run import (
     RecordMaker,
@@ -34,6 +34,7 @@ from pipelines.tracking.run import (
 )
 from pipelines.tracking.run_store import RunStore
 from pipelines.tracking.spool import Spool, stored_spools
+from pipelines.tracking.webhook import DELIVERY_S, check_secret, deliver
 
 logger = logging.getLogger("genmod")
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class Tracker:
         self._queue = BackgroundQueue("genmod-tracking", is_permanent, self._warn, save=self._save)
         self._runs = 0
         self._unsaved = False
+        self._unreported = False
 
     def check(self) -> None:
         """Check before any work that runs can be logged; changes nothing.
@@ -87,8 +89,11 @@ class Tracker:
         A server that does not respond in time is no error: no work waits for it.
 
         Raises:
-            ConfigError: the experiment is deleted, or the database belongs to another version of MLflow.
+            ConfigError: the experiment is deleted, the database belongs to another version of MLflow, or the
+                webhook's secret is missing.
         """
+        if self.config.webhook is not None:
+            check_secret(self.config.webhook)
         if self._artifacts:
             check_database(self.place)
         elif self.uri:
@@ -104,9 +109,9 @@ class Tracker:
         Returns:
             Lines for the user; none if tracking is off.
         """
+        self.check()
         if not self.uri:
             return []
-        self.check()
         moved = follow_moved_folder(self.place) if self._artifacts else ""
         more = f"MLflow: artifacts were in {moved}, now in {self._artifacts}"
         left = len(stored_spools(self._root))
@@ -180,7 +185,7 @@ class Tracker:
         else:
             done = self._queue.close(_CLOSE_TIMEOUT_S, _CLOSE_TOTAL_S)
         with suppress(OSError, GenmodError):  # a warning said so
-            self._spool.close(sent=self._queue.is_complete)
+            self._spool.close(sent=self._queue.is_complete and not self._unreported)
         return done
 
     @property
@@ -197,6 +202,30 @@ class Tracker:
             save()
             save = None
         self._queue.submit(call, save)
+
+    def report(self, delivery: str, body: str, limit_s: float | None = None) -> None:
+        """Send a report to the webhook and wait for it; what it does not accept is kept. Never raises.
+
+        Args:
+            delivery: id of the report.
+            body: JSON.
+            limit_s: deadline in seconds; None for the usual one.
+        """
+        if (webhook := self.config.webhook) is None:
+            return
+        body = redact(body)
+        self._append(lambda: OutcomeRecord(delivery=delivery, body=body))
+        problem = deliver(webhook, delivery, body, DELIVERY_S if limit_s is None else limit_s)
+        if not problem:
+            self._append(lambda: DeliveredRecord(delivery=delivery))
+            return
+        self._unreported = True
+        logger.warning(
+            "cannot report to the webhook %s (%s); %s keeps the report, and genmod replay sends it",
+            webhook.url,
+            sanitize(redact(problem)),
+            self._spool.folder,
+        )
 
     def query(self, request: Callable[[Any], T]) -> T:
         """Call ``request`` with the MlflowClient and wait for its result.
