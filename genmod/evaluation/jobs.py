@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from genmod.config import Config, fingerprint
 from genmod.data.format.image_grid import gallery_rows, grid, png
@@ -14,6 +13,7 @@ from genmod.data.reading.reader import read_rows, split_reader
 from genmod.errors import ConfigError
 from genmod.evaluation.images import Images, read_first, read_shuffled, split_digest
 from genmod.evaluation.inputs import sampling_settings
+from genmod.evaluation.likelihood import mean_bits_per_dim, score_metadata
 from genmod.evaluation.measure import evaluate_samples
 from genmod.evaluation.memorised import EVIDENCE, SHOWN, Memorised, measure_memorisation
 from genmod.evaluation.meter import Reference
@@ -33,15 +33,12 @@ from genmod.manifest import (
 )
 from genmod.manifest.class_match import match_classes
 from genmod.metrics.features import load_extractor
-from genmod.metrics.protocol import EvaluateConfig
-from genmod.report.charts import Histogram
+from genmod.metrics.protocol import EvaluateConfig, MetricValue
 from genmod.scoring.calibrated import read_scores
+from genmod.scoring.table import Scores
 
 GALLERY = 10
 """Rows and columns of a picture of samples."""
-BINS = 40
-TAIL = 0.005
-"""Share of scores at either end that a histogram counts in ``below`` and ``above`` instead of in bins."""
 
 
 class EvaluationJob(Config):
@@ -172,7 +169,14 @@ class EvaluationJob(Config):
             self.config,
         )
         keys = self._keys((trained_root, trained), samples)
-        evaluation = evaluate_samples(images, reference, (memorised.value, leakage))
+        others = [memorised.value, leakage]
+        scored = None
+        if self.scores_root is not None:
+            scores = read_scores(self.scores_root, inputs["scores"])
+            scored = score_metadata(inputs["scores"], scores)
+            bits = self._bits_per_dim(inputs["scores"], scores, data, reference)
+            others += [] if bits is None else [bits]
+        evaluation = evaluate_samples(images, reference, others)
         manifest = Manifest(
             kind="evaluation",
             fingerprint=expected,
@@ -199,7 +203,7 @@ class EvaluationJob(Config):
                     **sampling_settings(samples, self.samples_root),
                     "digest": samples.digest,
                 },
-                "scores": self._scores(inputs.get("scores")),
+                "scores": scored,
                 "unscored": self.unscored,
                 "ood": self._ood(inputs),
                 "quality_vs_nfe": self._quality_vs_nfe(samples, reference),
@@ -255,16 +259,11 @@ class EvaluationJob(Config):
         picture = grid(pairs, min(SHOWN, len(row_N)), _scale(trained[1].spec))
         return write_file(self.out_root, "nearest.png", png(picture))
 
-    def _scores(self, manifest: Manifest | None) -> dict[str, Any] | None:
-        """Metadata of the scores' manifest, with a histogram."""
-        if manifest is None:
-            return None
-        assert self.scores_root is not None
-        nats_N = read_scores(self.scores_root, manifest).nats_B
-        metadata = {
-            key: value for key, value in manifest.metadata.items() if not isinstance(value, list)
-        }
-        return {**metadata, "histogram": histogram(nats_N).model_dump(mode="json")}
+    def _bits_per_dim(
+        self, manifest: Manifest, scores: Scores, data: DatasetManifest, reference: Reference
+    ) -> MetricValue | None:
+        rows = split_reader(self.data_root, data, self.config.reference)
+        return mean_bits_per_dim(scores, manifest.metadata.get("split"), reference, rows.keys())
 
     def _quality_vs_nfe(
         self, samples: DatasetManifest, reference: Reference
@@ -281,17 +280,6 @@ class EvaluationJob(Config):
             return None
         roots = self.scores_root, self.ood_root
         return ood_auroc(roots, inputs["scores"], inputs["ood"])
-
-
-def histogram(values_N: Tensor) -> Histogram:
-    """Histogram of finite values; the outermost :data:`TAIL` at either end is only counted."""
-    low, high = (float(values_N.quantile(q)) for q in (TAIL, 1 - TAIL))
-    if not high > low:
-        low, high = low - 0.5, high + 0.5
-    inside_N = values_N[(values_N >= low) & (values_N <= high)]
-    counts = torch.histc(inside_N, BINS, low, high).to(torch.int64).tolist()
-    below, above = int((values_N < low).sum()), int((values_N > high).sum())
-    return Histogram(low=low, high=high, counts=tuple(counts), below=below, above=above)
 
 
 def _scale(spec: ImageSpec) -> int:

@@ -34,6 +34,7 @@ BETTER: dict[str, Better] = {
     "class_coverage": "higher",
     "label_accuracy": "higher",
     "utility": "higher",
+    "bits_per_dim": "lower",
     "duplicates": "lower",
     "support_size": "higher",
     "memorisation": "lower",
@@ -88,9 +89,9 @@ def _without_position(entry: Any) -> Any:
 
 
 def evaluate_samples(
-    samples: Images, reference: Reference, copies: Sequence[MetricValue] = ()
+    samples: Images, reference: Reference, others: Sequence[MetricValue] = ()
 ) -> Evaluation:
-    """All metrics of samples; those of copies are of all samples, measured elsewhere and handed in.
+    """All metrics of samples, and others that were measured elsewhere: of copies and of likelihoods.
 
     Samples and reference are compared in equal class shares, see :func:`equal_shares`. The floor is
     measured on as many real training images as there are samples, the ceiling on uniform noise, both by the
@@ -116,7 +117,7 @@ def evaluate_samples(
         floors["label_accuracy"] = meter.label_accuracy(same.real, meter.real)
     if config.utility_images is not None and (found := utility(same, reference)) is not None:
         values["utility"], floors["utility"] = found
-    values |= {value.protocol.metric: value for value in copies}
+    values |= {value.protocol.metric: value for value in others}
     metrics = tuple(
         MetricResult(
             value=values[name], floor=floors.get(name), ceiling=ceilings.get(name), better=better

@@ -23,6 +23,9 @@ LEVEL = 0.95
 Z = 1.959963984540054
 """Half width of a normal interval of :data:`LEVEL`, in standard errors."""
 
+LIKELIHOOD = "likelihood"
+"""Setting of a protocol with the kind of a likelihood: label, estimator, density and measure."""
+
 Better = Literal["lower", "higher"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -144,11 +147,11 @@ class MetricResult(Config):
 
 def protocol_differences(a: Protocol, b: Protocol) -> list[str]:
     """Differences of two protocols as texts, e.g. ``n_fake 1000 against 500``."""
-    left, right = a.model_dump(mode="json"), b.model_dump(mode="json")
+    left, right = _flat(a), _flat(b)
     return [
-        f"{key} {_short(left[key])} against {_short(right[key])}"
-        for key in left
-        if left[key] != right[key]
+        f"{key} {_short(left.get(key))} against {_short(right.get(key))}"
+        for key in left | right
+        if left.get(key) != right.get(key)
     ]
 
 
@@ -158,6 +161,12 @@ def require_comparable(a: MetricValue, b: MetricValue) -> None:
     Raises:
         ConfigError: their protocols differ; the text lists the differences.
     """
+    kinds = [value.protocol.settings.get(LIKELIHOOD) for value in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise ConfigError(
+            f"likelihoods of two kinds: {a.name} is {kinds[0]}, {b.name} is {kinds[1]}; score both models "
+            "with the same options, or remove promote.rules.bits_per_dim"
+        )
     if a.protocol_digest != b.protocol_digest:
         differences = "; ".join(protocol_differences(a.protocol, b.protocol))
         raise ConfigError(
@@ -169,6 +178,12 @@ def difference(a: MetricValue, b: MetricValue) -> float:
     """``a - b``. ConfigError if the protocols differ."""
     require_comparable(a, b)
     return a.value - b.value
+
+
+def _flat(protocol: Protocol) -> dict[str, Any]:
+    """The fields of a protocol, each of its settings as one field."""
+    settings = {f"settings.{key}": value for key, value in protocol.settings.items()}
+    return protocol.model_dump(mode="json", exclude={"settings"}) | settings
 
 
 def _short(value: Any) -> str:

@@ -96,6 +96,12 @@ METRIC_TEXTS: dict[str, MetricText] = {
         "for new real images and this classifier.",
         True,
     ),
+    "bits_per_dim": MetricText(
+        "Bits per dimension",
+        "Mean negative log-likelihood of the reference images, in bits per dimension. Its name has its "
+        "kind, e.g. an exact value or a bound, and only likelihoods of one kind can be compared. The "
+        "interval is over new images.",
+    ),
     "duplicates": MetricText(
         "Duplicates",
         "Share of samples of which another sample is an exact copy.",

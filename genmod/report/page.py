@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from genmod import units
-from genmod.metrics.protocol import MetricResult, MetricValue
+from genmod.metrics.protocol import MetricResult, MetricValue, Protocol
 from genmod.report.charts import Histogram, histogram_chart, line_chart, paired_bars
 from genmod.report.curves import Charts
 from genmod.report.metric_texts import METRIC_TEXTS, MetricText
@@ -128,20 +128,19 @@ class _MetricRow:
 
 
 def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
-    by_model = [{r.value.protocol.metric: r for r in model.metrics} for model in models]
+    by_model = [{result.value.name: result for result in model.metrics} for model in models]
     rows: list[_MetricRow] = []
-    for metric in dict.fromkeys(name for metrics in by_model for name in metrics):
-        results = [metrics.get(metric) for metrics in by_model]
+    for name in dict.fromkeys(name for metrics in by_model for name in metrics):
+        results = [metrics.get(name) for metrics in by_model]
         first = next(result for result in results if result is not None)
-        protocol = first.value.protocol
+        protocol, metric = first.value.protocol, first.value.protocol.metric
         best = _best(results)
         rows.append(
             _MetricRow(
                 metric=metric,
                 text=METRIC_TEXTS.get(metric, MetricText(metric, "")),
-                name=first.value.name,
-                rows=f"{protocol.n_fake:,} samples"
-                + (f", {protocol.n_real:,} real" if protocol.n_real else ""),
+                name=name,
+                rows=_row_counts(protocol),
                 floor=first.floor,
                 ceiling=first.ceiling,
                 cells=list(zip(results, best, strict=True)),
@@ -149,6 +148,11 @@ def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
             )
         )
     return rows
+
+
+def _row_counts(protocol: Protocol) -> str:
+    counts = {"samples": protocol.n_fake, "real": protocol.n_real}
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
 def _best(results: Sequence[MetricResult | None]) -> list[bool]:

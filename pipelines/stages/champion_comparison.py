@@ -19,7 +19,7 @@ from genmod.promotion import LedgerModel
 from pipelines.jobs.sampling import SampleJob, plan_sample, sample_models
 from pipelines.recipe.context import Context
 from pipelines.stages.bulk_stage import bulk_options
-from pipelines.stages.decisions import MeasuredChampion, check_champion
+from pipelines.stages.decisions import MeasuredChampion, check_champion, likelihoods_of_champion
 from pipelines.stages.evaluate import run_evaluation_jobs
 
 
@@ -56,7 +56,8 @@ def measure_champion(
     def more(images: int) -> Sequence[MetricDifference]:
         return _compare_more(context, cycle, job, champion, folder=folder, images=images)
 
-    return MeasuredChampion(metrics_from(evaluation.metadata), gains, more)
+    metrics = metrics_from(evaluation.metadata), likelihoods_of_champion(context, champion)
+    return MeasuredChampion([each for part in metrics for each in part], gains, more)
 
 
 def _compare_more(

@@ -19,6 +19,7 @@ from genmod.documents import validate
 from genmod.errors import ConfigError, DataError
 from genmod.evaluation.gate import Decision, MetricDifference, decide
 from genmod.evaluation.inputs import checked_decision
+from genmod.evaluation.likelihood import BITS_PER_DIM
 from genmod.evaluation.looks import count_decision
 from genmod.evaluation.measure import metrics_from
 from genmod.evaluation.policy import PromoteConfig
@@ -264,6 +265,15 @@ def metrics_of_champion(context: Context, champion: LedgerModel) -> tuple[Metric
     manifest = context.snapshot.require(Manifest, root, "evaluation", "evaluate")
     check_champion(champion, root, str(manifest.metadata.get("model_digest")))
     return metrics_from(manifest.metadata)
+
+
+def likelihoods_of_champion(context: Context, champion: LedgerModel) -> list[MetricResult]:
+    """The likelihoods by which a model became the champion, if a rule names one; they need no samples."""
+    named = {name.partition("[")[0] for name in context.recipe.promote.rules}
+    if BITS_PER_DIM not in named or champion.evaluation is None:
+        return []
+    metrics = metrics_of_champion(context, champion)
+    return [each for each in metrics if each.value.protocol.metric == BITS_PER_DIM]
 
 
 def check_champion(champion: LedgerModel, root: str, digest: str) -> None:

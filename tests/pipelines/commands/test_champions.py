@@ -156,7 +156,7 @@ def test_compare(world, capsys):
     assert "10 [9.9, 10.1]" in row
     assert "9.8 [9.7, 9.9]" in row
     assert row.split()[-2:] == ["intervals", "overlap"] or "second is better" in row
-    assert [each["metric"] for each in values["metrics"]] == ["fd", "kid"]
+    assert [each["metric"] for each in values["metrics"]] == ["fd", "kid", "bits_per_dim"]
     assert values["metrics"][0]["difference"] == pytest.approx(-0.2)
     assert main(["compare", *folders]) == 0
     assert main(["compare", f"{world.at(2)}/evaluation/vae", folders[1]]) == 0

@@ -53,7 +53,8 @@ def add_model(root: str, text: str, fd: float, samples: int = 100) -> str:
     parents = {"dataset": fingerprint("data", root)}
     manifest = Manifest(kind="model", fingerprint=work, parents=parents, files=tuple(files))
     model = publish(folder, manifest)
-    metrics = [metric(name, value, samples) for name, value in (("fd", fd), ("kid", fd / 100))]
+    values = {"fd": fd, "kid": fd / 100, "bits_per_dim": fd / 4}
+    metrics = [metric(name, value, samples) for name, value in values.items()]
     metadata = {
         "model": "vae",
         "model_digest": model.digest,

@@ -104,17 +104,17 @@ def model(root, family, **more):
     )
 
 
-def scores(root, model="", data="", rows=97):
+def scores(root, model="", data="", rows=97, split="val"):
     nats_B = torch.linspace(-140, -90, rows, dtype=torch.float64)
     log_prob = LogProb(
         nats_B, nats_B * 0, "stochastic_lower_bound", "iwae", "prior", "counts", {"k": 64}
     )
-    keys = [f"val{i}" for i in range(rows)]
+    keys = [f"{split}{i}" for i in range(rows)]
     made = Scores.from_log_probs(Rows(keys, torch.arange(rows), None), [log_prob])
     entry = write_file(root, "val-000000.parquet", made.to_parquet(SPEC.dims, {}))
     label = ScoreLabel.from_log_prob(log_prob)
     metadata = summary([RunningMoments.of(nats_B)], SPEC.dims, label) | {
-        "split": "val",
+        "split": split,
         "rows_of_files": [rows],
     }
     parents = {"model": model, "dataset": data}
@@ -237,6 +237,27 @@ def test_scores_have_their_label_and_a_histogram_of_every_row(evaluated):
     without = evaluation_job(evaluated, "gan").done().metadata
     assert without["scores"] is None
     assert without["unscored"] == UNSCORED
+
+
+def test_scores_of_the_reference_rows_are_a_metric(evaluated, tmp_path):
+    job = evaluation_job(evaluated, "vae")
+    assert "bits_per_dim" not in {
+        r.value.protocol.metric for r in metrics_from(job.done().metadata)
+    }
+    made = job.inputs(ManifestSnapshot())
+    root = str(tmp_path / "scores")
+    scores(root, made["samples"].parents["model"], made["data"].digest, rows=300, split="test")
+    other = evaluation_job(
+        evaluated, "vae", scores_root=root, out_root=str(tmp_path / "evaluation")
+    )
+    metadata = other.do().metadata
+    (found,) = [
+        r.value for r in metrics_from(metadata) if r.value.protocol.metric == "bits_per_dim"
+    ]
+    assert found.value == pytest.approx(115 / 64 / math.log(2))
+    assert found.name.startswith("bits_per_dim[stochastic_lower_bound@")
+    assert found.protocol.settings["budget.k"] == 64
+    assert found.value == pytest.approx(metadata["scores"]["mean_bits_per_dim"])
 
 
 def test_scores_of_other_data_get_a_section_of_the_report(evaluated, tmp_path_factory):

@@ -19,7 +19,7 @@ from pipelines.commands.champion_actions import ChampionAction, change_champions
 from pipelines.commands.verify import verify
 from pipelines.stages import promote as stage
 from pipelines.stages.champions import FOUND, Champions, author
-from pipelines.stages.decisions import MeasuredChampion
+from pipelines.stages.decisions import MeasuredChampion, likelihoods_of_champion
 from pipelines.stages.promote import is_pending, promote
 from pipelines.tracking import registry
 from pipelines.tracking.tracker import Tracker, TrackingConfig
@@ -476,6 +476,20 @@ def test_a_decision_is_made_again_a_few_times(untracked, monkeypatch):
     monkeypatch.setattr(stage, "_apply", lambda *_: None)
     with pytest.raises(GenmodError, match="changed the champion 5 times"):
         promoted(world, 4)
+
+
+def test_a_champion_sampled_again_keeps_its_likelihoods_if_a_rule_names_them(untracked):
+    untracked.add(1, 10.0)
+    champion = model_at(untracked, 1)
+    for changes, expected in (
+        ((), []),
+        (("promote.rules.bits_per_dim.max_regression=1",), [("bits_per_dim", 2.5)]),
+    ):
+        with untracked.command(1, *changes) as context:
+            found = likelihoods_of_champion(context, champion)
+            assert [(each.value.protocol.metric, each.value.value) for each in found] == expected
+            without = champion.model_copy(update={"evaluation": None})
+            assert likelihoods_of_champion(context, without) == []
 
 
 def test_a_champion_without_an_evaluation_is_not_compared(untracked):
