@@ -92,7 +92,7 @@ def fit_features(
     Raises:
         DataError: the recipe demands a classifier, and it would have learned nothing.
     """
-    if config.extractor(spec).kind == "pca":
+    if config.extractor(spec).kind != "classifier":
         return fit_extractor(config, spec, train.pixels_NCHW, train.labels_N, seed), {}
     if train.labels_N is not None and len(train.labels_N.unique()) < 2:
         refused = "the training images have one class only"

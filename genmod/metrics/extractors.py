@@ -1,4 +1,4 @@
-"""The two feature extractors: a small classifier and principal components.
+"""The feature extractors: a small classifier, principal components, random convolutions.
 
 Letters: B batch, C channels, H height, W width, D features, K classes, P pooled pixels.
 """
@@ -17,7 +17,7 @@ from genmod.config import Config
 from genmod.manifest import ImageSpec
 
 FEATURES = 64
-"""Number of features D of both extractors."""
+"""Most features D of an extractor."""
 
 POOLED = 32
 """Principal components are of images that are average-pooled to at most this height and width."""
@@ -26,7 +26,7 @@ POOLED = 32
 class ExtractorConfig(Config):
     """An extractor without its weights: config.json of a features folder."""
 
-    kind: Literal["classifier", "pca"]
+    kind: Literal["classifier", "pca", "random_conv"]
     version: Literal[1] = 1
     spec: ImageSpec
 
@@ -70,16 +70,8 @@ class Classifier(Network):
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
-        height, width_px = spec.height, spec.width
-        layers: list[nn.Module] = []
-        channels, width = spec.channels, 16
-        while max(height, width_px) > 4:
-            kernel = 3 if layers else 5
-            layers += [nn.Conv2d(channels, width, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
-            channels, width = width, min(2 * width, 64)
-            height, width_px = -(-height // 2), -(-width_px // 2)
-        self.body = nn.Sequential(*layers)
-        self.hidden = nn.Linear(channels * height * width_px, FEATURES)
+        self.body, outputs = _strided_convolutions(spec)
+        self.hidden = nn.Linear(outputs, FEATURES)
         self.head = nn.Linear(FEATURES, spec.classes)
 
     def raw_BD(self, x_BCHW: Tensor) -> Tensor:
@@ -122,5 +114,48 @@ class Pca(Network):
         return
 
 
-NETWORKS: dict[str, type[Classifier] | type[Pca]] = {"classifier": Classifier, "pca": Pca}
+class RandomConvolutions(Network):
+    """The classifier's convolutions with random weights, then a random projection about the training mean.
+
+    Nothing is learned but mean and scale, so the space has no preference for the classes of the data.
+    """
+
+    mean_D: Tensor
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.body, outputs = _strided_convolutions(spec)
+        self.projection = nn.Linear(outputs, FEATURES, bias=False)
+        for module in (*self.body, self.projection):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.register_buffer("mean_D", torch.zeros(FEATURES))
+
+    def raw_BD(self, x_BCHW: Tensor) -> Tensor:
+        """The projections without their mean over the training images."""
+        return self.projection(self.body(x_BCHW).flatten(1)) - self.mean_D
+
+    def classes_B(self, raw_BD: Tensor) -> None:
+        """None: random convolutions have no classes."""
+        return
+
+
+def _strided_convolutions(spec: ImageSpec) -> tuple[nn.Sequential, int]:
+    """Convolutions that halve an image until it is at most 4x4, and their number of outputs."""
+    height, width_px = spec.height, spec.width
+    layers: list[nn.Module] = []
+    channels, width = spec.channels, 16
+    while max(height, width_px) > 4:
+        kernel = 3 if layers else 5
+        layers += [nn.Conv2d(channels, width, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
+        channels, width = width, min(2 * width, 64)
+        height, width_px = -(-height // 2), -(-width_px // 2)
+    return nn.Sequential(*layers), channels * height * width_px
+
+
+NETWORKS: dict[str, type[Classifier] | type[Pca] | type[RandomConvolutions]] = {
+    "classifier": Classifier,
+    "pca": Pca,
+    "random_conv": RandomConvolutions,
+}
 """Kind of an extractor -> its network."""

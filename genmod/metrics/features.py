@@ -1,7 +1,8 @@
 """Feature spaces: fitted to the real training split, published as an artifact, identified by their digest.
 
 For data with labels the features are the hidden layer of a small classifier, else the principal components
-of pixels. A metric in a feature space has its name, e.g. ``fd[classifier-v1@1a2b3c4d]``.
+of pixels; on request those of seeded random convolutions. A metric in a feature space has its name, e.g.
+``fd[classifier-v1@1a2b3c4d]``.
 Letters: N rows, B batch, C channels, H height, W width, D features, P pooled pixels.
 """
 
@@ -31,7 +32,7 @@ from genmod.manifest import (
     require,
     write_file,
 )
-from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca
+from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca, RandomConvolutions
 from genmod.net_budget import net_budget
 from genmod.permutation import shuffle
 from genmod.rng import philox_key, rng_for
@@ -47,9 +48,10 @@ _BATCH_ROWS = 512
 class FeaturesConfig(Config):
     """The recipe's ``evaluate.features``: how the feature space is fitted."""
 
-    kind: Literal["auto", "classifier", "pca"] = "auto"
+    kind: Literal["auto", "classifier", "pca", "random_conv"] = "auto"
     """``auto``: a classifier for data with labels; principal components for data without, with one class, or
-    where the classifier is no better than chance on validation images."""
+    where the classifier is no better than chance on validation images. ``random_conv``: convolutions with
+    random weights of the seed, which learn nothing from the data but mean and scale."""
     rows: int = Field(default=60_000, ge=2, le=100_000_000)
     """Most training images that are used."""
     train_images: int = Field(default=80_000, ge=1, le=BUDGET.nimg)
@@ -65,8 +67,8 @@ class FeaturesConfig(Config):
             raise ConfigError(
                 "evaluate.features.kind is 'classifier', but the data has no labels; use 'auto' or 'pca'"
             )
-        labelled = self.kind == "classifier" or (self.kind == "auto" and spec.classes > 0)
-        return ExtractorConfig(kind="classifier" if labelled else "pca", spec=spec)
+        automatic = "classifier" if spec.classes else "pca"
+        return ExtractorConfig(kind=automatic if self.kind == "auto" else self.kind, spec=spec)
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,12 @@ def fit_extractor(
                 "set evaluate.features.kind to pca"
             )
         _fit_classifier(network, config, pixels_NCHW, labels_N, seed)
-    else:
+    elif isinstance(network, Pca):
         _fit_pca(network, pixels_NCHW)
+    else:
+        assert isinstance(network, RandomConvolutions)
+        projected_ND = Extractor(extractor, network, "").extract(pixels_NCHW).features_ND
+        network.mean_D.copy_(projected_ND.mean(0))
     network.eval().requires_grad_(False)
     raw_ND = Extractor(extractor, network, "").extract(pixels_NCHW).features_ND
     network.scale.copy_(raw_ND.square().mean().rsqrt())
@@ -198,8 +204,7 @@ def shifted(pixels_BCHW: Tensor, moves_B2: Tensor, margin: int) -> Tensor:
     return moved_BHWC.permute(0, 3, 1, 2)
 
 
-def _fit_pca(network: Network, pixels_NCHW: Tensor) -> None:
-    assert isinstance(network, Pca)
+def _fit_pca(network: Pca, pixels_NCHW: Tensor) -> None:
     blocks = [network.pooled_BP(units.to_network(b)) for b in pixels_NCHW.split(_BATCH_ROWS)]
     pooled_NP = torch.cat(blocks).to(torch.float64)
     mean_P = pooled_NP.mean(0)

@@ -43,6 +43,14 @@ def test_a_classifier_that_has_learned_is_as_it_was(digits):
     assert found == {"val_accuracy": accuracy, "val_rows": 200}
 
 
+def test_random_convolutions_are_fitted_with_and_without_labels(digits):
+    train, held = digits
+    config = FeaturesConfig(kind="random_conv")
+    for images in (train, Images(train.pixels_NCHW, None)):
+        extractor, found = fit_features(config, SPEC, images, held, seed=0)
+        assert (extractor.config.kind, found) == ("random_conv", {})
+
+
 def test_random_labels_give_principal_components(digits):
     train, held = shuffled(digits[0], "train"), shuffled(digits[1], "held")
     extractor, found = fit_features(CONFIG, SPEC, train, held, seed=0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import torch as safetensors
 from sklearn.datasets import load_digits
+from torch.nn.functional import avg_pool2d
 
 from genmod import storage
 from genmod.errors import ConfigError, DataError
@@ -21,6 +22,7 @@ from genmod.metrics.features import (
     save_extractor,
     shifted,
 )
+from genmod.metrics.frechet import frechet_distance
 from genmod.rng import rng_for
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=10)
@@ -182,6 +184,32 @@ def test_without_labels_features_are_principal_components():
     kept = cov_DD.diag().sum() / float(extractor.network.scale) ** 2
     total = (pixels_NCHW.double().add(0.5).div(128) - 1).flatten(1).T.cov().diag()
     assert float(kept) < float(total.sum())
+
+
+def test_random_convolutions_depend_on_the_seed_and_tell_images_apart(tmp_path, digits):
+    pixels_NCHW, labels_N = digits
+    config = FeaturesConfig(kind="random_conv")
+    train, fresh = pixels_NCHW[:1400], pixels_NCHW[1400:]
+    first, same, other = (
+        fit_extractor(config, SPEC, train, labels, seed)
+        for labels, seed in ((labels_N[:1400], 0), (None, 0), (None, 1))
+    )
+    assert first.label.startswith("random_conv-v1@")
+    assert first.digest == same.digest != other.digest
+    real = first.extract(train)
+    assert real.classes_N is None
+    assert real.features_ND.mean(0).abs().max() < 1e-3
+    assert float(real.features_ND.square().mean()) == pytest.approx(1, rel=1e-3)
+    blurred_NCHW = avg_pool2d(fresh.float(), 3, 1, 1).to(torch.uint8)
+    near, *far = (
+        frechet_distance(first.extract(images).features_ND, real.features_ND)[1]
+        for images in (fresh, blurred_NCHW, fresh[labels_N[1400:] == 3], fresh.flip(2))
+    )
+    assert all(distance.low > 2 * near.high for distance in far)
+    publish_at(str(tmp_path), first)
+    again = load_extractor(str(tmp_path))
+    assert again.digest == first.digest
+    assert torch.equal(again.extract(fresh).features_ND, first.extract(fresh).features_ND)
 
 
 def test_few_pixels_keep_all_distances_under_pca():
