@@ -38,6 +38,7 @@ NOT_RUN = {
     "genmod schedule --recipe my.yaml": "runs until it is stopped; tests/pipelines/commands/test_schedule.py",
     "genmod schedule --once": "retrains as a process; tests/pipelines/commands/test_schedule.py",
     "genmod promote --rollback --recipe my.yaml": "needs two champions",
+    "genmod selftest gate": "takes minutes; tests/genmod/selftest/test_gate.py",
     "genmod compare 2 3 --recipe my.yaml": "needs two versions",
     "make ": "builds the environment that runs this test, or runs all tests; make --dry-run reads it",
     "pip install": "changes the environment; its extras are looked up",
