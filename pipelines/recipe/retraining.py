@@ -47,6 +47,11 @@ class RetrainConfig(Config):
     start: Literal["scratch", "warm"] = "scratch"
     """Training of later versions starts from random weights, or ``warm`` from those of the champion."""
 
+    reference_version: int | None = Field(default=None, ge=1, le=10**9)
+    """Version of the dataset whose test rows and feature space decide, for example a newer one when the
+    planned decisions of the first one's rows are used up; the champion is evaluated again. Null: version 1,
+    or the newest one that replaces others."""
+
     lease_s: float = Field(default=60, ge=1, le=86_400)
     """One retrain works below a root at a time, and renews its lease within this time, in seconds. One that
     does not, since it was killed or is frozen, is replaced by the next one that starts."""

@@ -50,14 +50,34 @@ def measure_champion(
         }
     )
     comparison_job = _comparison(job, job.samples_root, samples_root, folder)
-    _, (evaluation, comparison) = run_evaluation_jobs(context, [champion_job, comparison_job])
+    jobs = [champion_job, comparison_job, *_on_fresh_rows(cycle, comparison_job, folder)]
+    _, (evaluation, comparison, *fresh) = run_evaluation_jobs(context, jobs)
     gains = differences_from(comparison, comparison_job.out_root)
+    fresh_gains = [
+        gain
+        for job, manifest in zip(jobs[2:], fresh, strict=True)
+        for gain in differences_from(manifest, job.out_root)
+    ]
+    for gain in fresh_gains[:1]:
+        context.progress.log(
+            f"  {job.name}: on the newest test rows {gain.metric} gains {gain.gain:.3g} +- {gain.stderr:.2g}"
+        )
 
     def more(images: int) -> Sequence[MetricDifference]:
         return _compare_more(context, cycle, job, champion, folder=folder, images=images)
 
     metrics = metrics_from(evaluation.metadata), likelihoods_of_champion(context, champion)
-    return MeasuredChampion([each for part in metrics for each in part], gains, more)
+    champion_metrics = [each for part in metrics for each in part]
+    return MeasuredChampion(champion_metrics, gains, fresh_gains, more)
+
+
+def _on_fresh_rows(cycle: Context, job: ComparisonJob, folder: str) -> list[ComparisonJob]:
+    """The same comparison with the test rows of the cycle's own version, if they are other ones."""
+    data_root = cycle.at("data")
+    if data_root == job.data_root:
+        return []
+    out_root = storage.join(folder, "comparison-fresh")
+    return [job.model_copy(update={"data_root": data_root, "out_root": out_root})]
 
 
 def _compare_more(

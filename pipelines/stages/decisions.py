@@ -38,6 +38,8 @@ class MeasuredChampion:
     """The champion's metrics, by the protocol of the candidate's."""
     gains: Sequence[MetricDifference] = ()
     """Of the candidate, from samples with the same noise; empty if there are none."""
+    fresh: Sequence[MetricDifference] = ()
+    """The same gains on the test rows of the newest version of the dataset, for the record alone."""
     more: Callable[[int], Sequence[MetricDifference]] | None = None
     """Samples both models again with a number of images, and returns the gains; None if it cannot."""
 
@@ -163,7 +165,7 @@ def _decision_metadata(
     measure: MeasureChampion | None,
 ) -> dict[str, Any]:
     """Decide; the metadata of the decision's manifest."""
-    more: dict[str, int] = {}
+    more: dict[str, Any] = {}
     if champion is not None and champion.digest == candidate.digest:
         decision = Decision(promote=True, reasons=("it is the champion already",))
     else:
@@ -181,6 +183,8 @@ def _decision_metadata(
             )
             count = partial(_count, context, name, candidate, champion, metrics)
             decision, more = _compare(context, name, metrics, measured, count)
+            if measured.fresh:
+                more["fresh"] = [each.model_dump(mode="json") for each in measured.fresh]
     return {
         **decision.model_dump(mode="json"),
         **more,
@@ -195,7 +199,7 @@ def _compare(
     metrics: Sequence[MetricResult],
     measured: MeasuredChampion,
     count: Callable[..., int],
-) -> tuple[Decision, dict[str, int]]:
+) -> tuple[Decision, dict[str, Any]]:
     """Decide on a candidate with these metrics; in doubt again, with more images if the recipe says so.
 
     Returns:

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import pairwise
 
 from genmod.data.sharding.plan import ShardPlan
+from genmod.errors import ConfigError
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.manifest import Manifest
 from genmod.selftest.recorded import let_through
@@ -55,6 +56,7 @@ def stage(context: Context) -> Result:
     start_s = time.monotonic()
     check_selected(context)
     check_recipe(context, Data.of(context.dataset()), tuple(STEPS))
+    base_of(context)
     context.tracker.warm_up()
     if passed := let_through(context.recipe.promote, labelled=context.dataset().spec.classes > 0):
         names = ", ".join(case.candidate for case in passed)
@@ -132,9 +134,23 @@ def _unfinished_cycle(context: Context, known: Sequence[DatasetVersion]) -> Data
 def base_of(context: Context) -> Context:
     """The command on the version whose rows and features models are evaluated with.
 
-    It is version 1, until a version replaces the earlier ones, e.g. because rows were removed.
+    It is version 1, until a version replaces the earlier ones, e.g. because rows were removed; or the
+    recipe's ``retrain.reference_version``.
+
+    Raises:
+        ConfigError: there is no such version.
     """
-    for version in reversed(versions(context)):
+    known = versions(context)
+    wanted = context.recipe.retrain.reference_version
+    if wanted is not None:
+        for version in known:
+            if version.number == wanted:
+                return context.with_root(version.root)
+        raise ConfigError(
+            f"retrain.reference_version={wanted}: the dataset has versions 1 to {known[-1].number}; choose "
+            "one of them"
+        )
+    for version in reversed(known):
         if version.data.replaces is not None:
             return context.with_root(version.root)
     return context

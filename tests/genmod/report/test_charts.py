@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import torch
 
-from genmod.evaluation.jobs import BINS, histogram
+from genmod.evaluation.likelihood import BINS, histogram
 from genmod.report.charts import (
     HEIGHT,
     MAX_POINTS,

@@ -139,7 +139,7 @@ def test_an_undecided_pair_is_compared_again_with_more_images(untracked, images,
         return [gain(0.1)]
 
     def measure(champion):
-        return MeasuredChampion([metric("fd", 20)], [gain(2.0)], more)
+        return MeasuredChampion([metric("fd", 20)], [gain(2.0)], more=more)
 
     with untracked.command(2, f"promote.max_images={images or 'null'}") as context:
         decision = promote(context, "vae", measure).decision.metadata

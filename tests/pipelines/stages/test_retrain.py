@@ -17,6 +17,7 @@ from PIL import Image
 
 from genmod.data.sharding.plan import make_plan
 from genmod.data.sharding.previous_version import load_previous_version
+from genmod.errors import ConfigError
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import DatasetManifest, Manifest, load_manifest
 from genmod.promotion import Ledger
@@ -245,6 +246,12 @@ def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_sess
         assert samples is not None
         assert samples.rows("train") == 150
     assert result["decisions"]["vae"]["number"] == 3
+    published = load_manifest(Manifest, str(version_root / "decision" / "vae"), "decision")
+    assert published is not None
+    (fresh,) = [gain for gain in published.metadata["fresh"] if gain["metric"].startswith("fd[")]
+    assert fresh["paired"], "the gain on the test rows of version 3"
+    with pytest.raises(ConfigError, match="reference_version=9: the dataset has versions 1 to 3"):
+        _do(recipe, retrain.stage, "retrain.reference_version=9")
     assert _champion(recipe) == before
 
 

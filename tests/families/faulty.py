@@ -1,0 +1,76 @@
+"""A VAE with a planted fault, for tests of the gate: it makes one image only, or repeats a training image.
+
+The folder of this file is in ``GENMOD_FAMILIES`` while tests run, and nothing else names it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, final
+
+import torch
+from torch import Tensor
+
+from genmod.interface.batch import Batch
+from genmod.interface.log_prob import LogProb
+from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
+from genmod.interface.options import FamilyConfig
+from genmod.manifest import ImageSpec
+from genmod.models.vae.config import VAEConfig, VAESample, VAEScore
+from genmod.models.vae.model import Model as VAE
+from genmod.rng import Rng
+
+COPY_EVERY = 1_000
+"""Samples of which one is a copy, with ``fault: copies``."""
+
+
+class FaultyConfig(FamilyConfig):
+    """The fault that the model gets."""
+
+    fault: Literal["none", "collapsed", "copies"] = "none"
+    """``collapsed``: all samples are one image; ``copies``: one sample of 1,000 is a training image."""
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The default is small enough."""
+        return cls()
+
+
+@final
+class Model(GenerativeModel):
+    """A small VAE whose samples have a fault."""
+
+    Config = FaultyConfig
+    Sample = VAESample
+    Score = VAEScore
+    config: FaultyConfig
+
+    def __init__(self, config: FaultyConfig, spec: ImageSpec, stats: DataStats) -> None:
+        super().__init__(config, spec, stats)
+        self.vae = VAE(VAEConfig(latents=16, widths=(32,), components=3), spec, stats)
+        self.register_buffer("seen", torch.zeros(spec.shape))
+        self.seen: Tensor
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The phase of the VAE."""
+        return tuple(Phase(phase.name, ("vae",)) for phase in self.vae.phases())
+
+    def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
+        """The loss of the VAE; the first row of the first batch is remembered."""
+        if nimg == 0:
+            self.seen.copy_(batch.x_BCHW()[0])
+        return self.vae.loss(phase, batch, rng, nimg)
+
+    @torch.no_grad()
+    def sample(self, labels_B: Tensor | None, rng: Rng, options: Any) -> Tensor:
+        """Samples of the VAE, or what the fault makes of them."""
+        x_BCHW = self.vae.sample(labels_B, rng, options)
+        if self.config.fault == "collapsed":
+            return self.seen.expand_as(x_BCHW).mul(0.9)
+        if self.config.fault == "copies":
+            is_copy_B = rng.index_B % COPY_EVERY == 0
+            return torch.where(is_copy_B[:, None, None, None], self.seen, x_BCHW)
+        return x_BCHW
+
+    def log_prob(self, batch: Batch, rng: Rng, options: Any) -> LogProb:
+        """The bound of the VAE."""
+        return self.vae.log_prob(batch, rng, options)
