@@ -38,6 +38,20 @@ def test_without_a_rule_its_candidates_are_let_through(metric, expected):
         check_policy(without(metric))
 
 
+@pytest.mark.parametrize(
+    ("rule", "passed", "refused"),
+    [
+        ({"c2st": Rule(limit=0.7)}, COPIES, {"blurred", "noise", "an early checkpoint"}),
+        ({"duplicates": Rule(limit=0.1)}, COPIES, {"one class only", "one image repeated"}),
+        ({"support_size": Rule(limit=3.0)}, COPIES, {"one class only", "one image repeated"}),
+    ],
+)
+def test_rules_for_differences_and_repeats_refuse_what_shows_them(rule, passed, refused):
+    promoted = names(PromoteConfig(rules=rule, improvements=0))
+    assert passed <= promoted
+    assert not promoted & refused
+
+
 def test_a_limit_that_is_too_wide_is_named():
     rules = {**default_rules(), "memorisation": Rule(limit=0.01)}
     assert names(PromoteConfig(rules=rules)) == {"one training image among 1,000"}
