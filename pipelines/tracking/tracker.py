@@ -79,6 +79,8 @@ class Tracker:
         self.store = RunStore(self.place, config, self._spool.enter)
         """For calls in the background alone."""
         self._queue = BackgroundQueue("genmod-tracking", is_permanent, self._warn, save=self._save)
+        self.parent: TrackedRun | None = None
+        """The run that runs which start from now on are a part of."""
         self._runs = 0
         self._unsaved = False
         self._unreported = False
@@ -133,8 +135,6 @@ class Tracker:
         fingerprint: str,
         params: Mapping[str, Any],
         inputs: Mapping[str, tuple[str, str]],
-        *,
-        parent: TrackedRun | None = None,
     ) -> TrackedRun:
         """Start the run of a stage, or continue it.
 
@@ -144,7 +144,6 @@ class Tracker:
             fingerprint: of the work; identifies the run together with stage and name.
             params: nested sections become ``section.key``.
             inputs: name of an input -> (URL, digest).
-            parent: the run that this one is a part of.
         """
         if not self.config.enabled:
             return TrackedRun(self, self.store, None)
@@ -152,7 +151,7 @@ class Tracker:
         self._runs += 1
         record = RunRecord(
             run=self._runs,
-            parent=None if parent is None else parent.number,
+            parent=None if self.parent is None else self.parent.number,
             stage=stage,
             name=name,
             fingerprint=fingerprint,
@@ -160,7 +159,7 @@ class Tracker:
             inputs={key: (redact(url), digest) for key, (url, digest) in inputs.items()},
             time_ms=now_ms(),
         )
-        return TrackedRun(self, self.store, record, parent)
+        return TrackedRun(self, self.store, record, self.parent)
 
     def ui_command(self) -> str:
         """The shell command or the address that shows the runs."""

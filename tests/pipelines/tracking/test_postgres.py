@@ -116,8 +116,8 @@ def server(postgres, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _short_timeouts(monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+def _one_attempt(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(TIMEOUT_S)))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 

@@ -60,8 +60,8 @@ def front(server):
 
 
 @pytest.fixture(autouse=True)
-def _short_timeouts(monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+def _one_attempt(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(TIMEOUT_S)))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
@@ -87,8 +87,8 @@ def tracker_of(uri, root):
 
 def log_run(tracker, root, fingerprint):
     """Log a run, with records of every kind, and the run that it is a part of."""
-    parent = tracker.run("retrain", "all", f"{fingerprint}-parent", {}, {})
-    run = tracker.run("train", "vae", fingerprint, {"lr": 0.1, "b": [1]}, INPUTS, parent=parent)
+    tracker.parent = parent = tracker.run("retrain", "all", f"{fingerprint}-parent", {}, {})
+    run = tracker.run("train", "vae", fingerprint, {"lr": 0.1, "b": [1]}, INPUTS)
     for nimg in range(1, POINTS + 1):
         run.log_metrics({"loss": 1 / nimg, "fd[cls]": float("nan")}, nimg)
     run.catch_up(POINTS + 2, lambda after: [(n, {"loss": 0.0}) for n in (after + 1, after + 2)])
@@ -333,7 +333,10 @@ def test_the_command_sends_says_what_and_fails_if_something_stays(server, front,
     front.faults.clear()
     assert main([*words, f"tracking.uri={front.endpoint}"]) == 0
     output = capsys.readouterr()
-    assert "1 commands sent: 1 runs, 1 metric values, 1 files, 0 models; 0 left" in output.err
+    assert (
+        "1 commands sent: 1 runs, 1 metric values, 1 files, 0 models, 0 reports; 0 left"
+        in output.err
+    )
     result = json.loads(output.out.splitlines()[-1])
     assert (result["status"], result["obsolete"]) == ("done", [f"{root}/model/config.json"])
     assert stored_spools(root) == []
