@@ -86,8 +86,14 @@ class Spool:
         with self._mutex:
             if self._closed:
                 raise SpoolBusy("the command has ended")
-            if self.is_local and self._lock is None:
+            if not self.is_local or self._lock is not None:
+                return
+            try:
                 self._lock = _locked(_path(self.folder), fcntl.LOCK_SH)
+            except SpoolBusy:
+                raise
+            except OSError:  # a file system that is full, or without locks: MLflow works without it
+                return
 
     def close(self, sent: bool) -> None:
         """End the spool; remove it if everything was sent."""

@@ -14,6 +14,8 @@ from genmod import storage
 from pipelines.tracking import spool as spools
 from pipelines.tracking.records import EndRecord, MetricsRecord, RunRecord
 from pipelines.tracking.spool import Spool, SpoolBusy, exclusive, stored_spools
+from pipelines.tracking.tracker import Tracker, TrackingConfig
+from tests.processes import TIMEOUT_S
 
 RUN = RunRecord(run=1, stage="train", name="vae", fingerprint="f", params={}, inputs={}, time_ms=1)
 
@@ -97,6 +99,17 @@ def test_it_is_for_this_user_alone(tmp_path):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     spool.close(sent=True)
+
+
+def test_without_a_folder_for_it_runs_are_logged(tmp_path, caplog):
+    (tmp_path / spools.SPOOL_FOLDER).write_text("a file of the user")
+    tracker = Tracker(TrackingConfig(), str(tmp_path))
+    run = tracker.run("train", "vae", "f", {}, {})
+    run.finish()
+    assert tracker.close(TIMEOUT_S)
+    assert run.run_id is not None
+    (record,) = [record for record in caplog.records if record.name == "genmod"]
+    assert "cannot keep what is logged to MLflow" in record.message
 
 
 def test_a_replay_and_commands_hold_each_other_off(tmp_path):
