@@ -51,6 +51,14 @@ class RuleResult(Config):
     """Positive if the candidate is better; None where nothing is compared."""
     stderr: float | None = None
     """Standard error of the gain."""
+    low: float | None = None
+    """Lower end of the gain's interval, by which it is shown to be larger than :attr:`needed`."""
+    high: float | None = None
+    """Its upper end, as far from it."""
+    tolerated: float | None = None
+    """Largest loss that the rule tolerates, in the metric's unit; None for any loss."""
+    needed: float | None = None
+    """Smallest gain that counts, in the metric's unit; None if a gain does not count."""
     detectable: float | None = None
     """True gain that such a comparison finds with a probability of 80 %."""
     loss_ruled_out: bool = True
@@ -178,7 +186,17 @@ def _check(
     require_comparable(candidate.value, champion)
     difference = paired.get(champion.name) or independent_difference(candidate, champion)
     gain, stderr = difference.gain, difference.stderr
-    update: dict[str, object] = {"champion": champion.value, "gain": gain, "stderr": stderr}
+    scale = abs(champion.value) if rule.relative else 1.0
+    margin = rates.quantiles(difference.freedom).gain * stderr
+    update: dict[str, object] = {
+        "champion": champion.value,
+        "gain": gain,
+        "stderr": stderr,
+        "low": gain - margin,
+        "high": gain + margin,
+        "tolerated": None if rule.max_regression is None else rule.max_regression * scale,
+        "needed": None if rule.improve_by is None else rule.improve_by * scale,
+    }
     if result.outcome == "beyond limit":
         return result.model_copy(update=update)
     return result.model_copy(update=update | _compared(difference, champion.value, rule, rates))

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 
 from genmod.config import Config, fingerprint
-from genmod.data.format.image_grid import gallery_rows, grid, png
+from genmod.data.format.image_grid import gallery_rows, grid, pixel_scale, png
 from genmod.data.reading.reader import read_rows, split_reader
 from genmod.errors import ConfigError
+from genmod.evaluation.extremes import Extremes, read_extremes
 from genmod.evaluation.images import Images, read_first, read_shuffled, split_digest
 from genmod.evaluation.inputs import sampling_settings
 from genmod.evaluation.likelihood import mean_bits_per_dim, score_metadata
@@ -25,7 +26,6 @@ from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import (
     DatasetManifest,
     FileEntry,
-    ImageSpec,
     Manifest,
     claim,
     publish,
@@ -34,6 +34,7 @@ from genmod.manifest import (
 from genmod.manifest.class_match import match_classes
 from genmod.metrics.features import load_extractor
 from genmod.metrics.protocol import EvaluateConfig, MetricValue
+from genmod.report.model_page import EXTREMES
 from genmod.scoring.calibrated import read_scores
 from genmod.scoring.table import Scores
 
@@ -170,10 +171,11 @@ class EvaluationJob(Config):
         )
         keys = self._keys((trained_root, trained), samples)
         others = [memorised.value, leakage]
-        scored = None
+        scored = extremes = None
         if self.scores_root is not None:
             scores = read_scores(self.scores_root, inputs["scores"])
             scored = score_metadata(inputs["scores"], scores)
+            extremes = read_extremes(scores, scored.get("split"), (trained_root, trained))
             bits = self._bits_per_dim(inputs["scores"], scores, data, reference)
             others += [] if bits is None else [bits]
         evaluation = evaluate_samples(images, reference, others)
@@ -185,6 +187,7 @@ class EvaluationJob(Config):
                 *self._pictures(images, reference),
                 self._nearest((trained_root, trained), samples, memorised),
                 write_file(self.out_root, EVIDENCE, memorised.evidence(*keys)),
+                *self._extremes(extremes),
             ),
             metadata={
                 "model": self.name,
@@ -204,6 +207,7 @@ class EvaluationJob(Config):
                     "digest": samples.digest,
                 },
                 "scores": scored,
+                "extremes": extremes.metadata if extremes else None,
                 "unscored": self.unscored,
                 "ood": self._ood(inputs),
                 "quality_vs_nfe": self._quality_vs_nfe(samples, reference),
@@ -236,7 +240,7 @@ class EvaluationJob(Config):
         for name, side in (("samples", images), ("reference", reference.images)):
             rows = gallery_rows(side.labels_N, GALLERY, GALLERY, spec.classes)
             rows = rows[rows < len(side)]
-            picture = grid(side.pixels_NCHW[rows], GALLERY, _scale(spec))
+            picture = grid(side.pixels_NCHW[rows], GALLERY, pixel_scale(spec))
             entries.append(write_file(self.out_root, f"{name}.png", png(picture)))
         return tuple(entries)
 
@@ -256,8 +260,14 @@ class EvaluationJob(Config):
             made, real = torch.cat((made, blank)), torch.cat((real, blank))
         sides = zip(made.split(SHOWN), real.split(SHOWN), strict=True)
         pairs = torch.cat([side for pair in sides for side in pair])
-        picture = grid(pairs, min(SHOWN, len(row_N)), _scale(trained[1].spec))
+        picture = grid(pairs, min(SHOWN, len(row_N)), pixel_scale(trained[1].spec))
         return write_file(self.out_root, "nearest.png", png(picture))
+
+    def _extremes(self, extremes: Extremes | None) -> tuple[FileEntry, ...]:
+        """Write the picture of the most and the least likely images, if there is one."""
+        if extremes is None:
+            return ()
+        return (write_file(self.out_root, EXTREMES, extremes.picture),)
 
     def _bits_per_dim(
         self, manifest: Manifest, scores: Scores, data: DatasetManifest, reference: Reference
@@ -280,8 +290,3 @@ class EvaluationJob(Config):
             return None
         roots = self.scores_root, self.ood_root
         return ood_auroc(roots, inputs["scores"], inputs["ood"])
-
-
-def _scale(spec: ImageSpec) -> int:
-    """Side of the square that each pixel of a small image becomes."""
-    return max(1, 56 // max(spec.height, spec.width))

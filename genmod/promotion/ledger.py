@@ -78,8 +78,8 @@ class Ledger:
         for expected, number in enumerate(numbers, start=1):
             if number != expected:
                 raise DataError(
-                    f"{self._url(expected)} is missing, but entry {number} of the promotion ledger exists; "
-                    f"{_REMEDY}"
+                    f"{self.entry_url(expected)} is missing, but entry {number} of the promotion ledger "
+                    f"exists; {_REMEDY}"
                 )
         with ThreadPoolExecutor(_PARALLEL) as pool:
             entries = list(pool.map(self._read, numbers))
@@ -88,7 +88,7 @@ class Ledger:
             try:
                 promotions = promotions.after(entry)
             except ImpossibleEntry as error:
-                url = self._url(entry.number)
+                url = self.entry_url(entry.number)
                 raise DataError(
                     f"{url} does not continue the promotion ledger: {error}; {_REMEDY}"
                 ) from None
@@ -124,16 +124,19 @@ class Ledger:
         if not self._is_writable:
             storage.check_writable(self.root)
             self._is_writable = True
-        if not self._create(self._url(entry.number), canonical_json(entry.model_dump(mode="json"))):
+        if not self._create(
+            self.entry_url(entry.number), canonical_json(entry.model_dump(mode="json"))
+        ):
             return None
         storage.fsync_dir(self.root)
         return continued
 
-    def _url(self, number: int) -> str:
+    def entry_url(self, number: int) -> str:
+        """URL of an entry, which may not exist."""
         return storage.join(self.root, f"promotion-{number:06d}.json")
 
     def _read(self, number: int) -> LedgerEntry:
-        url = self._url(number)
+        url = self.entry_url(number)
         try:
             data = storage.read_bytes(url, ENTRY_BYTES)
         except FileNotFoundError:

@@ -180,6 +180,18 @@ class _Memorised(_Shown):
     shown: tuple[_Pair, ...] = Field(max_length=_MAX_PAIRS)
 
 
+class _Extreme(_Shown):
+    key: Text
+    nats: Number
+
+
+class _Extremes(_Shown):
+    """The most and the least likely of the scored images."""
+
+    most: tuple[_Extreme, ...] = Field(min_length=1, max_length=_MAX_PAIRS)
+    least: tuple[_Extreme, ...] = Field(min_length=1, max_length=_MAX_PAIRS)
+
+
 class _Evaluation(_Shown):
     """The metadata of an evaluation's manifest, without its metrics."""
 
@@ -189,6 +201,7 @@ class _Evaluation(_Shown):
     class_shares: _ClassShares | None = None
     class_names: tuple[Text, ...] = Field(default=(), max_length=BUDGET.classes)
     scores: _Scores | None = None
+    extremes: _Extremes | None = None
     unscored: Text = ""
     ood: _Ood | None = None
     memorisation: _Memorised | None = None

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from genmod import units
 from genmod.metrics.protocol import MetricResult, MetricValue, Protocol
-from genmod.report.charts import Histogram, histogram_chart, line_chart, paired_bars
-from genmod.report.curves import Charts
+from genmod.report.charts import Histogram, histogram_chart, paired_bars
 from genmod.report.metric_texts import METRIC_TEXTS, MetricText
+from genmod.report.model_page import ModelPage, curve_charts, extreme_images, nfe_chart
+from genmod.report.template import render_template
 
 _RELATIONS: dict[str, str] = {
     "exact": "exact",
@@ -28,28 +25,6 @@ _RELATIONS: dict[str, str] = {
     "stochastic_upper_bound": "stochastic upper bound: above the true value on average",
     "upper_bound": "upper bound: the true value is at most this",
 }
-
-
-@dataclass(frozen=True)
-class ModelPage:
-    """Content of the report about one model."""
-
-    name: str
-    family: str
-    metrics: Sequence[MetricResult]
-    metadata: Mapping[str, Any]
-    """Metadata of the evaluation's manifest."""
-    pictures: Mapping[str, bytes]
-    """PNG files by name: ``samples.png``, ``nearest.png``; of a model with latents
-    ``latents/reconstructions.png`` and ``latents/traversals.png``."""
-    losses: Charts = field(default_factory=Charts)
-    """Training and validation losses."""
-    quantities: Charts = field(default_factory=Charts)
-    """Other quantities that were logged during training."""
-    events: Sequence[str] = ()
-    """Events of the monitors during training, such as rollbacks."""
-    latents: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Use of the latents at the end of training, see :func:`genmod.interface.latents.latent_usage`."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +48,17 @@ class ReportContent:
 
 def render(content: ReportContent) -> str:
     """The page as HTML. All text is escaped; its policy allows its own style and images alone."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = resources.files("genmod.report").joinpath("page.html").read_text("utf-8")
-    style = template.partition("<style>")[2].partition("</style>")[0]
-    return environment.from_string(template).render(
+    return render_template(
+        "page.html",
         content=content,
-        style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        picture=_picture,
-        number=format_number,
         relations=_RELATIONS,
         position=_position,
         budget=_budget,
         metrics=_metric_rows(content.models),
-        losses={model.name: _charts(model.losses) for model in content.models},
-        quantities={model.name: _charts(model.quantities) for model in content.models},
-        nfe_curves={model.name: _quality_vs_nfe(model) for model in content.models},
+        losses={model.name: curve_charts(model.losses) for model in content.models},
+        quantities={model.name: curve_charts(model.quantities) for model in content.models},
+        nfe_curves={model.name: nfe_chart(model) for model in content.models},
+        extremes={m.name: extreme_images(m, i) for i, m in enumerate(content.models)},
         histograms={
             model.name: _histogram(model, content.dims, content.levels) for model in content.models
         },
@@ -96,20 +67,6 @@ def render(content: ReportContent) -> str:
         classes={model.name: _classes(model) for model in content.models},
         labels_differ=_labels_differ(content.models),
     )
-
-
-def format_number(value: float, percent: bool = False) -> str:
-    """A value with a number of digits that suits its size.
-
-    >>> format_number(1234.5), format_number(0.123456), format_number(0.05, percent=True)
-    ('1,234.5', '0.123', '5.0%')
-    """
-    if percent:
-        return f"{value:.1%}"
-    size = abs(value)
-    if size >= 100:
-        return f"{value:,.1f}"
-    return f"{value:.2f}" if size >= 1 else f"{value:.3f}" if size >= 1e-3 else f"{value:.1g}"
 
 
 @dataclass(frozen=True)
@@ -177,31 +134,10 @@ def _position(result: MetricResult) -> int | None:
     return round(100 * min(1.0, max(0.0, result.relative_position)))
 
 
-def _picture(png: bytes, alt: str) -> Markup:
-    data = base64.b64encode(png).decode()
-    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alt, data)
-
-
-def _charts(charts: Charts) -> list[tuple[str, Markup]]:
-    return [
-        (title, line_chart(curves, "images seen", title.rsplit(" ", maxsplit=1)[-1]))
-        for title, curves in charts.items()
-        if any(curves.values())
-    ]
-
-
 def _units(model: ModelPage) -> list[float]:
     """KL of each latent unit, largest first."""
     kls = [kl for name, kl in model.latents.items() if name.startswith("kl_nats_of_unit/")]
     return sorted(kls, reverse=True)
-
-
-def _quality_vs_nfe(model: ModelPage) -> Markup | None:
-    """Quality against network evaluations, a curve for each solver."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for point in model.metadata.get("quality_vs_nfe") or ():
-        curves.setdefault(point["curve"], []).append((point["nfe"], point["fd"]))
-    return line_chart(curves, "network evaluations", "Fréchet distance") if curves else None
 
 
 def _histogram(model: ModelPage, dims: int, levels: int) -> Markup | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from genmod import storage
 from genmod.config import Config, fingerprint
-from genmod.evaluation.measure import metrics_from
-from genmod.interface.model_store import HISTORY
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import (
     SPLITS,
@@ -13,25 +11,14 @@ from genmod.manifest import (
     Manifest,
     claim,
     publish,
-    read_listed,
     write_file,
 )
-from genmod.report.curves import training_curves
-from genmod.report.evaluated import (
-    check_latent_use,
-    family_and_events,
-    read_history,
-    shown_evaluation,
-)
-from genmod.report.page import ModelPage, ReportContent, render
-from genmod.training.monitors.latents import LATENT_IMAGES
+from genmod.report.page import ReportContent, render
+from pipelines.jobs.model_pages import read_model_page, read_page_file
 
 PAGE = "report.html"
 
-_PICTURES = "samples.png", "nearest.png"
-_LATENT_PICTURES = f"{LATENT_IMAGES}/reconstructions.png", f"{LATENT_IMAGES}/traversals.png"
-
-VERSION = 5
+VERSION = 6
 """Version of the page. Raise it when the page changes, so that reports are rendered again."""
 
 
@@ -85,8 +72,13 @@ class ReportJob(Config):
             dims=data.spec.dims,
             levels=data.spec.levels,
             data=_about(data),
-            reference_png=_file(first, _evaluation(snapshot, first), "reference.png"),
-            models=[self._page(snapshot, name) for name in self.models],
+            reference_png=read_page_file(first, _evaluation(snapshot, first), "reference.png"),
+            models=[
+                read_model_page(
+                    snapshot, name, self._at("models", name), self._at("evaluation", name)
+                )
+                for name in self.models
+            ],
             provenance=[
                 (name, root, manifest.digest) for name, root, manifest in self._inputs(snapshot)
             ],
@@ -122,45 +114,9 @@ class ReportJob(Config):
         made_by = f"train --model {name}"
         return snapshot.require(Manifest, self._at("models", name), "model", made_by)
 
-    def _page(self, snapshot: ManifestSnapshot, name: str) -> ModelPage:
-        model_root, root = self._at("models", name), self._at("evaluation", name)
-        model, evaluation = self._model(snapshot, name), _evaluation(snapshot, root)
-        history_url = storage.join(model_root, HISTORY)
-        history = read_history(_file(model_root, model, HISTORY), history_url)
-        losses, quantities = training_curves(history)
-        latents = {
-            key.removeprefix("latents/"): value
-            for key, value in (history[-1].metrics if history else {}).items()
-            if key.startswith("latents/")
-        }
-        if latents:
-            check_latent_use(latents, history_url)
-        family, events = family_and_events(model.metadata, model_root)
-        return ModelPage(
-            name=name,
-            family=family,
-            metrics=metrics_from(evaluation.metadata),
-            metadata=shown_evaluation(evaluation.metadata, root),
-            pictures={name: _file(root, evaluation, name) for name in _PICTURES}
-            | (
-                {name: _file(model_root, model, name) for name in _LATENT_PICTURES}
-                if any(entry.path in _LATENT_PICTURES for entry in model.files)
-                else {}
-            ),
-            losses=losses,
-            quantities=quantities,
-            events=events,
-            latents=latents,
-        )
-
 
 def _evaluation(snapshot: ManifestSnapshot, root: str) -> Manifest:
     return snapshot.require(Manifest, root, "evaluation", "evaluate")
-
-
-def _file(root: str, manifest: Manifest, path: str) -> bytes:
-    """A file that a manifest lists. DataError if it is missing or was changed."""
-    return read_listed(root, manifest, path, "remove that folder and run its stage again")
 
 
 def _about(data: DatasetManifest) -> list[tuple[str, str]]:

@@ -19,7 +19,12 @@ from genmod.promotion import LedgerModel
 from pipelines.jobs.sampling import SampleJob, plan_sample, sample_models
 from pipelines.recipe.context import Context
 from pipelines.stages.bulk_stage import bulk_options
-from pipelines.stages.decisions import MeasuredChampion, check_champion, likelihoods_of_champion
+from pipelines.stages.decisions import (
+    MeasuredChampion,
+    champion_folder,
+    check_champion,
+    likelihoods_of_champion,
+)
 from pipelines.stages.evaluate import run_evaluation_jobs
 
 
@@ -38,7 +43,7 @@ def measure_champion(
         ConfigError: the champion's model is not where the recipe allows it.
         DataError: another model is there.
     """
-    folder = cycle.at("champion", job.name, champion.digest[:16])
+    folder = champion_folder(cycle, job.name, champion.digest)
     samples_root = _samples(context, cycle, job.name, champion, folder)
     champion_job = job.model_copy(
         update={

@@ -82,6 +82,17 @@ class PublishedDecision:
     is_new: bool
 
 
+def champion_folder(context: Context, name: str, digest: str) -> str:
+    """URL of the folder in which a champion is sampled and evaluated for decisions on a model of the recipe.
+
+    Args:
+        context: where the candidate is.
+        name: of the model in the recipe.
+        digest: of the champion's model.
+    """
+    return context.at("champion", name, digest[:16])
+
+
 def decision_work(model: str, evaluation: str, rules: PromoteConfig) -> str:
     """Fingerprint of a decision on a model, by the digests of the model and its evaluation."""
     return fingerprint("decision", model, evaluation, rules.result())

@@ -18,6 +18,7 @@ from genmod.promotion import Evidence, LedgerModel, Promotions
 from pipelines.recipe.context import ALREADY_DONE, DONE, Context, Result
 from pipelines.recipe.selection import check_selected
 from pipelines.stages.champions import Champions
+from pipelines.stages.decision_pages import write_decision_page
 from pipelines.stages.decisions import (
     MeasureChampion,
     PublishedDecision,
@@ -39,6 +40,8 @@ class AppliedDecision:
 
     decision: Manifest
     is_new: bool
+    page: str
+    """URL of its page; empty if the page could not be made."""
 
 
 def promote(context: Context, name: str, measure: MeasureChampion | None = None) -> AppliedDecision:
@@ -66,8 +69,11 @@ def promote(context: Context, name: str, measure: MeasureChampion | None = None)
         moved = _apply(champions, promotions, candidate, decision)
         if moved is not None:
             content = decided(decision.manifest)
+            page = write_decision_page(champions, decision, renew=moved or decision.is_new)
+            if page:
+                run.log_artifact(page)
             run.finish(metadata=content.model_dump(mode="json", include={"promote", "reasons"}))
-            return AppliedDecision(decision.manifest, moved or worked)
+            return AppliedDecision(decision.manifest, moved or worked, page)
         context.progress.log(
             f"  {name}: the champion changed since this decision was made; it is made again"
         )
@@ -166,7 +172,7 @@ def promote_result(
 ) -> Result:
     """Log the decisions by model, and return the result of the stage that made them."""
     for name, each in applied.items():
-        log_decision(context, name, each.decision)
+        log_decision(context, name, each)
     worked = any(each.is_new for each in applied.values())
     status = DONE if worked else ALREADY_DONE
     took = f" in {time.monotonic() - start_s:.0f} s" if worked else ""
@@ -179,13 +185,16 @@ def promote_result(
             {name: each.decision.fingerprint for name, each in applied.items()}
         ),
         "decisions": {
-            name: decided(each.decision).model_dump(mode="json") for name, each in applied.items()
+            name: {**decided(each.decision).model_dump(mode="json"), "page": each.page}
+            for name, each in applied.items()
         },
     }
 
 
-def log_decision(context: Context, title: str, decision: Manifest) -> None:
-    """Log whether a model becomes the champion, and why."""
-    found = decided(decision)
+def log_decision(context: Context, title: str, applied: AppliedDecision) -> None:
+    """Log whether a model becomes the champion, why, and where the page of the decision is."""
+    found = decided(applied.decision)
     outcome = "champion" if found.promote else "not promoted"
     context.progress.log(f"  {title}: {outcome}: {'; '.join(found.reasons)}")
+    if applied.page:
+        context.progress.log(f"  {title}: see {applied.page}")

@@ -118,7 +118,7 @@ def _bootstrap_champion(context: Context, name: str) -> None:
         return
     applied = promote(context, name)
     if applied.is_new:
-        log_decision(context, f"{name}: version 1", applied.decision)
+        log_decision(context, f"{name}: version 1", applied)
 
 
 def _unfinished_cycle(context: Context, known: Sequence[DatasetVersion]) -> DatasetVersion | None:

@@ -238,7 +238,7 @@ def _receipts(corpus: Corpus, rng: random.Random) -> Calls:
 
 
 def _scores(corpus: Corpus, rng: random.Random) -> Calls:
-    from genmod.evaluation.jobs import histogram
+    from genmod.evaluation.likelihood import histogram
     from genmod.evaluation.ood import ood_auroc, require_comparable_scores
     from genmod.interface.snapshot import ManifestSnapshot
     from genmod.manifest import Manifest

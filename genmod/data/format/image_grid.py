@@ -47,6 +47,11 @@ def grid(pixels_NCHW: Tensor, columns: int, scale: int = 1, background: int = 12
     return grid_CHW
 
 
+def pixel_scale(spec: ImageSpec) -> int:
+    """Side of the square that each pixel of a small image becomes in a grid; 1 for images of 56 pixels."""
+    return max(1, 56 // max(spec.height, spec.width))
+
+
 def png(image_CHW: Tensor) -> bytes:
     """Encode a grey or RGB image, uint8 (C, H, W), as a PNG file."""
     channels, height, width = image_CHW.shape

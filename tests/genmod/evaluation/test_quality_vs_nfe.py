@@ -17,7 +17,8 @@ from genmod.manifest import ImageSpec
 from genmod.metrics.features import FeaturesConfig, fit_extractor
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.report.charts import line_chart
-from genmod.report.page import ModelPage, ReportContent, render
+from genmod.report.model_page import ModelPage
+from genmod.report.page import ReportContent, render
 from genmod.rng import rng_for
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from genmod.report.page import ModelPage, ReportContent, render
+from genmod.report.model_page import ModelPage
+from genmod.report.page import ReportContent, render
 
 FACTS = {
     "samples": {"rows": 10, "sampler": "heun-18", "draws_from_p": True},

@@ -29,7 +29,8 @@ from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load_manifest, publish, write_file
 from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.protocol import EvaluateConfig
-from genmod.report.page import ModelPage, ReportContent, render
+from genmod.report.model_page import ModelPage
+from genmod.report.page import ReportContent, render
 from genmod.scoring.calibrated import add_ood_scores
 from genmod.scoring.label import ScoreLabel
 from genmod.scoring.moments import RunningMoments
@@ -232,6 +233,9 @@ def test_scores_have_their_label_and_a_histogram_of_every_row(evaluated):
     metadata = evaluation_job(evaluated, "vae").done().metadata["scores"]
     assert metadata["mean_nats"] == pytest.approx(-115)
     assert (metadata["label"], metadata["estimator"]) == ("stochastic_lower_bound", "iwae")
+    extremes = evaluation_job(evaluated, "vae").done().metadata["extremes"]
+    assert extremes["most"][0] == {"key": "val96", "nats": -90.0}
+    assert extremes["least"][0] == {"key": "val0", "nats": -140.0}
     histogram = metadata["histogram"]
     assert sum(histogram["counts"]) + histogram["below"] + histogram["above"] == 97
     without = evaluation_job(evaluated, "gan").done().metadata
@@ -383,7 +387,7 @@ def test_the_report_is_one_file_and_shows_the_models_side_by_side(evaluated):
     assert all(re.match(r"data:image/png;base64,|#", source) for source in sources)
     assert "@import" not in html
     assert "url(" not in html
-    assert sum(source.startswith("data:") for source in sources) == 7
+    assert sum(source.startswith("data:") for source in sources) == 8
     assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
     text = " ".join("".join(page.texts).split())
     label = features_job(evaluated).done().metadata["label"]
