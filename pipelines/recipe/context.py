@@ -49,7 +49,8 @@ class _Opened:
 class Context:
     """One command: its settings and the things that it has opened.
 
-    :meth:`with_models` and :meth:`with_root` return contexts of the same command that share all else.
+    :meth:`with_models`, :meth:`with_root` and :meth:`with_recipe` return contexts of the same command that
+    share all else.
     """
 
     recipe: Recipe
@@ -73,7 +74,11 @@ class Context:
 
     def with_root(self, root: str) -> Context:
         """The same command with its results below another root. Tracking stays where it is."""
-        return replace(self, recipe=self.recipe.model_copy(update={"root": root}))
+        return self.with_recipe(self.recipe.model_copy(update={"root": root}))
+
+    def with_recipe(self, recipe: Recipe) -> Context:
+        """The same command with another recipe. Tracking stays where it is."""
+        return replace(self, recipe=recipe)
 
     @property
     def tracker(self) -> Tracker:

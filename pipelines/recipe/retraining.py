@@ -47,6 +47,9 @@ class RetrainConfig(Config):
     start: Literal["scratch", "warm"] = "scratch"
     """Training of later versions starts from random weights, or ``warm`` from those of the champion."""
 
+    synthetic_count: int | None = Field(default=None, ge=1, le=BUDGET.rows)
+    """Images of the synthetic dataset that each champion generates at the end of a retrain, in the folder
+    ``synthetic/NAME`` of its version, unless it is there. Null: none."""
     reference_version: int | None = Field(default=None, ge=1, le=10**9)
     """Version of the dataset whose test rows and feature space decide, for example a newer one when the
     planned decisions of the first one's rows are used up; the champion is evaluated again. Null: version 1,

@@ -48,6 +48,7 @@ from pipelines.stages.promote import (
 )
 from pipelines.stages.replaced import list_replaced
 from pipelines.stages.run import STEPS
+from pipelines.stages.synthetic import generate_synthetic
 from pipelines.stages.warm_start import choose_start
 
 
@@ -91,11 +92,13 @@ def stage(context: Context) -> Result:
         job.name: promote(cycle, job.name, partial(measure_champion, context, cycle, job))
         for job in jobs
     }
+    synthetic = generate_synthetic(context)
     result = promote_result(context, "retrain", applied, version.root, start_s)
     return result | {
         "version": version.number,
         "dataset": version.data.digest,
         "reason": reason,
+        "synthetic": synthetic,
     }
 
 
@@ -193,4 +196,8 @@ def _nothing_new(context: Context, start_s: float) -> Result:
             "output": newest.root,
             "fingerprint": newest.data.fingerprint,
         }
-    return result | {"version": newest.number, "dataset": newest.data.digest}
+    return result | {
+        "version": newest.number,
+        "dataset": newest.data.digest,
+        "synthetic": generate_synthetic(context),
+    }

@@ -164,6 +164,11 @@ def test_retrain(ray_session, place):
     planned = _do(recipe, partial(plan, "retrain"))
     assert planned
     assert all(step.done for step in planned)
+    made = _do(recipe, retrain.stage, "retrain.synthetic_count=30")
+    assert made["synthetic"] == {"vae": str(version_root / "synthetic" / "vae")}
+    synthetic = load_manifest(DatasetManifest, made["synthetic"]["vae"], "dataset")
+    assert synthetic is not None
+    assert (synthetic.rows("train"), synthetic.parents["model"]) == (30, champion.digest)
 
 
 def _kill_after_training(recipe: Path, version_root: Path) -> None:
