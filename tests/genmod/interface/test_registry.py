@@ -96,6 +96,7 @@ NAMES_FAMILY_SETTINGS = {
     "genmod/distributions": "likelihoods of pixels, whose errors name the key that selects them",
     "genmod/samplers": "code of families that solve an equation",
     "genmod/likelihood": "estimators, whose errors name the settings of the families that use them",
+    "genmod/selftest/gate.py": "its champion is a small model of one family",
     "pipelines/recipe/renamed.py": "old names of recipe keys",
 }
 
