@@ -17,6 +17,8 @@ from tests.stores import weed
 os.environ.setdefault(
     "PYTHONSAFEPATH", ""
 )  # further processes import ``tests`` from the current folder
+# Ray gives its workers a lower priority than the tests without Ray that run at the same time.
+os.environ.setdefault("RAY_worker_niceness", "0")
 set_environment()
 os.environ[FAMILIES_VARIABLE] = str(Path(__file__).parent / "families")
 settings.register_profile(
