@@ -44,8 +44,9 @@ class RetrainConfig(Config):
     max_age_days: float | None = Field(default=None, ge=0, le=36_500)
     """Retrain on the same rows, with other random numbers, when the newest version is this old. 0: at once,
     on request. Null: never."""
-    start: Literal["scratch", "warm"] = "scratch"
-    """Training of later versions starts from random weights, or ``warm`` from those of the champion."""
+    start: Literal["scratch", "warm", "both"] = "scratch"
+    """Training of later versions starts from random weights, or ``warm`` from those of the champion.
+    ``both``: one version of each, decided one after the other; each counts as a decision."""
 
     synthetic_count: int | None = Field(default=None, ge=1, le=BUDGET.rows)
     """Images of the synthetic dataset that each champion generates at the end of a retrain, in the folder

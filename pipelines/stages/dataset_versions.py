@@ -25,6 +25,9 @@ NOTHING_NEW = "nothing new"
 """Status of a command whose source has no rows that the newest version lacks."""
 
 
+WARM_REASON = "the same rows, from the weights of the champion"
+"""Reason of a version that ``retrain.start: both`` adds."""
+
 NewRowsReason = Callable[[DatasetPlan, "DatasetVersion"], "str | None"]
 """Why new rows are a reason for a version, given its plan and the newest version: empty if they are one by
 themselves; None: they wait."""
@@ -106,10 +109,31 @@ def append_version(context: Context, reason: NewRowsReason = _take_all) -> Datas
 
     An unfinished version whose source has grown since stays unfinished; the next number is used.
     """
-    recipe, newest = context.recipe, versions(context)[-1]
+    newest = versions(context)[-1]
     plan, is_needed = plan_version(context, newest, reason)
-    if not is_needed:
+    return _append(context, newest, plan) if is_needed else None
+
+
+def append_warm_version(context: Context) -> DatasetVersion | None:
+    """Write the version of the same rows that is trained from the champion's weights, with ``start: both``.
+
+    Returns:
+        None if the newest version is one, or is the first.
+    """
+    newest = versions(context)[-1]
+    if newest.number == 1 or newest.data.reason == WARM_REASON:
         return None
+    parent = load_previous_version(storage.join(newest.root, "data"), newest.data)
+    origin = VersionOrigin(
+        number=newest.number + 1, reason=WARM_REASON, repeat=newest.data.repeat + 1
+    )
+    plan = make_plan(context.recipe.data, context.recipe.seed, parent, origin)
+    return _append(context, newest, plan)
+
+
+def _append(context: Context, newest: DatasetVersion, plan: DatasetPlan) -> DatasetVersion | None:
+    """Write a planned version; None if it has nothing that the newest version lacks."""
+    recipe = context.recipe
     for line in census_lines(plan.census):
         context.progress.log(f"  {line}")
     number, root = next_root(context, newest.number + 1, plan.fingerprint)

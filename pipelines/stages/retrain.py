@@ -25,8 +25,10 @@ from pipelines.stages.champion_comparison import measure_champion
 from pipelines.stages.champions import Champions
 from pipelines.stages.dataset_versions import (
     NOTHING_NEW,
+    WARM_REASON,
     DatasetVersion,
     append_version,
+    append_warm_version,
     next_version,
     versions,
 )
@@ -66,18 +68,34 @@ def stage(context: Context) -> Result:
         )
     for name in context.models:
         _bootstrap_champion(context, name)
+    cycles: list[Result] = []
+    while (version := _next_version(context, is_first=not cycles)) is not None:
+        cycles.append(_run_cycle(context, version, start_s))
+    if not cycles:
+        return _nothing_new(context, start_s)
+    return cycles[-1] | {"cycles": cycles, "synthetic": generate_synthetic(context)}
+
+
+def _next_version(context: Context, is_first: bool) -> DatasetVersion | None:
+    """The version whose cycle is next; None if all is done."""
     context.check_lease()
     version = _unfinished_cycle(context, versions(context))
-    version = version or append_version(context, partial(new_rows_reason, context))
-    if version is None:
-        return _nothing_new(context, start_s)
+    if version is None and is_first:
+        version = append_version(context, partial(new_rows_reason, context))
+    if version is None and context.recipe.retrain.start == "both":
+        version = append_warm_version(context)
+    return version
+
+
+def _run_cycle(context: Context, version: DatasetVersion, start_s: float) -> Result:
+    """Train and evaluate the models of a version, and decide on them."""
     cycle = context.with_root(version.root)
     reason = version.data.reason or "new rows"
     context.progress.log(f"retrain: version {version.number}, {version.rows:,} images: {reason}")
     base = base_of(context)
     if version.data.replaces is not None:
         list_replaced(context, version)
-    if context.recipe.retrain.start == "warm":
+    if context.recipe.retrain.start == "warm" or reason == WARM_REASON:
         for name in models_for(cycle.recipe, cycle.models, "train"):
             choose_start(context, cycle, name)
     for step in ("train", "distill", "sample", "score"):
@@ -92,13 +110,11 @@ def stage(context: Context) -> Result:
         job.name: promote(cycle, job.name, partial(measure_champion, context, cycle, job))
         for job in jobs
     }
-    synthetic = generate_synthetic(context)
     result = promote_result(context, "retrain", applied, version.root, start_s)
     return result | {
         "version": version.number,
         "dataset": version.data.digest,
         "reason": reason,
-        "synthetic": synthetic,
     }
 
 

@@ -26,7 +26,7 @@ from pipelines.commands.verify import verify
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import DONE, Context
 from pipelines.stages import retrain, run
-from pipelines.stages.dataset_versions import versions
+from pipelines.stages.dataset_versions import WARM_REASON, versions
 from pipelines.stages.drift import new_rows_reason
 from pipelines.stages.replaced import load_replaced
 from pipelines.tracking import registry
@@ -266,17 +266,26 @@ def test_removed_rows_are_left_out_and_what_was_made_of_them_is_listed(ray_sessi
     assert before is not None
     for path in sorted((root.parent / "images" / "3").iterdir())[:20]:
         path.unlink()
-    changes = "retrain.source_changes=rebuild", "retrain.start=warm"
+    changes = "retrain.source_changes=rebuild", "retrain.start=both"
     result = _do(recipe, retrain.stage, *changes)
-    assert (result["status"], result["version"]) == (DONE, 4)
-    assert result["reason"].startswith("20 rows of version 3 were removed")
+    assert [(cycle["status"], cycle["version"]) for cycle in result["cycles"]] == [
+        (DONE, 4),
+        (DONE, 5),
+    ]
+    rebuilt, warm = result["cycles"]
+    assert rebuilt["reason"].startswith("20 rows of version 3 were removed")
+    assert warm["reason"] == WARM_REASON
     version_root = root / "retrain" / "v0004"
     data = load_manifest(DatasetManifest, str(version_root / "data"), "dataset")
     model = load_manifest(Manifest, str(version_root / "models" / "vae"), "model")
     assert data is not None
     assert model is not None
     assert sum(shard.rows for shard in data.shards) == 1280
-    assert model.parents == {"data": data.digest, "start": before.digest}, "a warm start"
+    assert model.parents == {"data": data.digest}, "from random weights"
+    started = load_manifest(Manifest, str(root / "retrain" / "v0005" / "models" / "vae"), "model")
+    champion = model if rebuilt["decisions"]["vae"]["promote"] else before
+    assert started is not None
+    assert started.parents["start"] == champion.digest
     listed = load_replaced(str(version_root))
     assert listed is not None
     assert {(item.kind, item.version) for item in listed.items} == {
@@ -288,7 +297,7 @@ def test_removed_rows_are_left_out_and_what_was_made_of_them_is_listed(ray_sessi
     assert evaluation is not None
     assert data.digest in evaluation.parents.values(), "evaluated on the rows that are left"
     again = _do(recipe, retrain.stage, *changes)
-    assert (again["status"], again["version"]) == (retrain.NOTHING_NEW, 4)
+    assert (again["status"], again["version"]) == (retrain.NOTHING_NEW, 5)
 
 
 def test_few_new_rows_wait_unless_they_drift(ray_session, place):
