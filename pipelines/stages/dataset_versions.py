@@ -33,6 +33,10 @@ NewRowsReason = Callable[[DatasetPlan, "DatasetVersion"], "str | None"]
 themselves; None: they wait."""
 
 
+OnStart = Callable[[int, str], None]
+"""Called with number and fingerprint of a version."""
+
+
 @dataclass(frozen=True)
 class DatasetVersion:
     """One version of the dataset."""
@@ -83,6 +87,10 @@ def versions(context: Context) -> list[DatasetVersion]:
     return known
 
 
+def _do_nothing(number: int, fingerprint: str) -> None:
+    del number, fingerprint
+
+
 def _take_all(plan: DatasetPlan, newest: DatasetVersion) -> str:
     """Any new rows are a reason for a version."""
     del plan, newest
@@ -104,18 +112,29 @@ def next_version(
     return context.with_root(root), plan.summary()
 
 
-def append_version(context: Context, reason: NewRowsReason = _take_all) -> DatasetVersion | None:
+def append_version(
+    context: Context, reason: NewRowsReason = _take_all, on_start: OnStart = _do_nothing
+) -> DatasetVersion | None:
     """Write the next version of the dataset, or finish writing it; None if there are no new rows.
 
     An unfinished version whose source has grown since stays unfinished; the next number is used.
+
+    Args:
+        context: of the command.
+        reason: why new rows are taken.
+        on_start: called before the version is written.
     """
     newest = versions(context)[-1]
     plan, is_needed = plan_version(context, newest, reason)
-    return _append(context, newest, plan) if is_needed else None
+    return _append(context, newest, plan, on_start) if is_needed else None
 
 
-def append_warm_version(context: Context) -> DatasetVersion | None:
+def append_warm_version(context: Context, on_start: OnStart = _do_nothing) -> DatasetVersion | None:
     """Write the version of the same rows that is trained from the champion's weights, with ``start: both``.
+
+    Args:
+        context: of the command.
+        on_start: called before the version is written.
 
     Returns:
         None if the newest version is one, or is the first.
@@ -128,10 +147,12 @@ def append_warm_version(context: Context) -> DatasetVersion | None:
         number=newest.number + 1, reason=WARM_REASON, repeat=newest.data.repeat + 1
     )
     plan = make_plan(context.recipe.data, context.recipe.seed, parent, origin)
-    return _append(context, newest, plan)
+    return _append(context, newest, plan, on_start)
 
 
-def _append(context: Context, newest: DatasetVersion, plan: DatasetPlan) -> DatasetVersion | None:
+def _append(
+    context: Context, newest: DatasetVersion, plan: DatasetPlan, on_start: OnStart
+) -> DatasetVersion | None:
     """Write a planned version; None if it has nothing that the newest version lacks."""
     recipe = context.recipe
     for line in census_lines(plan.census):
@@ -140,6 +161,7 @@ def _append(context: Context, newest: DatasetVersion, plan: DatasetPlan) -> Data
     data_root, parent_root = storage.join(root, "data"), storage.join(newest.root, "data")
     inputs = {"parent": (parent_root, newest.data.digest)}
     context.progress.log(f"  version {number}: {plan.origin.reason if plan.origin else 'new rows'}")
+    on_start(number, plan.fingerprint)
     params = as_json(recipe.data)
     run = context.tracker.run("shard", f"data v{number}", plan.fingerprint, params, inputs)
     context.connect()

@@ -9,10 +9,12 @@ Each step ends with its manifest, so an interrupted retrain resumes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
+from genmod.config import as_json
 from genmod.data.sharding.plan import ShardPlan
 from genmod.errors import ConfigError
 from genmod.evaluation.jobs import EvaluationJob
@@ -70,7 +72,8 @@ def stage(context: Context) -> Result:
         _bootstrap_champion(context, name)
     cycles: list[Result] = []
     while (version := _next_version(context, is_first=not cycles)) is not None:
-        cycles.append(_run_cycle(context, version, start_s))
+        with _version_run(context, version):
+            cycles.append(_run_cycle(context, version, start_s))
     if not cycles:
         return _nothing_new(context, start_s)
     return cycles[-1] | {"cycles": cycles, "synthetic": generate_synthetic(context)}
@@ -79,12 +82,36 @@ def stage(context: Context) -> Result:
 def _next_version(context: Context, is_first: bool) -> DatasetVersion | None:
     """The version whose cycle is next; None if all is done."""
     context.check_lease()
+    open_run = partial(_open_run, context)
     version = _unfinished_cycle(context, versions(context))
     if version is None and is_first:
-        version = append_version(context, partial(new_rows_reason, context))
+        version = append_version(context, partial(new_rows_reason, context), open_run)
     if version is None and context.recipe.retrain.start == "both":
-        version = append_warm_version(context)
+        version = append_warm_version(context, open_run)
     return version
+
+
+def _open_run(context: Context, number: int, fingerprint: str) -> None:
+    """Start or continue the run of a version in MLflow; the runs of stages are parts of it from now on."""
+    tracker, params = context.tracker, as_json(context.recipe.retrain)
+    tracker.parent = tracker.run("retrain", f"v{number}", fingerprint, params, {})
+
+
+@contextmanager
+def _version_run(context: Context, version: DatasetVersion) -> Generator[None]:
+    """In the body, the MLflow runs of stages are parts of the version's run, which ends after it."""
+    if context.tracker.parent is None:
+        _open_run(context, version.number, version.data.fingerprint)
+    run = context.tracker.parent
+    assert run is not None
+    try:
+        yield
+    except BaseException:
+        run.finish("FAILED", {})
+        raise
+    finally:
+        context.tracker.parent = None
+    run.finish("FINISHED", {"version": version.number, "dataset": version.data.digest})
 
 
 def _run_cycle(context: Context, version: DatasetVersion, start_s: float) -> Result:

@@ -155,6 +155,7 @@ def test_retrain(ray_session, place):
     assert [entry.action for entry in ledger.entries] == ["promote", "promote"]
     assert [each.digest for each in ledger.stack] == [first_champion.digest, champion.digest]
     assert verify(str(root / "promotions")) == []
+    _check_runs(root)
 
     again = _do(recipe, retrain.stage)
     assert (again["status"], again["version"]) == (retrain.NOTHING_NEW, 2)
@@ -169,6 +170,24 @@ def test_retrain(ray_session, place):
     synthetic = load_manifest(DatasetManifest, made["synthetic"]["vae"], "dataset")
     assert synthetic is not None
     assert (synthetic.rows("train"), synthetic.parents["model"]) == (30, champion.digest)
+
+
+def _check_runs(root: Path) -> None:
+    """In MLflow the retrain, killed once, is one run, and its stages' runs are parts of it."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("genmod")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.info.run_name == "retrain v2"]
+    assert (parent.info.status, parent.data.tags["genmod.version"]) == ("FINISHED", "2")
+    parts = {
+        str(run.info.run_name): run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+        for run in sorted(runs, key=lambda run: run.info.start_time)
+    }  # of runs with the same name, the last one
+    for name in ("shard data v2", "train vae", "sample vae", "evaluate vae", "promote vae"):
+        assert parts[name], name
 
 
 def _kill_after_training(recipe: Path, version_root: Path) -> None:
