@@ -9,10 +9,10 @@ Each step ends with its manifest, so an interrupted retrain resumes.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from genmod.config import as_json
 from genmod.data.sharding.plan import ShardPlan
@@ -54,6 +54,7 @@ from pipelines.stages.replaced import list_replaced
 from pipelines.stages.run import STEPS
 from pipelines.stages.synthetic import generate_synthetic
 from pipelines.stages.warm_start import choose_start
+from pipelines.tracking.records import RunStatus
 
 
 def stage(context: Context) -> Result:
@@ -71,9 +72,15 @@ def stage(context: Context) -> Result:
     for name in context.models:
         _bootstrap_champion(context, name)
     cycles: list[Result] = []
-    while (version := _next_version(context, is_first=not cycles)) is not None:
-        with _version_run(context, version):
+    try:
+        while (version := _next_version(context, is_first=not cycles)) is not None:
             cycles.append(_run_cycle(context, version, start_s))
+            metadata = {"version": version.number, "dataset": version.data.digest}
+            _close_run(context, "FINISHED", metadata)
+        _close_run(context, "FINISHED", {})  # of a version that turned out to have nothing new
+    except BaseException:
+        _close_run(context, "FAILED", {})
+        raise
     if not cycles:
         return _nothing_new(context, start_s)
     return cycles[-1] | {"cycles": cycles, "synthetic": generate_synthetic(context)}
@@ -84,6 +91,8 @@ def _next_version(context: Context, is_first: bool) -> DatasetVersion | None:
     context.check_lease()
     open_run = partial(_open_run, context)
     version = _unfinished_cycle(context, versions(context))
+    if version is not None:
+        open_run(version.number, version.data.fingerprint)
     if version is None and is_first:
         version = append_version(context, partial(new_rows_reason, context), open_run)
     if version is None and context.recipe.retrain.start == "both":
@@ -97,21 +106,11 @@ def _open_run(context: Context, number: int, fingerprint: str) -> None:
     tracker.parent = tracker.run("retrain", f"v{number}", fingerprint, params, {})
 
 
-@contextmanager
-def _version_run(context: Context, version: DatasetVersion) -> Generator[None]:
-    """In the body, the MLflow runs of stages are parts of the version's run, which ends after it."""
-    if context.tracker.parent is None:
-        _open_run(context, version.number, version.data.fingerprint)
-    run = context.tracker.parent
-    assert run is not None
-    try:
-        yield
-    except BaseException:
-        run.finish("FAILED", {})
-        raise
-    finally:
+def _close_run(context: Context, status: RunStatus, metadata: Mapping[str, Any]) -> None:
+    """End the run of a version, if it is open."""
+    if (run := context.tracker.parent) is not None:
+        run.finish(status, metadata)
         context.tracker.parent = None
-    run.finish("FINISHED", {"version": version.number, "dataset": version.data.digest})
 
 
 def _run_cycle(context: Context, version: DatasetVersion, start_s: float) -> Result:
