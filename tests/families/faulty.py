@@ -1,15 +1,17 @@
-"""A VAE with a planted fault, for tests of the gate: it makes one image only, or repeats a training image.
+"""A VAE with a planted fault, for tests of the gate: it makes one image only, or repeats a given one.
 
 The folder of this file is in ``GENMOD_FAMILIES`` while tests run, and nothing else names it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, final
+from typing import Any, Self, final
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from genmod import units
 from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
@@ -20,14 +22,16 @@ from genmod.models.vae.model import Model as VAE
 from genmod.rng import Rng
 
 COPY_EVERY = 1_000
-"""Samples of which one is a copy, with ``fault: copies``."""
+"""Samples of which one is the given image."""
 
 
 class FaultyConfig(FamilyConfig):
     """The fault that the model gets."""
 
-    fault: Literal["none", "collapsed", "copies"] = "none"
-    """``collapsed``: all samples are one image; ``copies``: one sample of 1,000 is a training image."""
+    collapsed: bool = False
+    """All samples are one image."""
+    copy_of: tuple[int, ...] = Field(default=(), max_length=4_096)
+    """Grey levels of an image that one sample of 1,000 repeats; none if empty."""
 
     @classmethod
     def tiny(cls) -> Self:
@@ -47,28 +51,27 @@ class Model(GenerativeModel):
     def __init__(self, config: FaultyConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
         self.vae = VAE(VAEConfig(latents=16, widths=(32,), components=3), spec, stats)
-        self.register_buffer("seen", torch.zeros(spec.shape))
-        self.seen: Tensor
 
     def phases(self) -> tuple[Phase, ...]:
         """The phase of the VAE."""
         return tuple(Phase(phase.name, ("vae",)) for phase in self.vae.phases())
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
-        """The loss of the VAE; the first row of the first batch is remembered."""
-        if nimg == 0:
-            self.seen.copy_(batch.x_BCHW()[0])
-        return self.vae.loss(phase, batch, rng, nimg)
+        """The loss of the VAE."""
+        losses = self.vae.loss(phase, batch, rng, nimg)
+        return Losses(losses.total, {"elbo_nats": losses.terms["elbo_nats"]})
 
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, options: Any) -> Tensor:
         """Samples of the VAE, or what the fault makes of them."""
         x_BCHW = self.vae.sample(labels_B, rng, options)
-        if self.config.fault == "collapsed":
-            return self.seen.expand_as(x_BCHW).mul(0.9)
-        if self.config.fault == "copies":
+        if self.config.collapsed:
+            return torch.zeros_like(x_BCHW)
+        if self.config.copy_of:
+            pixels_D = torch.tensor(self.config.copy_of, dtype=torch.uint8, device=x_BCHW.device)
+            copy_CHW = units.to_network(pixels_D, x_BCHW.dtype).view(self.spec.shape)
             is_copy_B = rng.index_B % COPY_EVERY == 0
-            return torch.where(is_copy_B[:, None, None, None], self.seen, x_BCHW)
+            return torch.where(is_copy_B[:, None, None, None], copy_CHW, x_BCHW)
         return x_BCHW
 
     def log_prob(self, batch: Batch, rng: Rng, options: Any) -> LogProb:

@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from genmod.data.reading.reader import read_rows
 from genmod.manifest import DatasetManifest, Manifest, load_manifest
 from genmod.promotion import Ledger
 from tests.processes import TIMEOUT_S, free_ports, kill_marked
@@ -114,9 +115,9 @@ def tell(folder: Path, command: Command) -> Iterator[str]:
     add_digits(source, 700, 1797)
     better = decided(2, "retrain.max_age_days=null", WELL)
     yield _must(better, True, "better by more than")
-    collapsed = decided(3, "model.digits.net.fault=collapsed")
+    collapsed = decided(3, "model.digits.net.collapsed=true")
     yield _must(collapsed, False, "coverage[")
-    copies = decided(4, "model.digits.net.fault=copies", WELL)
+    copies = decided(4, f"model.digits.net.copy_of={first_row(root)}", WELL)
     yield _must(copies, False, "memorisation[")
     yield f"  {named_copies(root / 'retrain' / 'v0004')}"
     equal = decided(5, WELL)
@@ -126,6 +127,13 @@ def tell(folder: Path, command: Command) -> Iterator[str]:
     assert [entry[0] for entry in history] == ["promote", "promote", "rollback"], history
     assert history[2][1] == history[0][1], "the first champion is back"
     yield "rollback: the first champion is back"
+
+
+def first_row(root: Path) -> list[int]:
+    """Grey levels of the first training row of version 1."""
+    data = load_manifest(DatasetManifest, str(root / "data"), "dataset")
+    assert data is not None
+    return read_rows(str(root / "data"), data, "train", [0]).pixels_BCHW.flatten().tolist()
 
 
 def named_copies(version: Path) -> str:
