@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml infra/constraints.txt
 	  { echo "genmod needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint infra/constraints.txt --editable '.[builtin,s3,dev]'
+	  --constraint infra/constraints.txt --editable '.[builtin,onnx,s3,dev]'
 	@touch $@
 
 quickstart: setup  ## run the whole pipeline on 5,000 handwritten digits, in minutes

@@ -65,6 +65,10 @@ class ReadBudget:
     """Parameters of a network, counted before it is allocated."""
     net_modules: int = 5_000
     """Layers of a network."""
+    onnx_bytes: int = 2 << 30
+    """Bytes of an ONNX file, the limit of its format."""
+    onnx_fields: int = 2_000_000
+    """Fields of an ONNX file, each of which is looked at."""
 
     def check(self, where: str, remedy: str = "", **declared: int) -> None:
         """Check what a file declares, before it is allocated.
@@ -116,6 +120,8 @@ _LABELS = {
     "brace_names": "names",
     "net_parameters": "parameters",
     "net_modules": "layers",
+    "onnx_bytes": "bytes",
+    "onnx_fields": "fields",
 }
 
 BUDGET = ReadBudget()

@@ -124,7 +124,7 @@ class ComparisonJob(Config):
             train=read_shuffled(self.data_root, data, "train", rows),
             images=read_shuffled(self.data_root, data, self.config.reference, rows),
             digest=split_digest(data, self.config.reference),
-            extractor=load_extractor(self.features_root),
+            extractor=load_extractor(self.features_root, self.config.features.onnx),
             config=self.config,
             seed=self.seed,
         )

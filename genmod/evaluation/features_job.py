@@ -30,7 +30,7 @@ class FeaturesJob(Config):
     def fingerprint(self, data: DatasetManifest) -> str:
         """Fingerprint of the work on this dataset. ConfigError if the features cannot be computed."""
         self.config.features.extractor(data.spec)
-        settings = self.config.features.model_dump(mode="json")
+        settings = self.config.features.result()
         return fingerprint("features", settings, split_digest(data, "train"), self.seed)
 
     def done(self, snapshot: ManifestSnapshot | None = None) -> Manifest | None:

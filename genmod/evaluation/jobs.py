@@ -221,7 +221,7 @@ class EvaluationJob(Config):
             train=read_shuffled(self.data_root, data, "train", config.images),
             images=read_shuffled(self.data_root, data, config.reference, config.images),
             digest=split_digest(data, config.reference),
-            extractor=load_extractor(self.features_root),
+            extractor=load_extractor(self.features_root, self.config.features.onnx),
             config=config,
             seed=self.seed,
         )

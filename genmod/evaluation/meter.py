@@ -56,9 +56,10 @@ class Meter:
         n, m = len(fakes_ND), len(reals_ND)
         distances = frechet_distances(fakes_ND, reals_ND, seed)
         kid = kernel_distance(fakes_ND, reals_ND)
+        called = self.reference.extractor.config.called
         values = {
-            "fd": self._value("fd", distances.fd, n, m),
-            "fd_infinity": self._value("fd_infinity", distances.fd_infinity, n, m),
+            "fd": self._value("fd", distances.fd, n, m, **called),
+            "fd_infinity": self._value("fd_infinity", distances.fd_infinity, n, m, **called),
             "kid": self._value("kid", kid, n, m, kernel="(x.y/D + 1)^3", unbiased=1),
         }
         rows = min(n, m)

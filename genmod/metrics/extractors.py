@@ -1,4 +1,4 @@
-"""The feature extractors: a small classifier, principal components, random convolutions.
+"""The feature extractors: a small classifier, principal components, random convolutions, a net of the user's.
 
 Letters: B batch, C channels, H height, W width, D features, K classes, P pooled pixels.
 """
@@ -9,12 +9,13 @@ from abc import ABC, abstractmethod
 from typing import Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genmod.config import Config
 from genmod.manifest import ImageSpec
+from genmod.metrics.onnx_file import OnnxSpace
 
 FEATURES = 64
 """Most features D of an extractor."""
@@ -23,17 +24,24 @@ POOLED = 32
 """Principal components are of images that are average-pooled to at most this height and width."""
 
 
+CALLED = "called"
+"""Setting of a protocol with the name that papers have for the metric in this feature space, e.g. FID."""
+
+
 class ExtractorConfig(Config):
     """An extractor without its weights: config.json of a features folder."""
 
-    kind: Literal["classifier", "pca", "random_conv"]
+    kind: Literal["classifier", "pca", "random_conv", "onnx"]
     version: Literal[1] = 1
     spec: ImageSpec
+    onnx: OnnxSpace | None = Field(default=None, exclude_if=lambda space: space is None)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.kind == "classifier" and self.spec.classes < 1:
             raise ValueError("spec.classes: got 0, expected at least 1 for a classifier")
+        if (self.kind == "onnx") != (self.onnx is not None):
+            raise ValueError("onnx: expected for this kind, and for no other")
         return self
 
     @property
@@ -41,8 +49,13 @@ class ExtractorConfig(Config):
         """Kind and version, e.g. ``classifier-v1``."""
         return f"{self.kind}-v{self.version}"
 
+    @property
+    def called(self) -> dict[str, str]:
+        """Setting of a Fréchet distance's protocol: the name that it has in this space, if any."""
+        return {CALLED: self.onnx.called} if self.onnx is not None and self.onnx.called else {}
+
     def build(self) -> Network:
-        """A new network with weights from torch's global generator."""
+        """A new network with weights from torch's global generator; of any kind but ``onnx``."""
         return NETWORKS[self.kind](self.spec)
 
 

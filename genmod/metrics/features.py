@@ -1,7 +1,8 @@
 """Feature spaces: fitted to the real training split, published as an artifact, identified by their digest.
 
 For data with labels the features are the hidden layer of a small classifier, else the principal components
-of pixels; on request those of seeded random convolutions. A metric in a feature space has its name, e.g.
+of pixels; on request those of seeded random convolutions, or the outputs of a net that the user names, of
+which nothing is fitted. A metric in a feature space has its name, e.g.
 ``fd[classifier-v1@1a2b3c4d]``.
 Letters: N rows, B batch, C channels, H height, W width, D features, P pooled pixels.
 """
@@ -11,10 +12,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,13 +34,15 @@ from genmod.manifest import (
     write_file,
 )
 from genmod.metrics.extractors import Classifier, ExtractorConfig, Network, Pca, RandomConvolutions
+from genmod.metrics.onnx_file import OnnxConfig, read_named, read_onnx
+from genmod.metrics.onnx_net import OnnxNetwork
 from genmod.net_budget import net_budget
 from genmod.permutation import shuffle
 from genmod.rng import philox_key, rng_for
 from genmod.tensors import check_file_size, parse_tensors, tensor_bytes
 
 _CONFIG_FILE = "config.json"
-_WEIGHTS_FILE = re.compile(r"weights-[0-9a-f]{12}\.safetensors")
+_WEIGHTS_FILE = re.compile(r"weights-[0-9a-f]{12}\.(safetensors|onnx)")
 _HINT = "remove the folder and run genmod evaluate again"
 _BATCH_ROWS = 512
 """Images that go through an extractor together."""
@@ -48,10 +51,13 @@ _BATCH_ROWS = 512
 class FeaturesConfig(Config):
     """The recipe's ``evaluate.features``: how the feature space is fitted."""
 
-    kind: Literal["auto", "classifier", "pca", "random_conv"] = "auto"
+    kind: Literal["auto", "classifier", "pca", "random_conv", "onnx"] = "auto"
     """``auto``: a classifier for data with labels; principal components for data without, with one class, or
     where the classifier is no better than chance on validation images. ``random_conv``: convolutions with
-    random weights of the seed, which learn nothing from the data but mean and scale."""
+    random weights of the seed, which learn nothing from the data but mean and scale. ``onnx``: a net in a
+    file, e.g. Inception or DINOv2."""
+    onnx: OnnxConfig | None = Field(default=None, exclude_if=lambda net: net is None)
+    """The net of kind ``onnx``; null for the other kinds."""
     rows: int = Field(default=60_000, ge=2, le=100_000_000)
     """Most training images that are used."""
     train_images: int = Field(default=80_000, ge=1, le=BUDGET.nimg)
@@ -61,6 +67,18 @@ class FeaturesConfig(Config):
     learning_rate: float = Field(default=2e-3, gt=0, le=1e3)
     """Peak learning rate; it decays to 0 along half a cosine."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "onnx") != (self.onnx is not None):
+            raise ValueError(
+                "kind onnx needs the section onnx, with file and sha256; other kinds have no such section"
+            )
+        return self
+
+    def result(self) -> dict[str, Any]:
+        """The fields that change the feature space: all but the place of a net's file."""
+        return self.model_dump(mode="json", exclude={"onnx": {"file"}})
+
     def extractor(self, spec: ImageSpec) -> ExtractorConfig:
         """The extractor for images of a spec. ConfigError for a classifier without labels."""
         if self.kind == "classifier" and not spec.classes:
@@ -68,7 +86,9 @@ class FeaturesConfig(Config):
                 "evaluate.features.kind is 'classifier', but the data has no labels; use 'auto' or 'pca'"
             )
         automatic = "classifier" if spec.classes else "pca"
-        return ExtractorConfig(kind=automatic if self.kind == "auto" else self.kind, spec=spec)
+        space = self.onnx.space if self.kind == "onnx" and self.onnx is not None else None
+        kind = automatic if self.kind == "auto" else self.kind
+        return ExtractorConfig(kind=kind, spec=spec, onnx=space)
 
 
 @dataclass(frozen=True)
@@ -132,8 +152,14 @@ def fit_extractor(
     Raises:
         DataError: the images have no labels, but the classifier needs them.
         TrainingDiverged: the loss of the classifier is not finite.
+        ConfigError: the file of a net is missing, has another digest, or needs a package that is missing.
     """
     extractor = config.extractor(spec)
+    if extractor.onnx is not None and config.onnx is not None:
+        remedy = "name an ONNX file in evaluate.features.onnx.file"
+        data = read_onnx(config.onnx)
+        network = OnnxNetwork(data, extractor.onnx, config.onnx.file, remedy)
+        return Extractor(extractor, network.eval(), _digest(extractor, data))
     with torch.random.fork_rng(devices=[]):
         high, low = philox_key(seed, "features/init")
         torch.manual_seed(high << 31 | low >> 1)
@@ -219,6 +245,8 @@ def _fit_pca(network: Pca, pixels_NCHW: Tensor) -> None:
 
 
 def _weights(network: Network) -> bytes:
+    if isinstance(network, OnnxNetwork):
+        return network.data
     return tensor_bytes(network.state_dict())
 
 
@@ -230,12 +258,22 @@ def save_extractor(extractor: Extractor, root: str) -> tuple[FileEntry, ...]:
     """Write configuration and weights below a root. The name of the weights' file contains their digest."""
     weights = _weights(extractor.network)
     config = canonical_json(extractor.config.model_dump(mode="json")) + b"\n"
-    name = f"weights-{storage.sha256(weights)[:12]}.safetensors"
+    kind = "safetensors" if extractor.config.onnx is None else "onnx"
+    name = f"weights-{storage.sha256(weights)[:12]}.{kind}"
     return write_file(root, _CONFIG_FILE, config), write_file(root, name, weights)
 
 
-def load_extractor(root: str) -> Extractor:
-    """Load the feature space in a folder. ConfigError if it is absent, DataError if a file is damaged."""
+def load_extractor(root: str, net: OnnxConfig | None = None) -> Extractor:
+    """Load the feature space in a folder.
+
+    Args:
+        root: the folder.
+        net: the net that the recipe names; no other one is read.
+
+    Raises:
+        ConfigError: it is absent.
+        DataError: a file is damaged.
+    """
     manifest = require(Manifest, root, "features", "evaluate")
     config_data, where = read_listed(root, manifest, _CONFIG_FILE, _HINT), f"{root}/{_CONFIG_FILE}"
     config = parse_document(ExtractorConfig, config_data, "a feature space", where, _HINT)
@@ -244,11 +282,15 @@ def load_extractor(root: str) -> Extractor:
         raise DataError(
             f"{root}: its manifest lists {len(names)} files of weights, not one; {_HINT}"
         )
+    entry = next(entry for entry in manifest.files if entry.path == names[0])
+    if config.onnx is not None:
+        weights = read_named(root, entry, config.onnx, net, _HINT)
+        network = OnnxNetwork(weights, config.onnx, f"{root}/{entry.path}", _HINT)
+        return Extractor(config, network.eval(), _digest(config, weights))
     # The weights are compared with the network's shapes before they are read, and before it is allocated.
     with torch.random.fork_rng(devices=[]):
         with net_budget(where, _HINT), torch.device("meta"):
             shapes = config.build().state_dict()
-        entry = next(entry for entry in manifest.files if entry.path == names[0])
         check_file_size(entry.size_bytes, shapes, f"{root}/{names[0]}", _HINT)
         weights = read_checked(root, entry, _HINT)
         tensors = parse_tensors(weights, shapes, f"{root}/{names[0]}", _HINT)

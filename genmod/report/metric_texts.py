@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from genmod.metrics.extractors import CALLED
+from genmod.metrics.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -126,3 +129,15 @@ METRIC_TEXTS: dict[str, MetricText] = {
     ),
 }
 """Name of a metric -> its text."""
+
+
+def metric_text(protocol: Protocol) -> MetricText:
+    """Title and explanation of a metric; a Fréchet distance is FID only where its protocol says so.
+
+    The title then has the feature space with the start of its digest, e.g. ``FID (onnx-v1@1a2b3c4d)``.
+    """
+    text = METRIC_TEXTS.get(protocol.metric, MetricText(protocol.metric, ""))
+    if (called := protocol.settings.get(CALLED)) is None:
+        return text
+    title = text.title.replace("Fréchet distance", str(called))
+    return replace(text, title=f"{title} ({protocol.features})")

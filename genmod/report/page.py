@@ -12,7 +12,7 @@ from markupsafe import Markup
 from genmod import units
 from genmod.metrics.protocol import MetricResult, MetricValue, Protocol
 from genmod.report.charts import Histogram, histogram_chart, paired_bars
-from genmod.report.metric_texts import METRIC_TEXTS, MetricText
+from genmod.report.metric_texts import MetricText, metric_text
 from genmod.report.model_page import ModelPage, curve_charts, extreme_images, nfe_chart
 from genmod.report.template import render_template
 
@@ -95,7 +95,7 @@ def _metric_rows(models: Sequence[ModelPage]) -> list[_MetricRow]:
         rows.append(
             _MetricRow(
                 metric=metric,
-                text=METRIC_TEXTS.get(metric, MetricText(metric, "")),
+                text=metric_text(protocol),
                 name=name,
                 rows=_row_counts(protocol),
                 floor=first.floor,
