@@ -135,10 +135,11 @@ def independent_difference(candidate: MetricResult, champion: MetricValue) -> Me
     """
     require_comparable(candidate.value, champion)
     difference = candidate.value.value - champion.value
+    gain = -difference if candidate.better == "lower" else difference
     return MetricDifference(
         metric=champion.name,
         better=candidate.better,
-        gain=-difference if candidate.better == "lower" else difference,
+        gain=gain + 0.0,  # no minus before a zero
         stderr=math.hypot(_half_width(candidate.value), _half_width(champion)) / Z,
     )
 

@@ -1,4 +1,4 @@
-"""Titles and explanations of the metrics on the report's page."""
+"""Titles and explanations of the metrics on pages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ class MetricText:
     title: str
     meaning: str
     percent: bool = False
+    real: str = ""
+    """What the report shows in the column of real images, where that is not plain."""
 
 
 METRIC_TEXTS: dict[str, MetricText] = {
     "fd": MetricText(
         "Fréchet distance",
         "Distance between the distributions of samples and real images in feature space, from "
-        "their means and covariances. The first column shows what real images reach with as many "
-        "rows.",
+        "their means and covariances.",
+        real="The first column shows what real images reach with as many rows.",
     ),
     "fd_infinity": MetricText(
         "Fréchet distance, infinitely many samples",
@@ -88,16 +90,16 @@ METRIC_TEXTS: dict[str, MetricText] = {
     ),
     "label_accuracy": MetricText(
         "Label accuracy",
-        "Share of samples in which the classifier sees the requested class. The first column is "
-        "its accuracy on held-out real images.",
+        "Share of samples in which the classifier sees the requested class.",
         True,
+        real="The first column is its accuracy on held-out real images.",
     ),
     "utility": MetricText(
         "Utility",
         "Accuracy on real images of a classifier that was trained on the samples with their labels. The "
-        "first column is that of one trained on as many real images in as many steps. The interval is "
-        "for new real images and this classifier.",
+        "interval is for new real images and this classifier.",
         True,
+        real="The first column is that of one trained on as many real images in as many steps.",
     ),
     "bits_per_dim": MetricText(
         "Bits per dimension",

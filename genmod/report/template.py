@@ -23,12 +23,12 @@ def render_template(name: str, **values: Any) -> str:
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     style = environment.get_template("style.css").render()
-    environment.globals |= {
+    shared: dict[str, Any] = {
         "picture": embed_png,
         "number": format_number,
         "style_sha256": base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
     }
-    return environment.get_template(name).render(**values)
+    return environment.get_template(name, globals=shared).render(**values)
 
 
 def embed_png(png: bytes, alt: str) -> Markup:
@@ -44,9 +44,10 @@ def data_url(png: bytes) -> str:
 def format_number(value: float, percent: bool = False) -> str:
     """A value with a number of digits that suits its size.
 
-    >>> format_number(1234.5), format_number(0.123456), format_number(0.05, percent=True)
-    ('1,234.5', '0.123', '5.0%')
+    >>> format_number(1234.5), format_number(-0.0), format_number(0.05, percent=True)
+    ('1,234.5', '0', '5.0%')
     """
+    value += 0.0  # no minus before a zero
     if percent:
         return f"{value:.1%}"
     size = abs(value)

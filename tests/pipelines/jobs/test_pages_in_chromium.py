@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from genmod import storage
-from genmod.interface.snapshot import ManifestSnapshot
-from genmod.report.page import ReportContent, render
-from pipelines.jobs.model_pages import read_model_page
-from pipelines.stages.promote import promote
 from tests.browser import CHROMIUM, opened_browser
-from tests.pipelines.stages.champion_world import World
+from tests.pipelines.jobs.pages import write_pages
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,36 +22,11 @@ AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core")) / "axe.min.js"
 PAGES = ("report", "decision")
 
 
-def report(world, models):
-    root = world.at(1)
-    page = read_model_page(
-        ManifestSnapshot(), "vae", f"{root}/models/vae", f"{root}/evaluation/vae"
-    )
-    return render(
-        ReportContent(
-            title="genmod report: digits",
-            dims=64,
-            levels=256,
-            data=[("Source", "builtin:digits"), ("Rows", "train 1,000, val 200")],
-            reference_png=page.pictures["samples.png"],
-            models=[replace(page, name=f"vae-{number}") for number in range(models)],
-            provenance=[("data", f"{root}/data", "5e6f" * 16)],
-            tracking=f"mlflow ui --backend-store-uri sqlite:///{root}/mlflow.db",
-        )
-    )
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """A report on three models, and the page of a decision against a champion."""
     folder = tmp_path_factory.mktemp("pages")
-    world = World(folder, str(folder / "root"), "{enabled: false}")
-    for number, fd in ((1, 20), (2, 10)):
-        world.add(number, fd, shown={})
-        with world.command(number) as context:
-            url = promote(context, "vae").page
-    (folder / "decision.html").write_bytes(storage.read_bytes(url))
-    (folder / "report.html").write_text(report(world, 3))
+    write_pages(folder, models=3)
     return folder
 
 

@@ -103,7 +103,7 @@ def test_a_rule_has_its_gain_its_margins_and_its_interval(world):
     assert "a gain of more than 1 is not shown" in shown.text
     assert "In doubt the champion stays" in shown.text
     power = 0.8834  # quantile of 0.8
-    assert f"a gain of {1 + (quantile + power) * 0.25:.2f}" in shown.text
+    assert f"undecided {1 + (quantile + power) * 0.25:.2f}" in shown.text
     (chart,) = re.findall(r'<svg class="gain".*?</svg>', shown.html)
     at = {k: float(v) for k, v in re.findall(r'class="(win|zero|interval)" x1?="([^"]*)"', chart)}
     assert at["zero"] < at["interval"] < at["win"]
