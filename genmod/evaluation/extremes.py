@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from genmod.data.format.image_grid import grid, pixel_scale, png
 from genmod.data.reading.reader import read_rows
-from genmod.manifest import SPLITS, DatasetManifest, Split
+from genmod.manifest import SPLITS, DatasetManifest
 from genmod.scoring.table import Scores
 
 MOST_EXTREMES = 10
@@ -46,7 +46,7 @@ def read_extremes(
         return None
     most, least = extreme_rows(scores)
     rows = torch.cat((most.rows.index_B, least.rows.index_B)).tolist()
-    pixels_BCHW = read_rows(*scored, cast("Split", split), rows).pixels_BCHW
+    pixels_BCHW = read_rows(*scored, split, rows).pixels_BCHW
     picture = grid(pixels_BCHW, len(most.rows.keys), pixel_scale(scored[1].spec))
     metadata = {"most": _keys_and_nats(most), "least": _keys_and_nats(least)}
     return Extremes(metadata, png(picture))

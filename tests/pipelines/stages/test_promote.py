@@ -536,3 +536,16 @@ def test_a_command_that_lost_its_lease_promotes_nothing(untracked, tmp_path, pla
         with world.command(3, *changes, lease=lease) as context, pytest.raises(LeaseLost):
             promote(context, "vae")
         assert len(ledger.read().entries) == 2
+
+
+def test_the_page_of_a_decision_is_an_artifact_of_its_run(world):
+    world.add(1, 20, shown={})
+    promoted(world, 1)
+
+    def paths(client):
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        runs = client.search_runs(experiments, "tags.`genmod.name` = 'vae'")
+        return {file.path for run in runs for file in client.list_artifacts(run.info.run_id)}
+
+    with world.command() as context:
+        assert "decision.html" in context.tracker.query(paths)
