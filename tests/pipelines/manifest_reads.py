@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genmod.manifest import MANIFEST_NAMES
+from pipelines.tracking import run
 
 _NAMES = frozenset(MANIFEST_NAMES.values())
 _active: list[Counter[str]] = []
@@ -21,7 +22,8 @@ _installed: list[bool] = []
 def few_reads(root: Path) -> Iterator[Counter[str]]:
     """Check that a command reads each manifest at most once, and at most twice where it writes it.
 
-    Reads of other processes do not count, nor copies that the tracker uploads in its thread.
+    Reads of other processes do not count, nor those of the tracker: copies that it uploads in its thread, and
+    digests of local files that it keeps.
     """
     if not _installed:
         sys.addaudithook(_on_event)  # cannot be removed; it does nothing while no counter is active
@@ -47,10 +49,20 @@ def _on_event(event: str, arguments: tuple[object, ...]) -> None:
         return
     path, mode, flags = arguments
     reads = mode.startswith("r") if isinstance(mode, str) else not _writes(flags)
-    in_tracker = threading.current_thread().name.startswith("genmod-tracking")
-    if reads and not in_tracker and isinstance(path, str) and os.path.basename(path) in _NAMES:
+    if not reads or not isinstance(path, str) or os.path.basename(path) not in _NAMES:
+        return
+    if not threading.current_thread().name.startswith("genmod-tracking") and not _in_tracker():
         for counter in _active:
             counter[path] += 1
+
+
+def _in_tracker() -> bool:
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == run.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _writes(flags: object) -> bool:
