@@ -36,7 +36,7 @@ data:
 model:
   digits: {{family: faulty}}
 train:
-  nimg: 25600
+  nimg: 12800
   batch: 256
   log_every_nimg: 2560
   checkpoint_every_nimg: 10240
@@ -45,7 +45,7 @@ train:
   optim: {{lr: 4.0e-3}}
 sample: {{count: 1000, shard_rows: 500}}
 score: {{max_rows: 40}}
-evaluate: {{images: 400, features: {{train_images: 20000}}}}
+evaluate: {{images: 1000, features: {{train_images: 20000}}}}
 retrain: {{max_age_days: 0}}
 promote: {{planned_decisions: 10}}
 tracking: {tracking}
