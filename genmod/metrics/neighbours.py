@@ -10,6 +10,7 @@ Letters: N fake rows, M real rows, D features, R resamplings, B rows of a block.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,7 +28,13 @@ from genmod.metrics.intervals import (
 from genmod.metrics.protocol import Interval
 
 DISTANCE_BLOCK_ROWS = 1024
-"""Rows of a distance matrix that are in memory at a time."""
+"""Most rows of a distance matrix that are in memory at a time."""
+
+DISTANCE_CELLS = 1 << 24
+"""Most distances that are in memory at a time, unless one row has more."""
+
+TILE_ROWS = 8192
+"""Rows with which distances are computed at a time."""
 
 TIE = 1e-6
 """Distances are equal if they differ by less than this share of the root mean square of the rows' norms: the
@@ -37,31 +44,67 @@ GROUP_METHOD = "standard error from disjoint groups of rows"
 """Of intervals by :mod:`genmod.metrics.groups`."""
 
 
-def squared_distances(a_BD: Tensor, b_MD: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class CentredRows:
+    """Rows about an origin, in float64, so that small distances keep their digits.
+
+    Only those that are asked for are computed, because a copy of all may not fit into memory.
+    """
+
+    rows_ND: Tensor
+    origin_D: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows_ND)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """(B, D) rows of a slice, or of row numbers."""
+        return self.rows_ND[index].to(torch.float64) - self.origin_D
+
+
+FeatureRows = Tensor | CentredRows
+
+
+def _slices(rows: int, block_rows: int) -> Iterator[slice]:
+    for begin in range(0, rows, block_rows):
+        yield slice(begin, begin + block_rows)
+
+
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """The rows of a distance matrix in blocks that fit into memory."""
+    return _slices(rows, min(DISTANCE_BLOCK_ROWS, max(1, DISTANCE_CELLS // max(1, columns))))
+
+
+def squared_distances(a_BD: Tensor, b_MD: FeatureRows) -> Tensor:
     """(B, M) squared Euclidean distances, at least 0; exact for whole numbers below 2**26 in float64."""
-    squares_BM = a_BD.square().sum(1)[:, None] + b_MD.square().sum(1) - 2 * a_BD @ b_MD.T
+    squares_BM = a_BD.new_empty(len(a_BD), len(b_MD))
+    squares_B1 = a_BD.square().sum(1)[:, None]
+    for tile in _slices(len(b_MD), TILE_ROWS):
+        b_TD = b_MD[tile]
+        squares_BM[:, tile] = squares_B1 + b_TD.square().sum(1) - 2 * a_BD @ b_TD.T
     return squares_BM.clamp_(min=0)
 
 
-def neighbour_radii(rows_ND: Tensor, k: int) -> Tensor:
+def neighbour_radii(rows_ND: FeatureRows, k: int) -> Tensor:
     """Squared distance of each row to its k-th nearest other row. Needs more than k rows."""
     radii: list[Tensor] = []
-    for begin in range(0, len(rows_ND), DISTANCE_BLOCK_ROWS):
-        squares_BN = squared_distances(rows_ND[begin : begin + DISTANCE_BLOCK_ROWS], rows_ND)
-        block = torch.arange(len(squares_BN))
-        squares_BN[block, begin + block] = torch.inf
+    for block in _blocks(len(rows_ND), len(rows_ND)):
+        squares_BN = squared_distances(rows_ND[block], rows_ND)
+        row_B = torch.arange(len(squares_BN))
+        squares_BN[row_B, block.start + row_B] = torch.inf
         radii.append(squares_BN.kthvalue(k, dim=1).values)
     return torch.cat(radii)
 
 
-def widened(radius_N: Tensor, rows_ND: Tensor) -> Tensor:
+def widened(radius_N: Tensor, rows_ND: FeatureRows) -> Tensor:
     """Squared radii of closed balls: enlarged by :data:`TIE`, so that rounding decides no tie.
 
     Args:
         radius_N: squared radii.
         rows_ND: rows of the feature space, about any origin near them.
     """
-    margin = TIE * rows_ND.square().sum(1).mean().sqrt()
+    squares = [rows_ND[tile].square().sum(1) for tile in _slices(len(rows_ND), TILE_ROWS)]
+    margin = TIE * torch.cat(squares).mean().sqrt()
     return (radius_N.sqrt() + margin).square()
 
 
@@ -84,7 +127,7 @@ class Neighbourhoods:
     """Share of real draws that would cover the real rows as well."""
 
 
-def neighbourhoods(fake_ND: Tensor, real_MD: Tensor, k: int, seed: int) -> Neighbourhoods:
+def neighbourhoods(fakes_ND: Tensor, reals_MD: Tensor, k: int, seed: int) -> Neighbourhoods:
     """Precision, recall, density, coverage, clipped density and coverage of equally many fake and real rows.
 
     Fake rows are independent of one another given the reference, so precision has an exact interval, density
@@ -92,12 +135,13 @@ def neighbourhoods(fake_ND: Tensor, real_MD: Tensor, k: int, seed: int) -> Neigh
     :mod:`genmod.metrics.groups`.
 
     Args:
-        fake_ND: features of samples.
-        real_MD: features of real images, M = N.
+        fakes_ND: features of samples.
+        reals_MD: features of real images, M = N.
         k: the ball of a row reaches to its k-th nearest row of the same kind.
         seed: seed of the groups.
     """
-    fake_ND, real_MD = _centred(fake_ND, real_MD)
+    origin_D = reals_MD.mean(0, dtype=torch.float64)
+    fake_ND, real_MD = CentredRows(fakes_ND, origin_D), CentredRows(reals_MD, origin_D)
     radii = Radii.of(fake_ND, real_MD, real_MD, k)
     hits = ball_hits(fake_ND, real_MD, radii)
     spread = group_spread(partial(_group_values, fake_ND, real_MD, k), len(real_MD), k + 1, seed)
@@ -132,7 +176,7 @@ class Radii:
     """Those of real rows, at most their median, so that outliers have no large balls."""
 
     @classmethod
-    def of(cls, fake_ND: Tensor, real_MD: Tensor, all_MD: Tensor, k: int) -> Radii:
+    def of(cls, fake_ND: FeatureRows, real_MD: FeatureRows, all_MD: FeatureRows, k: int) -> Radii:
         """Radii of fake and real rows; ``all_MD`` are all real rows, for the size of ties."""
         fake_N, real_M = neighbour_radii(fake_ND, k), neighbour_radii(real_MD, k)
         clipped_M = real_M.clamp(max=float(real_M.quantile(0.5)))
@@ -154,13 +198,12 @@ class BallHits:
     """Whether a fake ball contains a real row."""
 
 
-def ball_hits(fake_ND: Tensor, real_MD: Tensor, radii: Radii) -> BallHits:
-    """Count in blocks of rows: memory of :data:`DISTANCE_BLOCK_ROWS` times N numbers."""
+def ball_hits(fake_ND: FeatureRows, real_MD: FeatureRows, radii: Radii) -> BallHits:
+    """Count in blocks of rows: memory of a few times :data:`DISTANCE_CELLS` numbers."""
     balls_N, clipped_N = (torch.zeros(len(fake_ND), dtype=torch.int64) for _ in range(2))
     fakes: list[Tensor] = []
     recalled: list[Tensor] = []
-    for begin in range(0, len(real_MD), DISTANCE_BLOCK_ROWS):
-        block = slice(begin, begin + DISTANCE_BLOCK_ROWS)
+    for block in _blocks(len(real_MD), len(fake_ND)):
         squares_BN = squared_distances(real_MD[block], fake_ND)
         in_real_BN = squares_BN <= radii.real_M[block, None]
         balls_N += in_real_BN.sum(0)
@@ -170,18 +213,18 @@ def ball_hits(fake_ND: Tensor, real_MD: Tensor, radii: Radii) -> BallHits:
     return BallHits(balls_N, clipped_N, torch.cat(fakes), torch.cat(recalled))
 
 
-def real_clipped_density(real_MD: Tensor, radii: Radii, k: int) -> float:
+def real_clipped_density(real_MD: FeatureRows, radii: Radii, k: int) -> float:
     """Mean of min(balls / k, 1) over real rows, each without its own ball: what real rows reach."""
     total = 0.0
-    for begin in range(0, len(real_MD), DISTANCE_BLOCK_ROWS):
-        squares_BM = squared_distances(real_MD[begin : begin + DISTANCE_BLOCK_ROWS], real_MD)
+    for block in _blocks(len(real_MD), len(real_MD)):
+        squares_BM = squared_distances(real_MD[block], real_MD)
         balls_B = (squares_BM <= radii.clipped_M).sum(1) - 1
         total += float((balls_B / k).clamp(max=1).sum())
     return total / len(real_MD)
 
 
 def _group_values(
-    fake_ND: Tensor, real_MD: Tensor, k: int, fakes: RowGroups, reals: RowGroups
+    fake_ND: FeatureRows, real_MD: FeatureRows, k: int, fakes: RowGroups, reals: RowGroups
 ) -> Tensor:
     """Recall, coverage and unscaled clipped coverage of each pair of groups, (A, B, 3)."""
     fake_radii = [widened(neighbour_radii(fake_ND[row_N], k), real_MD) for row_N in fakes]
@@ -196,9 +239,3 @@ def _group_values(
     return torch.stack(
         [torch.stack([values(a, b) for b in range(len(reals))]) for a in range(len(fakes))]
     )
-
-
-def _centred(fake_ND: Tensor, real_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 about the real mean, so that small distances keep their digits."""
-    mean_D = real_MD.to(torch.float64).mean(0)
-    return fake_ND.to(torch.float64) - mean_D, real_MD.to(torch.float64) - mean_D

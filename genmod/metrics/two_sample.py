@@ -7,6 +7,8 @@ sees differences of means and of variances. Letters: N rows, D features, E input
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,9 @@ CLASSIFIER = "logistic regression on features and their squares, half of the row
 
 RIDGE = 0.01
 """Penalty on the squared coefficients, per row."""
+
+_BLOCK_ROWS = 8192
+"""Rows whose inputs are in memory at a time."""
 
 _STEPS = 50
 _TOLERANCE = 1e-6
@@ -38,15 +43,19 @@ def two_sample_accuracy(fake_ND: Tensor, real_ND: Tensor, seed: int) -> tuple[fl
     rows = min(len(fake_ND), len(real_ND))
     sides = [side_ND[:rows].to(torch.float64) for side_ND in (fake_ND, real_ND)]
     halves = [random_groups(rows, 2, seed, f"two-sample/{side}") for side in ("fake", "real")]
-    train, test = (
-        torch.cat([sides[0][halves[0][part]], sides[1][halves[1][part]]]) for part in (0, 1)
-    )
-    mean_D, std_D = train.mean(0), train.std(0)
+
+    def rows_of(half: int) -> Tensor:
+        return torch.cat([side[parts[half]] for side, parts in zip(sides, halves, strict=True)])
+
+    train_ND = rows_of(0)
+    mean_D, std_D = train_ND.mean(0), train_ND.std(0)
     scale_D = torch.where(std_D > 0, std_D, 1.0)
-    train_NE, test_NE = (_inputs((part - mean_D) / scale_D) for part in (train, test))
-    weights_E = logistic_weights(train_NE, _is_fake(len(train_NE)))
-    right_N = (test_NE @ weights_E > 0) == (_is_fake(len(test_NE)) > 0)
-    return share(right_N)
+    train_ND.sub_(mean_D).div_(scale_D)
+    weights_E = logistic_weights(train_ND, _is_fake(len(train_ND)), _inputs)
+    del train_ND
+    test_ND = rows_of(1).sub_(mean_D).div_(scale_D)
+    logits_N = torch.cat([_inputs(part) @ weights_E for part in test_ND.split(_BLOCK_ROWS)])
+    return share((logits_N > 0) == (_is_fake(len(test_ND)) > 0))
 
 
 def _is_fake(rows: int) -> Tensor:
@@ -57,23 +66,31 @@ def _inputs(rows_ND: Tensor) -> Tensor:
     return torch.cat([torch.ones(len(rows_ND), 1, dtype=torch.float64), rows_ND, rows_ND**2 - 1], 1)
 
 
-def logistic_weights(input_NE: Tensor, target_N: Tensor) -> Tensor:
+def logistic_weights(
+    rows_ND: Tensor, target_N: Tensor, inputs: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Weights of a logistic regression with a ridge penalty, by Newton's method, (E,).
 
     Args:
-        input_NE: inputs, in float64.
+        rows_ND: rows, in float64.
         target_N: 0 or 1.
+        inputs: the (B, E) inputs of some rows, which are computed in blocks to save memory.
     """
-    rows, inputs = input_NE.shape
-    penalty_EE = RIDGE * rows * torch.eye(inputs, dtype=torch.float64)
-    weights_E = torch.zeros(inputs, dtype=torch.float64)
+    blocks = list(zip(rows_ND.split(_BLOCK_ROWS), target_N.split(_BLOCK_ROWS), strict=True))
+    size = inputs(rows_ND[:1]).shape[1]
+    weights_E = torch.zeros(size, dtype=torch.float64)
     for _ in range(_STEPS):
-        p_N = torch.sigmoid(input_NE @ weights_E)
-        gradient_E = input_NE.T @ (p_N - target_N) + penalty_EE @ weights_E
-        curvature_EE = (input_NE * (p_N * (1 - p_N))[:, None]).T @ input_NE + penalty_EE
+        gradient_E = RIDGE * len(rows_ND) * weights_E
+        curvature_EE = RIDGE * len(rows_ND) * torch.eye(size, dtype=torch.float64)
+        for rows_BD, target_B in blocks:
+            input_BE = inputs(rows_BD)
+            p_B = torch.sigmoid(input_BE @ weights_E)
+            gradient_E += input_BE.T @ (p_B - target_B)
+            curvature_EE += (input_BE * (p_B * (1 - p_B))[:, None]).T @ input_BE
         step_E = torch.linalg.solve(curvature_EE, gradient_E)
         # Near separable rows a whole step may overshoot.
-        step_E = step_E / max(1.0, float((input_NE @ step_E).abs().max()) / 5)
+        largest = max(float((inputs(rows_BD) @ step_E).abs().max()) for rows_BD, _ in blocks)
+        step_E = step_E / max(1.0, largest / 5)
         weights_E = weights_E - step_E
         if float(step_E.abs().max()) < _TOLERANCE:
             break

@@ -35,15 +35,34 @@ def by_definition(fake, real, k):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("block_rows", [5, 1024])
-def test_they_are_their_definitions(monkeypatch, k, block_rows):
-    monkeypatch.setattr(neighbours, "DISTANCE_BLOCK_ROWS", block_rows)
+@pytest.mark.parametrize(
+    ("constant", "size"),
+    [("DISTANCE_BLOCK_ROWS", 5), ("DISTANCE_CELLS", 40), ("TILE_ROWS", 3), (None, 0)],
+)
+def test_they_are_their_definitions(monkeypatch, k, constant, size):
+    if constant:
+        monkeypatch.setattr(neighbours, constant, size)
     fake_ND, real_MD = 0.7 * normal("fake", 17) + 0.4, normal("real", 17)
     found = neighbourhoods(fake_ND, real_MD, k, seed=0)
     for name, wanted in by_definition(fake_ND, real_MD, k).items():
         value, interval = getattr(found, name)
         assert value == pytest.approx(wanted), name
         assert interval.low <= value <= interval.high
+
+
+def test_no_more_distances_than_the_limit_are_in_memory(monkeypatch):
+    monkeypatch.setattr(neighbours, "DISTANCE_CELLS", 100)
+    monkeypatch.setattr(neighbours, "TILE_ROWS", 7)
+    seen = []
+
+    def recorded(a_BD, b_MD):
+        squares_BM = squared_distances(a_BD, b_MD)
+        seen.append(squares_BM.numel())
+        return squares_BM
+
+    monkeypatch.setattr(neighbours, "squared_distances", recorded)
+    neighbourhoods(normal("fake", 30), normal("real", 30), k=3, seed=0)
+    assert 60 <= max(seen) <= 100
 
 
 def test_identical_sets_are_perfect():

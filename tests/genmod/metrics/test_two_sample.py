@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.special import expit
 
+from genmod.metrics import two_sample
 from genmod.metrics.repeats import repeats
 from genmod.metrics.two_sample import logistic_weights, two_sample_accuracy
 from genmod.rng import rng_for
@@ -43,9 +44,11 @@ def test_separable_and_constant_features_have_finite_weights():
     assert two_sample_accuracy(same, same, seed=0)[0] == 0.5
 
 
-def test_weights_are_a_stationary_point():
+@pytest.mark.parametrize("block_rows", [7, 8192])
+def test_weights_are_a_stationary_point(monkeypatch, block_rows):
+    monkeypatch.setattr(two_sample, "_BLOCK_ROWS", block_rows)
     input_NE, target_N = normal("inputs", 200, 5), (normal("targets", 200, 1)[:, 0] > 0).double()
-    weights_E = logistic_weights(input_NE, target_N)
+    weights_E = logistic_weights(input_NE, target_N, lambda rows_NE: rows_NE)
     p_N = torch.from_numpy(expit((input_NE @ weights_E).numpy()))
     gradient_E = input_NE.T @ (p_N - target_N) + 0.01 * 200 * weights_E
     assert float(gradient_E.abs().max()) < 1e-6
