@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from genmod.data.format.image_grid import grid, pixel_scale, png
-from genmod.data.reading.reader import read_rows
-from genmod.manifest import SPLITS, DatasetManifest
+from genmod.data.reading.reader import read_rows, split_reader
+from genmod.errors import DataError, sanitize
+from genmod.manifest import SPLITS, DatasetManifest, Split
 from genmod.scoring.table import Scores
 
 MOST_EXTREMES = 10
@@ -45,11 +45,23 @@ def read_extremes(
     if split not in SPLITS:
         return None
     most, least = extreme_rows(scores)
-    rows = torch.cat((most.rows.index_B, least.rows.index_B)).tolist()
-    pixels_BCHW = read_rows(*scored, split, rows).pixels_BCHW
+    keys = [*most.rows.keys, *least.rows.keys]
+    pixels_BCHW = read_rows(*scored, split, _positions(*scored, split, keys)).pixels_BCHW
     picture = grid(pixels_BCHW, len(most.rows.keys), pixel_scale(scored[1].spec))
     metadata = {"most": _keys_and_nats(most), "least": _keys_and_nats(least)}
     return Extremes(metadata, png(picture))
+
+
+def _positions(root: str, data: DatasetManifest, split: Split, keys: Sequence[str]) -> list[int]:
+    """Rows with these keys. The index of a score is no position where inputs were rejected."""
+    reader = split_reader(root, data, split)
+    position = {key: row for row, key in enumerate(reader.keys())}
+    reader.close()
+    if missing := [key for key in keys if key not in position]:
+        raise DataError(
+            f"{root}: split {split} has no row {sanitize(missing[0][:80])}, which was scored; score again"
+        )
+    return [position[key] for key in keys]
 
 
 def extreme_rows(scores: Scores) -> tuple[Scores, Scores]:

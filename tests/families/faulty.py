@@ -5,7 +5,7 @@ The folder of this file is in ``GENMOD_FAMILIES`` while tests run, and nothing e
 
 from __future__ import annotations
 
-from typing import Any, Self, final
+from typing import Annotated, Any, Self, final
 
 import torch
 from pydantic import Field
@@ -30,7 +30,7 @@ class FaultyConfig(FamilyConfig):
 
     collapsed: bool = False
     """All samples are one image."""
-    copy_of: tuple[int, ...] = Field(default=(), max_length=4_096)
+    copy_of: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=4_096)
     """Grey levels of an image that one sample of 1,000 repeats; none if empty."""
 
     @classmethod
