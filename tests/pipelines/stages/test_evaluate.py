@@ -131,7 +131,7 @@ def calibrated_scores(root, model, data, shift):
     """Likelier by ``shift`` nats and twice that simpler than what belongs."""
     nats_B = torch.linspace(-140, -90, 60, dtype=torch.float64) + shift
     log_prob = LogProb(nats_B, nats_B * 0, "lower_bound", "iwae", "prior", "counts", {"k": 1})
-    rows = Rows([f"r{i}" for i in range(60)], torch.arange(60), None)
+    rows = Rows([f"val{i}" for i in range(60)], torch.arange(60), None)
     joined = Scores.from_log_probs(rows, [log_prob])
     known = joined.with_columns({COMPRESSED_COLUMN: -1.5 * (nats_B - shift)})
     sized = joined.with_columns({COMPRESSED_COLUMN: -1.5 * nats_B - 3 * shift})
