@@ -1,6 +1,6 @@
 """The paired comparison of two models' samples, without Ray: reads both, publishes a manifest.
 
-Both were sampled with the same seed at the same indices, hence with the same noise, and are judged by the
+Both were sampled with the same seed at the same indices, so with the same noise, and are judged by the
 same reference rows, so that the differences of their metrics have little noise, see
 :mod:`genmod.metrics.paired`.
 """
@@ -8,11 +8,11 @@ same reference rows, so that the differences of their metrics have little noise,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, RootModel
 
-from genmod.config import Config, fingerprint
+from genmod.config import fingerprint
 from genmod.documents import validate
 from genmod.errors import ConfigError
 from genmod.evaluation.gate import MetricDifference
@@ -22,8 +22,9 @@ from genmod.evaluation.measure import BETTER
 from genmod.evaluation.meter import Reference
 from genmod.evaluation.shares import Compared, equal_shares, labels_by_name
 from genmod.generation.synthetic import SAMPLE_SPLIT
+from genmod.interface.manifest_job import ManifestJob
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import DatasetManifest, Manifest, claim, publish
+from genmod.manifest import DatasetManifest, Manifest
 from genmod.metrics.features import load_extractor
 from genmod.metrics.paired import (
     GROUPS,
@@ -38,11 +39,10 @@ _SAME_REQUEST = ("seed", "labels")
 """Settings of sampling by which two datasets have the same noise and labels, image by image."""
 
 
-class ComparisonJob(Config):
+class ComparisonJob(ManifestJob):
     """Compare the samples of a candidate with those of the champion, image by image."""
 
-    kind: ClassVar[str] = "comparison"
-    """Kind of its manifest."""
+    kind = "comparison"
     name: str
     """Of the model."""
     data_root: str
@@ -52,7 +52,6 @@ class ComparisonJob(Config):
     """URL of the candidate's samples."""
     champion_root: str
     """URL of the champion's samples."""
-    out_root: str
     config: EvaluateConfig
     seed: int = 0
 
@@ -86,27 +85,14 @@ class ComparisonJob(Config):
         digests = {name: manifest.digest for name, manifest in inputs.items()}
         return fingerprint("comparison", self.config.result(), digests, GROUPS, self.seed)
 
-    def done(self, snapshot: ManifestSnapshot | None = None) -> Manifest | None:
-        """The manifest if the work is done, else None. ConfigError if the folder contains other work.
-
-        Args:
-            snapshot: the manifests that the command has read; new ones are read where it is not given.
-        """
-        snapshot = snapshot or ManifestSnapshot()
-        expected = self.fingerprint(self.inputs(snapshot))
-        return snapshot.find_done(Manifest, self.out_root, "comparison", expected)
-
-    def do(self) -> Manifest:
-        """Compare and publish. Does nothing if it is done."""
-        snapshot = ManifestSnapshot()
-        if (manifest := self.done(snapshot)) is not None:
-            return manifest
-        inputs = self.inputs(snapshot)
-        expected = self.fingerprint(inputs)
-        claim(self.out_root, expected)
+    def make(
+        self, inputs: Mapping[str, Manifest], expected: str, snapshot: ManifestSnapshot
+    ) -> Manifest:
+        """Compare the samples of both models."""
+        del snapshot
         differences = self._differences(inputs)
-        manifest = Manifest(
-            kind="comparison",
+        return Manifest(
+            kind=self.kind,
             fingerprint=expected,
             parents={name: manifest.digest for name, manifest in inputs.items()},
             metadata={
@@ -114,7 +100,6 @@ class ComparisonJob(Config):
                 "differences": [each.model_dump(mode="json") for each in differences],
             },
         )
-        return publish(self.out_root, manifest)
 
     def _differences(self, inputs: Mapping[str, Manifest]) -> tuple[MetricDifference, ...]:
         data = inputs["data"]

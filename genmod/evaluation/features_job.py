@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
-from genmod.config import Config, fingerprint
+from genmod.config import fingerprint
 from genmod.errors import DataError
 from genmod.evaluation.images import Images, read_shuffled, split_digest
+from genmod.interface.manifest_job import ManifestJob
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import DatasetManifest, ImageSpec, Manifest, claim, publish
+from genmod.manifest import DatasetManifest, ImageSpec, Manifest
 from genmod.metrics.chance import beats_chance
 from genmod.metrics.features import Extractor, FeaturesConfig, fit_extractor, save_extractor
 from genmod.metrics.protocol import EvaluateConfig
@@ -17,40 +19,33 @@ LEAST_HELD = 20
 """Fewer validation images cannot show that a classifier is better than chance."""
 
 
-class FeaturesJob(Config):
+class FeaturesJob(ManifestJob):
     """Fit the feature space to a dataset's training split."""
 
-    kind: ClassVar[str] = "features"
-    """Kind of its manifest."""
+    kind = "features"
     data_root: str
-    out_root: str
     config: EvaluateConfig
     seed: int = 0
 
-    def fingerprint(self, data: DatasetManifest) -> str:
+    def inputs(self, snapshot: ManifestSnapshot) -> dict[str, Manifest]:
+        """The manifest of the dataset. ConfigError if it is absent."""
+        return {"data": snapshot.dataset(self.data_root)}
+
+    def fingerprint(self, inputs: Mapping[str, Manifest]) -> str:
         """Fingerprint of the work on this dataset. ConfigError if the features cannot be computed."""
+        data = inputs["data"]
+        assert isinstance(data, DatasetManifest)
         self.config.features.extractor(data.spec)
         settings = self.config.features.result()
         return fingerprint("features", settings, split_digest(data, "train"), self.seed)
 
-    def done(self, snapshot: ManifestSnapshot | None = None) -> Manifest | None:
-        """The manifest if the work is done, else None. ConfigError if the folder contains other work.
-
-        Args:
-            snapshot: the manifests that the command has read; new ones are read where it is not given.
-        """
-        snapshot = snapshot or ManifestSnapshot()
-        expected = self.fingerprint(snapshot.dataset(self.data_root))
-        return snapshot.find_done(Manifest, self.out_root, "features", expected)
-
-    def do(self) -> Manifest:
-        """Fit, write, publish. Does nothing if it is done."""
-        snapshot = ManifestSnapshot()
-        if (manifest := self.done(snapshot)) is not None:
-            return manifest
-        data = snapshot.dataset(self.data_root)
-        expected = self.fingerprint(data)
-        claim(self.out_root, expected)
+    def make(
+        self, inputs: Mapping[str, Manifest], expected: str, snapshot: ManifestSnapshot
+    ) -> Manifest:
+        """Fit the feature space."""
+        del snapshot
+        data = inputs["data"]
+        assert isinstance(data, DatasetManifest)
         train = read_shuffled(self.data_root, data, "train", self.config.features.rows)
         held = None
         if data.spec.classes and data.rows("val"):
@@ -62,14 +57,13 @@ class FeaturesJob(Config):
             "rows": len(train),
             **found,
         }
-        manifest = Manifest(
-            kind="features",
+        return Manifest(
+            kind=self.kind,
             fingerprint=expected,
             parents={"data": data.digest},
             files=save_extractor(extractor, self.out_root),
             metadata=metadata,
         )
-        return publish(self.out_root, manifest)
 
 
 def fit_features(

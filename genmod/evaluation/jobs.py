@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from genmod.config import Config, fingerprint
+from genmod.config import fingerprint
 from genmod.data.format.image_grid import gallery_rows, grid, pixel_scale, png
 from genmod.data.reading.reader import read_rows, split_reader
 from genmod.errors import ConfigError
@@ -22,13 +22,12 @@ from genmod.evaluation.ood import ood_auroc, require_comparable_scores
 from genmod.evaluation.quality_vs_nfe import quality_curve
 from genmod.evaluation.shares import labels_by_name
 from genmod.generation.synthetic import SAMPLE_SPLIT
+from genmod.interface.manifest_job import ManifestJob
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import (
     DatasetManifest,
     FileEntry,
     Manifest,
-    claim,
-    publish,
     write_file,
 )
 from genmod.manifest.class_match import match_classes
@@ -42,17 +41,15 @@ GALLERY = 10
 """Rows and columns of a picture of samples."""
 
 
-class EvaluationJob(Config):
+class EvaluationJob(ManifestJob):
     """Evaluate one model's samples, and summarise its scores."""
 
-    kind: ClassVar[str] = "evaluation"
-    """Kind of its manifest."""
+    kind = "evaluation"
     name: str
     """Of the model."""
     data_root: str
     samples_root: str
     features_root: str
-    out_root: str
     scores_root: str | None = None
     """None for a model without scores; ``unscored`` then says why."""
     scored_root: str | None = None
@@ -135,24 +132,10 @@ class EvaluationJob(Config):
         parts = self.config.result(), digests, self.unscored, self.name, self.seed
         return fingerprint("evaluation", *parts)
 
-    def done(self, snapshot: ManifestSnapshot | None = None) -> Manifest | None:
-        """The manifest if the work is done, else None. ConfigError if the folder contains other work.
-
-        Args:
-            snapshot: the manifests that the command has read; new ones are read where it is not given.
-        """
-        snapshot = snapshot or ManifestSnapshot()
-        expected = self.fingerprint(self.inputs(snapshot))
-        return snapshot.find_done(Manifest, self.out_root, "evaluation", expected)
-
-    def do(self) -> Manifest:
-        """Evaluate the samples, write, publish. Does nothing if it is done."""
-        snapshot = ManifestSnapshot()
-        if (manifest := self.done(snapshot)) is not None:
-            return manifest
-        inputs = self.inputs(snapshot)
-        expected = self.fingerprint(inputs)
-        claim(self.out_root, expected)
+    def make(
+        self, inputs: Mapping[str, Manifest], expected: str, snapshot: ManifestSnapshot
+    ) -> Manifest:
+        """Evaluate the samples, and write evidence and pictures."""
         data, samples = inputs["data"], inputs["samples"]
         assert isinstance(data, DatasetManifest)
         assert isinstance(samples, DatasetManifest)
@@ -179,8 +162,8 @@ class EvaluationJob(Config):
             bits = self._bits_per_dim(inputs["scores"], scores, data, reference)
             others += [] if bits is None else [bits]
         evaluation = evaluate_samples(images, reference, others)
-        manifest = Manifest(
-            kind="evaluation",
+        return Manifest(
+            kind=self.kind,
             fingerprint=expected,
             parents={name: manifest.digest for name, manifest in inputs.items()},
             files=(
@@ -213,7 +196,6 @@ class EvaluationJob(Config):
                 "quality_vs_nfe": self._quality_vs_nfe(samples, reference),
             },
         )
-        return publish(self.out_root, manifest)
 
     def _reference(self, data: DatasetManifest) -> Reference:
         config = self.config

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from genmod.config import Config, fingerprint, parse
+from genmod.data.format import binary
 from genmod.data.format.foreign import Rejected, Resize
 from genmod.data.sources.config import SourceOptions
 from genmod.data.sources.registry import open_source
@@ -16,9 +18,10 @@ from genmod.documents import validate
 from genmod.errors import DataError
 from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb
+from genmod.interface.manifest_job import ManifestJob
 from genmod.interface.model_store import load_model
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import ImageSpec, Manifest, claim, publish
+from genmod.manifest import ImageSpec, Manifest
 from genmod.rng import rng_for
 from genmod.scoring.calibrated import read_scores
 from genmod.scoring.drift import Drift, measure_drift
@@ -45,11 +48,10 @@ class NewRows(Config):
     """Class of each row; None for data without labels."""
 
 
-class DriftJob(Config):
+class DriftJob(ManifestJob):
     """Score new rows with a champion, and compare them with held-out rows that it has scored."""
 
-    kind: ClassVar[str] = "drift"
-    """Kind of its manifest."""
+    kind = "drift"
     name: str
     """Of the model."""
     model_root: str
@@ -57,7 +59,6 @@ class DriftJob(Config):
     """URL of the champion's scores of held-out rows."""
     data_root: str
     """URL of the dataset that the champion belongs to."""
-    out_root: str
     spec: ImageSpec
     rows: NewRows
     config: ScoreConfig
@@ -71,35 +72,24 @@ class DriftJob(Config):
             "data": snapshot.dataset(self.data_root),
         }
 
-    def done(self, snapshot: ManifestSnapshot | None = None) -> Manifest | None:
-        """The manifest if the work is done, else None. ConfigError if the folder contains other work."""
-        snapshot = snapshot or ManifestSnapshot()
-        expected = self.fingerprint(self.inputs(snapshot))
-        return snapshot.find_done(Manifest, self.out_root, "drift", expected)
-
-    def fingerprint(self, inputs: dict[str, Manifest]) -> str:
+    def fingerprint(self, inputs: Mapping[str, Manifest]) -> str:
         """Fingerprint of the work on these inputs."""
         digests = {name: manifest.digest for name, manifest in inputs.items()}
         rows = {"names": self.rows.names, "source": self.rows.source_fingerprint}
         return fingerprint("drift", digests, rows, self.seed)
 
-    def do(self) -> Manifest:
-        """Score, compare and publish. Does nothing if it is done."""
-        snapshot = ManifestSnapshot()
-        if (manifest := self.done(snapshot)) is not None:
-            return manifest
-        inputs = self.inputs(snapshot)
-        expected = self.fingerprint(inputs)
-        claim(self.out_root, expected)
+    def make(
+        self, inputs: Mapping[str, Manifest], expected: str, snapshot: ManifestSnapshot
+    ) -> Manifest:
+        """Score the new rows, and compare them."""
         known = read_scores(self.scores_root, inputs["scores"])
         drift = measure_drift(known, self._score(inputs["scores"], snapshot), self.spec)
-        manifest = Manifest(
-            kind="drift",
+        return Manifest(
+            kind=self.kind,
             fingerprint=expected,
             parents={name: manifest.digest for name, manifest in inputs.items()},
             metadata={"model": self.name, "drift": drift.model_dump(mode="json")},
         )
-        return publish(self.out_root, manifest)
 
     def _score(self, scores: Manifest, snapshot: ManifestSnapshot) -> Scores:
         """Scores of the new rows, with the options of the known scores."""
@@ -108,7 +98,7 @@ class DriftJob(Config):
         options = parse(type(model).Score, given, f"model.{self.name}.score")
         data = snapshot.dataset(self.data_root)
         prepared = prepare(model, options, self.data_root, data, seed=self.seed).options
-        batch = self._read()
+        batch = read_new_rows(self.rows, self.spec)
         parts: list[LogProb] = []
         for first in range(0, len(batch), self.config.micro_batch):
             part = batch.rows(slice(first, first + self.config.micro_batch))
@@ -118,26 +108,31 @@ class DriftJob(Config):
         found = Scores.from_log_probs(Rows(names, batch.index_B, batch.labels_B), parts)
         return found.with_columns({COMPRESSED_COLUMN: compressed_bits(batch.pixels_BCHW)})
 
-    def _read(self) -> Batch:
-        """The new images that can be used."""
-        source = open_source(self.rows.source, self.rows.options)
-        images: list[torch.Tensor] = []
-        taken: list[int] = []
-        fetched = source.fetch(self.rows.refs, self.rows.source_fingerprint)
-        for position, image in enumerate(fetched):
-            try:
-                pixels_HWC = converted(image, self.spec, self.rows.resize)
-            except Rejected:
-                continue
-            images.append(torch.from_numpy(np.ascontiguousarray(pixels_HWC)).permute(2, 0, 1))
-            taken.append(position)
-        if not images:
-            raise DataError(
-                f"{self.rows.source}: none of {len(self.rows.refs)} new images is readable"
-            )
-        row_N, labels = torch.tensor(taken), self.rows.labels
-        labels_N = torch.tensor(labels)[row_N] if labels is not None else None
-        return Batch(torch.stack(images), labels_N, row_N + _FIRST_INDEX)
+
+def read_new_rows(rows: NewRows, spec: ImageSpec) -> Batch:
+    """The new images that can be used, as the dataset will have them.
+
+    Raises:
+        DataError: none can be used, or the source has changed.
+    """
+    images: list[torch.Tensor] = []
+    taken: list[int] = []
+    fetched = open_source(rows.source, rows.options).fetch(rows.refs, rows.source_fingerprint)
+    for position, image in enumerate(fetched):
+        try:
+            pixels_HWC = converted(image, spec, rows.resize)
+        except Rejected:
+            continue
+        images.append(torch.from_numpy(np.ascontiguousarray(pixels_HWC)).permute(2, 0, 1))
+        taken.append(position)
+    if not images:
+        raise DataError(f"{rows.source}: none of {len(rows.refs)} new images is readable")
+    row_N = torch.tensor(taken)
+    pixels_NCHW, index_N = torch.stack(images), row_N + _FIRST_INDEX
+    if spec.draw_seed is not None:
+        pixels_NCHW = binary.draw(pixels_NCHW, spec.draw_seed, "new", index_N)
+    labels_N = None if rows.labels is None else torch.tensor(rows.labels)[row_N]
+    return Batch(pixels_NCHW, labels_N, index_N)
 
 
 def drift_from(manifest: Manifest, root: str) -> Drift:

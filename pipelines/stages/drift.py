@@ -48,8 +48,8 @@ def new_rows_reason(
         log(f"{waiting}; retrain checks them for drift before")
         return None
     jobs = _jobs(context, plan)
-    run_jobs = run_evaluation_jobs(context, jobs)[1] if jobs else []
-    for job, manifest in zip(jobs, run_jobs, strict=True):
+    manifests = run_evaluation_jobs(context, jobs)[1] if jobs else []
+    for job, manifest in zip(jobs, manifests, strict=True):
         drift = drift_from(manifest, job.out_root)
         log(f"  {job.name}: {drift.text}")
         # All champions together give a false alarm as rarely as the recipe says.

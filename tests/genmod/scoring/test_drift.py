@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from genmod.data.sources.config import SourceOptions
+from genmod.data.sources.registry import open_source
+from genmod.errors import DataError
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
 from genmod.scoring.drift import measure_drift
+from genmod.scoring.drift_job import NewRows, read_new_rows
 from genmod.scoring.label import ScoreLabel
 from genmod.scoring.ood_scores import COMPRESSED_COLUMN
 from genmod.scoring.table import Rows, Scores
@@ -67,3 +72,27 @@ def test_simple_images_of_the_same_likelihood_show_in_the_corrected_score():
 def test_equal_scores_are_no_drift():
     same = torch.full((100,), -5.0)
     assert measure_drift(table(same), table(same), SPEC).p_value == 1
+
+
+def test_new_rows_are_read_as_the_dataset_will_have_them(tmp_path):
+    images = np.full((6, 8, 8), 128, dtype=np.uint8)
+    np.savez(tmp_path / "new.npz", images=images, labels=np.arange(6) % 2)
+    source = open_source(f"npz:{tmp_path}/new.npz")
+    listing = source.listing()
+    rows = NewRows(
+        source=source.text,
+        options=SourceOptions(),
+        source_fingerprint=listing.fingerprint,
+        resize="none",
+        refs=tuple(listing.refs[1:4]),
+        names=tuple(listing.names[1:4]),
+        labels=(1, 0, 1),
+    )
+    grey = ImageSpec(channels=1, height=8, width=8, classes=2)
+    batch = read_new_rows(rows, grey)
+    assert batch.pixels_BCHW.unique().tolist() == [128]
+    assert batch.labels_B.tolist() == [1, 0, 1]
+    drawn = read_new_rows(rows, grey.model_copy(update={"levels": 2, "draw_seed": 3}))
+    assert drawn.pixels_BCHW.unique().tolist() == [0, 255]
+    with pytest.raises(DataError, match="none of 3 new images is readable"):
+        read_new_rows(rows, grey.model_copy(update={"height": 9}))
