@@ -266,7 +266,7 @@ class EvaluationJob(ManifestJob):
             self.model_root, samples.parents.get("model", "none"), self.sample, reference
         )
 
-    def _ood(self, inputs: dict[str, Manifest]) -> dict[str, Any] | None:
+    def _ood(self, inputs: Mapping[str, Manifest]) -> dict[str, Any] | None:
         """AUROC of each score column for the other data."""
         if self.ood_root is None or self.scores_root is None:
             return None
