@@ -11,7 +11,6 @@ from cluster import session
 from genmod import storage
 from genmod.documents import validate
 from genmod.interface.model import DataStats
-from genmod.interface.model_store import PublishedModel
 from genmod.interface.registry import ModelConfig
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.lease import Lease
@@ -155,11 +154,6 @@ class Context:
     def dataset(self) -> DatasetManifest:
         """The manifest of the recipe's dataset. ConfigError if it does not exist."""
         return self.snapshot.dataset(self.at("data"), "shard, with the same --recipe and --set")
-
-    def published_model(self, name: str) -> PublishedModel:
-        """A trained model of the recipe. ConfigError if it does not exist."""
-        made_by = "train, with the same --recipe and --set"
-        return self.snapshot.model(self.at("models", name), made_by)
 
     def model_config(self, name: str, dataset: DatasetManifest) -> ModelConfig:
         """The configuration of a model of this dataset."""
