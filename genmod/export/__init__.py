@@ -1,0 +1,1 @@
+"""Published models in formats of other programs, checked by running them."""
