@@ -25,6 +25,10 @@ class DataError(GenmodError):
     exit_code = 2
 
 
+class UnreadableRow(DataError):
+    """One row of a dataset is corrupt. Other rows may be intact."""
+
+
 class StorageError(GenmodError):
     """Storage refuses a request, or lacks a guarantee that genmod requires."""
 

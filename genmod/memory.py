@@ -1,9 +1,12 @@
-"""Settings of the C library's allocator, for steps that allocate and free the same large blocks again."""
+"""Settings of the C library's allocator and of Python's, for steps that make and free many objects."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _MAX_MMAP_THRESHOLD = 32 * 2**20  # glibc refuses more
@@ -21,3 +24,15 @@ def keep_freed() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+@contextmanager
+def no_garbage_collection() -> Generator[None]:
+    """Put off Python's cyclic garbage collection while many objects without cycles are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -65,6 +65,11 @@ def flops_of(call: Callable[[], object]) -> int:
     return counter.flops
 
 
+def training_bytes(parameters: int) -> int:
+    """Memory of a training worker for a model: weights, gradients, two moments, average, in float32."""
+    return 20 * parameters
+
+
 def parameters_of(model: nn.Module) -> int:
     """Number of parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())

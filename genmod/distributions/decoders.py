@@ -173,7 +173,10 @@ class DiscretisedLogistic(PixelLikelihood):
         location, log_scale, log_weight = self._split(raw_BPHW.double())
         scale = log_scale.exp()
         above = F.softplus((location - _FIRST) / scale) - F.softplus((location - _LAST) / scale)
-        return ((scale * above * log_weight.exp()).sum(1) + _FIRST).to(raw_BPHW.dtype)
+        mean = scale * above
+        if self.components > 1:
+            mean = mean * log_weight.exp()
+        return (mean.sum(1) + _FIRST).to(raw_BPHW.dtype)
 
 
 @dataclass(frozen=True)

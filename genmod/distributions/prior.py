@@ -97,6 +97,14 @@ class MixturePrior(Prior):
         eps_BZ = rng.normal(latents, dtype=dtype)
         return mean_BZ.to(dtype) + temperature * std_BZ.to(dtype) * eps_BZ
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights (K,), means (K, Z) and standard deviations (K, Z) of the components."""
+        return {
+            "weight_K": self.logit_K.detach().softmax(0),
+            "mean_KZ": self.mean_KZ.detach(),
+            "std_KZ": self.log_std_KZ.detach().exp(),
+        }
+
     def nats(self, z_NZ: Tensor) -> Tensor:
         """Log density, (N,) in nats; two matrix products avoid a tensor of shape (N, K, Z)."""
         mean_KZ, log_std_KZ = self.mean_KZ.to(z_NZ.dtype), self.log_std_KZ.to(z_NZ.dtype)

@@ -13,11 +13,13 @@ from typing import Annotated
 from pydantic import Field, RootModel
 
 from genmod.config import fingerprint
+from genmod.data.reading.reader import split_reader
 from genmod.documents import validate
 from genmod.errors import ConfigError
-from genmod.evaluation.gate import MetricDifference
+from genmod.evaluation.differences import MetricDifference
 from genmod.evaluation.images import Images, read_first, read_shuffled, split_digest
 from genmod.evaluation.inputs import sampling_settings
+from genmod.evaluation.likelihood import likelihood_gain
 from genmod.evaluation.measure import BETTER
 from genmod.evaluation.meter import Reference
 from genmod.evaluation.shares import Compared, equal_shares, labels_by_name
@@ -34,6 +36,7 @@ from genmod.metrics.paired import (
     paired_stderr,
 )
 from genmod.metrics.protocol import Better, EvaluateConfig
+from genmod.scoring.calibrated import read_scores
 
 _SAME_REQUEST = ("seed", "labels")
 """Settings of sampling by which two datasets have the same noise and labels, image by image."""
@@ -52,6 +55,10 @@ class ComparisonJob(ManifestJob):
     """URL of the candidate's samples."""
     champion_root: str
     """URL of the champion's samples."""
+    candidate_scores_root: str | None = None
+    """URL of the candidate's scores of the reference rows; None if they are not compared."""
+    champion_scores_root: str | None = None
+    """URL of the champion's scores."""
     config: EvaluateConfig
     seed: int = 0
 
@@ -78,7 +85,14 @@ class ComparisonJob(ManifestJob):
                     f"sample.{key} {candidate.get(key)!r} against {champion.get(key)!r}; sample both with "
                     "one recipe"
                 )
+        for side, root in self._scores_roots().items():
+            inputs[f"{side} scores"] = snapshot.require(Manifest, root, "scores", "score")
         return inputs
+
+    def _scores_roots(self) -> dict[str, str]:
+        """URLs of the scores that are compared, by side; empty if none are."""
+        candidate, champion = self.candidate_scores_root, self.champion_scores_root
+        return {"candidate": candidate, "champion": champion} if candidate and champion else {}
 
     def fingerprint(self, inputs: Mapping[str, Manifest]) -> str:
         """Fingerprint of the work on these inputs."""
@@ -115,7 +129,22 @@ class ComparisonJob(ManifestJob):
         )
         candidate = self._samples(inputs["candidate"], self.candidate_root, data)
         champion = self._samples(inputs["champion"], self.champion_root, data)
-        return compare_samples(candidate, champion, reference)
+        gains = compare_samples(candidate, champion, reference)
+        likelihood = self._likelihood_gain(inputs, data, reference)
+        return gains if likelihood is None else (*gains, likelihood)
+
+    def _likelihood_gain(
+        self, inputs: Mapping[str, Manifest], data: DatasetManifest, reference: Reference
+    ) -> MetricDifference | None:
+        roots = self._scores_roots()
+        if not roots:
+            return None
+        candidate, champion = (
+            (read_scores(root, scores), scores.metadata.get("split"))
+            for root, scores in ((roots[side], inputs[f"{side} scores"]) for side in roots)
+        )
+        keys = split_reader(self.data_root, data, self.config.reference).keys()
+        return likelihood_gain(candidate, champion, reference, keys)
 
     def _samples(self, manifest: Manifest, root: str, data: DatasetManifest) -> Images:
         assert isinstance(manifest, DatasetManifest)
@@ -158,7 +187,13 @@ def compare_samples(
         for side in shared
     ]
     return tuple(
-        _difference(f"{name}[{extractor.label}]", better, measured[0][name], measured[1][name])
+        _difference(
+            f"{name}[{extractor.label}]",
+            better,
+            measured[0][name],
+            measured[1][name],
+            len(groups_N),
+        )
         for name, better in BETTER.items()
         if name in measured[0]
     )
@@ -182,7 +217,7 @@ def _same_rows(candidate: Compared, champion: Compared) -> bool:
 
 
 def _difference(
-    name: str, better: Better, candidate: GroupedValue, champion: GroupedValue
+    name: str, better: Better, candidate: GroupedValue, champion: GroupedValue, rows: int
 ) -> MetricDifference:
     difference = candidate.value - champion.value
     return MetricDifference(
@@ -192,4 +227,5 @@ def _difference(
         stderr=paired_stderr(candidate, champion),
         freedom=len(candidate.without_G) - 1,
         paired=True,
+        rows=rows,
     )

@@ -12,30 +12,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field
-
 from genmod.config import Config
 from genmod.errors import ConfigError, did_you_mean
+from genmod.evaluation.differences import MetricDifference, independent_difference
 from genmod.evaluation.policy import ErrorRates, PromoteConfig, Rule
-from genmod.metrics.protocol import Better, Finite, MetricResult, MetricValue, Z, require_comparable
+from genmod.evaluation.rows_needed import rows_for_gain
+from genmod.metrics.protocol import MetricResult, MetricValue, require_comparable
 
 Outcome = Literal["better", "equal", "undecided", "worse", "beyond limit", "within limit"]
-
-
-class MetricDifference(Config):
-    """Difference of one metric between two models that were measured by the same protocol."""
-
-    metric: str = Field(max_length=500)
-    """Name of the metric with its feature space."""
-    better: Better
-    gain: Finite
-    """Positive if the candidate is better, in the metric's unit."""
-    stderr: float = Field(ge=0, allow_inf_nan=False)
-    """Standard error of the gain over new draws of both models' samples, with the reference fixed."""
-    freedom: float = Field(default=math.inf, ge=1)
-    """Degrees of freedom of the standard error."""
-    paired: bool = False
-    """Whether both models' samples have the same noise, image by image."""
 
 
 class RuleResult(Config):
@@ -61,6 +45,9 @@ class RuleResult(Config):
     """Smallest gain that counts, in the metric's unit; None if a gain does not count."""
     detectable: float | None = None
     """True gain that such a comparison finds with a probability of 80 %."""
+    rows_needed: int | None = None
+    """Images, or reference rows of a likelihood, with which a gain of twice :attr:`needed` is found with that
+    probability; None if a gain does not count."""
     loss_ruled_out: bool = True
     """Whether the loss is surely not larger than the tolerated one."""
     gain_ruled_out: bool = True
@@ -127,23 +114,6 @@ def decide(
     return decision
 
 
-def independent_difference(candidate: MetricResult, champion: MetricValue) -> MetricDifference:
-    """The gain of independent samples, with a standard error from both intervals.
-
-    Raises:
-        ConfigError: the protocols differ.
-    """
-    require_comparable(candidate.value, champion)
-    difference = candidate.value.value - champion.value
-    gain = -difference if candidate.better == "lower" else difference
-    return MetricDifference(
-        metric=champion.name,
-        better=candidate.better,
-        gain=gain + 0.0,  # no minus before a zero
-        stderr=math.hypot(_half_width(candidate.value), _half_width(champion)) / Z,
-    )
-
-
 def _combine(checks: Sequence[RuleResult], config: PromoteConfig) -> Decision:
     def reasons(*outcomes: Outcome) -> tuple[str, ...]:
         return tuple(check.reason for check in checks if check.outcome in outcomes)
@@ -200,14 +170,14 @@ def _check(
     }
     if result.outcome == "beyond limit":
         return result.model_copy(update=update)
-    return result.model_copy(update=update | _compared(difference, champion.value, rule, rates))
+    return result.model_copy(update=update | _compared(difference, champion, rule, rates))
 
 
 def _compared(
-    difference: MetricDifference, champion: float, rule: Rule, rates: ErrorRates
+    difference: MetricDifference, measured: MetricValue, rule: Rule, rates: ErrorRates
 ) -> dict[str, object]:
     """Outcome of a rule's margins, as fields of :class:`RuleResult`."""
-    gain, stderr = difference.gain, difference.stderr
+    gain, stderr, champion = difference.gain, difference.stderr, measured.value
     quantiles = rates.quantiles(difference.freedom)
     scale = abs(champion) if rule.relative else 1.0
     # Without a margin, any loss is tolerated, and no gain counts.
@@ -228,12 +198,17 @@ def _compared(
     detectable = None
     if rule.improve_by is not None:
         detectable = counts + (quantiles.gain + quantiles.power) * stderr
+    rows_needed = rows_for_gain(difference.rows_of(measured), stderr, counts, quantiles)
+    more = ""
+    if not gain_ruled_out and outcome != "better" and rows_needed:
+        more = difference.rows_text(measured, 2 * counts, rows_needed)
     value = champion - gain if difference.better == "lower" else champion + gain
     values = f"{difference.metric} {value:.4g} (champion {champion:.4g})"
     return {
         "outcome": outcome,
-        "reason": f"{values}: {text}; gain {gain:.3g} with standard error {stderr:.2g}",
+        "reason": f"{values}: {text}; gain {gain:.3g} with standard error {stderr:.2g}{more}",
         "detectable": detectable,
+        "rows_needed": rows_needed,
         "loss_ruled_out": loss_ruled_out,
         "gain_ruled_out": gain_ruled_out,
     }
@@ -264,10 +239,6 @@ def _check_limits(candidate: MetricResult, rule: Rule) -> RuleResult:
         outcome="beyond limit" if violations else "within limit",
         reason="; ".join(violations) or f"{name} {value:.4g}: within its limits",
     )
-
-
-def _half_width(value: MetricValue) -> float:
-    return (value.interval.high - value.interval.low) / 2
 
 
 def _rules(config: PromoteConfig, candidate: Sequence[MetricResult]) -> dict[str, Rule]:

@@ -177,6 +177,7 @@ class EvaluationJob(ManifestJob):
                 "model_digest": samples.parents.get("model"),
                 **evaluation.metadata(),
                 "class_names": list(data.class_names),
+                "classes": data.spec.classes,
                 "memorisation": memorised.metadata(*keys),
                 "features": inputs["features"].metadata,
                 "reference": {

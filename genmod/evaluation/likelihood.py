@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genmod import units
 from genmod.config import fingerprint
+from genmod.evaluation.differences import MetricDifference
 from genmod.evaluation.meter import Reference
 from genmod.manifest import Manifest
 from genmod.metrics.intervals import mean_interval
@@ -42,14 +43,11 @@ def mean_bits_per_dim(
     Returns:
         None if the scores are of another split, or of fewer than two reference rows.
     """
-    config, spec, label = reference.config, reference.extractor.config.spec, scores.label
-    known = frozenset(keys)
-    rows = [row for row, key in enumerate(scores.rows.keys) if key in known]
-    if split != config.reference or len(rows) < 2:
+    config, label = reference.config, scores.label
+    bits = _bits_by_key(scores, reference, keys)
+    if split != config.reference or len(bits) < 2:
         return None
-    of_reference = scores.take(torch.tensor(rows))
-    bits_N = units.bits_per_dim(of_reference.nats_B, spec.dims, label.measure, spec.levels)
-    assert isinstance(bits_N, Tensor)
+    bits_N = torch.tensor(list(bits.values()), dtype=torch.float64)
     digest = fingerprint(label)
     protocol = Protocol(
         metric=BITS_PER_DIM,
@@ -57,15 +55,66 @@ def mean_bits_per_dim(
         features_digest=digest,
         reference_digest=reference.digest,
         reference_split=config.reference,
-        n_real=len(rows),
+        n_real=len(bits),
         n_fake=0,
         settings={
             LIKELIHOOD: f"{label.label} by {label.estimator} of {label.of}, {label.measure}",
-            "rows": fingerprint(sorted(of_reference.rows.keys)),
+            "rows": fingerprint(sorted(bits)),
             **{f"budget.{name}": value for name, value in label.budget.items()},
         },
     )
     return MetricValue.of(protocol, *mean_interval(bits_N))
+
+
+def likelihood_gain(
+    candidate: tuple[Scores, object],
+    champion: tuple[Scores, object],
+    reference: Reference,
+    keys: Collection[str],
+) -> MetricDifference | None:
+    """Gain in mean bits per dimension from the same rows, with Student's standard error over new rows.
+
+    Rows that are unlikely under one model are mostly so under the other, so the rows' differences vary less
+    than the values.
+
+    Args:
+        candidate: scores of reference rows, and their split.
+        champion: the same of the champion.
+        reference: as for :func:`mean_bits_per_dim`.
+        keys: as for :func:`mean_bits_per_dim`.
+
+    Returns:
+        None if likelihoods, estimators or rows differ.
+    """
+    values = [mean_bits_per_dim(*side, reference, keys) for side in (candidate, champion)]
+    first, second = values
+    if first is None or second is None or first.protocol_digest != second.protocol_digest:
+        return None
+    candidate_bits, champion_bits = (
+        _bits_by_key(scores, reference, keys) for scores, _ in (candidate, champion)
+    )
+    gains = [champion_bits[key] - bits for key, bits in candidate_bits.items()]
+    gain_N = torch.tensor(gains, dtype=torch.float64)
+    rows = len(gains)
+    return MetricDifference(
+        metric=second.name,
+        better="lower",
+        gain=float(gain_N.mean()),
+        stderr=float(gain_N.std()) / rows**0.5,
+        freedom=rows - 1,
+        paired=True,
+        rows=rows,
+    )
+
+
+def _bits_by_key(scores: Scores, reference: Reference, keys: Collection[str]) -> dict[str, float]:
+    """Bits per dimension of the scored rows that are among the reference's, by key."""
+    spec = reference.extractor.config.spec
+    bits_N = units.bits_per_dim(scores.nats_B, spec.dims, scores.label.measure, spec.levels)
+    assert isinstance(bits_N, Tensor)
+    known = frozenset(keys)
+    pairs = zip(scores.rows.keys, bits_N.tolist(), strict=True)
+    return {key: bits for key, bits in pairs if key in known}
 
 
 def score_metadata(manifest: Manifest, scores: Scores) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genmod.data.sources.class_names import class_number
 from genmod.errors import ConfigError, did_you_mean, sanitize
+from genmod.generation.lanes import Lanes
 from genmod.manifest import ImageSpec
 
 _WORDS = ("auto", "balanced", "none")
@@ -32,13 +33,22 @@ class LabelRequest:
     """The only class to generate; all classes in turn if None."""
     empty: tuple[int, ...] = ()
     """Classes without training rows, which are not generated in turn with the others."""
+    block: int = 0
+    """Consecutive images of a class, where classes take turns by blocks; 0 where they do by images."""
 
     @property
     def rule(self) -> int | str:
-        """The request in normal form: ``balanced``, ``none`` or a class number."""
+        """The request in normal form: ``balanced``, ``by class``, ``none`` or a class number."""
         if self.only is not None:
             return self.only
+        if self.block:
+            return "by class"
         return "balanced" if self.classes else "none"
+
+    @property
+    def lanes(self) -> Lanes:
+        """The lanes of the stream with these labels."""
+        return Lanes(self.block, tuple(self._dealt_N.tolist())) if self.block else Lanes()
 
     @cached_property
     def _dealt_N(self) -> Tensor:
@@ -51,7 +61,9 @@ class LabelRequest:
         """Label of an image; None for a model without labels."""
         if not self.classes:
             return None
-        return int(self._dealt_N[index % len(self._dealt_N)]) if self.only is None else self.only
+        if self.only is not None:
+            return self.only
+        return int(self._dealt_N[index // max(self.block, 1) % len(self._dealt_N)])
 
     def labels_B(self, index_B: Tensor) -> Tensor | None:
         """Labels of images, int64, on the device of ``index_B``; None for a model without labels."""
@@ -59,9 +71,8 @@ class LabelRequest:
             return None
         if self.only is not None:
             return torch.full_like(index_B, self.only)
-        if not self.empty:
-            return index_B % self.classes
-        return self._dealt_N.to(index_B.device)[index_B % len(self._dealt_N)]
+        turn_B = index_B // max(self.block, 1) % len(self._dealt_N)
+        return self._dealt_N.to(index_B.device)[turn_B] if self.empty else turn_B
 
     def description(self, class_names: Sequence[str] = ()) -> str:
         """The request for people, with names of classes."""
@@ -69,6 +80,8 @@ class LabelRequest:
             return "no labels"
         if self.only is not None:
             return f"class {named(self.only, class_names)}"
+        if self.block:
+            return "as many of each class as requested"
         if not self.empty:
             return f"all {self.classes} classes in turn"
         return (
@@ -129,16 +142,38 @@ def label_request(
         )
     if labels == "balanced":
         return LabelRequest(spec.classes, empty=empty)
-    number = _class_of(str(labels), spec.classes, class_names)
+    return LabelRequest(spec.classes, known_class(labels, spec, class_names, empty), empty)
+
+
+def known_class(
+    asked: int | str,
+    spec: ImageSpec,
+    class_names: Sequence[str] = (),
+    empty: tuple[int, ...] = (),
+    key: str = _KEY,
+) -> int:
+    """Number of a class that a model has learned.
+
+    Args:
+        asked: its name or number, ``name:NAME`` or ``number:N``.
+        spec: of the model's images.
+        class_names: names of the model's classes, if they have names.
+        empty: classes without training rows.
+        key: the recipe's key, for the error.
+
+    Raises:
+        ConfigError: the model has no such class, or it is not clear which one is meant.
+    """
+    number = _class_of(str(asked), spec.classes, class_names, key)
     if number in empty:
         raise ConfigError(
-            f"{_KEY} is {labels!r}, but class {named(number, class_names)} has no training rows, so the "
+            f"{key} is {asked!r}, but class {named(number, class_names)} has no training rows, so the "
             "model has not learned it; ask for another class"
         )
-    return LabelRequest(spec.classes, number, empty)
+    return number
 
 
-def _class_of(text: str, classes: int, class_names: Sequence[str]) -> int:
+def _class_of(text: str, classes: int, class_names: Sequence[str], key: str) -> int:
     """Number of the class that a text names. ConfigError if there is none, or if there are two."""
     kind = next((kind for kind in (_NAME, _NUMBER) if text.startswith(kind)), "")
     asked = text.removeprefix(kind)
@@ -149,7 +184,7 @@ def _class_of(text: str, classes: int, class_names: Sequence[str]) -> int:
     by_number = number if number is not None and number < classes else None
     if by_name is not None and by_number is not None and by_name != by_number:
         raise ConfigError(
-            f"{_KEY} is {text}, which is the name of class number {by_name} and the number of class "
+            f"{key} is {text}, which is the name of class number {by_name} and the number of class "
             f"{class_names[by_number]!r}; set {_NAME}{asked} or {_NUMBER}{by_number}"
         )
     found = by_number if by_name is None else by_name
@@ -157,12 +192,12 @@ def _class_of(text: str, classes: int, class_names: Sequence[str]) -> int:
         return found
     if kind == _NUMBER or (not kind and _is_integer(asked)):
         raise ConfigError(
-            f"{_KEY} is {text}, but the model has classes 0 to {classes - 1}"
+            f"{key} is {text}, but the model has classes 0 to {classes - 1}"
             + (f", called {', '.join(class_names[:5])}" if class_names else "")
             + (", ..." if len(class_names) > 5 else "")
         )
     valid = [*_WORDS, *class_names]
-    raise ConfigError(f"{_KEY} is {text!r}; {did_you_mean(asked, valid)}")
+    raise ConfigError(f"{key} is {text!r}; {did_you_mean(asked, valid)}")
 
 
 def _named_class(text: str, class_names: Sequence[str]) -> int | None:

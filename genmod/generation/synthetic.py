@@ -7,21 +7,25 @@ on the shards, or on the process that computes it. Letters: B batch, C channels,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from genmod import storage, units
+from genmod import units
 from genmod.budget import BUDGET
-from genmod.config import Config
+from genmod.data.format.encodings import DEFAULT_JPEG_QUALITY, Encoding, ImageFormat
 from genmod.data.format.shards import Row
 from genmod.documents import validate
 from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.generation.config import MAX_MICRO_BATCH
 from genmod.generation.labels import LabelRequest
+from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.interface.options import SampleOptions
 from genmod.manifest import DatasetManifest, ImageSpec
@@ -30,46 +34,10 @@ from genmod.rng import rng_for
 SAMPLE_PURPOSE = "sample"
 """RNG purpose of samples. All models share it, so an index has the same noise in each of them."""
 
-MAX_MICRO_BATCH = 1 << 16
-"""Images that are generated together, at most."""
-
 _REMEDY = "remove the folder and run genmod sample again"
 
 SAMPLE_SPLIT: Literal["train"] = "train"
 """The only split of a synthetic dataset."""
-
-
-class SampleConfig(Config):
-    """The recipe's ``sample``: number of images, their labels, and the division of the work."""
-
-    count: int = Field(default=10_000, gt=0, le=BUDGET.rows)
-    """Images to generate with each model."""
-    shard_rows: int = Field(default=1_000, gt=0, le=BUDGET.shard_rows)
-    """Images per shard, the unit of work. Multiples of ``micro_batch`` are the most efficient."""
-    micro_batch: int = Field(default=100, gt=0, le=MAX_MICRO_BATCH)
-    """Images that the model generates together. Affects the result: it determines how sums are rounded."""
-    labels: int | str = "auto"
-    """``balanced`` cycles through the classes with training rows; the name or number of a class generates
-    that class only (``name:10`` or ``number:9`` where a number is also the name of another class); ``none``
-    is for models without labels. ``auto``: balanced if the model has classes, else none."""
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
-    """Addresses the random numbers of the samples alone; other images of the same models, in another
-    ``output``. Default: the recipe's ``seed``."""
-    workers: int = Field(default=1, gt=0, le=65_536)
-    """Number of Ray actors, each with the model on its own device. Does not affect the result."""
-    weights: Literal["ema", "raw"] = "ema"
-    """``ema``: the moving average; ``raw``: the trained weights."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto``: cuda where the recipe's ``cluster.gpus_per_worker`` is above 0."""
-    output: storage.OutputFolder = "samples"
-    """Folder below the root, or a URL, with a folder per model. ``evaluate`` reads the default one."""
-    deadline_s: float = Field(default=3600.0, gt=0, le=1e7)
-    """Time limit of one shard. A shard beyond it fails the stage after the other shards are written."""
-
-    def result(self) -> dict[str, Any]:
-        """Fields that determine the images, for the fingerprint; the seed is part of it by its value."""
-        exclude = {"seed", "workers", "device", "output", "deadline_s"}
-        return self.model_dump(mode="json", exclude=exclude)
 
 
 class SampledBy(BaseModel):
@@ -83,8 +51,19 @@ class SampledBy(BaseModel):
         default=(), max_length=BUDGET.classes
     )
     """Classes that are not generated in turn with the others."""
+    class_block: int = Field(default=0, ge=0, le=MAX_MICRO_BATCH)
+    """Consecutive images of a class, where classes take turns by blocks."""
     seed: int = Field(ge=-(2**63), lt=2**63)
     micro_batch: int = Field(gt=0, le=MAX_MICRO_BATCH)
+    filters: dict[str, Any] | None = None
+    """The filters that are on; None if every image is accepted."""
+    image_format: ImageFormat = "png"
+    jpeg_quality: int = Field(default=DEFAULT_JPEG_QUALITY, ge=1, le=100)
+
+    @property
+    def encoding(self) -> Encoding:
+        """How images are encoded."""
+        return Encoding(self.image_format, self.jpeg_quality)
 
     @classmethod
     def of(cls, dataset: DatasetManifest, root: str) -> Self:
@@ -111,7 +90,7 @@ class SampledBy(BaseModel):
 
     def labels(self, classes: int) -> LabelRequest:
         """The labels of the images, of a model with so many classes."""
-        return LabelRequest(classes, self.only_label, self.empty_classes)
+        return LabelRequest(classes, self.only_label, self.empty_classes, self.class_block)
 
 
 def _quantise(x_BCHW: Tensor, spec: ImageSpec) -> Tensor:
@@ -119,6 +98,15 @@ def _quantise(x_BCHW: Tensor, spec: ImageSpec) -> Tensor:
     if spec.levels == 2:
         x_BCHW = units.binarise(x_BCHW)
     return units.to_pixels(x_BCHW)
+
+
+class MicroBatch(NamedTuple):
+    """Images that were generated together."""
+
+    batch: Batch
+    """Pixels, labels and indices. Images that are not finite are grey."""
+    is_finite_B: Tensor
+    """Whether all values of an image were finite, bool."""
 
 
 @dataclass(frozen=True)
@@ -130,75 +118,102 @@ class SampleGenerator:
     label_request: LabelRequest
     seed: int
     micro_batch: int
+    is_filtered: bool = False
+    """Whether some images are rejected; those that are not are then no draws from p(x)."""
 
     @torch.no_grad()
-    def pixels_BCHW(self, number: int) -> Tensor:
-        """Generate micro-batch ``number`` completely: uint8 on the CPU, B = ``micro_batch``.
-
-        Raises:
-            GenmodError: an image contains NaN or infinite values.
-        """
+    def micro_batch_of(self, number: int) -> MicroBatch:
+        """Generate micro-batch ``number`` completely; its tensors are on the CPU, B = ``micro_batch``."""
         device = next(self.model.parameters()).device
         size = self.micro_batch
         index_B = torch.arange(number * size, (number + 1) * size, device=device)
         rng = rng_for(self.seed, SAMPLE_PURPOSE, index_B)
-        x_BCHW = self.model.sample(self.label_request.labels_B(index_B), rng, self.options)
+        labels_B = self.label_request.labels_B(index_B)
+        x_BCHW = self.model.sample(labels_B, rng, self.options)
         assert x_BCHW.shape == (size, *self.model.spec.shape), x_BCHW.shape
-        bad = (~x_BCHW.isfinite().flatten(1).all(1)).nonzero()
-        if len(bad):
-            raise GenmodError(
-                f"image {int(index_B[int(bad[0])])} contains NaN or infinite values "
-                f"({len(bad)} of {size} images do); the model is broken, or its sampler diverges"
-            )
-        return _quantise(x_BCHW, self.model.spec).cpu()
+        is_finite_B = x_BCHW.isfinite().flatten(1).all(1)
+        x_BCHW = torch.where(is_finite_B[:, None, None, None], x_BCHW, 0.0)
+        pixels_BCHW = _quantise(x_BCHW, self.model.spec).cpu()
+        labels_B = None if labels_B is None else labels_B.cpu()
+        return MicroBatch(Batch(pixels_BCHW, labels_B, index_B.cpu()), is_finite_B.cpu())
 
-    def images(self, indices: range) -> Iterator[tuple[int, Tensor]]:
-        """Generate images of consecutive indices: (index, uint8 pixels (C, H, W)).
+    def pixels_BCHW(self, number: int) -> Tensor:
+        """Pixels of micro-batch ``number``, uint8 on the CPU.
 
-        Only one micro-batch is in memory at a time. A micro-batch that exceeds ``indices`` is computed
-        completely, and the surplus is dropped.
+        Raises:
+            GenmodError: an image contains NaN or infinite values.
         """
-        first, last = indices.start // self.micro_batch, -(-indices.stop // self.micro_batch)
-        for number in range(first, last):
-            for row, pixels_CHW in enumerate(self.pixels_BCHW(number)):
-                index = number * self.micro_batch + row
-                if index in indices:
-                    yield index, pixels_CHW
+        images = self.micro_batch_of(number)
+        bad = (~images.is_finite_B).nonzero()[:, 0].tolist()
+        if bad:
+            raise GenmodError(
+                f"image {int(images.batch.index_B[bad[0]])} contains NaN or infinite values ({len(bad)} of "
+                f"{self.micro_batch} images do); the model is broken, or its sampler diverges"
+            )
+        return images.batch.pixels_BCHW
+
+    def images(self, ranges: Iterable[range]) -> Iterator[tuple[MicroBatch, list[int]]]:
+        """Generate images of some indices: complete micro-batches, and which of their rows are asked for.
+
+        Only one micro-batch is in memory at a time. One that exceeds the ranges is computed completely, and
+        the surplus rows are left out.
+
+        Args:
+            ranges: of indices, ascending and disjoint.
+        """
+        size = self.micro_batch
+        number, rows = -1, list[int]()
+        for indices in ranges:
+            for next_number in range(indices.start // size, -(-indices.stop // size)):
+                if next_number != number and rows:
+                    yield self.micro_batch_of(number), rows
+                    rows = []
+                number = next_number
+                first = max(indices.start - number * size, 0)
+                rows += range(first, min(indices.stop - number * size, size))
+        if rows:
+            yield self.micro_batch_of(number), rows
 
     def image(self, index: int) -> Tensor:
-        """Generate one image, uint8 (C, H, W), with the same bits as in :meth:`images`."""
-        return self.pixels_BCHW(index // self.micro_batch)[index % self.micro_batch]
+        """Generate one image, uint8 (C, H, W), with the same bits as in :meth:`images`.
+
+        Raises:
+            GenmodError: the image contains NaN or infinite values.
+        """
+        number, row = divmod(index, self.micro_batch)
+        images = self.micro_batch_of(number)
+        if not images.is_finite_B[row]:
+            raise GenmodError(
+                f"image {index} contains NaN or infinite values; the model is broken, or its sampler diverges"
+            )
+        return images.batch.pixels_BCHW[row]
 
     def row(self, index: int, pixels_CHW: Tensor, model_digest: str) -> Row:
         """Convert an image to a dataset row, with a sidecar that allows to regenerate it."""
+        return self.row_of(index, pixels_CHW.permute(1, 2, 0).contiguous().numpy(), model_digest)
+
+    def row_of(
+        self,
+        index: int,
+        image_HWC: NDArray[np.uint8],
+        model_digest: str,
+        encoded: bytes | None = None,
+    ) -> Row:
+        """As :meth:`row`, for an array. ``encoded`` is the image as it is stored, where it is encoded."""
         label = self.label_request.label(index)
         sidecar = {
             "index": index,
             "seed": self.seed,
             "model": model_digest,
             "sampler": self.options.sampler,
-            "draws_from_p": self.options.draws_from_p,
+            "draws_from_p": self.options.draws_from_p and not self.is_filtered,
             "label_asked": label,
         }
-        image_HWC = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
         return Row(
-            key=f"{index:09d}", index=index, image_HWC=image_HWC, label=label, sidecar=sidecar
+            key=f"{index:09d}",
+            index=index,
+            image_HWC=image_HWC,
+            label=label,
+            sidecar=sidecar,
+            encoded=encoded,
         )
-
-
-def shard_range(number: int, config: SampleConfig) -> range:
-    """Indices of the images of a shard."""
-    start = number * config.shard_rows
-    return range(start, min(start + config.shard_rows, config.count))
-
-
-def shard_count(config: SampleConfig) -> int:
-    """Number of shards of a job."""
-    return -(-config.count // config.shard_rows)
-
-
-def size_bytes_at_most(config: SampleConfig, spec: ImageSpec) -> int:
-    """Upper bound of the size of the tars: incompressible images, three members each."""
-    png = spec.dims + spec.height + 256
-    members = sum(512 + -(-content // 512) * 512 for content in (png, 8, 400))
-    return config.count * members + shard_count(config) * 10_240

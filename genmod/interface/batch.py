@@ -60,8 +60,8 @@ class Batch:
             self.index_B.pin_memory(),
         )
 
-    def rows(self, index: slice) -> Batch:
-        """Select rows by a slice."""
+    def rows(self, index: slice | Tensor) -> Batch:
+        """Select rows by a slice, or by a tensor of their numbers."""
         labels_B = self.labels_B
         return Batch(
             self.pixels_BCHW[index],

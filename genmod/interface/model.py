@@ -15,12 +15,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from genmod.config import Config
+from genmod.errors import ConfigError
 from genmod.interface.adaptive import Adaptive
 from genmod.interface.batch import Batch
 from genmod.interface.estimator_check import EstimatorCheck
 from genmod.interface.latents import LatentModel
 from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.options import FamilyConfig, SampleOptions, ScoreOptions
+from genmod.interface.portable import PortableNet
 from genmod.manifest import ImageSpec
 from genmod.rng import Rng
 
@@ -99,6 +101,8 @@ class GenerativeModel(Adaptive, LatentModel, ABC):
     """Sampling options, the recipe's ``sample``."""
     Score: ClassVar[type[ScoreOptions]]
     """Options of the log p estimator, the recipe's ``score``."""
+    not_diffusers: ClassVar[str] = "diffusers has no class of this architecture"
+    """Why the model cannot be a model of the package diffusers."""
 
     def __init__(self, config: FamilyConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__()
@@ -179,6 +183,16 @@ class GenerativeModel(Adaptive, LatentModel, ABC):
             options: this family's ``Score``.
         """
         return Prepared(options, {})
+
+    def portable_net(self) -> PortableNet:
+        """The network that other programs can run.
+
+        Raises:
+            ConfigError: this family has none.
+        """
+        raise ConfigError(
+            "this family has no network that other programs can run; use genmod sample"
+        )
 
     def parameters_of(self, phase: Phase) -> dict[str, nn.Parameter]:
         """Parameters that a phase updates, by name."""

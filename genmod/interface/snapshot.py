@@ -44,10 +44,20 @@ class ManifestSnapshot:
         return manifest
 
     def find_done(
-        self, schema: type[ManifestT], root: str, kind: str, fingerprint: str
+        self,
+        schema: type[ManifestT],
+        root: str,
+        kind: str,
+        fingerprint: str,
+        *,
+        claimed_by: str | None = None,
     ) -> ManifestT | None:
-        """The manifest if this work is done, None if not. ConfigError if the folder contains other work."""
-        return check_done(self.load(schema, root, kind), root, kind, fingerprint)
+        """The manifest if this work is done, None if not. ConfigError if the folder contains other work.
+
+        ``claimed_by`` is as for :func:`~genmod.manifest.check_done`.
+        """
+        manifest = self.load(schema, root, kind)
+        return check_done(manifest, root, kind, fingerprint, claimed_by=claimed_by)
 
     def dataset(self, root: str, made_by: str = "shard") -> DatasetManifest:
         """The manifest of a dataset. ConfigError if there is none."""

@@ -41,6 +41,32 @@ _NFE_PER_STEP, _NFE_AT_START = 6, 2
 """Evaluations of Dormand and Prince's method: its seventh stage is the first of the next step."""
 
 
+class _ExactEnd(_solvers.Dopri5):
+    """The method without interpolation at the end of a solve.
+
+    torchode interpolates within the last step, in which other rows may have been done already. Rounding would
+    then tell which row was the last, so the bits of a row would depend on the others.
+    """
+
+    def build_interpolation(self, data: Any) -> _End:
+        """The state of each row after its own last step."""
+        return _End(data)
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last step of a solve of several rows."""
+
+    data: Any
+
+    def evaluate(self, t_end_B: Tensor, row_B: Tensor) -> Tensor:
+        """The state at the end: after the step, or before it for rows that were done."""
+        data = self.data
+        is_done_B = data.t0[row_B] >= t_end_B
+        state_BF: Tensor = torch.where(is_done_B[:, None], data.y0[row_B], data.y1[row_B])
+        return state_BF
+
+
 @dataclass(frozen=True)
 class AdaptiveSteps:
     """Range of noise levels and error control of the adaptive solver."""
@@ -115,7 +141,7 @@ def _solve(
     control = _solvers.IntegralController(
         atol=span.tolerance, rtol=span.tolerance, term=term, norm=_norm
     )
-    method = _solvers.Dopri5(term=term)
+    method = _ExactEnd(term=term)
     solver = _solvers.AutoDiffAdjoint(method, control, max_steps=span.max_steps)
     start_B, end_B = (
         state_BF.new_full((len(state_BF),), math.log(sigma))

@@ -7,8 +7,9 @@ and is never overwritten.
 """
 
 from genmod.manifest.dataset import DatasetManifest, ImageSpec, ShardEntry, Split, StoredShard
-from genmod.manifest.files import find_problems, read_checked, read_listed, write_file
+from genmod.manifest.files import content_name, find_problems, read_checked, read_listed, write_file
 from genmod.manifest.folders import relative_folder
+from genmod.manifest.one_class import check_same_class
 from genmod.manifest.publishing import (
     MANIFEST_NAMES,
     check_done,
@@ -38,7 +39,9 @@ __all__ = [
     "Split",
     "StoredShard",
     "check_done",
+    "check_same_class",
     "claim",
+    "content_name",
     "dataset_metadata",
     "find_done",
     "find_problems",

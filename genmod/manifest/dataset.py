@@ -103,6 +103,13 @@ class ShardEntry(Config):
     index: FileEntry
     folder: int = Field(default=0, ge=0, exclude_if=lambda folder: folder == 0)
     """0: the manifest's own folder; N: the N-th of its ``folders``."""
+    table: FileEntry | None = Field(default=None, exclude_if=lambda table: table is None)
+    """The same images as Parquet; see :mod:`genmod.data.format.image_table`."""
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """All files of the shard."""
+        return tuple(file for file in (self.tar, self.index, self.table) if file is not None)
 
 
 @dataclass(frozen=True)
@@ -157,11 +164,7 @@ class DatasetManifest(Manifest):
         if max((shard.folder for shard in self.shards), default=0) > len(self.folders):
             raise ValueError("a shard is in a folder that the manifest does not name")
         # Each file once. Keys are unique, so equal tars are one tar under two names.
-        paths = [
-            f"{shard.folder}/{entry.path}"
-            for shard in self.shards
-            for entry in (shard.tar, shard.index)
-        ]
+        paths = [f"{shard.folder}/{entry.path}" for shard in self.shards for entry in shard.files]
         for names in (paths, [shard.tar.sha256 for shard in self.shards], self.folders):
             if len(set(names)) != len(names):
                 ((name, _),) = Counter(names).most_common(1)
@@ -234,9 +237,13 @@ class DatasetManifest(Manifest):
         Raises:
             DataError: ``folders`` leads out of the store.
         """
-        folders = (root, *(shared_folder(root, folder) for folder in self.folders))
+        folders = (root, *self.shared_folders(root))
         shards = self.shards if split is None else self.of_split(split)
         return tuple(StoredShard(shard, folders[shard.folder]) for shard in shards)
+
+    def shared_folders(self, root: str) -> tuple[str, ...]:
+        """URLs of the folders that the manifest in ``root`` names. DataError for one out of the store."""
+        return tuple(shared_folder(root, folder) for folder in self.folders)
 
     def empty_classes(self, split: Split) -> tuple[int, ...]:
         """Numbers of the classes without rows in a split; none if the manifest does not count them."""

@@ -8,13 +8,20 @@ from collections.abc import Sequence
 from genmod import storage
 from genmod.errors import DataError, StorageError
 from genmod.manifest.schema import FileEntry, Manifest
+from genmod.stopwatch import WRITE, measured
 from genmod.storage import digests
 
 
 def write_file(root: str, path: str, data: bytes | memoryview) -> FileEntry:
     """Write one file of a stage below its root, and return its entry for the manifest."""
-    storage.write_bytes(storage.join_below(root, path), data)
+    with measured(WRITE):
+        storage.write_bytes(storage.join_below(root, path), data)
     return FileEntry(path=path, size_bytes=len(data), sha256=storage.sha256(data))
+
+
+def content_name(stem: str, data: bytes | memoryview) -> str:
+    """A file name without extension that contains the content's digest, so two contents have two names."""
+    return f"{stem}-{storage.sha256(data)[:12]}"
 
 
 def read_checked(root: str, entry: FileEntry, hint: str) -> bytes:

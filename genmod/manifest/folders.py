@@ -1,7 +1,8 @@
 """Folders of earlier versions: a version of a dataset that grew names those whose shards it shares.
 
 They are relative, so a root with all its versions can be copied or moved. The forms allow the layout of
-versions (``ROOT/data``, ``ROOT/retrain/vN/data``) and folders side by side, and nothing else.
+versions (``ROOT/data``, ``ROOT/retrain/vN/data``), the data of roots side by side, and folders side by side,
+and nothing else.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from genmod.storage import resolve, scheme_of
 VERSIONS_FOLDER = "retrain"
 """Below the recipe's root: a folder for each version after the first."""
 
-_FOLDER = r"\.\./\.\./\.\./data|\.\./\.\./v[0-9]{4,9}/data|\.\./[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
-"""Version 1 and version N as seen from ``ROOT/retrain/vM/data``; a folder next to this one."""
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_FOLDER = rf"\.\./\.\./\.\./data|\.\./\.\./{_NAME}/data|\.\./{_NAME}"
+"""Version 1 and version N as seen from ``ROOT/retrain/vM/data``, or the data of a root next to this one; a
+folder next to this one."""
 
 SharedFolder = Annotated[str, Field(pattern=rf"^({_FOLDER})$")]
 """Type of a manifest's field: a folder relative to the manifest's own."""
@@ -34,15 +37,21 @@ def relative_folder(root: str, shared: str) -> str:
     Raises:
         ConfigError: the folders are not in the layout of versions, nor side by side.
     """
-    start, target = _split(root), _split(shared)
-    if start[0] == target[0]:
-        path = posixpath.relpath(f"/{target[1]}", f"/{start[1]}")
-        if re.fullmatch(_FOLDER, path):
-            return path
+    if (path := folder_name(root, shared)) is not None:
+        return path
     raise ConfigError(
         f"{root}: a new version shares the shards of {shared}, which must be next to it, or both in the "
         f"layout ROOT/data and ROOT/{VERSIONS_FOLDER}/vN/data; choose such a folder"
     )
+
+
+def folder_name(root: str, shared: str) -> str | None:
+    """As :func:`relative_folder`; None if a dataset at ``root`` cannot name the folder."""
+    start, target = _split(root), _split(shared)
+    if start[0] != target[0]:
+        return None
+    path = posixpath.relpath(f"/{target[1]}", f"/{start[1]}")
+    return path if re.fullmatch(_FOLDER, path) else None
 
 
 def shared_folder(root: str, folder: str) -> str:

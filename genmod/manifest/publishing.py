@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from typing import Any
 
 from genmod import storage
 from genmod.budget import BUDGET
 from genmod.config import Config
-from genmod.documents import parse_document
+from genmod.documents import parse_document, parse_json, validate
 from genmod.errors import ConfigError, DataError, GenmodError
-from genmod.manifest.schema import ManifestT
+from genmod.manifest.schema import ManifestT, has_own_digest
+from genmod.memory import no_garbage_collection
 
 MANIFEST_NAMES = {
     "dataset": "dataset.json",
@@ -22,6 +24,7 @@ MANIFEST_NAMES = {
     "comparison": "comparison.json",
     "decision": "decision.json",
     "drift": "drift.json",
+    "export": "export.json",
 }
 """File name of each kind's manifest."""
 
@@ -37,8 +40,12 @@ def load_manifest(schema: type[ManifestT], root: str, kind: str) -> ManifestT | 
     except FileNotFoundError:
         return None
     hint = "remove its folder and run the stage again"
-    manifest = parse_document(schema, data, f"a valid {kind} manifest", url, hint)
-    if not manifest.is_whole():
+    with (
+        no_garbage_collection()
+    ):  # which would look at each of a large manifest's objects many times
+        values: Any = parse_json(data, url, hint)
+        manifest = validate(schema, values, f"a valid {kind} manifest", url, hint)
+    if not has_own_digest(values):
         raise DataError(f"{url} does not match its own digest: it was changed after it was written")
     if manifest.kind != kind:
         raise DataError(f"{url} is a manifest of another kind, expected {kind}; {hint}")
@@ -67,20 +74,42 @@ def find_done(schema: type[ManifestT], root: str, kind: str, expected: str) -> M
     return check_done(load_manifest(schema, root, kind), root, kind, expected)
 
 
-def check_done(manifest: ManifestT | None, root: str, kind: str, expected: str) -> ManifestT | None:
-    """As :func:`find_done`, for a manifest that was read before (None: the folder has none)."""
+def check_done(
+    manifest: ManifestT | None,
+    root: str,
+    kind: str,
+    expected: str,
+    remedy: str | None = None,
+    *,
+    claimed_by: str | None = None,
+) -> ManifestT | None:
+    """As :func:`find_done`, for a manifest that was read before (None: the folder has none).
+
+    Args:
+        manifest: in the folder.
+        root: URL of the folder.
+        kind: of the manifest.
+        expected: fingerprint of the work.
+        remedy: what the user can do, the end of the error; that of a recipe's stage if not given.
+        claimed_by: fingerprint with which unfinished work claims the folder; ``expected`` if not given.
+    """
     present = manifest.fingerprint if manifest else _claimed(root)
+    if not manifest and claimed_by is not None:
+        expected = claimed_by
     if present is not None and present != expected:
         state = "contains" if manifest else "is being filled with"
         metadata = manifest.metadata if manifest else {}
         grown = "; if the source has new data, run genmod retrain" if "source" in metadata else ""
-        article = {"scores": "", "evaluation": "an "}.get(kind, "a ")
+        article = {"scores": "", "evaluation": "an ", "export": "an "}.get(kind, "a ")
         section = "score" if kind == "scores" else "sample" if "sample" in metadata else None
         folder = f"another folder with --set {section}.output=NAME, " if section else ""
+        if remedy is None:
+            remedy = (
+                f"choose {folder}another root with --set root=URL, or remove that folder{grown}"
+            )
         raise ConfigError(
             f"{root} {state} {article}{kind} made from other inputs or settings "
-            f"(fingerprint {present[:12]}, this recipe's is {expected[:12]}); "
-            f"choose {folder}another root with --set root=URL, or remove that folder{grown}"
+            f"(fingerprint {present[:12]}, this command's is {expected[:12]}); {remedy}"
         )
     return manifest
 
@@ -106,6 +135,9 @@ def release_claim(root: str, units: Collection[str]) -> None:
     """Release a folder whose work cannot be finished, and remove the receipts of its work units."""
     names = {f"{unit}.json" for unit in units}
     storage.remove_named(storage.join(root, "receipts"), names.__contains__)
+    storage.remove_named(
+        storage.join(root, "receipt-segments"), lambda name: name.endswith(".json")
+    )
     storage.remove(storage.join(root, _CLAIM))
 
 

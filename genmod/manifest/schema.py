@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
@@ -57,10 +58,16 @@ class Manifest(Config):
 
     def is_whole(self) -> bool:
         """Whether the digest matches the fields."""
-        try:
-            return self.digest == self._digest()
-        except (ValueError, RecursionError):  # values that no manifest of ours contains
-            return False
+        return has_own_digest(self.model_dump(mode="json"))
+
+
+def has_own_digest(values: Mapping[str, Any]) -> bool:
+    """Whether the digest in a manifest's JSON values is that of the other ones."""
+    others = {key: value for key, value in values.items() if key != "digest"}
+    try:
+        return values.get("digest") == fingerprint(others)
+    except (ValueError, RecursionError):  # values that no manifest of ours contains
+        return False
 
 
 ManifestT = TypeVar("ManifestT", bound=Manifest)

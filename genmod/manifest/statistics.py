@@ -44,8 +44,7 @@ class RowStats(Config):
         if len(self.pixel_sum_C) != len(self.pixel_square_sum_C):
             return False
         return all(
-            self.pixels > 0
-            and total <= (LEVELS - 1) * self.pixels
+            total <= (LEVELS - 1) * self.pixels
             and total**2 <= squares * self.pixels
             and total <= squares <= (LEVELS - 1) * total
             for total, squares in zip(self.pixel_sum_C, self.pixel_square_sum_C, strict=True)
@@ -60,6 +59,23 @@ class RowStats(Config):
             pixel_sum_C=_add(self.pixel_sum_C, other.pixel_sum_C),
             pixel_square_sum_C=_add(self.pixel_square_sum_C, other.pixel_square_sum_C),
             rows_K=_add(self.rows_K, other.rows_K),
+        )
+
+    def __sub__(self, other: RowStats) -> RowStats:
+        """Statistics of the rows that are left without some of them, which keep their numbers.
+
+        Raises:
+            ValidationError: the others are not some of these rows.
+        """
+        return RowStats(
+            rows=self.rows - other.rows,
+            next_index=self.next_index,
+            pixels=self.pixels - other.pixels,
+            pixel_sum_C=_add(self.pixel_sum_C, tuple(-x for x in other.pixel_sum_C)),
+            pixel_square_sum_C=_add(
+                self.pixel_square_sum_C, tuple(-x for x in other.pixel_square_sum_C)
+            ),
+            rows_K=_add(self.rows_K, tuple(-x for x in other.rows_K)),
         )
 
     def problem(self, rows: int, channels: int, pixels_per_row: int, classes: int) -> str:

@@ -140,15 +140,20 @@ class OnnxNetwork(Network):
         return torch.from_numpy(values.reshape(len(values), -1).copy())
 
 
-def _session(data: bytes, where: str, remedy: str) -> Any:
-    """The file as a session of onnxruntime: CPU, as many threads as torch has, errors as exceptions alone."""
+def require_runtime() -> Any:
+    """The module onnxruntime. ConfigError if it is not installed."""
     try:
-        runtime = importlib.import_module("onnxruntime")
+        return importlib.import_module("onnxruntime")
     except ImportError:
         raise ConfigError(
             "evaluate.features.kind is 'onnx', which needs the package onnxruntime; install genmod with its "
             "extra 'onnx'"
         ) from None
+
+
+def _session(data: bytes, where: str, remedy: str) -> Any:
+    """The file as a session of onnxruntime: CPU, as many threads as torch has, errors as exceptions alone."""
+    runtime = require_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.use_deterministic_compute = True

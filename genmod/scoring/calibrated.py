@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
+from pydantic import BaseModel, Field
 
 from genmod import storage
+from genmod.documents import validate
 from genmod.errors import DataError
 from genmod.manifest import FileEntry, ImageSpec, Manifest, read_checked
 from genmod.scoring.ood_scores import COMPRESSED_COLUMN, OOD_COLUMN, BitsPerDim, Calibration
+from genmod.scoring.receipt import table_entries
 from genmod.scoring.table import Scores
+
+
+class _Counts(BaseModel):
+    rows_of_files: tuple[int, ...] = Field(fail_fast=True)
 
 
 def read_scores(root: str, manifest: Manifest) -> Scores:
@@ -23,16 +30,23 @@ def read_scores(root: str, manifest: Manifest) -> Scores:
     Raises:
         DataError: a table is missing or damaged.
     """
-    rows: Any = manifest.metadata.get("rows_of_files", [None] * len(manifest.files))
-    if not isinstance(rows, list) or len(cast("list[Any]", rows)) != len(manifest.files):
-        raise DataError(f"{root}: its manifest does not count the rows of its tables; score again")
-    if not manifest.files:
+    return Scores.concatenate(
+        [_read(root, entry, count) for entry, count in counted_tables(root, manifest)]
+    )
+
+
+def counted_tables(root: str, manifest: Manifest) -> list[tuple[FileEntry, int]]:
+    """The tables of a manifest, and the number of rows of each. DataError if they are not counted."""
+    entries = table_entries(manifest)
+    if not entries:
         raise DataError(f"{root}: its manifest lists no tables; score again")
-    counted = zip(manifest.files, cast("list[Any]", rows), strict=True)
-    return Scores.concatenate([_read(root, entry, count) for entry, count in counted])
+    counts = validate(_Counts, manifest.metadata, "the manifest of scores", root, "score again")
+    if len(counts.rows_of_files) != len(entries):
+        raise DataError(f"{root}: its manifest does not count the rows of its tables; score again")
+    return list(zip(entries, counts.rows_of_files, strict=True))
 
 
-def _read(root: str, entry: FileEntry, rows: Any) -> Scores:
+def _read(root: str, entry: FileEntry, rows: int) -> Scores:
     data = read_checked(root, entry, "run genmod verify to find all damaged files")
     return Scores.from_parquet(data, storage.join_below(root, entry.path), rows)
 

@@ -24,9 +24,10 @@ from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import ImageSpec, Manifest
 from genmod.rng import rng_for
 from genmod.scoring.calibrated import read_scores
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.drift import Drift, measure_drift
 from genmod.scoring.ood_scores import COMPRESSED_COLUMN, compressed_bits
-from genmod.scoring.table import Rows, ScoreConfig, Scores
+from genmod.scoring.table import Rows, Scores
 from genmod.scoring.work_units import SCORE_PURPOSE, prepare
 
 _FIRST_INDEX = 1 << 40

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from genmod import storage, units
-from genmod.budget import BUDGET
-from genmod.config import Config, canonical_json
+from genmod import units
+from genmod.config import canonical_json
 from genmod.documents import parse_json
 from genmod.errors import DataError, GenmodError
 from genmod.interface.log_prob import LogProb
-from genmod.manifest import Split
 from genmod.scoring.label import ScoreLabel, common_label
 from genmod.scoring.moments import RunningMoments
-from genmod.scoring.ood_scores import CalibrationConfig
 from genmod.tables import numbers, read_table
 
 _HINT = "remove its folder and score again"
@@ -45,39 +41,6 @@ _SCHEMA = pa.schema(
 )
 """``index``: position of the row in its split. ``nats``: log p summed over dimensions. ``stderr``: Monte
 Carlo standard error in nats, 0 if the number is deterministic. Estimators may add further columns."""
-
-
-class ScoreConfig(Config):
-    """The recipe's ``score``: the rows to score, and how the work is divided."""
-
-    split: Split = "val"
-    """The split to score."""
-    max_rows: int | None = Field(default=None, gt=0, le=BUDGET.rows)
-    """Number of rows to score, drawn from the split by the seed; if not given, all rows."""
-    micro_batch: int = Field(default=50, gt=0, le=65_536)
-    """Rows per forward pass. It affects results by rounding, so it is part of the fingerprint."""
-    rows_per_task: int = Field(default=250, gt=0, le=BUDGET.shard_rows)
-    """Rows per task and Parquet file; a shard with more rows is divided."""
-    workers: int = Field(default=1, gt=0, le=65_536)
-    """Actors, each with the model on its own device. They do not affect results."""
-    weights: Literal["ema", "raw"] = "ema"
-    """``ema``: the moving average; ``raw``: the trained weights."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto``: cuda if the recipe's ``cluster.gpus_per_worker`` is above 0."""
-    data: storage.Url | None = None
-    """URL of another data set with the same image format to score, e.g. for OOD detection; if not given, the
-    recipe's own. Results depend on its content, not on its URL."""
-    calibration: CalibrationConfig | None = CalibrationConfig()
-    """In-distribution rows that OOD scores are relative to; ``null`` for no OOD scores."""
-    output: storage.OutputFolder = "scores"
-    """Folder below the root, or a URL; each model has a subfolder. ``evaluate`` reads the default one."""
-    deadline_s: float = Field(default=3600.0, gt=0, le=1e7)
-    """Time limit of a task. A task that takes longer is stopped; the others continue, and the stage fails."""
-
-    def result(self) -> dict[str, Any]:
-        """The fields that the scores depend on, for the fingerprint."""
-        exclude = {"workers", "device", "data", "output", "deadline_s"}
-        return self.model_dump(mode="json", exclude=exclude)
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,24 @@
-"""Divides the rows of a split into tasks, and scores the rows of one task.
-
-The division is a pure function of (manifest, configuration, seed). Letters: B rows, N rows of a shard.
-"""
+"""Divides the rows of a split into tasks: a pure function of (manifest, configuration, seed)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from genmod.config import Config
 from genmod.data.reading.reader import RowReader
-from genmod.errors import ConfigError
+from genmod.errors import ConfigError, DataError, sanitize
 from genmod.interface.batch import Batch
-from genmod.interface.log_prob import LogProb, Prepared
+from genmod.interface.log_prob import Prepared
 from genmod.interface.model import GenerativeModel
 from genmod.interface.options import ScoreOptions
 from genmod.manifest import DatasetManifest, Split, StoredShard
 from genmod.permutation import shuffle
 from genmod.rng import rng_for
-from genmod.scoring.ood_scores import COMPRESSED_COLUMN, compressed_bits
-from genmod.scoring.table import Rows, ScoreConfig, Scores
+from genmod.scoring.config import ScoreConfig
 
 SCORE_PURPOSE = "score"
 """Purpose of the random numbers of scores; a row is addressed by its index in the split."""
@@ -36,7 +32,7 @@ class ShardSlice(Config):
     """Consecutive scored rows of one shard: one task and one Parquet file."""
 
     name: str
-    """File name without extension: split and shard number, and a number if the shard is divided."""
+    """Split and shard number, and further numbers if the shard is divided. File names start with it."""
     shard: StoredShard
     start: int
     """First row, counted among the shard's rows that are scored."""
@@ -51,6 +47,24 @@ class ShardSlice(Config):
     def rows(self) -> Sequence[int]:
         """Positions of the rows in the shard."""
         return range(self.start, self.stop) if self.chosen is None else self.chosen
+
+    def halves(self) -> list[ShardSlice]:
+        """The rows in two parts, in order; none if there is one row only."""
+        middle = (self.start + self.stop) // 2
+        parts = [(self.start, middle), (middle, self.stop)]
+        return [self._part(start, stop) for start, stop in parts] if len(self) > 1 else []
+
+    def _part(self, start: int, stop: int) -> ShardSlice:
+        stem = "-".join(self.name.split("-")[:2])
+        chosen = self.chosen
+        if chosen is not None:
+            chosen = chosen[start - self.start : stop - self.start]
+        name = f"{stem}-rows-{start:06d}-{stop:06d}"
+        return ShardSlice(name=name, shard=self.shard, start=start, stop=stop, chosen=chosen)
+
+    def micro_batches(self, size: int) -> int:
+        """Number of micro-batches of ``size`` rows in which the rows are scored."""
+        return -(-self.stop // size) - self.start // size
 
 
 def rows_to_score(manifest: DatasetManifest, config: ScoreConfig) -> int:
@@ -108,6 +122,14 @@ def shard_slices(
             )
 
 
+def shard_number(path: str, split: str, shards: int) -> int:
+    """Number of the shard, of ``shards`` of its split, whose rows a table has. DataError if it has none."""
+    match = re.match(rf"{re.escape(split)}-([0-9]{{6,9}})-", path)
+    if match is None or int(match[1]) >= shards:
+        raise DataError(f"{sanitize(path[:200])}: not the name of a table of scores; score again")
+    return int(match[1])
+
+
 def prepare(
     model: GenerativeModel,
     options: ScoreOptions,
@@ -143,73 +165,3 @@ def prepare(
     return model.prepare_scores(
         batch, rng_for(seed, f"{SCORE_PURPOSE}/prepare", index, device), options
     )
-
-
-def score_rows(
-    model: GenerativeModel,
-    options: ScoreOptions,
-    reader: RowReader,
-    rows: Sequence[int],
-    micro_batch: int,
-    *,
-    seed: int,
-    known: Scores | None = None,
-) -> Scores:
-    """Score rows in micro-batches on the model's device; add the column of compressed sizes.
-
-    Args:
-        model: the model.
-        options: its score options.
-        reader: reads the rows.
-        rows: positions of the rows in the reader.
-        micro_batch: rows per forward pass.
-        seed: of the random numbers.
-        known: scores of rows of the same split that are reused instead of computed again.
-
-    Raises:
-        DataError: a row cannot be read.
-        GenmodError: a log-likelihood is not finite.
-    """
-    row_N = np.asarray(rows, dtype=np.int64)
-    index_N = reader.find(row_N).index_N
-    if known is None:
-        return _compute_scores(model, options, reader, row_N, micro_batch, seed=seed)
-    # Reuse known scores, compute the others, and restore the order of the rows.
-    position = {index: number for number, index in enumerate(known.rows.index_B.tolist())}
-    known_N = np.array([index in position for index in index_N.tolist()], dtype=bool)
-    parts = [known.take(torch.tensor([position[i] for i in index_N[known_N].tolist()]).long())]
-    if not known_N.all():
-        parts.append(
-            _compute_scores(model, options, reader, row_N[~known_N], micro_batch, seed=seed)
-        )
-    order_N = np.argsort(np.concatenate((known_N.nonzero()[0], (~known_N).nonzero()[0])))
-    return Scores.concatenate(parts).take(torch.from_numpy(order_N))
-
-
-def _compute_scores(
-    model: GenerativeModel,
-    options: ScoreOptions,
-    reader: RowReader,
-    row_N: NDArray[np.int64],
-    micro_batch: int,
-    *,
-    seed: int,
-) -> Scores:
-    """Scores of all rows, in their order."""
-    device = next(model.parameters()).device
-    parts: list[LogProb] = []
-    sizes: list[torch.Tensor] = []
-    for first in range(0, len(row_N), micro_batch):
-        batch = reader.read(row_N[first : first + micro_batch])
-        sizes.append(compressed_bits(batch.pixels_BCHW))
-        batch = batch.to(device)
-        parts.append(model.log_prob(batch, rng_for(seed, SCORE_PURPOSE, batch.index_B), options))
-    keys = reader.keys()
-    locations = reader.find(row_N)
-    labels_N = locations.label_N.astype(np.int64)
-    scored = Rows(
-        keys=[keys[row] for row in row_N.tolist()],
-        index_B=torch.from_numpy(locations.index_N),
-        labels_B=torch.from_numpy(labels_N) if reader.spec.classes else None,
-    )
-    return Scores.from_log_probs(scored, parts).with_columns({COMPRESSED_COLUMN: torch.cat(sizes)})

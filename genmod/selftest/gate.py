@@ -19,7 +19,8 @@ from genmod.config import Config, fingerprint
 from genmod.data.sources.arrays import Builtin
 from genmod.data.sources.census import Census
 from genmod.evaluation.comparison import compare_samples
-from genmod.evaluation.gate import Decision, MetricDifference, decide
+from genmod.evaluation.differences import MetricDifference
+from genmod.evaluation.gate import Decision, decide
 from genmod.evaluation.images import Images
 from genmod.evaluation.measure import evaluate_samples
 from genmod.evaluation.memorised import RowSource, leaked_samples, memorised_samples
@@ -261,5 +262,5 @@ def _trained(train: Images, steps: int, seed: int) -> GenerativeModel:
 def _samples(model: GenerativeModel, seed: int) -> Images:
     request, options = LabelRequest(SPEC.classes), type(model).Sample()
     generator = SampleGenerator(model, options, request, seed, 100)
-    pixels = [pixels_CHW for _, pixels_CHW in generator.images(range(SAMPLES))]
-    return Images(torch.stack(pixels), request.labels_B(torch.arange(SAMPLES)))
+    pixels = [generator.pixels_BCHW(number) for number in range(-(-SAMPLES // 100))]
+    return Images(torch.cat(pixels)[:SAMPLES], request.labels_B(torch.arange(SAMPLES)))

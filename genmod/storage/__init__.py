@@ -15,10 +15,9 @@ from genmod.storage.fields import (
     VariableName,
     WebhookUrl,
 )
-from genmod.storage.folders import check_writable, remove_named
+from genmod.storage.folders import age_s, check_writable, remove_named
 from genmod.storage.local import open_regular
 from genmod.storage.objects import (
-    age_s,
     create,
     exists,
     fsync_dir,
@@ -34,6 +33,7 @@ from genmod.storage.objects import (
     size_bytes,
     walk_files,
     write_bytes,
+    written_s,
 )
 from genmod.storage.settings import (
     FORWARDED_VARIABLES,
@@ -110,4 +110,5 @@ __all__ = [
     "size_bytes",
     "walk_files",
     "write_bytes",
+    "written_s",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from genmod.errors import StorageError
 from genmod.storage import urls
-from genmod.storage.objects import PENDING, create, list_names, read_bytes, remove
+from genmod.storage.objects import PENDING, create, list_names, read_bytes, remove, written_s
 
 
 def remove_named(url: str, is_ours: Callable[[str], bool]) -> None:
@@ -30,6 +31,13 @@ def remove_named(url: str, is_ours: Callable[[str], bool]) -> None:
     if isinstance(fs, LocalFileSystem) and not os.path.islink(path):
         with suppress(OSError):  # it does not exist, or contains other files
             os.rmdir(path)
+
+
+def age_s(url: str) -> float:
+    """Seconds since an object was written, by its store's clock and ours. Raises FileNotFoundError."""
+    if (written := written_s(url)) is None:
+        raise StorageError(f"{url}: the store does not tell when it was written")
+    return max(0.0, time.time() - written)
 
 
 def check_writable(url: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -146,17 +145,19 @@ def size_bytes(url: str) -> int:
     return int(size)
 
 
-def age_s(url: str) -> float:
-    """Seconds since an object was written, by its store's clock and ours. Raises FileNotFoundError."""
+def written_s(url: str) -> float | None:
+    """When an object was written, by its store's clock, in seconds since 1970; None if it does not tell.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
     fs, path = urls.filesystem(url)
     fs.invalidate_cache()
     info = cast("dict[str, Any]", _call(fs, url, "info", path))
     written = next((info[key] for key in _WRITTEN if info.get(key) is not None), None)
     if isinstance(written, datetime):
         written = written.timestamp()
-    if not isinstance(written, float | int):
-        raise StorageError(f"{url}: the store does not tell when it was written")
-    return max(0.0, time.time() - written)
+    return float(written) if isinstance(written, float | int) else None
 
 
 def sha256(data: bytes | memoryview) -> str:

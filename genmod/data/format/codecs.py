@@ -1,4 +1,4 @@
-"""The images of shards: write our PNGs, and read them fast.
+"""The images of shards: write our PNGs, and read them fast; read JPEG, WebP and npy too.
 
 Our PNGs have the simplest layout: 8-bit grey or RGB, one IDAT chunk, filter 0 on every row. Their bytes are a
 function of the pixels (and of the installed libdeflate). Letters: B batch, K group of a batch, C channels,
@@ -17,6 +17,7 @@ import simplejpeg
 from deflate import DeflateError, crc32, zlib_compress, zlib_decompress
 from numpy.typing import NDArray
 
+from genmod.data.format.webp_npy import NPY_SIGNATURE, decode_npy, decode_webp, is_webp
 from genmod.errors import DataError
 from genmod.manifest import ImageSpec
 
@@ -74,7 +75,7 @@ class Codec:
         return b"".join((self._head, _chunk(b"IDAT", body), _END))
 
     def decode(self, blobs: Sequence[bytes]) -> NDArray[np.uint8]:
-        """Decode images to uint8 (B, C, H, W): our PNGs on a fast path, other PNGs and JPEGs one by one.
+        """Decode images to uint8 (B, C, H, W): our PNGs on a fast path, other images one by one.
 
         Raises:
             DataError: a blob is not an image of this dataset's shape.
@@ -138,17 +139,21 @@ class Codec:
     def _decode_others(
         self, blobs: Sequence[bytes], images_HWC: Sequence[NDArray[np.uint8]]
     ) -> None:
-        """Decode JPEGs and other PNGs, each into its array."""
+        """Decode JPEG, WebP, npy and other PNGs, each into its array."""
         jpeg, colours = simplejpeg.decode_jpeg, self._colours
         shape = (self.spec.height, self.spec.width, self.spec.channels)
         try:
             for blob, image_HWC in zip(blobs, images_HWC, strict=True):
                 if blob.startswith(_SIGNATURE):
                     self._decode_png(blob, image_HWC)
+                elif blob.startswith(NPY_SIGNATURE):
+                    decode_npy(blob, image_HWC)
+                elif is_webp(blob):
+                    decode_webp(blob, image_HWC)
                 elif (got := jpeg(blob, colours, False, False, 0, 0, 1, image_HWC).shape) != shape:
                     raise DataError(f"image of {got}, expected {self.spec}")
         except (ValueError, RuntimeError, struct.error) as error:
-            raise DataError(f"not a readable PNG or JPEG ({error})") from None
+            raise DataError(f"not a readable PNG, JPEG, WebP or npy ({error})") from None
 
     def _decode_png(self, blob: bytes, image_HWC: NDArray[np.uint8]) -> None:
         width, height = struct.unpack(">II", blob[16:24])

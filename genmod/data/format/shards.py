@@ -1,8 +1,8 @@
 """Shards of a dataset: a plain WebDataset tar each, with an index and row statistics.
 
-A sample consists of the members KEY.png, KEY.cls if it has a label, and KEY.json if it has a sidecar, in this
-order. The same rows yield the same bytes in any process. Letters: C channels, H height, W width, K classes,
-N samples, M members, U unique labels, V pixel values.
+A sample consists of the members KEY.png (or jpg, webp, npy), KEY.cls if it has a label, and KEY.json if it
+has a sidecar, in this order. The same rows yield the same bytes in any process. Letters: C channels,
+H height, W width, K classes, N samples, M members, U unique labels, V pixel values.
 """
 
 from __future__ import annotations
@@ -19,11 +19,20 @@ from deflate import crc32
 from numpy.typing import NDArray
 
 from genmod.config import Config
-from genmod.data.format.codecs import Codec
+from genmod.data.format.encodings import Encoding, ImageEncoder
+from genmod.data.format.image_table import TABLE_SUFFIX, ImageTable
 from genmod.data.format.keys import KEY_PATTERN, MAX_KEY_LENGTH
 from genmod.data.format.tar import Members, build_tar
 from genmod.errors import DataError
-from genmod.manifest import FileEntry, ImageSpec, RowStats, ShardEntry, Split, write_file
+from genmod.manifest import (
+    FileEntry,
+    ImageSpec,
+    RowStats,
+    ShardEntry,
+    Split,
+    content_name,
+    write_file,
+)
 from genmod.units import LEVELS
 
 INDEX_SCHEMA = pa.schema(
@@ -63,6 +72,21 @@ class Row:
     """JSON values for KEY.json."""
     name: str | None = None
     """Name in the source, if it differs from the key."""
+    encoded: bytes | None = None
+    """The encoded image, whose pixels are ``image_HWC``; None if it is still to be encoded."""
+
+
+@dataclass(frozen=True)
+class ShardFormat:
+    """How a shard stores its images."""
+
+    encoding: Encoding = Encoding()
+    table: ImageTable | None = None
+    """Set if the images are also written as Parquet, next to the tar."""
+
+
+PNG_SHARD = ShardFormat()
+"""PNG in tars, nothing else."""
 
 
 class PixelHistogram:
@@ -104,7 +128,14 @@ class PixelHistogram:
 
 
 def write_shard(
-    root: str, name: str, split: Split, spec: ImageSpec, rows: Iterable[Row]
+    root: str,
+    name: str,
+    split: Split,
+    spec: ImageSpec,
+    rows: Iterable[Row],
+    *,
+    by_content: bool = False,
+    stored_as: ShardFormat = PNG_SHARD,
 ) -> tuple[ShardEntry, RowStats]:
     """Encode rows and write NAME.tar and NAME.idx.parquet below ``root``. Same rows, same bytes.
 
@@ -115,26 +146,35 @@ def write_shard(
         spec: spec of the dataset: the shape of every image, and with ``spec.classes`` > 0 every row has a
             label below it.
         rows: at least one row; keys are unique.
+        by_content: whether the files' names end with a digest of the tar, so that writers whose bytes differ
+            write different files.
+        stored_as: how the images are stored. Statistics are of the pixels that readers get.
 
     Raises:
         DataError: invalid key, image shape or label; or no rows.
     """
-    codec, histogram = Codec(spec), PixelHistogram(spec)
+    encoder, histogram = ImageEncoder(spec, stored_as.encoding), PixelHistogram(spec)
     keys, indices, images = list[str](), list[int](), list[bytes]()
     labels, names, sidecars = list[int](), list[str | None](), list[bytes | None]()
     for row in rows:
         _check_row(row, spec)
         keys.append(row.key)
         indices.append(row.index)
-        images.append(codec.encode(row.image_HWC))
+        image, pixels_HWC = row.encoded, row.image_HWC
+        if image is None:
+            image, pixels_HWC = encoder.stored(pixels_HWC)
+        images.append(image)
         names.append(row.name)
         sidecar = None if row.sidecar is None else json.dumps(row.sidecar, sort_keys=True).encode()
         sidecars.append(sidecar)
         if row.label is not None:
             labels.append(row.label)
-        histogram.add(row.image_HWC)
+        histogram.add(pixels_HWC)
     samples = EncodedRows(keys, indices, images, labels if spec.classes else None, names, sidecars)
-    entry = pack_shard(root, name, split, samples)
+    suffix = stored_as.encoding.suffix
+    entry = pack_shard(
+        root, name, split, samples, suffix, by_content=by_content, table=stored_as.table
+    )
     rows_K = np.bincount(labels, minlength=spec.classes).tolist() if spec.classes else ()
     return entry, histogram.stats(len(keys), max(indices) + 1, rows_K)
 
@@ -153,9 +193,25 @@ class EncodedRows(NamedTuple):
 
 
 def pack_shard(
-    root: str, name: str, split: Split, samples: EncodedRows, suffix: str = ".png"
+    root: str,
+    name: str,
+    split: Split,
+    samples: EncodedRows,
+    suffix: str = ".png",
+    *,
+    by_content: bool = False,
+    table: ImageTable | None = None,
 ) -> ShardEntry:
-    """Write NAME.tar and NAME.idx.parquet of encoded images, unchanged; ``suffix`` is their extension.
+    """Write NAME.tar and NAME.idx.parquet of encoded images, unchanged.
+
+    Args:
+        root: URL of the dataset.
+        name: name of the shard.
+        split: split of the samples.
+        samples: at least one, with unique keys.
+        suffix: extension of the images.
+        by_content: as in :func:`write_shard`.
+        table: of the dataset, to write NAME.images.parquet too.
 
     Raises:
         DataError: no samples, or duplicate keys.
@@ -171,7 +227,9 @@ def pack_shard(
     if any(sidecar is not None for sidecar in sidecars):
         members.append(Members(".json", sidecars))
     tar, offset_NM = build_tar(keys, members)
-    table = {
+    if by_content:
+        name = content_name(name, tar)
+    columns = {
         "key": keys,
         "index": indices,
         "offset": offset_NM[:, 0],
@@ -180,11 +238,16 @@ def pack_shard(
         "checksum": np.fromiter(map(crc32, images), np.uint32, rows),
         "name": pa.nulls(rows) if names is None else names,
     }
+    image_table = None
+    if table is not None:
+        data = table.encoded(keys, indices, images, labels, suffix)
+        image_table = write_file(root, f"{name}{TABLE_SUFFIX}", data)
     return ShardEntry(
         split=split,
         rows=rows,
         tar=write_file(root, f"{name}.tar", tar),
-        index=write_file(root, f"{name}.idx.parquet", _table_bytes(table, INDEX_SCHEMA)),
+        index=write_file(root, f"{name}.idx.parquet", _table_bytes(columns, INDEX_SCHEMA)),
+        table=image_table,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from genmod import storage
 from genmod.data.format.codecs import Codec
+from genmod.data.format.encodings import IMAGE_EXTENSIONS
 from genmod.data.format.index import column_problems, key_problems
 from genmod.data.format.shards import INDEX_SCHEMA, PixelHistogram
 from genmod.data.format.tar import BLOCK, Member, walk
@@ -138,11 +139,12 @@ def _row_problems(
     histogram: PixelHistogram,
 ) -> Iterator[str]:
     key = row["key"]
-    image = next((m for ext in ("png", "jpg") if (m := members.get(f"{key}.{ext}"))), None)
+    image = next((m for ext in IMAGE_EXTENSIONS if (m := members.get(f"{key}.{ext}"))), None)
     if image is None:
         end = row["offset"] + row["bytes"]
         cut = f", it ends at byte {end} and the tar at {len(data)}" if end > len(data) else ""
-        yield f"member {_shown(key)}.png is missing{cut}"
+        others = ", ".join(IMAGE_EXTENSIONS[1:])
+        yield f"member {_shown(key)}.{IMAGE_EXTENSIONS[0]} (or {others}) is missing{cut}"
         return
     if (image.offset, image.size_bytes) != (row["offset"], row["bytes"]):
         yield (

@@ -37,7 +37,7 @@ def dataset_problems(root: str, manifest: DatasetManifest) -> Iterator[str]:
     files: dict[str, list[FileEntry]] = defaultdict(list)
     files[root] += manifest.files
     for shard in shards:
-        files[shard.folder] += (shard.entry.tar, shard.entry.index)
+        files[shard.folder] += shard.entry.files
     for folder, entries in files.items():
         yield from find_problems(folder, entries)
     yield from _version_problems(root, manifest, shards)
@@ -62,7 +62,7 @@ def _version_problems(
     root: str, manifest: DatasetManifest, shards: Sequence[StoredShard]
 ) -> Iterator[str]:
     """Compare shared shards with the manifests of the versions that wrote them."""
-    shared: dict[str, list[StoredShard]] = defaultdict(list)
+    shared: dict[str, list[StoredShard]] = {url: [] for url in manifest.shared_folders(root)}
     for shard in shards:
         if shard.entry.folder:
             shared[shard.folder].append(shard)

@@ -18,7 +18,7 @@ from genmod.data.format.codecs import Codec
 from genmod.data.reading.prefetch import Prefetch
 from genmod.data.reading.row_index import Locations, RowIndex
 from genmod.data.reading.tar_files import TarFiles
-from genmod.errors import DataError
+from genmod.errors import DataError, UnreadableRow
 from genmod.interface.batch import Batch
 from genmod.manifest import DatasetManifest, ImageSpec, Split, StoredShard, require
 
@@ -124,7 +124,9 @@ class RowReader:
         if list(map(crc32, blobs)) != checksums:
             is_good = [crc32(blob) == check for blob, check in zip(blobs, checksums, strict=True)]
             bad = self._member(int(row_N[is_good.index(False)]))
-            raise DataError(f"{bad} does not match its checksum; restore or re-create the dataset")
+            raise UnreadableRow(
+                f"{bad} does not match its checksum; restore or re-create the dataset"
+            )
         try:
             return self._codec.decode(blobs)
         except DataError:  # decode one by one, to name the bad row
@@ -132,7 +134,7 @@ class RowReader:
                 try:
                     self._codec.decode([blob])
                 except DataError as error:
-                    raise DataError(f"{self._member(row)}: {error}") from None
+                    raise UnreadableRow(f"{self._member(row)}: {error}") from None
             raise
 
     def _member(self, row: int) -> str:
@@ -149,8 +151,8 @@ class RowReader:
             index_N: addresses of the rows' randomness; by default their index in the split.
 
         Raises:
-            DataError: an index or a tar is missing or corrupt, or a member does not match its checksum or is
-                not an image; the message names it.
+            DataError: an index or a tar is missing or corrupt.
+            UnreadableRow: a member does not match its checksum or is not an image; the message names it.
         """
         locations = self._index.find(row_N)
         labels_B = None

@@ -63,6 +63,7 @@ def dataset_summary(root: str, manifest: DatasetManifest) -> dict[str, Any]:
         "parents": manifest.parents,
         "source": metadata.get("source"),
         "sample": metadata.get("sample"),
+        "selection": metadata.get("selection"),
     }
 
 

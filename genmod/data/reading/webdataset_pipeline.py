@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from genmod import storage
 from genmod.data.format.codecs import Codec
+from genmod.data.format.encodings import IMAGE_EXTENSIONS
 from genmod.data.format.index import HINT
 from genmod.data.reading.tar_files import open_local
 from genmod.documents import parse_json
@@ -24,10 +25,10 @@ _LABEL_DIGITS = 9
 def webdataset(url: str, split: Split = "train") -> WebDataset:
     """Open a split of a dataset as a ``webdataset.WebDataset`` of decoded samples, in the manifest's order.
 
-    Each sample is a dict: ``__key__`` (text), ``png`` or ``jpg`` (the image, a uint8 array (H, W, C)),
-    ``cls`` (int) if the dataset has labels, ``json`` (dict) if the sample has a sidecar. Binary data with a
-    draw seed yields its greys. Tars are opened through fsspec, so any URL works that genmod reads; no shell
-    command is run. Shards are divided among ranks and DataLoader workers.
+    Each sample is a dict: ``__key__`` (text), ``png``, ``jpg``, ``webp`` or ``npy`` (the image, a uint8 array
+    (H, W, C)), ``cls`` (int) if the dataset has labels, ``json`` (dict) if the sample has a sidecar. Binary
+    data with a draw seed yields its greys. Tars are opened through fsspec, so any URL works that genmod
+    reads; no shell command is run. Shards are divided among ranks and DataLoader workers.
 
     Example::
 
@@ -102,7 +103,7 @@ class _Decoder:
         return {name: self._decode(name, value, sample) for name, value in sample.items()}
 
     def _decode(self, name: str, value: Any, sample: Mapping[str, Any]) -> Any:
-        if name in ("png", "jpg"):
+        if name in IMAGE_EXTENSIONS:
             try:
                 return self._codec.decode([value])[0].transpose(1, 2, 0)
             except DataError as error:

@@ -10,6 +10,7 @@ per input. Letters: N rows, M rows of a part.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from genmod.budget import BUDGET
 from genmod.data.format.keys import sample_key
 from genmod.data.sharding.classify import DUPLICATE, KNOWN_REJECTED, RECORD, REJECTED, classify
+from genmod.data.sharding.copies import Copies
 from genmod.data.sharding.disk_buckets import DiskBuckets, Groups, group_by_bucket
 from genmod.data.sharding.hashed_splits import hashed_codes
+from genmod.data.sharding.new_classes import NewClasses
 from genmod.data.sharding.row_lines import RowLines
 from genmod.data.sharding.row_sample import RowSample
 from genmod.data.sources.class_names import in_class_order
@@ -51,7 +54,7 @@ class Catalog:
         sample_per_class: int = 0,
         *,
         identify: bool = True,
-        only_classes: Sequence[str] = (),
+        new_classes: NewClasses | None = None,
         known_rejected: Sequence[str] = (),
     ) -> None:
         """List the source.
@@ -62,7 +65,7 @@ class Catalog:
             known: keys of the previous version's rows, in parts.
             chunk_rows: rows to process together.
             sample_per_class: rows of each class to keep in :attr:`sample`, in addition to others.
-            only_classes: names of classes to take; rows of others are passed over. Empty: all.
+            new_classes: decides which rows are passed over for their class, and counts them. None: no row.
             known_rejected: keys of the inputs that the previous version rejected.
             identify: whether to compute the source's fingerprint, which may read its content, and to keep
                 what fetches each row. If not, rows cannot be assigned to shards.
@@ -77,9 +80,12 @@ class Catalog:
         self.source_rejected: list[RejectedRow] = []
         """Inputs that the source itself rejects."""
         self._lines, self._records = RowLines(has_refs=identify), DiskBuckets()
+        self.copies = Copies()
         self._codes: list[NDArray[np.uint8]] = []
         self._class_ids: dict[str, int] = {}
         self._largest = NO_LABEL
+        self.bad_labels = Counter[str]()
+        """Rows whose label is of no class, by the reason; without those that have none."""
         self.rows_SK = np.zeros((len(SPLITS), 0), dtype=np.int64)
         """After :meth:`classify`: rows of each split and class, in the catalog's numbers."""
         self.lost = 0
@@ -88,7 +94,8 @@ class Catalog:
         for keys in known:
             self._record(list(keys), -1, [0] * len(keys))
         self._record(known_rejected, -1, [KNOWN_REJECTED] * len(known_rejected))
-        self._list(source, splits, frozenset(only_classes))
+        self.new_classes = new_classes or NewClasses(None)
+        self._list(source, splits)
         self.code_N = np.concatenate(self._codes) if self._codes else np.zeros(0, dtype=np.uint8)
         self._codes.clear()
 
@@ -115,9 +122,7 @@ class Catalog:
         number = {name: position for position, name in enumerate(class_names)}
         return [number[name] for name in self._class_ids]
 
-    def _list(
-        self, source: Source, splits: Splits | Literal["source"], only_classes: frozenset[str]
-    ) -> None:
+    def _list(self, source: Source, splits: Splits | Literal["source"]) -> None:
         codes = {split: code for code, split in enumerate(SPLITS)}
         names: list[str] = []
         refs: list[Ref] = []
@@ -129,6 +134,7 @@ class Catalog:
             """Write a chunk of lines, and the records and split codes of its rows."""
             nonlocal row
             self._lines.add(names, refs, labels)
+            self.copies.add(row, list(map(source.content_digest, refs)))
             keys = [sample_key(name) for name in names]
             self.sample.add(refs, labels, self._record(keys, row, labels))
             self._codes.append(
@@ -142,8 +148,8 @@ class Catalog:
 
         wanted = source.options.labels
         for name, ref, label, reason, split in source.entries(self.scan):
-            if only_classes and isinstance(label, str) and label not in only_classes:
-                self.scan.census.pass_over("images of new classes (data.new_classes=ignore)", name)
+            if wanted and self.new_classes.contains(label):
+                self.scan.census.pass_over("images of new classes (data.new_classes)", name)
                 continue
             if reason is not None:
                 self.source_rejected.append((sample_key(name), name, reason))
@@ -161,6 +167,8 @@ class Catalog:
             else:
                 number = label
                 self._largest = max(self._largest, label)
+                if number < NO_LABEL:
+                    self.bad_labels[LABEL_REASONS[number]] += 1
             if splits == "source":
                 if split is None:
                     raise ConfigError(
@@ -238,7 +246,7 @@ class Catalog:
     def rejected(self, classes: int) -> Iterator[RejectedRow]:
         """List the inputs rejected without decoding an image: by the source, then by key or label."""
         yield from self.source_rejected
-        owner_name = self._names_of(self._owner_M)
+        owner_name = self.names_of(self._owner_M)
         owners = dict(zip(self._duplicate_M.tolist(), self._owner_M.tolist(), strict=True))
         for chunk in range(len(self._lines)):
             code_N = self._codes_of(chunk)
@@ -254,7 +262,7 @@ class Catalog:
                     reason = _label_reason(row.label, classes)
                 yield sample_key(row.name), row.name, reason
 
-    def _names_of(self, row_M: NDArray[np.int64]) -> dict[int, str]:
+    def names_of(self, row_M: NDArray[np.int64]) -> dict[int, str]:
         """Names of rows by number, a chunk at a time."""
         names: dict[int, str] = {}
         row_M = np.unique(row_M)

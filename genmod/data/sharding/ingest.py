@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genmod import receipts
 from genmod.config import Config
-from genmod.data.format.foreign import Rejected, Resize
+from genmod.data.format.foreign import Rejected, Resize, to_spec
 from genmod.data.format.keys import sample_key
 from genmod.data.format.shards import Row, ShardReceipt, write_shard
 from genmod.data.sources.config import SourceOptions
 from genmod.data.sources.registry import open_source
-from genmod.data.sources.source import converted
+from genmod.data.sources.source import Image, pixels_of
 from genmod.manifest import ImageSpec, Split
 
 
@@ -27,6 +30,8 @@ class ShardJob(Config):
     fingerprint: str
     spec: ImageSpec
     resize: Resize
+    rejects_colour: bool = False
+    """Whether colour images are rejected, because a sample of grey images decided for one channel."""
     source: str
     options: SourceOptions
     source_fingerprint: str
@@ -70,7 +75,7 @@ def _rows(job: ShardJob, rejected: list[tuple[str, str, str]]) -> Iterator[Row]:
         name = job.names[number]
         key = sample_key(name)
         try:
-            image_HWC = converted(image, job.spec, job.resize)
+            image_HWC = _converted(image, job)
         except Rejected as reason:
             rejected.append((key, name, str(reason)))
             continue
@@ -81,3 +86,11 @@ def _rows(job: ShardJob, rejected: list[tuple[str, str, str]]) -> Iterator[Row]:
             label=job.labels[number] if job.labels else None,
             name=name if name != key else None,
         )
+
+
+def _converted(image: Image, job: ShardJob) -> NDArray[np.uint8]:
+    """Decode an image, and convert it to the dataset's shape. Raises Rejected."""
+    pixels = pixels_of(image, job.spec if job.resize == "none" else None)
+    if job.rejects_colour and pixels.ndim == 3 and not np.all(pixels == pixels[:, :, :1]):
+        raise Rejected("is in colour, sampled images are grey; set data.channels to 3 or 1")
+    return to_spec(pixels, job.spec, job.resize)

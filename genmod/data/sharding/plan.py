@@ -5,9 +5,9 @@ A pure function of the recipe's ``data``, the seed, the source's listing and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,15 @@ from genmod.data.format.foreign import Rejected, accepted_pixels, conversion_byt
 from genmod.data.format.tar import BLOCK
 from genmod.data.sharding.catalog import Catalog, RejectedRow
 from genmod.data.sharding.disk_buckets import Groups, RowLine
-from genmod.data.sharding.image_sample import check_sizes
 from genmod.data.sharding.layout import PlannedShard, plan_shards
+from genmod.data.sharding.new_classes import NewClasses
 from genmod.data.sharding.previous_version import PreviousVersion
-from genmod.data.sharding.quarantine import check_quarantine
-from genmod.data.sharding.resolve import Resolved, resolve_spec
+from genmod.data.sharding.resolve import check_catalog, resolve_spec, rows_by_class
 from genmod.data.sharding.source_census import SourceCensus, take_census
 from genmod.data.sources.config import DataConfig
 from genmod.data.sources.registry import open_source
 from genmod.data.sources.source import Scan, converted
-from genmod.errors import DataError
-from genmod.manifest import FORMAT, SPLITS, ImageSpec
+from genmod.manifest import FORMAT, SPLITS, DatasetManifest, ImageSpec
 
 _SHARD_ROWS, _SHARD_BYTES = 2048, 32 << 20
 """Default limits of a shard: rows, and bytes of pixels."""
@@ -106,6 +104,8 @@ class DatasetPlan:
     """Rows of the previous version that the source does not contain any more."""
     origin: VersionOrigin | None = None
     """Why the version is made, if it is not the first one."""
+    new_classes: NewClasses = field(default_factory=partial(NewClasses, None))
+    """Rows that were left out because their class is new."""
 
     @property
     def rows(self) -> int:
@@ -143,6 +143,7 @@ class DatasetPlan:
             "fingerprint": self.fingerprint,
             "spec": self.spec.model_dump(mode="json"),
             "resize": self.data.resize,
+            "rejects_colour": self._rejects_colour,
             "source": self.source,
             "options": self.data.options.model_dump(mode="json"),
             "source_fingerprint": self.scan.fingerprint,
@@ -150,6 +151,11 @@ class DatasetPlan:
             "names": [line.name for line in lines],
             "labels": labels,
         }
+
+    @property
+    def _rejects_colour(self) -> bool:
+        is_by_sample = self.data.channels is None and self.spec.channels == 1
+        return is_by_sample and self.census.sample.rgb == 0
 
     def lines(self, shard: PlannedShard) -> list[RowLine]:
         """Read the rows of a shard, in order."""
@@ -203,6 +209,7 @@ def make_plan(
     seed: int,
     previous: PreviousVersion | None = None,
     origin: VersionOrigin | None = None,
+    classes_of: DatasetManifest | None = None,
 ) -> DatasetPlan:
     """List the source and plan its dataset.
 
@@ -212,18 +219,20 @@ def make_plan(
             access.
         previous: version to append to; only rows that it lacks are planned.
         origin: of a version that replaces or repeats another one.
+        classes_of: version whose classes are the only ones that are taken, where there is no ``previous``.
 
     Raises:
         ConfigError: ``data`` contradicts the source or the previous version.
         DataError: the source does not exist, or too many of its inputs are rejected.
     """
     source = open_source(data.source, data.options)
-    is_limited = previous is not None and data.new_classes == "ignore"
+    if previous is not None and data.new_classes != "refuse":
+        classes_of = previous.manifest
     catalog = Catalog(
         source,
         data.splits,
         previous.keys() if previous else (),
-        only_classes=previous.manifest.class_names if previous and is_limited else (),
+        new_classes=NewClasses(classes_of),
         known_rejected=[key for key, _, _ in previous.rejected] if previous else (),
     )
     resolved = resolve_spec(data, source, catalog, previous)
@@ -237,10 +246,13 @@ def make_plan(
     if origin is not None and origin.replaces:
         parents["replaces"] = origin.replaces
     repeat = [origin.repeat] if origin is not None and origin.repeat else []
+    left_out = ["new classes"] if previous is None and catalog.new_classes.rows else []
     numbers = tuple(catalog.class_numbers(class_names)) if spec.classes else ()
     rows_SK = rows_by_class(catalog, numbers, previous)
     return DatasetPlan(
-        fingerprint=fingerprint("dataset", FORMAT, data.result(), seed, parents, *repeat),
+        fingerprint=fingerprint(
+            "dataset", FORMAT, data.result(), seed, parents, *repeat, *left_out
+        ),
         source=source.text,
         scan=catalog.scan,
         data=data,
@@ -256,37 +268,5 @@ def make_plan(
         rows_SK=rows_SK,
         lost=catalog.lost,
         origin=origin,
+        new_classes=catalog.new_classes,
     )
-
-
-def check_catalog(
-    data: DataConfig, catalog: Catalog, resolved: Resolved, previous: PreviousVersion | None
-) -> None:
-    """Check what will be made of a classified catalog.
-
-    Raises:
-        ConfigError: too many images of the sample have another size.
-        DataError: too many inputs are rejected, or none is left to train on.
-    """
-    rejected = catalog.rejected(resolved.spec.classes)
-    check_quarantine(data, rejected, catalog.count_rejected, catalog.inputs)
-    check_sizes(data, resolved.spec, resolved.sample)
-    if previous is None and catalog.rows_of("train") == 0:
-        raise DataError(
-            f"{data.source}: none of the {catalog.inputs} inputs is in the train split; add data"
-        )
-
-
-def rows_by_class(
-    catalog: Catalog, class_numbers: Sequence[int], previous: PreviousVersion | None
-) -> NDArray[np.int64]:
-    """Rows of each split and class of the dataset, with those of the previous version."""
-    rows_SK = catalog.rows_SK
-    if class_numbers:
-        rows_SK = np.zeros_like(rows_SK)
-        rows_SK[:, list(class_numbers)] = catalog.rows_SK[:, : len(class_numbers)]
-    if previous is not None and rows_SK.size:
-        for number, split in enumerate(SPLITS):
-            rows_K = previous.row_stats(split).rows_K
-            rows_SK[number, : len(rows_K)] += np.array(rows_K, dtype=np.int64)
-    return rows_SK

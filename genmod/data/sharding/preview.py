@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from genmod.data.format.foreign import Rejected, Resize, to_spec
 from genmod.data.format.image_grid import draw_sheet, thumbnail_spec
 from genmod.data.sharding.catalog import Catalog
-from genmod.data.sharding.plan import check_catalog, rows_by_class
-from genmod.data.sharding.resolve import Resolved, resolve_spec
+from genmod.data.sharding.resolve import Resolved, check_catalog, resolve_spec, rows_by_class
 from genmod.data.sharding.row_sample import SampledRow
 from genmod.data.sharding.source_census import SourceCensus, take_census
 from genmod.data.sources.config import DataConfig

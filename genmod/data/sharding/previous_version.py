@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 from genmod.data.format.index import read_keys, read_rejected
+from genmod.data.sources.config import NewClassesPolicy
 from genmod.errors import DataError, sanitize
 from genmod.manifest import DatasetManifest, RowStats, ShardEntry, Split, relative_folder
 
@@ -55,20 +55,21 @@ class PreviousVersion:
         return self.manifest.row_stats(self.root).get(split, RowStats())
 
     def match_classes(
-        self, class_names: Sequence[str], new_classes: Literal["refuse", "ignore"] = "refuse"
+        self, class_names: Sequence[str], count: int, new_classes: NewClassesPolicy = "refuse"
     ) -> tuple[str, ...]:
-        """Return the class names of this version, after checking that they include those of the source.
+        """Return the class names of this version, after checking that its classes include the source's.
 
         Args:
             class_names: of the source; empty if its labels are numbers.
+            count: number of classes of the source.
             new_classes: ``data.new_classes``.
 
         Raises:
             DataError: the source has a new class, which models of this version do not have, or only one of
                 them has names.
         """
-        known = self.manifest.class_names
-        if bool(class_names) != bool(known) and self.manifest.spec.classes:
+        known, known_count = self.manifest.class_names, self.manifest.spec.classes
+        if bool(class_names) != bool(known) and known_count:
             kinds = [
                 f"classes called {sanitize(names[0][:80])!r}, ..."
                 if names
@@ -79,12 +80,13 @@ class PreviousVersion:
                 f"the previous version {self.root} has {kinds[0]}, the source has {kinds[1]}; classes are "
                 "matched by name: give the source labels of the same kind"
             )
-        new = [name for name in class_names if name not in known]
+        new = [sanitize(name[:80]) for name in class_names if name not in known]
+        if not class_names and count > known_count > 0:
+            new = [str(count - 1)]
         if new and new_classes == "refuse":
             raise DataError(
-                f"the previous version {self.root} has no class {sanitize(new[0][:80])!r}; set "
-                "data.new_classes=ignore to leave its images out, or shard into a new dataset "
-                "under another root"
+                f"the previous version {self.root} has no class {new[0]!r}; set data.new_classes=ignore to "
+                "leave its images out, or data.new_classes=rebuild to rewrite the dataset with it"
             )
         return known
 

@@ -5,7 +5,7 @@ Letters: S splits, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from genmod.data.sharding.image_sample import ImageSample
 from genmod.data.sharding.quarantine import count_reasons
 from genmod.data.sharding.resolve import Resolved
 from genmod.data.sources.config import DataConfig
+from genmod.errors import sanitize
 from genmod.manifest import SPLITS, ImageSpec
 
 _LISTED_CLASSES, _LISTED_EMPTY, _LISTED_KINDS, _LISTED_DECISIONS = 20, 20, 20, 20
@@ -115,7 +116,7 @@ def take_census(
             PassedOverKind(kind=_short(kind), count=part.count, first=_short(part.first))
             for kind, part in [*census.passed_over.items()][:_LISTED_KINDS]
         ),
-        decisions=tuple(map(_short, census.decisions[:_LISTED_DECISIONS])),
+        decisions=tuple(map(_short, [*_copies(catalog), *census.decisions][:_LISTED_DECISIONS])),
         classes=of_classes(range(min(spec.classes, _LISTED_CLASSES))),
         empty=of_classes(np.flatnonzero(in_train_K == 0)[:_LISTED_EMPTY].tolist()),
         classes_without_rows=int((total_K == 0).sum()),
@@ -123,6 +124,19 @@ def take_census(
         class_range=(int(total_K.min()), int(total_K.max())) if spec.classes else (0, 0),
         sample=resolved.sample,
     )
+
+
+def _copies(catalog: Catalog) -> Iterator[str]:
+    """What is kept several times, and in several splits."""
+    found = catalog.copies.count(catalog.code_N)
+    if found.copies:
+        yield f"{found.copies} files are copies of others, byte for byte, and are kept"
+    if found.in_several:
+        name = catalog.names_of(np.array([found.first]))[found.first]
+        yield (
+            f"{found.in_several} images of val and test are in another split too, the first is "
+            f"{sanitize(name)[:160]}: results on these splits look too good; remove the copies"
+        )
 
 
 def _short(text: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 _DIGITS = 18
 """Longer names of digits are texts, not numbers."""
+
+_SHOWN = 80
+"""Characters of a name that are shown."""
 
 
 def class_number(name: str) -> int | None:
@@ -29,3 +33,20 @@ def in_class_order(names: Iterable[str]) -> tuple[str, ...]:
     if any(number is None for number in numbers):
         return tuple(by_text)
     return tuple(sorted(by_text, key=lambda name: (class_number(name), name)))
+
+
+def similar_names(names: Iterable[str]) -> str:
+    """The first names that people may take for one class, as text; empty if there are none.
+
+    They differ only in case, spaces, leading zeros or Unicode form.
+
+    >>> similar_names(["Dog", "cat", "dog "]), similar_names(["01", "1"]), similar_names(["a", "b"])
+    ("'Dog' and 'dog '", "'01' and '1'", '')
+    """
+    first: dict[str | int, str] = {}
+    for name in names:
+        number = class_number(name)
+        plain = unicodedata.normalize("NFKC", name).strip().casefold() if number is None else number
+        if (other := first.setdefault(plain, name)) != name:
+            return f"{other[:_SHOWN]!a} and {name[:_SHOWN]!a}"
+    return ""

@@ -48,6 +48,10 @@ SourceText = Annotated[str, AfterValidator(_check_source)]
 """Type of a field: KIND:WHERE, where WHERE is a URL or path."""
 
 
+NewClassesPolicy = Literal["refuse", "ignore", "rebuild"]
+"""What is done with images of classes that the version before does not have."""
+
+
 Identity = Literal["content", "time"]
 """What identifies a local file of a source: its bytes, or its size and time of modification."""
 
@@ -112,11 +116,11 @@ class DataConfig(Config):
     append: bool = False
     """``genmod shard`` writes the dataset's next version: the newest one plus new rows of the source. Does
     not affect the result."""
-    new_classes: Literal["refuse", "ignore"] = Field(
-        default="refuse", exclude_if=lambda policy: policy == "refuse"
-    )
-    """Images of class names that the version to append to does not have: ``refuse`` fails the stage,
-    ``ignore`` leaves them out and counts them. Models have a fixed number of classes."""
+    new_classes: NewClassesPolicy = "refuse"
+    """Images of classes that the version before does not have, when one is appended or retrained: ``refuse``
+    fails the stage; ``ignore`` leaves them out and counts them; ``rebuild`` makes the next version of
+    all that the source has now, with these classes. A champion that lacks a class is not compared with: the
+    limits of ``promote.rules`` alone decide on the first model that has it."""
     workers: int | None = Field(default=None, gt=0, le=65_536)
     """Shards to write in parallel; by default one per CPU. Does not affect the result."""
 
@@ -141,5 +145,6 @@ class DataConfig(Config):
     def result(self) -> dict[str, Any]:
         """Fields that determine the bytes, for the fingerprint; the source is represented by its content."""
         return self.model_dump(
-            mode="json", exclude={"source", "identity", "max_quarantined", "append", "workers"}
+            mode="json",
+            exclude={"source", "identity", "max_quarantined", "append", "new_classes", "workers"},
         )

@@ -162,6 +162,10 @@ class Folder(Source):
             return file.state
         return storage.sha256_of(storage.join(self.where, file.name))
 
+    def content_digest(self, ref: Ref) -> str | None:
+        """Start of the digest of a local file, if sources are identified by content."""
+        return ref[2] if len(ref) > 2 and not ref[2].startswith("time ") else None
+
     def fetch(self, refs: Sequence[Ref], fingerprint: str) -> Iterator[Image]:
         """Fetch files; a ref is [name, size], of local files also the start of the digest, or the state."""
         fs, root = storage.filesystem(self.where)

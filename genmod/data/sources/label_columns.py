@@ -137,7 +137,7 @@ def _values(array: Any) -> Iterator[int | str]:
             yield NO_LABEL if position is None else values[position]
     elif any(is_text(array.type) for is_text in _TEXT_TYPES):
         for is_valid, text in zip(array.is_valid().to_pylist(), texts(array), strict=True):
-            yield (BAD_TEXT if text is None else text) if is_valid else NO_LABEL
+            yield _text_label(text) if is_valid else NO_LABEL
     elif pa.types.is_null(array.type):
         yield from repeat(NO_LABEL, len(array))
     elif pa.types.is_boolean(array.type):
@@ -147,6 +147,13 @@ def _values(array: Any) -> Iterator[int | str]:
         read = next(read for is_type, read in _READERS.items() if is_type(array.type))
         for value in array.to_pylist():
             yield NO_LABEL if value is None else read(value)
+
+
+def _text_label(text: str | None) -> int | str:
+    """The name of a class; an empty text is no label, as in a CSV file."""
+    if text is None:
+        return BAD_TEXT
+    return text if text.strip() else NO_LABEL
 
 
 def _class_of(value: int) -> int:

@@ -11,10 +11,10 @@ from genmod.budget import BUDGET
 from genmod.data.sources.census import Census
 from genmod.data.sources.config import SourceOptions
 from genmod.data.sources.folder_classes import FOLDER
+from genmod.data.sources.label_rows import LabelTable
 from genmod.data.sources.label_table import (
     STYLEGAN,
     Columns,
-    LabelTable,
     columns_of,
     is_stylegan,
     read_labels,
@@ -22,7 +22,7 @@ from genmod.data.sources.label_table import (
 from genmod.data.sources.labels import LabelKinds
 from genmod.data.sources.names import extension_of, is_hidden, split_of_folder
 from genmod.data.sources.source import NO_LABEL
-from genmod.data.sources.split_names import split_words
+from genmod.data.sources.split_names import report_splits, split_words
 from genmod.errors import ConfigError, DataError, sanitize
 from genmod.manifest import Split
 
@@ -78,6 +78,10 @@ class LabelFiles:
         self._differs = ""
         self._counts = [0, 0]
         """Images without and with a row."""
+        self._splits: set[Split | None] = set()
+        """Splits that rows declare."""
+        self._disputed = 0
+        """Images whose folder or file of labels declares another split than their row."""
         if options.label not in (None, FOLDER):
             name, _, column = options.label.rpartition(":")
             if not name or column.startswith("//"):
@@ -89,7 +93,8 @@ class LabelFiles:
             self._tables.append((folder, None, table))
         elif options.label is None:
             for found, split in self._find():
-                if not options.labels and split is None:
+                has_splits = found.columns is not None and found.columns.split is not None
+                if not (options.labels or split is not None or has_splits):
                     continue
                 table = read_labels(found.path, storage.join(where, found.path), None)
                 self._is_chosen |= found.columns is None
@@ -165,10 +170,16 @@ class LabelFiles:
         Raises:
             DataError: labels of the file and names of folders differ, and either could be meant.
         """
-        label, table_split = self._find_row(name, split)
+        label, row_split = self._find_row(name, split)
         self._counts[label is not None] += 1
+        self._splits.add(row_split)
+        if None not in (split, row_split) and split != row_split:
+            self._disputed += 1
+            split = None
+        else:
+            split = split or row_split
         if label is None:
-            return NO_LABEL, split or table_split
+            return NO_LABEL, split
         if self._is_wanted:
             self._kinds.check(label, name)
         if not self._is_chosen and isinstance(folder_label, str):
@@ -177,7 +188,7 @@ class LabelFiles:
                 self._differs = self._differs or name
             if self._differs and len(self._folders) > 1:
                 raise self._unclear()
-        return label, split or table_split
+        return label, split
 
     def _find_row(self, name: str, split: Split | None) -> tuple[int | str | None, Split | None]:
         found: list[tuple[int | str, Split | None, str]] = []
@@ -186,9 +197,9 @@ class LabelFiles:
             if is_other or not name.startswith(folder):
                 continue
             above = posixpath.join(self._where, folder).rstrip("/")
-            label = table.find(name.removeprefix(folder), above)
-            if label is not None:
-                found.append((label, table_split, table.name))
+            row = table.find(name.removeprefix(folder), above)
+            if row is not None:
+                found.append((row[0], row[1] or table_split, table.name))
         if len(found) > 1:
             raise DataError(
                 f"{self._source}: {sanitize(name)[:200]} has a row in {found[0][2]} and in {found[1][2]}; "
@@ -213,7 +224,7 @@ class LabelFiles:
         if not tables:
             return
         without, with_row = self._counts
-        if not with_row:
+        if not with_row and self._is_wanted:
             first = next(iter(tables[0].without_image()), "")
             raise DataError(
                 f"{self._source}: no image has a row in {names} (the first row is {sanitize(first)[:80]!r}); "
@@ -222,6 +233,12 @@ class LabelFiles:
         if self._is_wanted:
             self._census.decide(
                 f"labels are read from {names}; data.label=folder takes the names of folders"
+            )
+        report_splits(self._census, self._splits, f"rows of {names}")
+        if self._disputed:
+            self._census.decide(
+                f"{self._disputed} images are in the folder of another split than their row of {names} "
+                "declares: no split that data.splits=source could keep"
             )
         if without and self._is_wanted:
             self._census.decide(f"{without} images have no row in {names}: no label")

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, cast
 
 from genmod import storage
 from genmod.budget import BUDGET
-from genmod.data.sources.labels import label_of, parse_label
-from genmod.data.sources.source import NO_LABEL, SEVERAL_LABELS
+from genmod.data.sources.label_rows import LABELS_REMEDY, LabelRow, LabelTable
+from genmod.data.sources.labels import label_of, parse_label, text_encoding
+from genmod.data.sources.source import NO_LABEL
+from genmod.data.sources.split_names import split_named
 from genmod.documents import parse_json
 from genmod.errors import ConfigError, DataError, sanitize
 
@@ -27,11 +29,13 @@ LABEL_COLUMNS = (
 )
 """Names of the column of labels."""
 
+_SPLIT_COLUMN = "split"
+"""Name of the column of splits."""
+
 STYLEGAN = "dataset.json"
 """Name of the file that the tools of StyleGAN and EDM write: ``{"labels": [["00000/0.png", 6], ...]}``."""
 
 _DELIMITERS = ",;\t|"
-_REMEDY = "correct the file, or set data.label=folder"
 _SHOWN = 60
 
 
@@ -43,84 +47,13 @@ class Columns(NamedTuple):
     file: str
     labels: tuple[str, ...]
     """Columns that may be the label."""
-
-
-class LabelTable:
-    """Labels by the name of an image, from one file."""
-
-    def __init__(self, name: str, rows: Iterable[tuple[str, int | str]]) -> None:
-        """Keep the rows of a file.
-
-        Args:
-            name: path of the file below the source, or its URL.
-            rows: name of the image and label.
-
-        Raises:
-            DataError: too many rows.
-        """
-        self.name = name
-        self._numbers: dict[str, int] = {}
-        self._labels: list[int | str] = []
-        self._has_paths = False
-        for file, label in rows:
-            key = file.replace("\\", "/").removeprefix("./").strip()
-            number = self._numbers.setdefault(key, len(self._labels))
-            if number < len(self._labels):
-                if self._labels[number] != label:
-                    self._labels[number] = SEVERAL_LABELS
-                continue
-            BUDGET.check(sanitize(name), _REMEDY, label_rows=number)
-            self._labels.append(label)
-            self._has_paths |= "/" in key
-        self._images: list[str | None] = [None] * len(self._labels)
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def find(self, path: str, above: str) -> int | str | None:
-        """Label of an image; None if no row has its name.
-
-        A row's name is the path below the file's folder, with or without extension, or just the file name if
-        the file contains no paths.
-
-        Args:
-            path: of the image, relative to the folder of this file.
-            above: path of that folder, for rows with longer paths.
-
-        Raises:
-            DataError: a row fits two images.
-        """
-        names = [path]
-        if not self._has_paths:
-            names.append(posixpath.basename(path))
-        else:
-            names += [f"{posixpath.basename(above)}/{path}", f"{above}/{path}"]
-        for name in names:
-            for key in (name, posixpath.splitext(name)[0]):
-                number = self._numbers.get(key)
-                if number is None:
-                    continue
-                other = self._images[number]
-                if other is not None and other != path:
-                    raise DataError(
-                        f"{sanitize(self.name)}: the row {sanitize(key)[:_SHOWN]} fits "
-                        f"{sanitize(other)[:_SHOWN]} and {sanitize(path)[:_SHOWN]}; write paths relative to "
-                        "the file"
-                    )
-                self._images[number] = path
-                return self._labels[number]
-        return None
-
-    def without_image(self) -> Iterator[str]:
-        """Names of the rows that no image has been found for."""
-        for name, number in self._numbers.items():
-            if self._images[number] is None:
-                yield name
+    split: str | None = None
+    """Column of the split that each row declares."""
 
 
 def columns_of(name: str, start: bytes) -> Columns | None:
     """Columns of a table, from its first bytes; None if it has no column of file names or of labels."""
-    text = start.decode("utf-8-sig", "replace")
+    text = start.decode(text_encoding(start), "replace")
     if name.lower().endswith(".jsonl"):
         try:
             first = parse_json(text.partition("\n")[0].encode(), name, "")
@@ -141,7 +74,9 @@ def _choose(delimiter: str, header: Sequence[str]) -> Columns | None:
     names = {_normal(column): column for column in reversed(header)}
     file = next((names[name] for name in FILE_COLUMNS if name in names), None)
     labels = tuple(names[name] for name in LABEL_COLUMNS if name in names)
-    return Columns(delimiter, file, labels) if file is not None and labels else None
+    if file is None or not labels:
+        return None
+    return Columns(delimiter, file, labels, names.get(_SPLIT_COLUMN))
 
 
 def _normal(column: str) -> str:
@@ -168,14 +103,17 @@ def read_labels(name: str, url: str, column: str | None) -> LabelTable:
     if posixpath.basename(name) == STYLEGAN:
         return LabelTable(name, _stylegan_rows(name, data))
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(text_encoding(data))
     except UnicodeDecodeError as error:
-        raise DataError(f"{sanitize(name)} is not UTF-8 at byte {error.start}; {_REMEDY}") from None
+        raise DataError(
+            f"{sanitize(name)} is not UTF-8 at byte {error.start}; {LABELS_REMEDY}"
+        ) from None
     rows = _json_rows(name, text) if name.lower().endswith(".jsonl") else _csv_rows(name, text)
     header = next(rows, [])
     file, label = _positions(name, header, column)
+    split = next((n for n, text in enumerate(header) if _normal(str(text)) == _SPLIT_COLUMN), None)
     known: dict[Any, int | str] = {}
-    return LabelTable(name, _labelled(rows, file, label, known))
+    return LabelTable(name, _labelled(rows, file, label, split, known))
 
 
 def _positions(name: str, header: Sequence[Any], column: str | None) -> tuple[int, int]:
@@ -187,7 +125,7 @@ def _positions(name: str, header: Sequence[Any], column: str | None) -> tuple[in
     if not files:
         raise DataError(
             f"{sanitize(name)}: columns {shown}; expected one of {', '.join(FILE_COLUMNS[:5])}, ... with the "
-            f"names of images; {_REMEDY}"
+            f"names of images; {LABELS_REMEDY}"
         )
     file = min(files, key=FILE_COLUMNS.index)
     at = [_normal(text) for text in header].index(file)
@@ -212,19 +150,25 @@ def _positions(name: str, header: Sequence[Any], column: str | None) -> tuple[in
 
 
 def _labelled(
-    rows: Iterable[Sequence[Any]], file: int, label: int, known: dict[Any, int | str]
-) -> Iterator[tuple[str, int | str]]:
+    rows: Iterable[Sequence[Any]],
+    file: int,
+    label: int,
+    split: int | None,
+    known: dict[Any, int | str],
+) -> Iterator[LabelRow]:
     for row in rows:
         if len(row) <= max(file, label) or row[file] in ("", None):
             continue
         value = row[label]
+        declared = row[split] if split is not None and len(row) > split else None
+        of_row = split_named(declared) if isinstance(declared, str) else None
         if isinstance(value, list):
-            yield str(row[file]), label_of(cast(Any, value))
+            yield LabelRow(str(row[file]), label_of(cast(Any, value)), of_row)
             continue
         key = (type(value), value) if not isinstance(value, dict) else None
         if key is None or key not in known:
             known[key] = _text_label(value) if isinstance(value, _Cell) else label_of(value)
-        yield str(row[file]), known[key]
+        yield LabelRow(str(row[file]), known[key], of_row)
 
 
 class _Cell(str):
@@ -243,11 +187,11 @@ def _csv_rows(name: str, text: str) -> Iterator[list[Any]]:
     reader = csv.reader(io.StringIO(text), delimiter=columns.delimiter if columns else ",")
     try:
         for number, row in enumerate(reader):
-            BUDGET.check(sanitize(name), _REMEDY, label_rows=number)
+            BUDGET.check(sanitize(name), LABELS_REMEDY, label_rows=number)
             yield [_Cell(text) for text in row] if number else row
     except csv.Error as error:
         raise DataError(
-            f"{sanitize(name)} is not a readable CSV file ({error}); {_REMEDY}"
+            f"{sanitize(name)} is not a readable CSV file ({error}); {LABELS_REMEDY}"
         ) from None
 
 
@@ -255,12 +199,14 @@ def _json_rows(name: str, text: str) -> Iterator[list[Any]]:
     """The header, then the rows, of JSON lines: objects with the keys of the first one."""
     header: list[str] | None = None
     for number, line in enumerate(io.StringIO(text)):
-        BUDGET.check(sanitize(name), _REMEDY, label_rows=number)
+        BUDGET.check(sanitize(name), LABELS_REMEDY, label_rows=number)
         if not line.strip():
             continue
-        row = parse_json(line.encode(), f"{sanitize(name)}, line {number + 1},", _REMEDY)
+        row = parse_json(line.encode(), f"{sanitize(name)}, line {number + 1},", LABELS_REMEDY)
         if not isinstance(row, dict):
-            raise DataError(f"{sanitize(name)}, line {number + 1}, is no JSON object; {_REMEDY}")
+            raise DataError(
+                f"{sanitize(name)}, line {number + 1}, is no JSON object; {LABELS_REMEDY}"
+            )
         values = cast(Mapping[str, Any], row)
         if header is None:
             header = list(values)
@@ -279,8 +225,8 @@ def is_stylegan(data: bytes) -> bool:
     )
 
 
-def _stylegan_rows(name: str, data: bytes) -> Iterator[tuple[str, int | str]]:
-    document: Any = parse_json(data, sanitize(name), _REMEDY)
+def _stylegan_rows(name: str, data: bytes) -> Iterator[LabelRow]:
+    document: Any = parse_json(data, sanitize(name), LABELS_REMEDY)
     labels: Any = document.get("labels") if isinstance(document, dict) else None
     pairs: Any = labels.items() if isinstance(labels, dict) else labels or ()
     for pair in pairs:
@@ -290,6 +236,6 @@ def _stylegan_rows(name: str, data: bytes) -> Iterator[tuple[str, int | str]]:
             or not isinstance(pair[0], str)
         ):
             raise DataError(
-                f'{sanitize(name)}: expected {{"labels": [["00000/0.png", 6], ...]}}; {_REMEDY}'
+                f'{sanitize(name)}: expected {{"labels": [["00000/0.png", 6], ...]}}; {LABELS_REMEDY}'
             )
-        yield pair[0], label_of(pair[1])
+        yield LabelRow(pair[0], label_of(pair[1]))

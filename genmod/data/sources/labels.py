@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 
 from genmod.budget import BUDGET
 from genmod.data.sources.source import BAD_LABEL, NO_LABEL
@@ -68,3 +69,8 @@ class LabelKinds:
                 f"{self._source}: labels are numbers ({self._first[int]}) and names ({self._first[str]}); "
                 "write all as numbers or all as names"
             )
+
+
+def text_encoding(data: bytes) -> str:
+    """Encoding of a text file: UTF-8, or UTF-16 if it starts with its mark, as spreadsheets write it."""
+    return "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"

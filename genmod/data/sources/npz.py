@@ -34,7 +34,7 @@ from genmod.data.sources.arrays import (
     read_source_file,
 )
 from genmod.data.sources.census import Census
-from genmod.data.sources.source import BAD_TEXT, UNNAMED
+from genmod.data.sources.source import BAD_TEXT, NO_LABEL, UNNAMED
 from genmod.data.sources.split_names import split_words
 from genmod.errors import DataError, sanitize
 
@@ -172,9 +172,10 @@ def _labels_of(
     if label_N.dtype.kind in "SU":
         values, position_N = np.unique(label_N, return_inverse=True)
         texts = list(map(_text, values.tolist()))
-        class_names = tuple(text for text in texts if text is not None)
-        number = {text: position for position, text in enumerate(class_names)}
-        numbers = np.array([BAD_TEXT if t is None else number[t] for t in texts], dtype=np.int64)
+        class_names = tuple(text for text in texts if text is not None and text.strip())
+        # An empty text is no label.
+        number = {text: position for position, text in enumerate(class_names)} | {None: BAD_TEXT}
+        numbers = np.array([number.get(text, NO_LABEL) for text in texts], dtype=np.int64)
         return numbers[position_N.reshape(-1)], class_names, False
     if label_N.dtype.kind == "b":
         return label_N.astype(np.int64), ("false", "true"), True

@@ -142,6 +142,10 @@ class Source(ABC):
             DataError: the source has changed since it was listed.
         """
 
+    def content_digest(self, ref: Ref) -> str | None:
+        """Hexadecimal digest of a row's file; None if the listing has not read it."""
+        return None
+
     def listing(self) -> Listing:
         """List all entries at once, for small sources."""
         scan = Scan()

@@ -30,6 +30,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.estimator_check import EstimatorCheck
 from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, TrainBriefly
+from genmod.interface.portable import NetInput, PortableNet, label_input
 from genmod.likelihood import diffusion as likelihood
 from genmod.likelihood import vlb
 from genmod.likelihood.diffusion import DiffusionScore
@@ -54,6 +55,10 @@ class Model(GenerativeModel):
     Sample = DiffusionSample
     Score = DiffusionScore
     config: DiffusionConfig
+    not_diffusers = (
+        "UNet2DModel embeds noise levels at other frequencies, joins other skips and resizes by other "
+        "layers, so no weights make it the same function"
+    )
 
     def __init__(self, config: DiffusionConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
@@ -163,6 +168,45 @@ class Model(GenerativeModel):
         # Values outside [-1, 1] belong to the outermost bins.
         binary = self.spec.levels == 2
         return (units.binarise(x_BCHW) if binary else x_BCHW.clamp(-1, 1)).to(self._dtype)
+
+    def portable_net(self) -> PortableNet:
+        """The denoiser D(x; sigma), with its preconditioning."""
+        config, prior = self.config, self._prior()
+        span = math.log(config.sigma_max / config.sigma_min)
+
+        def sigma(rng: Rng) -> Tensor:
+            u_B = rng.fold("sigma").uniform(1)[:, 0]
+            return config.sigma_min * torch.exp(u_B * span)
+
+        def noisy(rng: Rng) -> Tensor:
+            noise_BCHW = rng.fold("prior").normal(*self.spec.shape)
+            return prior.mean_C11.float() + sigma(rng)[:, None, None, None] * noise_BCHW
+
+        shape = ", ".join(map(str, self.spec.shape))
+        labels = ()
+        if self.spec.classes:
+            extra = f"; {self.spec.classes} for no label" if config.label_drop else ""
+            labels = (label_input(self.spec.classes, extra),)
+        inputs = (
+            NetInput(
+                "x", noisy, f"(B, {shape}) float32, images plus noise of standard deviation sigma"
+            ),
+            NetInput("sigma", sigma, f"(B,) float32, {config.sigma_min:g} to {config.sigma_max:g}"),
+            *labels,
+        )
+        mean = ", ".join(f"{value:.9g}" for value in self.stats.mean)
+        usage = (
+            f"Draw x from N(m, s^2) with m = ({mean}) by channel and s = {prior.std:.9g}; solve "
+            f"dx / dsigma = (x - D(x; sigma)) / sigma from sigma = {config.sigma_max:g} down to "
+            f"{config.sigma_min:g}, e.g. by Heun's method, and take D there."
+        )
+        if config.objective == "consistency":
+            usage = (
+                f"The net is a consistency function. Draw x from N(m, s^2) with m = ({mean}) by channel and "
+                f"s = {prior.std:.9g}; its value at sigma = {config.sigma_max:g} is a sample."
+            )
+        output = "the expected image D(x; sigma), not clamped"
+        return PortableNet(self.denoiser, inputs, output, usage)
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, options: DiffusionScore) -> LogProb:

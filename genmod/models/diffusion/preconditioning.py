@@ -70,7 +70,7 @@ class Denoiser(nn.Module):
         mean_C11 = torch.tensor(mean, dtype=torch.float64)[:, None, None]
         self.register_buffer("mean_C11", mean_C11, persistent=False)
 
-    def forward(self, x_BCHW: Tensor, sigma_B: Tensor, class_B: Tensor | None) -> Tensor:
+    def forward(self, x_BCHW: Tensor, sigma_B: Tensor, class_B: Tensor | None = None) -> Tensor:
         """Denoise, in the precision of ``x_BCHW`` around a net in its own.
 
         Args:

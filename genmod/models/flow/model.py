@@ -31,6 +31,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.estimator_check import EstimatorCheck
 from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, TrainBriefly
+from genmod.interface.portable import PortableNet
 from genmod.likelihood import iwae
 from genmod.manifest import ImageSpec
 from genmod.models.flow.config import FlowConfig, FlowSample, FlowScore
@@ -51,6 +52,7 @@ class Model(GenerativeModel):
     Config = FlowConfig
     Sample = FlowSample
     Score = FlowScore
+    not_diffusers = "diffusers has no class for normalising flows"
 
     def __init__(self, config: FlowConfig, spec: ImageSpec, stats: DataStats) -> None:
         super().__init__(config, spec, stats)
@@ -97,6 +99,12 @@ class Model(GenerativeModel):
         y_BD = splines.inverse(z_BD, self._embed(labels_B, torch.float64))
         x_BCHW = y_BD.unflatten(1, self.spec.shape)
         return (units.binarise(x_BCHW) if self.spec.levels == 2 else x_BCHW).to(self._dtype)
+
+    def portable_net(self) -> PortableNet:
+        """None: sampling searches the bins of splines, for which ONNX has no operator."""
+        raise ConfigError(
+            "a flow searches the bins of its splines, for which ONNX has no operator; use genmod sample"
+        )
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, options: FlowScore) -> LogProb:

@@ -29,12 +29,13 @@ from genmod.errors import ConfigError
 from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb, Prepared
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, Problem
+from genmod.interface.portable import NetInput, PortableNet, label_input
 from genmod.likelihood.noisy_generator import NoisyGenerator
 from genmod.manifest import ImageSpec
 from genmod.models.gan.augment import adapted, augmented
 from genmod.models.gan.config import GanConfig, GanSample, GanScore
 from genmod.models.gan.losses import LogitsFn, discriminate, discriminator_loss, generator_loss
-from genmod.models.gan.nets import Discriminator, Generator
+from genmod.models.gan.nets import ClampedGenerator, Discriminator, Generator
 from genmod.rng import Rng
 
 _NO_DENSITY = "a GAN has no density"
@@ -45,6 +46,7 @@ class Model(GenerativeModel):
     """Generator G and discriminator D, each trained in its own phase."""
 
     Config, Sample, Score = GanConfig, GanSample, GanScore
+    not_diffusers = "diffusers has no class for the generator of a GAN"
 
     config: GanConfig
     gamma_scale: Tensor
@@ -214,6 +216,20 @@ class Model(GenerativeModel):
             # The model of binary data is G followed by the nearer of the two levels.
             return units.to_network((x_BCHW >= 0).to(torch.uint8) * 255, x_BCHW.dtype)
         return x_BCHW.clamp(-1.0, 1.0)
+
+    def portable_net(self) -> PortableNet:
+        """The generator, clamped as samples are."""
+        latent = NetInput(
+            "z",
+            lambda rng: rng.fold("z").normal(self.config.z_dim),
+            f"(B, {self.config.z_dim}) float32, independent draws of N(0, 1)",
+        )
+        labels = (label_input(self.spec.classes),) if self.spec.classes else ()
+        output = "G(z, label), clamped to [-1, 1]"
+        if self.spec.levels == 2:
+            output += "; a pixel is on where it is 0 or more"
+        usage = "Draw z, run the net. Multiply z by psi < 1 for images nearer to the mean."
+        return PortableNet(ClampedGenerator(self.generator), (latent, *labels), output, usage)
 
     def log_prob(self, batch: Batch, rng: Rng, options: GanScore) -> LogProb:
         """A stochastic lower bound on the log density of G under noise, by annealed importance sampling."""

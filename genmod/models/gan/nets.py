@@ -136,6 +136,18 @@ class Generator(nn.Module):
         return bend(self.unfold(self.to_patch(activate(x))))
 
 
+class ClampedGenerator(nn.Module):
+    """A generator whose images are clamped to [-1, 1], as samples are."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z_BZ: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """(B, Z) to (B, C, H, W)."""
+        return self.generator(z_BZ, labels_B).clamp(-1.0, 1.0)
+
+
 class Discriminator(nn.Module):
     """Maps an image and its label to one logit; higher means more likely real.
 

@@ -57,7 +57,7 @@ class TopDownNet(nn.Module):
 
     def forward(self, z_BZ: Tensor) -> Tensor:
         """The state after all groups, (B, S)."""
-        s_BS = self.start(len(z_BZ))
+        s_BS = self.start(z_BZ.shape[0])  # unlike len(), an exporter follows it
         for number, z_BV in enumerate(z_BZ.split(self.group, dim=1)):
             s_BS = self.step(number, s_BS, z_BV)
         return s_BS

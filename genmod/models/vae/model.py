@@ -27,6 +27,7 @@ from genmod.interface.batch import Batch
 from genmod.interface.latents import Latents
 from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase, Problem
+from genmod.interface.portable import NetInput, PortableNet, label_input
 from genmod.likelihood import vae_likelihood
 from genmod.manifest import ImageSpec
 from genmod.models.vae.config import VAEConfig, VAESample, VAEScore
@@ -47,6 +48,18 @@ def _nets(config: VAEConfig) -> tuple[type[Any], type[Any], dict[str, Any]]:
     return ResNetEncoder, ResNetDecoder, {name: getattr(config, name) for name in names}
 
 
+class MeanDecoder(nn.Module):
+    """The map from latents and labels to expected images, as one network."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z_BZ: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """(B, Z) to (B, C, H, W) in [-1, 1]."""
+        return self.model.decode_latents(z_BZ, labels_B)
+
+
 @final
 class Model(GenerativeModel):
     """p(x | y) = E_z p(x | z, y), with z from the prior."""
@@ -55,6 +68,9 @@ class Model(GenerativeModel):
     Sample = VAESample
     Score = VAEScore
     has_latents = True
+    not_diffusers = (
+        "the autoencoders of diffusers end in an image, this decoder in a distribution of pixels"
+    )
     config: VAEConfig
 
     def __init__(self, config: VAEConfig, spec: ImageSpec, stats: DataStats) -> None:
@@ -171,6 +187,26 @@ class Model(GenerativeModel):
     def decode_latents(self, z_BZ: Tensor, labels_B: Tensor | None) -> Tensor:
         """The mean of p(x | z, y); for binary pixels the probability of white, as grey."""
         return self.likelihood.expected(self._decode(z_BZ, self._embed(labels_B)))
+
+    def portable_net(self) -> PortableNet:
+        """The decoder, to the mean of p(x | z, y)."""
+        size, prior = self.config.latents, self.prior
+        tensors: dict[str, Tensor] = {}
+        text = "independent draws of N(0, 1)"
+        if isinstance(prior, MixturePrior):
+            tensors = prior.tensors()
+            text = "draws of the mixture in prior.safetensors: row k of mean_KZ + std_KZ eps, k by weight_K"
+        latent = NetInput(
+            "z",
+            lambda rng: prior.draw(rng.fold("latent"), size, torch.float32),
+            f"(B, {size}) float32, {text}",
+        )
+        labels = (label_input(self.spec.classes),) if self.spec.classes else ()
+        output = "the mean of p(x | z), in [-1, 1]"
+        if self.spec.levels == 2:
+            output = "255 / 256 (2 p - 1), with p the probability that a pixel is on"
+        usage = "Draw z, run the net. The images are smoother than the draws of p(x | z) of genmod sample."
+        return PortableNet(MeanDecoder(self), (latent, *labels), output, usage, tensors)
 
     @torch.no_grad()
     def log_prob(self, batch: Batch, rng: Rng, options: VAEScore) -> LogProb:

@@ -1,0 +1,1 @@
+"""Selection: a dataset version of the rows whose scores meet a condition."""
