@@ -1,0 +1,1 @@
+"""Whether a cluster can run a recipe: facts of each node, compared with what the recipe needs."""
