@@ -17,19 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from cluster.pool import MARK, RESULT, TASK, Pool, lost_workers, stream
-from cluster.resources import ResourceRequest, wait_until_free, worker_capacity
+from cluster.resources import ResourceRequest, node_id, wait_until_free, worker_capacity
 from genmod.errors import ConfigError, DataError, GenmodError
 from genmod.interface.model import GenerativeModel
 from genmod.interface.snapshot import check_unchanged
 from genmod.manifest import Manifest, require
 from genmod.memory import keep_freed
+from genmod.stopwatch import START, measured
 from genmod.storage.retry import Backoff
 
 ATTEMPTS = 3
 """Attempts of an actor at a task whose storage fails."""
-
-MAX_FAILURES = 8
-"""Number of failed tasks at which a job stops; with fewer failures, all other tasks are run."""
 
 _FIRST_PAUSE_S = 2.0
 """About the pause before the second attempt at a task whose storage fails."""
@@ -38,7 +36,8 @@ Task = dict[str, Any]
 """A work unit as JSON values, with a ``name`` for messages."""
 
 TaskResult = dict[str, Any]
-"""Result of a task as JSON values; a failed task's contains ``error``."""
+"""Result of a task as JSON values. That of a failed task has its ``task``, the ``error`` in one line, the
+``node`` where it ran, and ``divisible`` if a part of the task alone may be at fault."""
 
 
 class Actor(ABC):
@@ -55,6 +54,8 @@ class Actor(ABC):
         self.threads = threads
         self.deadline_s = deadline_s
         self._stuck = False
+        self._node = node_id()
+        self.name = f"{self._node[:8]}-{os.getpid()}"
         self._set_threads()
 
     @abstractmethod
@@ -77,7 +78,7 @@ class Actor(ABC):
             values = json.loads(task)
             if mark and (lost := lost_workers(mark)):
                 text = f"{lost} workers were lost one after the other at this task; check the nodes' memory"
-                results.append(json.dumps(_failure(values, text)))
+                results.append(json.dumps(self._failure(values, text, divisible=True)))
                 continue
             results.append(json.dumps(self._within_deadline(values)))
         return {MARK: marks, RESULT: results}
@@ -89,10 +90,12 @@ class Actor(ABC):
             target=lambda: results.append(self._with_retries(task)), daemon=True
         )
         thread.start()
-        thread.join(self.deadline_s)
+        deadline_s = self.deadline_s * float(task.get("deadline_share", 1.0))
+        thread.join(deadline_s)
         if not results:
             self._stuck = True
-            return _failure(task, f"took longer than its deadline of {self.deadline_s:g} s")
+            text = f"took longer than its deadline of {deadline_s:g} s"
+            return self._failure(task, text, divisible=True)
         self._stuck = results[0].get("broken_process", False)
         return results[0]
 
@@ -104,15 +107,19 @@ class Actor(ABC):
             try:
                 return self.do(task)
             except GenmodError as error:
-                return _failure(task, str(error), exit_code=error.exit_code)
+                return self._failure(task, str(error), exit_code=error.exit_code)
             except OSError as error:
                 pause_s = backoff.next_pause_s()
                 if pause_s is None:
-                    return _failure(task, f"{type(error).__name__}: {error} ({ATTEMPTS} attempts)")
+                    text = f"{type(error).__name__}: {error} ({ATTEMPTS} attempts)"
+                    return self._failure(task, text)
                 time.sleep(pause_s)
             except Exception as error:  # the driver decides; the process may be broken
-                text = f"{type(error).__name__}: {error}"
-                return _failure(task, text, broken_process=True, trace=traceback.format_exc())
+                text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+                return self._failure(task, text, broken_process=True, divisible=True, trace=trace)
+
+    def _failure(self, task: Task, error: str, **more: Any) -> TaskResult:
+        return {"task": task, "error": " ".join(error.split()), "node": self._node, **more}
 
 
 class ModelActor(Actor):
@@ -141,13 +148,10 @@ class ModelActor(Actor):
             from genmod.interface.model_store import load_model
 
             check_unchanged(root, require(Manifest, root, "model", "train"), digest)
-            model = load_model(root, weights)
-            self._models[digest, weights] = model.to(self.device)
+            with measured(START):
+                model = load_model(root, weights)
+                self._models[digest, weights] = model.to(self.device)
         return self._models[digest, weights]
-
-
-def _failure(task: Task, error: str, **more: Any) -> TaskResult:
-    return {"task": task, "error": " ".join(error.split()), **more}
 
 
 def run_actors(
@@ -157,26 +161,29 @@ def run_actors(
     workers: int,
     resources: ResourceRequest,
     deadline_s: float,
+    excluded_nodes: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[TaskResult]:
     """Run all tasks on a pool of actors. Ray is connected.
 
     Args:
         actor: the class. Its constructor receives ``device``, ``threads``, ``deadline_s`` and ``options``.
-        tasks: each has a ``name`` for messages.
+        tasks: each has a ``name`` for messages; ``deadline_share`` is its part of the deadline, if not all.
         workers: largest number of actors; fewer run if the cluster is too small.
         resources: what each actor requests.
         deadline_s: of one task, in seconds.
+        excluded_nodes: ids of nodes on which no actor runs.
+        environment: variables of the actors' processes.
         **options: further arguments of the class.
 
     Yields:
-        The result of each successful task, in the order in which they finish.
+        The result of each task, in the order in which they finish, also of those that failed.
 
     Raises:
         ConfigError: no node of the cluster is large enough for one actor.
         DataError: a task failed with an error for the user; the job stops.
-        GenmodError: tasks failed otherwise. All other tasks were run, unless ``MAX_FAILURES`` failed. Or
-            Ray cannot start workers.
+        GenmodError: Ray cannot start workers.
     """
     if not tasks:
         return
@@ -187,25 +194,11 @@ def run_actors(
         "threads": max(1, int(resources.cpus)),
         "deadline_s": deadline_s,
     }
-    failed: list[TaskResult] = []
-    for result in stream(Pool(actor, options, workers, resources), tasks):
-        if "error" not in result:
-            yield result
-            continue
-        failed.append(result)
-        if result.get("exit_code") == DataError.exit_code:
+    pool = Pool(actor, options, workers, resources, tuple(excluded_nodes), environment or {})
+    for result in stream(pool, tasks):
+        if "error" in result and result.get("exit_code") == DataError.exit_code:
             raise DataError(f"{result['task']['name']}: {result['error']}")
-        if len(failed) >= MAX_FAILURES:
-            break
-    if failed:
-        first = failed[0]
-        error = GenmodError(
-            f"{len(failed)} of {len(tasks)} tasks failed, first {first['task']['name']}: "
-            f"{first['error']}; run the same command again to resume"
-        )
-        if "trace" in first:
-            error.add_note(first["trace"])
-        raise error
+        yield result
 
 
 def _check_capacity(resources: ResourceRequest) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
     from ray.job_submission import JobSubmissionClient
+    from ray.train.torch import TorchTrainer
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the command of a Ray job.
@@ -75,6 +76,24 @@ def job_config() -> JobConfig:
     return InstalledModules()
 
 
+def interruptible_trainer() -> type[TorchTrainer]:
+    """A class of trainers that leave SIGINT to the program, and keep their controller. Imports ray.
+
+    Private: ``DataParallelTrainer._register_sigint_handler``. Ray's handler waits for the controller without
+    limit, and the signal is lost if the group has just ended. No public option prevents it.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        controller: Any = None
+        """Handle of the actor that controls the workers; None before it exists."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self.controller = controller
+
+    return Trainer
+
+
 def _own_folder() -> list[str]:
     """The folder of the clone that this program runs from; none if it is installed."""
     folder = Path(__file__).resolve().parents[1]
@@ -92,6 +111,17 @@ def address_of_running() -> str:
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
     return str(canonicalize_bootstrap_address_or_die("auto"))
+
+
+def session_folder() -> list[str]:
+    """The folder in which Ray's processes on this node write logs and spilled objects; none if unknown.
+
+    Private: ``ray._private.worker._global_node``. No public function says it in a worker.
+    """
+    from ray._private import worker
+
+    node = getattr(worker, "_global_node", None)
+    return [] if node is None else [str(node.get_session_dir_path())]
 
 
 def send_raylet_lines(logger: logging.Logger) -> None:

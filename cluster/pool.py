@@ -12,13 +12,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import ray_log
 from cluster.compat import delete_values, put_value, read_values
 from cluster.losses import UNIT_LOSSES, is_to_blame
-from cluster.resources import ResourceRequest
+from cluster.resources import NODE_LABEL, ResourceRequest
 from genmod.errors import GenmodError
 
 MARK, TASK, RESULT = "mark", "task", "result"
@@ -42,6 +42,24 @@ class Pool:
     """Largest number of actors."""
     resources: ResourceRequest
     """What each actor requests."""
+    excluded_nodes: tuple[str, ...] = ()
+    """Ids of nodes on which no actor runs."""
+
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Variables of the actors' processes."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Ray's arguments for the place and the environment of the actors."""
+        arguments: dict[str, Any] = {}
+        labels = dict(self.resources.labels)
+        if self.excluded_nodes:
+            labels[NODE_LABEL] = f"!in({','.join(self.excluded_nodes)})"
+        if labels:
+            arguments["label_selector"] = labels
+        if self.environment:
+            arguments["runtime_env"] = {"env_vars": dict(self.environment)}
+        return arguments
 
 
 def stream(pool: Pool, tasks: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -109,5 +127,6 @@ def _rows(pool: Pool, tasks: Sequence[Mapping[str, Any]], launch: str) -> Iterat
             ),
             num_cpus=pool.resources.cpus,
             num_gpus=pool.resources.gpus,
+            **pool.arguments,
         )
     yield from results.iter_rows()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from cluster.compat import other_jobs
 from cluster.session import ClusterConfig, local_folder, wait_s
@@ -37,6 +39,10 @@ class ResourceRequest:
     """0 for none."""
     wait_s: float = 0.0
     """How long to wait for further nodes, in seconds, while the cluster is too small."""
+    memory_bytes: float = 0.0
+    """Memory of one worker; 0 if it requests none."""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Ray labels that a node must have."""
 
 
 def resource_request(
@@ -50,8 +56,11 @@ def resource_request(
     """
     if device == "cuda" or (device == "auto" and cluster.gpus_per_worker > 0):
         gpus = cluster.gpus_per_worker or 1
-        return ResourceRequest("cuda", cluster.cpus_per_worker, gpus, wait_s(cluster))
-    return ResourceRequest("cpu", cluster.cpus_per_worker, 0, wait_s(cluster))
+        return ResourceRequest(
+            "cuda", cluster.cpus_per_worker, gpus, wait_s(cluster), labels=cluster.labels
+        )
+    cpus = cluster.cpus_per_worker
+    return ResourceRequest("cpu", cpus, 0, wait_s(cluster), labels=cluster.labels)
 
 
 def worker_capacity(request: ResourceRequest, workers: int) -> int:
@@ -65,26 +74,62 @@ def worker_capacity(request: ResourceRequest, workers: int) -> int:
         workers: how many should fit.
     """
     end_s = time.monotonic() + request.wait_s
-    while (capacity := _capacity(request)) < workers and time.monotonic() < end_s:
+    while (capacity := capacity_now(request)) < workers and time.monotonic() < end_s:
         time.sleep(_POLL_S)
     return capacity
 
 
-def _capacity(request: ResourceRequest) -> int:
+def capacity_now(request: ResourceRequest) -> int:
+    """How many workers fit on the nodes that are there, if these are idle."""
     import ray
 
-    total = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            resources = node["Resources"]
-            fits = int(resources.get("CPU", 0) / request.cpus)
-            if request.gpus:
-                fits = min(fits, int(resources.get("GPU", 0) / request.gpus))
-            total += fits
-    return total
+    return sum(workers_on(node, request) for node in ray.nodes())
 
 
-def wait_until_free(request: ResourceRequest, workers: int, key: str) -> None:
+def workers_on(node: Mapping[str, Any], request: ResourceRequest) -> int:
+    """How many workers fit on a node if it is idle; 0 if it is lost or has other labels.
+
+    Args:
+        node: an entry of ``ray.nodes()``.
+        request: resources of one worker.
+    """
+    labels = node.get("Labels", {})
+    if not node["Alive"] or any(labels.get(k) != v for k, v in request.labels.items()):
+        return 0
+    resources = node["Resources"]
+    fits = int(resources.get("CPU", 0) / request.cpus)
+    return min(fits, int(resources.get("GPU", 0) / request.gpus)) if request.gpus else fits
+
+
+NODE_LABEL = "ray.io/node-id"
+"""Label of every node of Ray, by which actors are kept off a node."""
+
+
+def node_id() -> str:
+    """Ray's id of the node of this process; empty outside of Ray."""
+    if "ray" not in sys.modules:
+        return ""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def has_other_nodes(nodes: Collection[str]) -> bool:
+    """Whether the cluster has a node with CPUs besides these."""
+    import ray
+
+    return any(
+        node["Alive"] and node["Resources"].get("CPU", 0) and node["NodeID"] not in nodes
+        for node in ray.nodes()
+    )
+
+
+def wait_until_free(
+    request: ResourceRequest,
+    workers: int,
+    key: str,
+    is_granted: Callable[[], bool] = lambda: False,
+) -> None:
     """Wait until other jobs of the cluster leave enough resources for these workers, and say who holds them.
 
     A local Ray has no other jobs.
@@ -93,6 +138,7 @@ def wait_until_free(request: ResourceRequest, workers: int, key: str) -> None:
         request: resources of one worker.
         workers: how many must fit.
         key: the recipe's key of the number of workers, for the error.
+        is_granted: ends the wait, since Ray has given the resources to a request of this job.
 
     Raises:
         GenmodError: the resources are not free in time.
@@ -102,7 +148,7 @@ def wait_until_free(request: ResourceRequest, workers: int, key: str) -> None:
     start_s = time.monotonic()
     limit_s = max(request.wait_s, _RELEASE_S)
     reported = False
-    while (free := _free(request)) < workers:
+    while (free := free_workers(request)) < workers and not is_granted():
         waited_s = time.monotonic() - start_s
         if waited_s > limit_s:
             raise GenmodError(
@@ -123,18 +169,20 @@ def wait_until_free(request: ResourceRequest, workers: int, key: str) -> None:
         time.sleep(_POLL_S)
 
 
-def _free(request: ResourceRequest) -> int:
+def free_workers(request: ResourceRequest) -> int:
     """How many workers fit into what is free now, all nodes together."""
     import ray
 
     available = ray.available_resources()
-    fits = int(available.get("CPU", 0) / request.cpus)
-    return min(fits, int(available.get("GPU", 0) / request.gpus)) if request.gpus else fits
+    amounts = {"CPU": request.cpus, "GPU": request.gpus, "memory": request.memory_bytes}
+    return min(int(available.get(name, 0) / each) for name, each in amounts.items() if each)
 
 
 def _resources(request: ResourceRequest, workers: int) -> str:
     gpus = f" and {workers * request.gpus:g} GPUs" if request.gpus else ""
-    return f"{workers * request.cpus:g} CPUs{gpus}"
+    mebibytes = workers * request.memory_bytes / 2**20
+    memory = f" and {mebibytes:,.0f} MiB of memory" if request.memory_bytes else ""
+    return f"{workers * request.cpus:g} CPUs{gpus}{memory}"
 
 
 def _holders() -> str:

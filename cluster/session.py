@@ -34,6 +34,9 @@ AUTO = "auto"
 _TIMED_OUT = "timed out"
 """In Ray's errors when the processes of a node are not ready in its time."""
 
+_REASON_CHARS = 300
+"""Of an error of Ray that are shown."""
+
 _END_S = 10.0
 """How long killed processes may take to end, in seconds."""
 
@@ -55,6 +58,11 @@ class ClusterConfig(Config):
     """Logical CPUs of one worker of any stage."""
     gpus_per_worker: float = Field(default=0, ge=0, le=1_000_000)
     """GPUs of one worker of training, sampling and scoring; with 1, each worker has its own GPU."""
+    worker_price_per_hour: float | None = Field(default=None, ge=0, le=1e6)
+    """Price of one worker for an hour, in any currency; ``--dry-run`` then prints what the work costs."""
+    labels: dict[storage.Name, storage.Name] = Field(default={}, max_length=100)
+    """Ray labels that a node must have to sample and score, e.g. ``{cpu: avx512}``; given to ``ray start
+    --labels``."""
     shared_folders: tuple[storage.LocalFolder, ...] = Field(default=(), max_length=1_000)
     """Folders that this machine and all nodes of the cluster see under the same path. ``genmod submit`` to
     another machine accepts local paths only below them."""
@@ -101,6 +109,7 @@ def _handlers_kept() -> Generator[None]:
 
 def _connect(config: ClusterConfig) -> None:
     import ray
+    from ray.exceptions import AuthenticationError
 
     address = address_of(config)
     if address == LOCAL:
@@ -119,12 +128,33 @@ def _connect(config: ClusterConfig) -> None:
                 logging_level=logging.WARNING,
                 log_to_driver=False,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+        if _is_refusal(error):
+            raise _refused(address) from error
+        reason = " ".join(str(error).split())[:_REASON_CHARS]
         raise ConfigError(
             f"no Ray cluster answers at {address} ({reason}); check {named_by}, or use "
             "--address local to run on this machine"
         ) from error
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether an error, or one that it follows from, says that the token is not accepted."""
+    from ray.exceptions import AuthenticationError
+
+    while error is not None:
+        if isinstance(error, AuthenticationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _refused(address: str) -> ConfigError:
+    """The error of a cluster that does not accept this process's token."""
+    return ConfigError(
+        f"the Ray cluster at {address} refuses this process's token, or there is none; set "
+        "RAY_AUTH_TOKEN_PATH to a file with the cluster's token, or RAY_AUTH_TOKEN to the token"
+    )
 
 
 def _is_loopback(address: str) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeVar, cast
 
+from cluster.resources import ResourceRequest, free_workers, wait_until_free
 from genmod.errors import GenmodError
 
 T = TypeVar("T")
@@ -38,6 +40,8 @@ class TaskOptions:
     """Tasks that are submitted at the same time; all if None."""
     scheduling: Literal["DEFAULT", "SPREAD"] = "DEFAULT"
     """Ray's strategy: ``SPREAD`` uses all nodes evenly."""
+    wait_s: float = 0.0
+    """How long the first task waits for resources that other jobs hold, in seconds; 15 s at least."""
     stall_s: float = float("inf")
     """Longest time in seconds without a finished task."""
     deadline_s: float = float("inf")
@@ -52,7 +56,8 @@ def run_tasks(
     """Call a function once per work unit in Ray tasks. Ray is connected.
 
     Ray repeats a task whose process dies or that raises OSError, so the function must be idempotent. After an
-    error, and when the caller stops iterating, running tasks are ended as :func:`stop` describes.
+    error, and when the caller stops iterating, running tasks are ended as :func:`stop` describes. If another
+    job holds the resources, a line says so, and the first task waits as long as the options say.
 
     Args:
         function: of a module that workers can import.
@@ -76,6 +81,10 @@ def run_tasks(
         retry_exceptions=[OSError],
     )(function)
     waiting = iter(calls)
+    if (first := next(waiting, None)) is None:
+        return
+    _wait_until_free(options)
+    waiting = chain([first], waiting)
     in_progress: dict[Any, str] = {}
     limits = _Limits(options)
     try:
@@ -98,6 +107,33 @@ def run_tasks(
     except (Exception, GeneratorExit):
         stop(in_progress, options.grace_s)
         raise
+
+
+def _wait_until_free(options: TaskOptions) -> None:
+    """Wait until one task fits next to other jobs.
+
+    An empty task requests its resources meanwhile, so that clusters scale up.
+
+    Raises:
+        GenmodError: the resources are not free in time.
+    """
+    import ray
+
+    memory_bytes = options.memory_bytes or 0
+    request = ResourceRequest("cpu", options.cpus, 0, options.wait_s, memory_bytes)
+    if free_workers(request):
+        return
+    remote = cast(Any, ray).remote(num_cpus=options.cpus, memory=options.memory_bytes)
+    demand = remote(_do_nothing).remote()
+    try:
+        wait_until_free(request, 1, "one task", lambda: bool(ray.wait([demand], timeout=0)[0]))
+    except GenmodError:
+        ray.cancel(demand)
+        raise
+
+
+def _do_nothing() -> None:
+    """In a task: occupy its resources for a moment."""
 
 
 class _Limits:

@@ -25,6 +25,7 @@ from genmod.errors import (
     StoreUnavailable,
     TrainingCollapsed,
     TrainingDiverged,
+    UnreadableRow,
     Unscorable,
     sanitize,
 )
@@ -43,6 +44,7 @@ ERROR_KINDS: dict[str, type[GenmodError]] = {
         StoreUnavailable,
         TrainingCollapsed,
         TrainingDiverged,
+        UnreadableRow,
         Unscorable,
     )
 }

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import uuid
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from cluster import ray_log
+from cluster.compat import interruptible_trainer
 from cluster.heartbeats import send_heartbeats
 from cluster.resources import ResourceRequest, wait_until_free, worker_capacity
 from cluster.session import local_folder
@@ -26,6 +25,9 @@ Work = Callable[[World, dict[str, Any]], None]
 
 _STARTS = 5
 """How often a group that failed to start is started again."""
+
+_ABORT_S = 30
+"""How long an interrupted group may take to end its workers, in seconds."""
 
 _COLLECTIVE_SLACK_S = 300
 """Collectives time out so much later than the watchdog, in seconds, because the watchdog names the worker."""
@@ -82,7 +84,6 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
     wait_until_free(options.resources, options.workers, "train.workers")
     # Ray imports torch and much else here, so not at the top.
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
 
     from cluster.process_group import process_group_config
 
@@ -94,7 +95,7 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
     name = f"group-{uuid.uuid4().hex}"
     watchdog = Watchdog(name, options.hang_timeout_s, options.stacks)
     folder = local_folder()
-    trainer = TorchTrainer(
+    trainer = interruptible_trainer()(
         _worker,
         train_loop_config={
             "work": work,
@@ -123,8 +124,11 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         ),
     )
     try:
-        with _interruptible(), watchdog:
+        with watchdog:
             trainer.fit()
+    except KeyboardInterrupt:
+        _end_workers(getattr(trainer, "controller", None))
+        raise
     except TrainingFailedError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         lines += watchdog.hangs[-1:]
@@ -135,19 +139,15 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         ) from error
 
 
-@contextmanager
-def _interruptible() -> Generator[None]:
-    """Make Ctrl-C raise KeyboardInterrupt, and restore its handler; Ray makes it exit the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as ended:
-        raise KeyboardInterrupt from ended
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _end_workers(controller: Any) -> None:
+    """End an interrupted group; a cluster would end it only after this process has ended."""
+    import ray
+    from ray.exceptions import RayError
+
+    if controller is not None:
+        # The controller ends its workers, then itself.
+        with suppress(RayError):
+            ray.get(controller.abort.remote(), timeout=_ABORT_S)
 
 
 def _worker(settings: dict[str, Any]) -> None:
