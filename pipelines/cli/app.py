@@ -9,13 +9,17 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from genmod.errors import ConfigError
 from genmod.terminal import print_line, print_text
 from pipelines.cli import options
+from pipelines.cli.data_commands import add_data_commands
+from pipelines.cli.doctor_command import doctor_command
+from pipelines.cli.export_command import export_command
 from pipelines.cli.invocation import Invocation
 from pipelines.cli.promotion import add_model_commands, add_promote
 from pipelines.cli.run_stage import StageRequest, plan_options, run_replay, run_request
+from pipelines.cli.sample_command import add_sample
 from pipelines.cli.schedule_command import schedule_command
+from pipelines.cli.submit_command import submit_command
 
 PROGRAM = "genmod"
 
@@ -50,7 +54,7 @@ STAGES = {
 }
 """Stage -> its help text and an example of its options."""
 
-_STAGES, _CHECKS = "Pipeline stages", "Inspect and check"
+_STAGES, _CHECKS, _JOBS = "Pipeline stages", "Inspect and check", "Cluster jobs"
 """Headings in the list of commands."""
 
 _SELFTESTS = ("density", "gate")
@@ -114,71 +118,20 @@ def _add_stage(stage: str, purpose: str, example: str) -> None:
 for _name, (_purpose, _example) in STAGES.items():
     if _name == "promote":
         add_promote(app, _STAGES, _purpose)
+    elif _name == "sample":
+        add_sample(app, _STAGES, _purpose, _example)
     else:
         _add_stage(_name, _purpose, _example)
 
 
-@app.command(
+app.command(
     "submit",
     epilog=f"Example: {PROGRAM} submit train --recipe quickstart --address http://HOST:8265",
-    rich_help_panel="Cluster jobs",
-)
-def _submit(
-    *,
-    stage: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="STAGE",
-            help=f"One of: {', '.join(STAGES)}.",
-            callback=options.one_of(*STAGES),
-            autocompletion=options.complete(*STAGES),
-        ),
-    ] = None,
-    recipe: options.OptionalRecipe = None,
-    assignments: options.Assignments = [],  # noqa: B006
-    model: options.Models = [],  # noqa: B006
-    address: options.JobServer = None,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Submit and return; do not follow the job's log.")
-    ] = False,
-    status: Annotated[str | None, options.job_option("status", "Print a job's status.")] = None,
-    logs: Annotated[str | None, options.job_option("logs", "Print a job's log.")] = None,
-    stop: Annotated[str | None, options.job_option("stop", "Stop a job.")] = None,
-    dry_run: options.DryRun = False,
-    show_recipe: options.ShowRecipe = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
-) -> Invocation:
-    """Run a stage as a job on a Ray cluster and follow its log."""
-
-    def run() -> dict[str, Any]:
-        from pipelines.commands.submit import manage, submit
-
-        for action, job in (("status", status), ("logs", logs), ("stop", stop)):
-            if job:
-                return manage(action, job, address)
-        if not stage or not recipe:
-            raise ConfigError(
-                f"submit: no stage or no recipe given, e.g. {PROGRAM} submit run --recipe quickstart"
-            )
-        if plan := plan_options(dry_run, show_recipe):
-            return run_request(StageRequest(stage, recipe, assignments, model), plan)
-        return submit(
-            stage,
-            recipe=recipe,
-            assignments=assignments,
-            models=tuple(dict.fromkeys(model)),
-            address=address,
-            wait=not no_wait,
-            as_json=as_json,
-        )
-
-    return Invocation("submit", run, as_json, debug)
+    rich_help_panel=_JOBS,
+)(submit_command(STAGES))
 
 
-@app.command(
-    "replay", epilog=f"Example: {PROGRAM} replay --recipe my.yaml", rich_help_panel="Cluster jobs"
-)
+@app.command("replay", epilog=f"Example: {PROGRAM} replay --recipe my.yaml", rich_help_panel=_JOBS)
 def _replay(
     *,
     recipe: options.RequiredRecipe,
@@ -193,8 +146,15 @@ def _replay(
 app.command(
     "schedule",
     epilog=f'Example: {PROGRAM} schedule --recipe my.yaml --cron "0 3 * * *" --tz Europe/Berlin',
-    rich_help_panel="Cluster jobs",
+    rich_help_panel=_JOBS,
 )(schedule_command)
+
+
+app.command(
+    "doctor",
+    epilog=f"Example: {PROGRAM} doctor --recipe quickstart",
+    rich_help_panel=_JOBS,
+)(doctor_command)
 
 
 @app.command("verify", epilog=f"Example: {PROGRAM} verify runs/quickstart", rich_help_panel=_CHECKS)
@@ -278,4 +238,11 @@ def _selftest(
     return Invocation("selftest", run, as_json, debug)
 
 
+app.command(
+    "export",
+    epilog=f"Example: {PROGRAM} export --recipe quickstart --model gan --format onnx "
+    "--out runs/quickstart/export/gan",
+    rich_help_panel=_CHECKS,
+)(export_command)
+add_data_commands(app, "Datasets")
 add_model_commands(app, _CHECKS)

@@ -13,7 +13,8 @@ from genmod.errors import did_you_mean
 _RECIPE, _OUTPUT, _JOB = "Recipe", "Output", "Manage a submitted job"
 """Headings in the help of a command."""
 
-_SPLITS = ("train", "val", "test")
+SPLIT_NAMES = ("train", "val", "test")
+"""Splits of a dataset."""
 
 _RECIPE_FILES = Path(__file__).parents[1] / "recipes"
 
@@ -83,10 +84,10 @@ SheetFile = Annotated[
 SheetSplit = Annotated[
     str | None,
     typer.Option(
-        metavar="|".join(_SPLITS),
+        metavar="|".join(SPLIT_NAMES),
         help="Split of a dataset's contact sheet. Default: the first that has rows.",
-        callback=one_of(*_SPLITS),
-        autocompletion=complete(*_SPLITS),
+        callback=one_of(*SPLIT_NAMES),
+        autocompletion=complete(*SPLIT_NAMES),
     ),
 ]
 JobServer = Annotated[

@@ -73,6 +73,22 @@ def _run_loaded(
         return reported(context, request.stage, lambda: STAGE_FUNCTIONS[request.stage](context))
 
 
+def run_image(request: StageRequest, index: int, out: str) -> dict[str, Any]:
+    """Write one image of a synthetic dataset; the command's JSON result."""
+    from pipelines.commands.one_image import write_image
+    from pipelines.recipe.context import Context, configure_storage
+    from pipelines.recipe.progress import ProgressDisplay
+    from pipelines.recipe.recipe import load_recipe
+
+    configure_storage(loaded := load_recipe(request.recipe, request.assignments))
+    names = tuple(dict.fromkeys(request.models or loaded.model))
+    with (
+        ProgressDisplay() as progress,
+        closing(Context(loaded, names, progress)) as context,
+    ):
+        return write_image(context, index, out)
+
+
 def run_replay(recipe: str, assignments: Sequence[str]) -> dict[str, Any]:
     """Send what earlier commands could not log; the command's JSON result."""
     from pipelines.commands.replay import replay

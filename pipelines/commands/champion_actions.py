@@ -13,6 +13,7 @@ from genmod.errors import ConfigError, GenmodError
 from genmod.promotion import Action, LedgerModel, Promotions, compare_aliases
 from pipelines.recipe.context import ALREADY_DONE, DONE, Context, Result
 from pipelines.stages.champions import Champions, alias_digests
+from pipelines.stages.decision_pages import renew_pages
 from pipelines.stages.known_models import check_whole, find_model
 from pipelines.tracking import registry
 
@@ -91,8 +92,10 @@ def change_champions(context: Context, action: ChampionAction, *, dry_run: bool 
         step = _STEPS[action.kind](champions, promotions, action)
         context.progress.log(f"{'would ' if dry_run else ''}{step.text}")
         if not dry_run:
-            promotions = _do(champions, promotions, step)
+            before, promotions = promotions.champion, _do(champions, promotions, step)
             worked |= step.sets_aliases
+            if step.action is not None:
+                renew_pages(champions, [before, promotions.champion])
         last = promotions.last
         result[name] = {"text": step.text, **champion_state(promotions)}
     return {

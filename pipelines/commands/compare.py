@@ -1,7 +1,9 @@
-"""``genmod compare A B``: the metrics of two models side by side, if they were measured alike."""
+"""``genmod compare A B``: the metrics of two models side by side, where they were measured alike."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from genmod import storage
@@ -9,14 +11,15 @@ from genmod.errors import ConfigError, sanitize
 from genmod.evaluation.measure import metrics_from
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import Manifest
-from genmod.metrics.protocol import MetricResult, MetricValue, protocol_differences
+from genmod.metrics.protocol import Better, MetricResult, MetricValue, protocol_differences
+from pipelines.commands.paired_intervals import PairedDifference, paired_differences
 from pipelines.commands.text_table import text_table
 from pipelines.recipe.context import Context
 from pipelines.stages.champions import Champions
 from pipelines.stages.known_models import find_model, sibling
 
-_DIFFERENT = "different"
 _OVERLAP = "intervals overlap"
+_NO_DIFFERENCE = "no difference shown"
 
 
 class _Measured:
@@ -31,6 +34,7 @@ class _Measured:
     def __init__(self, label: str, root: str, evaluation: Manifest) -> None:
         self.label = label
         self.root = root
+        self.evaluation = evaluation
         self.digest = evaluation.digest
         results = metrics_from(evaluation.metadata)
         self.metrics = {result.value.protocol.metric: result for result in results}
@@ -45,26 +49,30 @@ def compare_models(a: str, b: str, context: Context | None) -> tuple[dict[str, A
         context: the command, with one selected model; None if no recipe was given.
 
     Raises:
-        ConfigError: a version is unknown, a model is not evaluated, or a metric was measured differently.
+        ConfigError: a version is unknown, a model is not evaluated, or no metric was measured alike.
     """
     snapshot = ManifestSnapshot() if context is None else context.snapshot
     left, right = (_measured(text, context, snapshot) for text in (a, b))
     shared = [name for name in left.metrics if name in right.metrics]
-    differences = [
-        f"{name}: {'; '.join(found)}"
+    unlike = {
+        name: "; ".join(found)
         for name in shared
         if (
             found := protocol_differences(
                 left.metrics[name].value.protocol, right.metrics[name].value.protocol
             )
         )
-    ]
-    if differences:
+    }
+    alike = [name for name in shared if name not in unlike]
+    if not alike:
+        differences = " | ".join(f"{name}: {text}" for name, text in unlike.items())
         raise ConfigError(
-            f"{left.label} and {right.label} were not measured alike: {' | '.join(differences)}; evaluate "
-            "both with one recipe, as genmod retrain does"
+            f"{left.label} and {right.label} were not measured alike: {differences or 'no common metric'}; "
+            "evaluate both with one recipe, as genmod retrain does"
         )
-    rows = [_compared(name, left.metrics[name], right.metrics[name]) for name in shared]
+    sides = (left.root, left.evaluation), (right.root, right.evaluation)
+    pairs = paired_differences(*sides, snapshot)
+    rows = [_compared(name, left.metrics[name], right.metrics[name], pairs) for name in alike]
     alone = [
         f"{name}: only of {side.label}"
         for side, other in ((left, right), (right, left))
@@ -73,10 +81,16 @@ def compare_models(a: str, b: str, context: Context | None) -> tuple[dict[str, A
     ]
     header = ("metric", "better", left.label, right.label, "difference", "")
     cells = [
-        (row["metric"], row["better"], *row["texts"], f"{row['difference']:+.4g}", row["outcome"])
+        (row["metric"], row["better"], *row["texts"], _difference_text(row), row["outcome"])
         for row in rows
     ]
-    lines = [*text_table(header, cells), *alone]
+    refused = [f"{name}: not compared, measured otherwise: {text}" for name, text in unlike.items()]
+    lines = [*text_table(header, cells), *alone, *refused]
+    if pairs:
+        lines.append(
+            "Differences with an interval are of samples with the same noise, or of the same scored rows, "
+            "from the comparison by which a retrain decided."
+        )
     for side in (left, right):
         lines.append(f"{side.label}: evaluation {side.digest[:12]} at {side.root}")
     values = {
@@ -84,18 +98,24 @@ def compare_models(a: str, b: str, context: Context | None) -> tuple[dict[str, A
         "b": {"label": right.label, "evaluation": right.root, "digest": right.digest},
         "metrics": [{key: row[key] for key in row if key != "texts"} for row in rows],
         "only_one": alone,
+        "unlike": unlike,
     }
     return values, lines
 
 
-def _compared(name: str, a: MetricResult, b: MetricResult) -> dict[str, Any]:
-    """One metric of both; the intervals are those of each alone."""
+def _compared(
+    name: str, a: MetricResult, b: MetricResult, pairs: Mapping[str, PairedDifference]
+) -> dict[str, Any]:
+    """One metric of both, with the interval of each alone, and that of the difference if there is one."""
+    pair = pairs.get(a.value.name)
     low, high = sorted((a.value, b.value), key=lambda value: value.value)
     outcome = _OVERLAP
     if low.interval.high < high.interval.low:
         lower_is_a = low is a.value
         is_a_better = lower_is_a == (a.better == "lower")
         outcome = "first is better" if is_a_better else "second is better"
+    if pair is not None:
+        outcome = _paired_outcome(pair, a.better)
     return {
         "metric": name,
         "better": a.better,
@@ -103,8 +123,24 @@ def _compared(name: str, a: MetricResult, b: MetricResult) -> dict[str, Any]:
         "a": a.value.model_dump(mode="json", include={"value", "interval"}),
         "b": b.value.model_dump(mode="json", include={"value", "interval"}),
         "difference": b.value.value - a.value.value,
+        "paired": None if pair is None else asdict(pair),
         "outcome": outcome,
     }
+
+
+def _paired_outcome(pair: PairedDifference, better: Better) -> str:
+    """Which model is better by the interval of their difference, second minus first."""
+    if pair.low <= 0 <= pair.high:
+        return _NO_DIFFERENCE
+    is_second_better = (pair.low > 0) == (better == "higher")
+    return "second is better" if is_second_better else "first is better"
+
+
+def _difference_text(row: Mapping[str, Any]) -> str:
+    pair = row["paired"]
+    if pair is None:
+        return f"{row['difference']:+.4g}"
+    return f"{pair['difference']:+.4g} [{pair['low']:+.4g}, {pair['high']:+.4g}]"
 
 
 def _text(value: MetricValue) -> str:

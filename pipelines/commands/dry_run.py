@@ -67,17 +67,29 @@ def _census(steps: list[Step]) -> list[str]:
 def plan_lines(context: Context, steps: list[Step]) -> list[str]:
     """The plan as a table, and the expected time of the stages that were measured."""
     lines = text_table(_HEADER, [_cells(step) for step in steps], right=(2, 3, 4, 5))
-    if context.recipe.cluster.gpus_per_worker > 0:
-        return [*lines, "expected times: not known here, the recipe requests GPUs"]
-    known = {step.stage: 0.0 for step in steps if step.expected_s is not None}
-    for step in steps:
-        if step.expected_s is not None:
-            known[step.stage] += step.expected_s
-    if known:
-        start_s = start_up_s(known)
+    timed = [step for step in steps if step.expected_s is not None]
+    if not timed:
+        needs_gpus = context.recipe.cluster.gpus_per_worker > 0
+        return (
+            [*lines, "expected times: not known here, the recipe requests GPUs"]
+            if needs_gpus
+            else lines
+        )
+    seconds: dict[str, float] = {}
+    worker_s = 0.0
+    for step in timed:
+        seconds[step.stage] = seconds.get(step.stage, 0.0) + (step.expected_s or 0.0)
+        worker_s += (step.expected_s or 0.0) * step.work.get("workers", 1)
+    start_s = start_up_s(seconds)
+    lines.append(
+        f"{', '.join(seconds)}: about {duration(sum(seconds.values()) + start_s)} in all on "
+        f"{timed[0].measured_on}, including {duration(start_s)} to start processes"
+    )
+    price_per_hour = context.recipe.cluster.worker_price_per_hour
+    if price_per_hour is not None:
         lines.append(
-            f"{', '.join(known)}: about {duration(sum(known.values()) + start_s)} in all on cores like "
-            f"these, including {duration(start_s)} to start processes"
+            f"price: about {worker_s / 3600 * price_per_hour:,.2f} at {price_per_hour:g} for an hour of one "
+            "worker, without the start of processes"
         )
     return lines
 

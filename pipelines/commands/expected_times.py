@@ -27,15 +27,16 @@ from genmod import storage
 from genmod.costs.measured import FIRST_ROWS, Budget, Clock, call_time, extrapolated, torch_threads
 from genmod.data.format.shards import write_shard
 from genmod.errors import TrainingDiverged
-from genmod.generation.labels import LabelRequest
-from genmod.generation.synthetic import SAMPLE_SPLIT, SampleConfig, SampleGenerator
+from genmod.generation.config import SampleConfig
+from genmod.generation.request import SampleRequest
+from genmod.generation.synthetic import SAMPLE_SPLIT, SampleGenerator
 from genmod.interface.batch import Batch
 from genmod.interface.model import GenerativeModel
 from genmod.interface.options import SampleOptions, ScoreOptions
 from genmod.manifest import ImageSpec
 from genmod.rng import rng_for
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.ood_scores import compressed_bits
-from genmod.scoring.table import ScoreConfig
 from genmod.training.loop import Plan, train
 from genmod.training.plan import TrainConfig, due
 from genmod.world import SingleProcess
@@ -123,24 +124,26 @@ def training_time(model: GenerativeModel, config: TrainConfig, cores: Cores) -> 
 def sampling_time(
     model: GenerativeModel,
     options: SampleOptions,
-    request: LabelRequest,
+    request: SampleRequest,
     config: SampleConfig,
     cores: Cores,
 ) -> Expected:
-    """Time of sampling a whole synthetic dataset, images encoded and written."""
+    """Time of sampling a whole synthetic dataset, images encoded and written, none rejected."""
+    stored_as = config.stored_as(model.spec.classes)
 
     def micro_batch(rows: int) -> None:
-        generator = SampleGenerator(model, options, request, 0, rows)
-        images = (generator.row(i, pixels, "0" * 64) for i, pixels in generator.images(range(rows)))
-        write_shard(_SCRATCH, "images", SAMPLE_SPLIT, model.spec, images)
+        generator = SampleGenerator(model, options, request.labels, 0, rows)
+        pixels_BCHW = generator.micro_batch_of(0).batch.pixels_BCHW
+        images = (generator.row(i, pixels, "0" * 64) for i, pixels in enumerate(pixels_BCHW))
+        write_shard(_SCRATCH, "images", SAMPLE_SPLIT, model.spec, images, stored_as=stored_as)
 
     try:
         with torch_threads(cores.threads):
             timed = call_time(micro_batch, config.micro_batch, BUDGET_S)
     finally:
         storage.remove(_SCRATCH)
-    active = cores.active(config.workers, -(-config.count // config.shard_rows))
-    calls = config.count / config.micro_batch
+    active = cores.active(config.workers, -(-request.rows // config.shard_rows))
+    calls = request.rows / config.micro_batch
     return Expected(timed.usual_s * calls / active * cores.slowdown(active), timed.first_s)
 
 
@@ -149,17 +152,19 @@ def scoring_time(
 ) -> Expected:
     """Time of scoring a number of rows. Slow estimators are measured on a part of their work."""
     small, factor = options.probe()
+    device = next(model.parameters()).device
 
     def micro_batch(size: int) -> None:
         batch = noise_batch(model.spec, size)
         compressed_bits(batch.pixels_BCHW)
-        model.log_prob(batch, rng_for(0, "plan", batch.index_B), small)
+        batch = batch.to(device)
+        model.log_prob(batch, rng_for(0, "plan", batch.index_B), small).nats_B.cpu()
 
-    size = min(config.micro_batch, rows)
+    size = config.batch_rows
     with torch_threads(cores.threads):
         timed = call_time(micro_batch, size, BUDGET_S)
     active = cores.active(config.workers, -(-rows // config.rows_per_task))
-    usual_s = factor * timed.usual_s * rows / size / active * cores.slowdown(active)
+    usual_s = factor * timed.usual_s * -(-rows // size) / active * cores.slowdown(active)
     return Expected(usual_s, timed.first_s)
 
 

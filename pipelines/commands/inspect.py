@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from genmod import storage
 from genmod.data.reading.summary import contact_sheet, dataset_summary
@@ -93,6 +93,7 @@ def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> lis
     if metadata["sample"]:
         settings = ", ".join(f"{key} {value}" for key, value in metadata["sample"].items())
         lines.append(f"sampled   {settings}")
+    lines += _selected(metadata["selection"])
     lines.append(
         f"size      {metadata['rows']:,} images, {metadata['shards']:,} shards, "
         f"{metadata['size_bytes']:,} bytes"
@@ -102,6 +103,15 @@ def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> lis
     reasons = "".join(f"; {count:,} {reason}" for reason, count in metadata["reasons"].items())
     lines.append(f"rejected  {metadata['rejected']:,}{reasons}")
     return lines
+
+
+def _selected(selection: Any) -> list[str]:
+    """A line about a dataset that ``genmod select`` made; nothing of others."""
+    if not isinstance(selection, dict):
+        return []
+    values = cast("dict[str, Any]", selection)
+    condition, kept, dropped = (values.get(name) for name in ("condition", "kept", "dropped"))
+    return [f"selected  {condition}: {kept} rows kept, {dropped} dropped"]
 
 
 def _split_lines(split: str, summary: dict[str, Any], names: tuple[str, ...]) -> list[str]:

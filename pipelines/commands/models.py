@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from genmod.promotion import LedgerEntry, LedgerModel, Promotions, compare_aliases
@@ -10,6 +11,10 @@ from pipelines.commands.text_table import text_table
 from pipelines.recipe.context import Context
 from pipelines.stages.champions import DRIFT_REMEDY, Champions, alias_digests, is_first
 from pipelines.stages.known_models import known_models
+from pipelines.stages.replaced import ReplacedList, replaced_digests
+
+Marks = Mapping[str, ReplacedList]
+"""Digest of a model whose rows were removed or changed -> the list of the version without them."""
 
 _HEADER = ("version", "model", "state", "since", "why")
 
@@ -25,6 +30,7 @@ def list_models(context: Context) -> tuple[dict[str, Any], list[str]]:
     """
     result: dict[str, Any] = {}
     lines: list[str] = []
+    marks = replaced_digests(context.command_root)
     for name in context.models:
         champions = Champions(context, name)
         promotions = champions.ledger.read()
@@ -33,10 +39,10 @@ def list_models(context: Context) -> tuple[dict[str, Any], list[str]]:
         result[name] = {
             **champion_state(promotions),
             "mlflow": aliases,
-            "versions": [_version(promotions, model) for model in known],
+            "versions": [_version(promotions, model, marks) for model in known],
         }
-        rows = [_row(promotions, model) for model in known]
-        lines += [*([""] if lines else []), *_summary(promotions, aliases)]
+        rows = [_row(promotions, model, marks) for model in known]
+        lines += [*([""] if lines else []), *_summary(promotions, aliases, marks)]
         lines += [f"  {line}" for line in text_table(_HEADER, rows)] if rows else ["  no version"]
     return result, lines
 
@@ -77,12 +83,14 @@ def when(entry: LedgerEntry) -> str:
     return entry.time[:16].replace("T", " ")
 
 
-def _summary(promotions: Promotions, aliases: str) -> list[str]:
+def _summary(promotions: Promotions, aliases: str, marks: Marks) -> list[str]:
     champion, previous, pin = promotions.champion, promotions.previous, promotions.pin
     lines = [f"{promotions.name}: no champion yet"]
     since = promotions.since
     if champion is not None and since is not None:
         lines = [f"{promotions.name}: the champion is {champion.label}, since {when(since)} UTC"]
+        if champion.digest in marks:
+            lines.append(f"  it was {marks[champion.digest].mark}, until another one is promoted")
     if previous is not None:
         lines.append(f"  genmod promote --rollback returns to {previous.label}")
     if pin is not None:
@@ -90,10 +98,13 @@ def _summary(promotions: Promotions, aliases: str) -> list[str]:
     return [*lines, *([f"  MLflow: {aliases}"] if aliases else [])]
 
 
-def _row(promotions: Promotions, model: LedgerModel) -> tuple[str, ...]:
+def _row(promotions: Promotions, model: LedgerModel, marks: Marks) -> tuple[str, ...]:
     entry = _newest(promotions, model)
     version = str(model.version) if model.version else ""
-    cells = (version, model.digest[:12], state_of(promotions, model.digest))
+    state = state_of(promotions, model.digest)
+    if model.digest in marks:
+        state += f", of rows that version {marks[model.digest].version} does not have"
+    cells = (version, model.digest[:12], state)
     if entry is None:
         return (*cells, "", "")
     why = _why(entry, model)
@@ -113,12 +124,13 @@ def _why(entry: LedgerEntry, model: LedgerModel) -> str:
     return f"{entry.action} of {entry.model.label}: {entry.reason}"
 
 
-def _version(promotions: Promotions, model: LedgerModel) -> dict[str, Any]:
-    entry = _newest(promotions, model)
+def _version(promotions: Promotions, model: LedgerModel, marks: Marks) -> dict[str, Any]:
+    entry, mark = _newest(promotions, model), marks.get(model.digest)
     return {
         **model.model_dump(mode="json"),
         "state": state_of(promotions, model.digest),
         "entries": [each.number for each in promotions.of_model(model.digest)],
         "since": entry.time if entry else None,
         "why": _why(entry, model) if entry else None,
+        "replaced": {"version": mark.version, "reason": mark.reason} if mark else None,
     }

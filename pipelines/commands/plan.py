@@ -8,30 +8,24 @@ from typing import Any
 
 from genmod import storage
 from genmod.config import Config
-from genmod.costs.flops import parameters_of
+from genmod.costs.flops import parameters_of, training_bytes
 from genmod.data.sharding.plan import ShardPlan
 from genmod.errors import Unscorable
 from genmod.evaluation.jobs import EvaluationJob
-from genmod.generation.labels import label_request
-from genmod.generation.synthetic import shard_count, size_bytes_at_most
+from genmod.generation.request import resolve_request, size_bytes_at_most
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import SPLITS, DatasetManifest, Manifest
 from genmod.selftest.recorded import check_policy
-from pipelines.commands.expected_times import (
-    Cores,
-    Expected,
-    sampling_time,
-    scoring_time,
-    training_time,
-)
+from pipelines.commands.expected_times import sampling_time, scoring_time, training_time
+from pipelines.commands.probes import Measured, TimeProbe, measure_all
 from pipelines.jobs.score_plan import ROW_BYTES_AT_MOST
-from pipelines.recipe.checks import Data, check_recipe
+from pipelines.recipe.checks import Data, check_recipe, check_rules
 from pipelines.recipe.context import Context
 from pipelines.recipe.selection import check_scorable, is_scorable
 from pipelines.stages.dataset_versions import is_sharded, next_version
 from pipelines.stages.decisions import find_decision
 from pipelines.stages.evaluate import evaluation_job
-from pipelines.stages.retrain import frozen_job, next_cycle
+from pipelines.stages.retrain import base_of, frozen_job, next_cycle
 from pipelines.stages.run import STEPS
 from pipelines.stages.sample import sample_plan
 from pipelines.stages.score import score_plan
@@ -53,6 +47,8 @@ class Step(Config):
     """``done``, ``to do``, or ``skipped: `` and the reason."""
     expected_s: float | None = None
     """Seconds that the work will take without the start of processes; None if done, skipped or not known."""
+    measured_on: str = ""
+    """Where ``expected_s`` was measured; empty without it."""
     work: dict[str, Any]
     """Sizes: ``images``, ``parameters``, ``bytes``, and others of the stage."""
 
@@ -65,8 +61,9 @@ def plan(stage: str, context: Context) -> list[Step]:
             would promote candidates that it must refuse.
     """
     stages = {"run": tuple(STEPS), "retrain": (*STEPS, "promote")}.get(stage, (stage,))
-    job_for = evaluation_job
+    job_for, deciding = evaluation_job, None
     if stage == "retrain":
+        deciding = Data.of(base_of(context).dataset())
         job_for = partial(frozen_job, context)
         context, first, data = plan_growth(context, next_cycle)
     elif stage == "shard" and context.recipe.data.append and is_sharded(context):
@@ -74,11 +71,13 @@ def plan(stage: str, context: Context) -> list[Step]:
     else:
         first, data = plan_data(context)
     models = check_recipe(context, data, stages)
+    if "promote" in stages:
+        check_rules(context, deciding or data)
     if stage == "promote":
         check_policy(context.recipe.promote, labelled=data.spec.classes > 0)
     if stage == "score" and not any(is_scorable(context, name) for name in models):
         check_scorable(context, context.models[0])  # raises the reason
-    steps = [first] if "shard" in stages else []
+    steps: list[_Planned] = [(first, None)] if "shard" in stages else []
     for name, model in models.items():
         training = "distill" if context.recipe.entry(name).distills else "train"
         if training in stages:
@@ -88,10 +87,22 @@ def plan(stage: str, context: Context) -> list[Step]:
         if "score" in stages:
             steps.append(_score(context, name, model, data))
     if "evaluate" in stages:
-        steps += [_evaluate(context, job_for(context, name)) for name in models]
+        steps += [(_evaluate(context, job_for(context, name)), None) for name in models]
     if "promote" in stages:
-        steps += [_promote(context, name) for name in models]
-    return steps
+        steps += [(_promote(context, name), None) for name in models]
+    times = measure_all(context, [None if step.done else measure for step, measure in steps])
+    return [_timed(step, time) for (step, _), time in zip(steps, times, strict=True)]
+
+
+_Planned = tuple[Step, TimeProbe | None]
+"""A step, and how its time is measured if it is to do."""
+
+
+def _timed(step: Step, time: Measured | None) -> Step:
+    if time is None:
+        return step
+    update = {"expected_s": round(time.seconds, 1), "measured_on": time.place}
+    return step.model_copy(update=update)
 
 
 def plan_data(context: Context) -> tuple[Step, Data]:
@@ -124,16 +135,14 @@ def _step(
     done: bool,
     fingerprint: str | None,
     work: dict[str, Any],
-    expected: Callable[[], Expected] | None = None,
 ) -> Step:
-    """A step that is done or to do; its time is measured only if it is to do."""
+    """A step that is done or to do."""
     return Step(
         stage=stage,
         name=name,
         done=done,
         fingerprint=fingerprint,
         state="done" if done else "to do",
-        expected_s=None if done or expected is None else round(expected().total_s, 1),
         work=work,
     )
 
@@ -159,7 +168,7 @@ _UNKNOWN: tuple[bool, None] = False, None
 """Work whose input does not exist yet."""
 
 
-def _train(context: Context, name: str, stage: str, model: GenerativeModel, data: Data) -> Step:
+def _train(context: Context, name: str, stage: str, model: GenerativeModel, data: Data) -> _Planned:
     config = context.recipe.train_config(name)
     parameters = parameters_of(model)
     done, fingerprint = _UNKNOWN
@@ -174,47 +183,49 @@ def _train(context: Context, name: str, stage: str, model: GenerativeModel, data
         "workers": config.workers,
         "parameters": parameters,
         "bytes": _WEIGHT_BYTES * parameters,
-        "memory bytes of a worker": 20 * parameters,  # weights, gradients, two moments, average
+        "memory bytes of a worker": training_bytes(parameters),
         "checkpoint bytes": 16 * parameters,
     }
-    measure = _if_known(context, lambda cores: training_time(model, config, cores))
-    return _step(stage, name, done=done, fingerprint=fingerprint, work=work, expected=measure)
+    measure = TimeProbe(partial(training_time, model, config), config.workers)
+    return _step(stage, name, done=done, fingerprint=fingerprint, work=work), measure
 
 
 def _model_exists(context: Context, name: str) -> bool:
     return context.snapshot.load(Manifest, context.at("models", name), "model") is not None
 
 
-def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
+def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> _Planned:
     config = context.recipe.sample
     options = context.recipe.sample_options(name)
     done, fingerprint = _UNKNOWN
     if _model_exists(context, name):
         planned = sample_plan(context, name)
-        done, fingerprint = _lookup(context, planned.out_root, "dataset", planned.fingerprint)
+        done, fingerprint = planned.done, planned.fingerprint
+    request = resolve_request(config, model.spec, data.class_names, data.empty_classes)
+    shards = -(-request.rows // config.shard_rows)
     work = {
-        "images": config.count,
-        "shards": shard_count(config),
-        "bytes": size_bytes_at_most(config, model.spec),
+        "images": request.rows,
+        "shards": shards,
+        "bytes": size_bytes_at_most(request.rows, shards, model.spec),
         "workers": config.workers,
         "sampler": options.sampler,
-        "draws from p(x)": options.draws_from_p,
+        "draws from p(x)": options.draws_from_p and not config.filters.is_on,
     }
-    request = label_request(config.labels, model.spec, data.class_names, data.empty_classes)
-    measure = _if_known(
-        context, lambda cores: sampling_time(model, options, request, config, cores)
-    )
-    return _step("sample", name, done=done, fingerprint=fingerprint, work=work, expected=measure)
+    if config.filters.is_on:
+        work["filters"] = ", ".join(config.filters.result())
+    call = partial(sampling_time, model, options, request, config)
+    step = _step("sample", name, done=done, fingerprint=fingerprint, work=work)
+    return step, TimeProbe(call, config.workers, shards)
 
 
-def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> Step:
+def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> _Planned:
     config = context.recipe.score
     work: dict[str, Any] = {"split": config.split, "workers": config.workers}
     try:
         check_scorable(context, name)
     except Unscorable as error:
         state = f"skipped: {error.summary(name)}"
-        return Step(stage="score", name=name, done=False, state=state, work=work)
+        return Step(stage="score", name=name, done=False, state=state, work=work), None
     done, fingerprint = _UNKNOWN
     if data.manifest is not None and _model_exists(context, name):
         planned = score_plan(context, name)
@@ -230,11 +241,12 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> S
         work["calibration images"] = min(data.rows[config.calibration.split], most)
         same = config.data is None and config.calibration.split == config.split
         calibration_rows = 0 if same else work["calibration images"]
-    measure = _if_known(
-        context,
-        lambda cores: scoring_time(model, options, rows + calibration_rows, config, cores),
+    rows += calibration_rows
+    step = _step("score", name, done=done, fingerprint=fingerprint, work=work)
+    units = -(-rows // config.rows_per_task)
+    return step, TimeProbe(
+        partial(scoring_time, model, options, rows, config), config.workers, units
     )
-    return _step("score", name, done=done, fingerprint=fingerprint, work=work, expected=measure)
 
 
 def _evaluate(context: Context, job: EvaluationJob) -> Step:
@@ -252,11 +264,3 @@ def _promote(context: Context, name: str) -> Step:
     fingerprint = decision.fingerprint if decision else None
     work = {"rules": ", ".join(context.recipe.promote.rules)}
     return _step("promote", name, done=decision is not None, fingerprint=fingerprint, work=work)
-
-
-def _if_known(
-    context: Context, measure: Callable[[Cores], Expected]
-) -> Callable[[], Expected] | None:
-    """The measurement on this machine's cores; None where the recipe requests GPUs."""
-    cluster = context.recipe.cluster
-    return None if cluster.gpus_per_worker > 0 else lambda: measure(Cores.of(cluster))

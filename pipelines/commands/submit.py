@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -144,27 +144,35 @@ def _address(address: str | None) -> str:
 
 
 def _check_paths(stage: str, recipe: Recipe, address: str) -> None:
-    """Refuse paths of this machine in a recipe for another one.
+    """Refuse paths of this machine in a recipe for another one."""
+    from pipelines.recipe.remote_paths import check_paths
+
+    check_paths(recipe, urlsplit(address).hostname or "", _used_paths(stage, recipe))
+
+
+def _used_paths(stage: str, recipe: Recipe) -> Callable[[str], bool]:
+    """Whether a stage uses the path in a key of the recipe."""
+    return lambda key: (
+        (stage in _READ_SOURCE or key != "data.source")
+        and (recipe.tracking.enabled or not key.startswith("tracking."))
+    )
+
+
+def portable_recipe(stage: str, recipe: Recipe, place: str) -> Recipe:
+    """The recipe for a job on other machines, with an absolute source.
+
+    Args:
+        stage: of the job.
+        recipe: as loaded here.
+        place: where the job runs, in words.
 
     Raises:
-        ConfigError: a key that the stage uses has such a path, and no shared folder contains it.
+        ConfigError: the stage uses a path of this machine.
     """
-    from cluster.reach import is_this_machine
-    from pipelines.recipe.relative_paths import local_paths
+    from pipelines.recipe.remote_paths import refuse_paths
 
-    host = urlsplit(address).hostname or ""
-    if is_this_machine(host):
-        return
-    for key, path in local_paths(recipe.model_dump(mode="json")):
-        used = stage in _READ_SOURCE if key == "data.source" else True
-        used &= recipe.tracking.enabled or not key.startswith("tracking.")
-        shared = any(storage.is_below(path, folder) for folder in recipe.cluster.shared_folders)
-        if used and not shared:
-            raise ConfigError(
-                f"recipe: {key} has the path {path}, which is of this machine, but the job runs at {host}; "
-                "use a URL of an object store, or, if all nodes see the same folder, name it in "
-                "cluster.shared_folders"
-            )
+    refuse_paths(recipe, place, _used_paths(stage, recipe))
+    return _portable(recipe)
 
 
 def _portable(recipe: Recipe) -> Recipe:

@@ -15,6 +15,7 @@ from pipelines.recipe.context import Context
 from pipelines.stages.champions import Champions
 from pipelines.stages.decisions import decided, decisions_at
 from pipelines.stages.known_models import find_model, sibling
+from pipelines.stages.replaced import replaced_digests
 
 _Text = Annotated[str, Field(max_length=10_000)]
 
@@ -55,6 +56,8 @@ def explain_version(context: Context, version: str) -> tuple[dict[str, Any], lis
     state = state_of(promotions, model.digest)
     lines = [f"{champions.name} {model.label}: {state}"]
     lines += [f"  trained model at {model.root}"]
+    replaced = _replaced(champions, model)
+    lines += [f"marked: {line}" for line in replaced]
     for root, decision in decisions:
         lines += _decision_lines(promotions, root, decision)
     if not decisions:
@@ -75,8 +78,24 @@ def explain_version(context: Context, version: str) -> tuple[dict[str, Any], lis
         ],
         "ledger": [entry.model_dump(mode="json") for entry in entries],
         "lineage": lineage,
+        "marked": replaced,
     }
     return values, lines
+
+
+def _replaced(champions: Champions, model: LedgerModel) -> list[str]:
+    """What the version without some rows says about a model and synthetic datasets made with them."""
+    lists = replaced_digests(champions.context.command_root)
+    found = lists.get(model.digest)
+    if found is None:
+        return []
+    (own,) = (item for item in found.items if item.digest == model.digest)
+    datasets = [
+        f"synthetic dataset {item.path}: {found.mark}"
+        for item in found.items
+        if item.kind == "synthetic dataset" and item.model == model.digest
+    ]
+    return [f"{own.kind} {own.path}: {found.mark}", *datasets]
 
 
 def _decisions(champions: Champions, model: LedgerModel) -> list[tuple[str, Manifest]]:

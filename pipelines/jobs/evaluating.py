@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from cluster.session import ClusterConfig, wait_s
 from cluster.tasks import TaskOptions, run_tasks
 from genmod.evaluation.comparison import ComparisonJob
 from genmod.evaluation.features_job import FeaturesJob
@@ -18,7 +19,7 @@ EvaluationWork = FeaturesJob | EvaluationJob | ComparisonJob | DriftJob
 def run_evaluations(
     jobs: Sequence[EvaluationWork],
     connect: Callable[[], None],
-    cpus: float,
+    cluster: ClusterConfig,
     progress: Progress = NO_PROGRESS,
     finished: int = 0,
 ) -> None:
@@ -27,7 +28,7 @@ def run_evaluations(
     Args:
         jobs: independent of one another; none of them is done.
         connect: connects to Ray.
-        cpus: logical CPUs of one task.
+        cluster: CPUs of one task, and how long to wait for them.
         progress: receives models that are done and models in all.
         finished: models that were done before.
 
@@ -40,11 +41,12 @@ def run_evaluations(
     total = finished + len(jobs)
     options = TaskOptions(
         limit_hint="set evaluate.deadline_s higher, or check the cluster (ray status)",
-        cpus=cpus,
+        cpus=cluster.cpus_per_worker,
+        wait_s=wait_s(cluster),
         deadline_s=sum(job.config.deadline_s for job in jobs),
     )
     progress.update("evaluate", finished, total, "models")
-    calls = ((job.out_root, (job, max(1, int(cpus)))) for job in jobs)
+    calls = ((job.out_root, (job, max(1, int(cluster.cpus_per_worker)))) for job in jobs)
     for count, _ in enumerate(run_tasks(_run, calls, options), finished + 1):
         progress.update("evaluate", count, total, "models")
 

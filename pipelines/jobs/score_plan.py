@@ -15,7 +15,7 @@ from genmod.interface.registry import family
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import ImageSpec
 from genmod.manifest.class_match import Classes, match_classes
-from genmod.scoring.table import ScoreConfig
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.work_units import HELD_OUT_SPLIT, SCORE_PURPOSE, rows_to_score, shard_slices
 
 ROW_BYTES_AT_MOST = 240

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.actors import Task, TaskResult
@@ -13,18 +12,27 @@ from genmod.data.reading.reader import RowReader
 from genmod.errors import GenmodError
 from genmod.interface.model import GenerativeModel
 from genmod.interface.snapshot import ManifestSnapshot
-from genmod.manifest import DatasetManifest, FileEntry, Manifest, require, write_file
-from genmod.scoring.calibrated import add_ood_scores, calibration_metadata, read_scores
-from genmod.scoring.label import ScoreLabel, common_label
+from genmod.manifest import DatasetManifest, Manifest, content_name, require, write_file
+from genmod.scoring.calibrated import add_ood_scores, read_scores
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.moments import RunningMoments
 from genmod.scoring.ood_scores import count_rare
-from genmod.scoring.table import ScoreConfig, Scores, summary
-from genmod.scoring.work_units import ShardSlice, prepare, score_rows, shard_slices
-from pipelines.jobs.bulk import DEFAULT, BulkJob, BulkOptions, WorkUnit, WorkUnitActor, run_jobs
+from genmod.scoring.receipt import ScoreReceipt
+from genmod.scoring.row_scores import ScoredRows, score_rows
+from genmod.scoring.table import Scores
+from genmod.scoring.work_units import ShardSlice, prepare, shard_slices
+from genmod.stopwatch import FIT, measured
+from pipelines.jobs.bulk import DEFAULT, BulkJob, BulkOptions, WorkUnit, WorkUnitActor
+from pipelines.jobs.execution import run_jobs
+from pipelines.jobs.score_division import ScoreDivision, score_unit
+from pipelines.jobs.score_manifest import count_unscored, numeric_classes, score_manifest
 from pipelines.jobs.score_plan import ScoreJob, ScorePlan, plan_score
 
 PREPARED = "prepared"
 """Name of the receipt of the setup task."""
+
+UNSCORED_UNITS = 3
+"""Units without any score at which a worker stops, if it had none with one."""
 
 
 class PreparedReceipt(Config):
@@ -36,81 +44,106 @@ class PreparedReceipt(Config):
     metadata: dict[str, float]
 
 
-class ScoreReceipt(Config):
-    """The receipt of one table of scores."""
-
-    fingerprint: str
-    file: FileEntry
-    rows: int
-    nats: RunningMoments
-    label: ScoreLabel
-    prepared: dict[str, float] = {}
-    """Numbers that the setup task measured."""
-    rare: dict[str, int] = {}
-    """How many rows have a p below :data:`~genmod.scoring.ood_scores.RARE_P`, by column."""
-
-
 class ScoreActor(WorkUnitActor):
     """Writes tables of log-likelihoods."""
 
     receipt = ScoreReceipt
+    section = "score"
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._calibration_scores: dict[str, Scores] = {}
+        self._calibrations: dict[str, tuple[Scores, Manifest]] = {}
+        self._scored: set[str] = set()
+        self._unscored: dict[str, tuple[int, str]] = {}
 
     def do(self, task: Task) -> TaskResult:
         """Write a table, or run the setup task."""
         if task["unit"] != PREPARED:
             return super().do(task)
         plan = self.plans[task["job"]]
+        self.numerics(plan, ())
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
-        return {"unit": PREPARED, "receipt": as_json(self._prepared(plan, model))}
+        receipt = as_json(self._prepared(plan, model))
+        return {"job": task["job"], "unit": PREPARED, "receipt": receipt}
 
     def write_unit(self, plan: ScorePlan, name: str, parameters: dict[str, Any]) -> ScoreReceipt:
         """Write one table: the scores of some rows of one shard."""
+        self._check_model(plan)
         model = self.model(plan.model_root, plan.model_digest, plan.config.weights)
-        prepared, calibration = self._prepared(plan, model), self._calibration(plan)
+        prepared, calibration = self._prepared(plan, model), None
+        shared: list[str] = []
+        if plan.calibration is not None:
+            calibration, manifest = self._calibration(plan.calibration)
+            shared = numeric_classes(manifest)
+        numerics = self.numerics(plan, shared)
         options = parse(model.Score, prepared.options, f"model.{plan.name}.score")
         rows = ShardSlice.model_validate(parameters)
         reader = RowReader(plan.spec, [rows.shard], label_maps=[plan.label_map])
-        scores = score_rows(
+        scored = score_rows(
             model,
             options,
             reader,
             rows.rows(),
-            plan.config.micro_batch,
+            plan.config.batch_rows,
             seed=plan.seed,
+            first=rows.start,
             known=calibration if plan.is_calibrated_by_own_rows else None,
         )
         reader.close()
-        if calibration is not None:
-            own = plan.is_calibrated_by_own_rows
-            scores = add_ood_scores(scores, calibration, plan.spec, own=own)
-        # Accelerators of different kinds may round differently, so each attempt has its own file name.
-        if self.device != "cpu":
-            name = f"{name}-{uuid.uuid4().hex[:8]}"
-        data = scores.to_parquet(plan.spec.dims, plan.metadata(), plan.spec.levels)
+        self._count(plan, scored)
+        self._check_model(plan)
+        file, scores = None, scored.scores
+        if scores is not None:
+            if calibration is not None:
+                own = plan.is_calibrated_by_own_rows
+                scores = add_ood_scores(scores, calibration, plan.spec, own=own)
+            data = scores.to_parquet(plan.spec.dims, plan.metadata(), plan.spec.levels)
+            # Processors of different kinds may round differently, so contents have their own file names.
+            file = write_file(plan.out_root, f"{content_name(name, data)}.parquet", data)
         return ScoreReceipt(
             fingerprint=plan.fingerprint,
-            file=write_file(plan.out_root, f"{name}.parquet", data),
-            rows=len(rows),
-            nats=RunningMoments.of(scores.nats_B),
-            label=scores.label,
+            file=file,
+            rows=len(rows) - len(scored.rejected),
+            nats=RunningMoments() if scores is None else RunningMoments.of(scores.nats_B),
+            noise=0.0 if scores is None else float(scores.stderr_B.square().sum()),
+            label=None if scores is None else scores.label,
             prepared=prepared.metadata,
-            rare=count_rare(scores.columns),
+            rare={} if scores is None else count_rare(scores.columns),
+            rejected=scored.rejected,
+            numerics=numerics,
         )
 
-    def _calibration(self, plan: ScorePlan) -> Scores | None:
-        """The scores of the calibration rows, read once."""
-        if plan.calibration is None:
-            return None
-        key = plan.calibration.fingerprint
-        if key not in self._calibration_scores:
-            root = plan.calibration.out_root
-            manifest = require(Manifest, root, "scores", "score")
-            self._calibration_scores[key] = read_scores(root, manifest)
-        return self._calibration_scores[key]
+    def _check_model(self, plan: ScorePlan) -> None:
+        """GenmodError if the first units of this worker had no score at all: the model is at fault."""
+        units, reason = self._unscored.get(plan.out_root, (0, ""))
+        if units >= UNSCORED_UNITS:
+            raise GenmodError(
+                f"no row of {units} tasks has a score; {reason}; check that the model is trained and did not "
+                "diverge"
+            )
+
+    def _count(self, plan: ScorePlan, scored: ScoredRows) -> None:
+        """Count the first units of this worker, as long as they have no score."""
+        if scored.scores is not None:
+            self._scored.add(plan.out_root)
+            self._unscored.pop(plan.out_root, None)
+        elif plan.out_root not in self._scored:
+            first = scored.rejected[0]
+            units, _ = self._unscored.get(plan.out_root, (0, ""))
+            self._unscored[plan.out_root] = units + 1, f"{first.key}: {first.reason}"
+
+    def _calibration(self, plan: ScorePlan) -> tuple[Scores, Manifest]:
+        """The scores of the calibration rows, read once, and their manifest."""
+        if plan.fingerprint not in self._calibrations:
+            manifest = require(Manifest, plan.out_root, "scores", "score")
+            scores = read_scores(plan.out_root, manifest)
+            if len(scores.nats_B) < 2:
+                raise GenmodError(
+                    f"{plan.out_root}: only one calibration row has a score, expected at least 2; name "
+                    "another split with score.calibration.split, or set score.calibration=null"
+                )
+            self._calibrations[plan.fingerprint] = scores, manifest
+        return self._calibrations[plan.fingerprint]
 
     def _prepared(self, plan: ScorePlan, model: GenerativeModel) -> PreparedReceipt:
         """The result of the setup task, which the first actor that needs it runs."""
@@ -122,9 +155,10 @@ class ScoreActor(WorkUnitActor):
         receipt = receipts.load_receipt(PreparedReceipt, plan.out_root, PREPARED, plan.fingerprint)
         if receipt is None:
             own = require(DatasetManifest, plan.own_root, "dataset", "shard")
-            prepared = prepare(
-                model, options, plan.own_root, own, seed=plan.seed, label_map=plan.own_label_map
-            )
+            with measured(FIT):
+                prepared = prepare(
+                    model, options, plan.own_root, own, seed=plan.seed, label_map=plan.own_label_map
+                )
             receipt = PreparedReceipt(
                 fingerprint=plan.fingerprint,
                 options=as_json(prepared.options),
@@ -152,8 +186,9 @@ def bulk_score_job(
         first = bulk_score_job(plan.calibration, snapshot, f"calibrate {plan.name}")
 
     @receipts.together(plan.out_root)
-    def finish(tables: Sequence[ScoreReceipt], calibration: Manifest | None) -> Manifest:
-        return _manifest(plan, tables, calibration)
+    def finish(tables: Mapping[str, ScoreReceipt], calibration: Manifest | None) -> Manifest:
+        rows = dataset.rows(plan.config.split)
+        return score_manifest(plan, list(tables.values()), calibration, rows)
 
     return BulkJob(
         name=plan.name,
@@ -163,7 +198,7 @@ def bulk_score_job(
         fingerprint=plan.fingerprint,
         manifest=Manifest,
         receipt=ScoreReceipt,
-        units=[WorkUnit(rows.name, len(rows), as_json(rows)) for rows in slices],
+        units=[score_unit(rows) for rows in slices],
         plan=plan,
         inputs={
             "model": (plan.model_root, plan.model_digest),
@@ -172,50 +207,11 @@ def bulk_score_job(
         finish=finish,
         first=first,
         setup_task=WorkUnit(PREPARED, 0, {}) if _needs_setup(plan) else None,
-    )
-
-
-def _manifest(
-    plan: ScorePlan, tables: Sequence[ScoreReceipt], calibration: Manifest | None
-) -> Manifest:
-    """The manifest of all tables, with a summary of their scores. GenmodError if rows were lost."""
-    rows = sum(receipt.rows for receipt in tables)
-    if rows != plan.rows or rows != sum(receipt.nats.n for receipt in tables):
-        raise GenmodError(
-            f"{plan.out_root}: got scores of {rows} rows, expected {plan.rows}; remove that folder and "
-            "score again"
-        )
-    if len({tuple(sorted(receipt.rare)) for receipt in tables}) != 1:
-        raise GenmodError(
-            f"{plan.out_root}: its receipts count rare rows by different columns; remove that folder and "
-            "score again"
-        )
-    label = common_label(receipt.label for receipt in tables)
-    parents = {"model": plan.model_digest, "dataset": plan.dataset_digest}
-    compared: dict[str, Any] = {}
-    if plan.calibration is not None:
-        assert calibration is not None, "the calibration job runs first"
-        parents["calibration"] = calibration.digest
-        scores = read_scores(plan.calibration.out_root, calibration)
-        compared = calibration_metadata(scores, plan.spec) | {
-            "calibration_split": plan.calibration.config.split,
-            "rare": {
-                name: sum(receipt.rare[name] for receipt in tables) / rows
-                for name in tables[0].rare
-            },
-        }
-    return Manifest(
-        kind="scores",
-        fingerprint=plan.fingerprint,
-        parents=parents,
-        files=tuple(receipt.file for receipt in tables),
-        metadata=plan.config.result()
-        | plan.metadata()
-        | {"name": plan.name, "family": plan.family}
-        | {"rows_of_files": [receipt.rows for receipt in tables]}
-        | {"prepared": tables[0].prepared}
-        | compared
-        | summary([receipt.nats for receipt in tables], plan.spec.dims, label, plan.spec.levels),
+        division=ScoreDivision(plan),
+        section="score",
+        max_quarantined=plan.config.max_quarantined,
+        missing=count_unscored,
+        missing_text="rows could not be scored",
     )
 
 

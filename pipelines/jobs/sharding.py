@@ -28,6 +28,7 @@ def shard(
     *,
     seed: int,
     workers: int | None = None,
+    wait_s: float = 0.0,
     progress: Progress = NO_PROGRESS,
     plan: DatasetPlan | None = None,
 ) -> DatasetManifest | None:
@@ -38,6 +39,7 @@ def shard(
         root: URL of the dataset.
         seed: of the recipe.
         workers: shards written at the same time; default ``data.workers``, else all CPUs of the cluster.
+        wait_s: how long to wait for resources that other jobs hold, in seconds.
         progress: receives rows that are done and rows in all.
         plan: the plan of this dataset, e.g. of the next version of another one; by default that of ``data``
             and ``seed``.
@@ -61,7 +63,7 @@ def shard(
         return None
     if plan.previous is not None:
         plan.previous.shared(root)  # raises if the folders do not fit
-    options = _task_options(plan, workers or data.workers or _cpus())
+    options = _task_options(plan, workers or data.workers or _cpus(), wait_s)
     claim(root, plan.fingerprint)
     shard_receipts = _make_shards(plan, root, options, progress)
     rejected = [row for receipt in shard_receipts for row in receipt.rejected]
@@ -84,7 +86,7 @@ def _cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _task_options(plan: DatasetPlan, workers: int) -> TaskOptions:
+def _task_options(plan: DatasetPlan, workers: int, wait_s: float) -> TaskOptions:
     """Each task requests the memory that it needs, so that a node runs no more tasks than fit.
 
     Raises:
@@ -104,6 +106,7 @@ def _task_options(plan: DatasetPlan, workers: int) -> TaskOptions:
         memory_bytes=plan.task_bytes,
         max_in_progress=workers,
         scheduling="SPREAD",
+        wait_s=wait_s,
         stall_s=STALL_S,
     )
 

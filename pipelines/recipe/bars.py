@@ -21,6 +21,8 @@ class Counts(NamedTuple):
     total: int
     unit: str
     note: str
+    left_s: float | None = None
+    """Seconds, if the job knows them; else they are estimated from the rate."""
 
 
 class Bars:
@@ -40,13 +42,15 @@ class Bars:
         if self._progress is None:
             self._progress = _start(self._stream, self._now)
         now_s, rate = self._now(), clock.rate()
-        left_s, least_s = (clock.left_s(at_s, counts.total) for at_s in (now_s, float("inf")))
+        left_s, least_s = counts.left_s, 0.0
+        if left_s is None:
+            left_s, least_s = (clock.left_s(at_s, counts.total) for at_s in (now_s, float("inf")))
         fields: dict[str, Any] = {
             "count": f"{counts.done:,}/{counts.total:,} {counts.unit}",
             "pace": "" if rate is None else f"{rate_text(rate)}/s",
             "ends_s": None if left_s is None else now_s + left_s,
             "least_s": least_s,
-            "is_bound": clock.is_bound,
+            "is_bound": counts.left_s is None and clock.is_bound,
             "note": counts.note,
         }
         if task not in self._ids:

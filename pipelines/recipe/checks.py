@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from genmod.data.order.training_order import check_order
 from genmod.data.sharding.plan import ShardPlan
-from genmod.errors import ConfigError
-from genmod.generation.labels import label_request
+from genmod.errors import ConfigError, did_you_mean
+from genmod.evaluation.likelihood import BITS_PER_DIM
+from genmod.evaluation.measure import BETTER
+from genmod.evaluation.policy import default_rules
+from genmod.evaluation.rows_needed import least_rows, smallest_gain
+from genmod.generation.request import resolve_request
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig, family
-from genmod.manifest import SPLITS, DatasetManifest, ImageSpec
+from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, Manifest
+from genmod.metrics.onnx_file import check_onnx, read_onnx
+from genmod.metrics.onnx_net import require_runtime
 from genmod.training.job import check_rows
 from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.selection import is_scorable
@@ -89,7 +96,7 @@ def check_recipe(
             )
             config.check_phases(model.phases())
     if "sample" in stages:
-        label_request(recipe.sample.labels, data.spec, data.class_names, data.empty_classes)
+        resolve_request(recipe.sample, data.spec, data.class_names, data.empty_classes)
     scored = "score" in stages and any(is_scorable(context, name) for name in models)
     scores_own_data = recipe.score.data is None
     if scored and scores_own_data and not data.rows[recipe.score.split]:
@@ -105,11 +112,17 @@ def check_recipe(
             "split, or set score.calibration=null"
         )
     if "evaluate" in stages:
-        _check_evaluate(context, data)
+        check_evaluation(context, data)
     return models
 
 
-def _check_evaluate(context: Context, data: Data) -> None:
+def check_evaluation(context: Context, data: Data) -> None:
+    """Check that there are rows to evaluate with, and that a net of features can be used.
+
+    Raises:
+        ConfigError: samples or images are too few; onnxruntime or the net is missing, or it is another one.
+        DataError: the net's file is no ONNX model.
+    """
     config = context.recipe.evaluate
     minimum = config.neighbours + 2
     available = {
@@ -123,6 +136,71 @@ def _check_evaluate(context: Context, data: Data) -> None:
                 f"evaluate needs at least {minimum} {description} for evaluate.neighbours="
                 f"{config.neighbours}, got {rows}; provide more, or set evaluate.neighbours lower"
             )
+    if (net := config.features.onnx) is not None:
+        require_runtime()
+        if context.snapshot.load(Manifest, context.at("features"), "features") is None:
+            check_onnx(read_onnx(net), net.file, "export the net again")
+
+
+def check_rules(context: Context, data: Data) -> None:
+    """Check that the metrics of the gate's rules will be measured, on enough rows for the stated gains.
+
+    Args:
+        context: the command.
+        data: the dataset whose rows decide.
+
+    Raises:
+        ConfigError: a rule names a metric that is not measured, or the reference split has fewer rows than
+            the stated gain needs at best. Of a default rule, this is only logged.
+    """
+    recipe = context.recipe
+    config, split = recipe.promote, recipe.evaluate.reference
+    rows = min(data.rows[split], recipe.evaluate.images)
+    default = default_rules()
+    for name, rule in config.rules.items():
+        if not rule.optional and (problem := _not_measured(context, data, name.partition("[")[0])):
+            raise ConfigError(f"promote.rules.{name}: the metric is not measured: {problem}")
+        needed = least_rows(name, config)
+        if needed is None or needed <= rows:
+            continue
+        text = (
+            f"promote.rules.{name}.improve_by={rule.improve_by:g} needs at least {needed:,} rows of split "
+            f"{split}, got {rows:,}: fewer cannot show this gain"
+        )
+        if rule == default.get(name):
+            context.progress.log(f"  note: {text}")
+            continue
+        gain = smallest_gain(name, config, rows)
+        larger = (
+            f", or set improve_by to {math.ceil(1000 * gain) / 1000:g}"
+            if gain
+            else ", or remove improve_by"
+        )
+        raise ConfigError(f"{text}; raise data.splits.{split} or evaluate.images{larger}")
+
+
+def _not_measured(context: Context, data: Data, metric: str) -> str:
+    """Why evaluations with this recipe do not measure a metric; empty if they do."""
+    recipe = context.recipe
+    if metric not in BETTER:
+        return did_you_mean(metric, BETTER)
+    if metric in _OF_LABELS and not data.spec.classes:
+        return "the data has no labels; remove the rule, or set its optional"
+    if metric == "utility" and recipe.evaluate.utility_images is None:
+        return "set evaluate.utility_images"
+    if metric != BITS_PER_DIM:
+        return ""
+    split = recipe.evaluate.reference
+    if recipe.score.split != split or recipe.score.data is not None:
+        return (
+            f"it needs scores of the reference's rows; set score.split={split} and score.data=null"
+        )
+    without = [name for name in context.models if not is_scorable(context, name)]
+    return f"{', '.join(without)} has no density; remove the rule" if without else ""
+
+
+_OF_LABELS = frozenset({"class_balance", "class_coverage", "label_accuracy", "utility"})
+"""Metrics that need labels."""
 
 
 def planned_model(context: Context, name: str, data: Data) -> GenerativeModel:

@@ -22,6 +22,7 @@ from pipelines.recipe.time_left import duration
 from pipelines.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
+    from cluster.doctor.needs import NodeNeeds
     from genmod.data.sharding.plan import DatasetPlan
 
 Result = dict[str, Any]
@@ -42,6 +43,10 @@ class _Opened:
     """URL of the command's own root: where an embedded tracking store is."""
     tracker: Tracker | None = None
     dataset_plan: DatasetPlan | None = None
+    has_connected: bool = False
+    """Whether the command has connected to Ray; one that its process had before stays as it is."""
+    needs: NodeNeeds | None = None
+    """What nodes must have, until they were checked."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,17 @@ class Context:
         if "ray" not in sys.modules or not self._is_connected():
             local = session.address_of(self.recipe.cluster) == session.LOCAL
             self.progress.log("  starting Ray" if local else "  connecting to Ray")
+            self._opened.has_connected = True
         session.connect(self.recipe.cluster)
+        needs, self._opened.needs = self._opened.needs, None
+        if needs is not None and session.address_of(self.recipe.cluster) != session.LOCAL:
+            from cluster.doctor.preflight import preflight
+
+            preflight(needs)
+
+    def require(self, needs: NodeNeeds) -> None:
+        """Check the nodes of a cluster when the command connects to it, before it takes resources."""
+        self._opened.needs = needs
 
     def _is_connected(self) -> bool:
         import ray
@@ -108,10 +123,10 @@ class Context:
         return ray.is_initialized()
 
     def close(self) -> None:
-        """Wait until the tracker has logged everything, and disconnect from Ray."""
+        """Wait until the tracker has logged everything, and disconnect from Ray if the command connected."""
         if self._opened.tracker is not None:
             self._opened.tracker.close()
-        if "ray" in sys.modules:
+        if self._opened.has_connected:
             session.disconnect()
 
     @property

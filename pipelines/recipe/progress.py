@@ -85,13 +85,22 @@ class ProgressDisplay:
             self._latest = sanitize(text).strip()
             self._print(sanitize(text))
 
-    def update(self, task: str, done: int, total: int, unit: str, note: str = "") -> None:
+    def update(
+        self,
+        task: str,
+        done: int,
+        total: int,
+        unit: str,
+        note: str = "",
+        *,
+        left_s: float | None = None,
+    ) -> None:
         """Show that ``done`` of ``total`` units of a task are finished.
 
         The first call starts the clock of the task. Before the first progress, a second call starts it again,
-        so that the start-up does not count.
+        so that the start-up does not count. ``left_s`` is the time left, if not estimated from the rate.
         """
-        task, counts = sanitize(task), Counts(done, total, unit, sanitize(note))
+        task, counts = sanitize(task), Counts(done, total, unit, sanitize(note), left_s)
         with self._lock:
             self._latest = f"{task}: {_share(counts)}"
             now_s = self._now()
@@ -161,7 +170,10 @@ def _is_terminal(stream: TextIO) -> bool:
 def _line(task: str, state: _Task, now_s: float) -> str:
     counts, rate = state.counts, state.clock.rate()
     pace = "" if rate is None else f"{rate_text(rate)} {counts.unit}/s, "
-    left = left_text(state.clock.left_s(now_s, counts.total), state.clock.is_bound)
+    if counts.left_s is not None:
+        left = left_text(counts.left_s, is_bound=False)
+    else:
+        left = left_text(state.clock.left_s(now_s, counts.total), state.clock.is_bound)
     return f"  {task}: {_share(counts)}, {pace}{left}{_note(counts)}"
 
 

@@ -14,11 +14,11 @@ from genmod.config import Config, parse
 from genmod.data.sources.config import DataConfig
 from genmod.errors import ConfigError, did_you_mean
 from genmod.evaluation.policy import PromoteConfig
-from genmod.generation.synthetic import SampleConfig
+from genmod.generation.config import SampleConfig
 from genmod.interface.options import SampleOptions, ScoreOptions
 from genmod.interface.registry import families, family
 from genmod.metrics.protocol import EvaluateConfig
-from genmod.scoring.table import ScoreConfig
+from genmod.scoring.config import ScoreConfig
 from genmod.storage import Name, RootUrl, StorageConfig
 from genmod.training.plan import TrainConfig
 from pipelines.recipe.about import AboutConfig

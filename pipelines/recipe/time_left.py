@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -47,7 +48,7 @@ def left_text(left_s: float | None, is_bound: bool) -> str:
     >>> [left_text(None, False), left_text(125.0, True), left_text(8.0, False)]
     ['starting', 'under 2 min 05 s left', '8 s left']
     """
-    if left_s is None:
+    if left_s is None or math.isinf(left_s):
         return "starting"
     return f"under {duration(max(1.0, left_s))} left" if is_bound else f"{duration(left_s)} left"
 

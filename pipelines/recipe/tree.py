@@ -67,9 +67,22 @@ def assign(tree: dict[str, Any], text: str) -> None:
     if not equals or not all(keys) or len(keys) > BUDGET.recipe_nesting:
         raise ConfigError(f"--set {text!r}: expected key=value, e.g. --set train.workers=2")
     parsed = parse_yaml(value, f"--set {text!r}")
+    if "#" in value and _ends_in_comment(value, parsed):
+        raise ConfigError(
+            f"--set {text!r}: the text after '#' would be a comment; put the value in quotes, e.g. "
+            "--set 'key=\"a #b\"'"
+        )
     section: Any = tree
     for key in keys[:-1]:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
             raise ConfigError(f"--set {text!r}: {key!r} is a value, not a section")
     section[keys[-1]] = parsed
+
+
+def _ends_in_comment(value: str, parsed: Any) -> bool:
+    """Whether one more character at the end of YAML text, whose values are given, changes nothing."""
+    try:
+        return parse_yaml(f"{value}x", "") == parsed
+    except ConfigError:
+        return False

@@ -11,21 +11,19 @@ from collections.abc import Sequence
 from genmod import storage
 from genmod.config import as_json
 from genmod.evaluation.comparison import ComparisonJob, differences_from
-from genmod.evaluation.gate import MetricDifference
+from genmod.evaluation.differences import MetricDifference
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.evaluation.measure import metrics_from
-from genmod.manifest import DatasetManifest
+from genmod.manifest import DatasetManifest, Manifest
 from genmod.promotion import LedgerModel
-from pipelines.jobs.sampling import SampleJob, plan_sample, sample_models
+from pipelines.jobs.sample_plan import SampleJob, plan_sample
+from pipelines.jobs.sampling import sample_models
 from pipelines.recipe.context import Context
 from pipelines.stages.bulk_stage import bulk_options
-from pipelines.stages.decisions import (
-    MeasuredChampion,
-    champion_folder,
-    check_champion,
-    likelihoods_of_champion,
-)
+from pipelines.stages.champion_evidence import check_champion, likelihoods_of_champion
+from pipelines.stages.decisions import MeasuredChampion, champion_folder
 from pipelines.stages.evaluate import run_evaluation_jobs
+from pipelines.stages.known_models import sibling
 
 
 def measure_champion(
@@ -54,7 +52,9 @@ def measure_champion(
             "out_root": storage.join(folder, "evaluation"),
         }
     )
-    comparison_job = _comparison(job, job.samples_root, samples_root, folder)
+    comparison_job = _comparison(job, job.samples_root, samples_root, folder).model_copy(
+        update=_scores_of_both(context, job, champion)
+    )
     jobs = [champion_job, comparison_job, *_on_fresh_rows(cycle, comparison_job, folder)]
     _, (evaluation, comparison, *fresh) = run_evaluation_jobs(context, jobs)
     gains = differences_from(comparison, comparison_job.out_root)
@@ -69,11 +69,24 @@ def measure_champion(
         )
 
     def more(images: int) -> Sequence[MetricDifference]:
-        return _compare_more(context, cycle, job, champion, folder=folder, images=images)
+        drawn = _compare_more(context, cycle, job, champion, folder=folder, images=images)
+        names = {gain.metric for gain in drawn}
+        return [*drawn, *(gain for gain in gains if gain.metric not in names)]  # of likelihoods
 
     metrics = metrics_from(evaluation.metadata), likelihoods_of_champion(context, champion)
     champion_metrics = [each for part in metrics for each in part]
     return MeasuredChampion(champion_metrics, gains, fresh_gains, more)
+
+
+def _scores_of_both(context: Context, job: EvaluationJob, champion: LedgerModel) -> dict[str, str]:
+    """Fields of a comparison: the scores by which both were evaluated; none if the champion has none now."""
+    root = sibling(_champion_root(context, job.name, champion), "scores")
+    if job.scores_root is None or root is None:
+        return {}
+    scores = context.snapshot.load(Manifest, root, "scores")
+    if scores is None or scores.parents.get("model") != champion.digest:
+        return {}
+    return {"candidate_scores_root": job.scores_root, "champion_scores_root": root}
 
 
 def _on_fresh_rows(cycle: Context, job: ComparisonJob, folder: str) -> list[ComparisonJob]:
@@ -108,7 +121,7 @@ def _compare_more(
         SampleJob(job.name, model_root, storage.join(more, side, "samples"), options)
         for side, model_root in roots.items()
     ]
-    config = context.recipe.sample.model_copy(update={"count": images})
+    config = context.recipe.sample.with_count(images)
     for each in jobs:
         sample_models([each], config, seed=cycle.recipe.seed, options=bulk_options(context))
     grown = job.model_copy(update={"config": job.config.model_copy(update={"images": images})})

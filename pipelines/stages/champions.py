@@ -30,8 +30,10 @@ from genmod.promotion import (
     mark_of,
 )
 from pipelines.recipe.context import Context
+from pipelines.stages.model_entry import model_entry
+from pipelines.stages.moved_root import relocate
 from pipelines.tracking import registry
-from pipelines.tracking.registry import ModelEntry, ModelVersion, RegisteredAliases
+from pipelines.tracking.registry import ModelVersion, RegisteredAliases
 from pipelines.tracking.run import TrackedRun
 from pipelines.tracking.tracker import TrackingError
 
@@ -62,6 +64,7 @@ class Champions:
         self.name = name
         self.ledger = Ledger(context.ledger_url, name, context.create)
         self._is_down = False
+        self._is_moved = False
 
     def read(self) -> Promotions:
         """The history, after the aliases were compared with it, and set if they were behind.
@@ -72,7 +75,7 @@ class Champions:
             ConfigError: the aliases were moved by hand.
             DataError: the ledger is broken.
         """
-        promotions = self.ledger.read()
+        promotions = self._history()
         aliases = self.aliases()
         if aliases is None:
             return promotions
@@ -88,10 +91,22 @@ class Champions:
 
     def peek(self) -> Promotions:
         """As :meth:`read`, but nothing is written or set."""
-        promotions = self.ledger.read()
+        promotions = self._history()
         aliases = self.aliases() if self.context.tracker.place.exists else None
         if aliases is not None and not is_first(promotions, aliases):
             self._refuse_drift(compare_aliases(promotions, alias_digests(aliases)))
+        return promotions
+
+    def _history(self) -> Promotions:
+        """The ledger's history; models of a root that was moved are where they are now."""
+        context = self.context
+        roots = context.tracker.config.roots
+        promotions, old = relocate(self.ledger.read(), context.command_root, roots)
+        if old and not self._is_moved:
+            self._is_moved = True
+            context.progress.log(
+                f"  {self.name}: the root was at {old}; its models are read below {context.command_root}"
+            )
         return promotions
 
     def aliases(self) -> RegisteredAliases | None:
@@ -116,7 +131,7 @@ class Champions:
         Other commands may do the same for newer entries, so the ledger and the aliases are read again.
         """
         for _ in range(_FOLLOW_ATTEMPTS):
-            promotions = self.ledger.read()
+            promotions = self._history()
             champion = promotions.champion
             if champion is None or self.ask(lambda p=promotions: self._set(p)) is None:
                 return
@@ -145,7 +160,7 @@ class Champions:
 
     def register(self, run: TrackedRun, digest: str, root: str) -> ModelVersion | None:
         """The registered version of a model, created if it does not exist; None as :meth:`ask`."""
-        entry = ModelEntry(self.name, digest, root, self.context.recipe.to_yaml())
+        entry = model_entry(self.context.recipe, self.name, digest, root)
         return self.ask(lambda: registry.register(self.context.tracker, run, entry))
 
     def allowed(self, url: str, what: str) -> str:
@@ -220,7 +235,7 @@ class Champions:
         root = self.allowed(model.root, f"the model of {model.label}")
         inputs = {"model": (root, model.digest)}
         run = tracker.run("register", self.name, model.digest, {}, inputs)
-        entry = ModelEntry(self.name, model.digest, root, self.context.recipe.to_yaml())
+        entry = model_entry(self.context.recipe, self.name, model.digest, root)
         version = registry.register(tracker, run, entry)
         run.finish()
         if model.evaluation is not None:

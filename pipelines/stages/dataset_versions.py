@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 
+from cluster.session import wait_s
 from genmod import storage
 from genmod.config import as_json
 from genmod.data.sharding.census_text import census_lines
@@ -20,6 +20,12 @@ from genmod.manifest import MANIFEST_NAMES, DatasetManifest
 from genmod.manifest.folders import VERSIONS_FOLDER
 from pipelines.jobs.sharding import shard
 from pipelines.recipe.context import Context
+from pipelines.stages.version_plan import (
+    DatasetVersion,
+    NewRowsReason,
+    plan_version,
+    take_all,
+)
 
 NOTHING_NEW = "nothing new"
 """Status of a command whose source has no rows that the newest version lacks."""
@@ -28,32 +34,8 @@ NOTHING_NEW = "nothing new"
 WARM_REASON = "the same rows, from the weights of the champion"
 """Reason of a version that ``retrain.start: both`` adds."""
 
-NewRowsReason = Callable[[DatasetPlan, "DatasetVersion"], "str | None"]
-"""Why new rows are a reason for a version, given its plan and the newest version: empty if they are one by
-themselves; None: they wait."""
-
-
 OnStart = Callable[[int, str], None]
 """Called with number and fingerprint of a version."""
-
-
-@dataclass(frozen=True)
-class DatasetVersion:
-    """One version of the dataset."""
-
-    number: int
-    root: str
-    """URL of the folder that contains ``data`` and what was made from it."""
-    data: DatasetManifest
-
-    @property
-    def rows(self) -> int:
-        """Rows of all splits."""
-        return sum(shard.rows for shard in self.data.shards)
-
-    def is_news(self, previous: DatasetVersion) -> bool:
-        """Whether there is something to train on that the version before has not."""
-        return self.rows > previous.rows or self.data.repeat > 0 or self.data.replaces is not None
 
 
 def is_sharded(context: Context) -> bool:
@@ -91,14 +73,8 @@ def _do_nothing(number: int, fingerprint: str) -> None:
     del number, fingerprint
 
 
-def _take_all(plan: DatasetPlan, newest: DatasetVersion) -> str:
-    """Any new rows are a reason for a version."""
-    del plan, newest
-    return ""
-
-
 def next_version(
-    context: Context, reason: NewRowsReason = _take_all
+    context: Context, reason: NewRowsReason = take_all
 ) -> tuple[Context, ShardPlan | None]:
     """Where the next version would be, and its plan; the newest and None if there are no new rows.
 
@@ -113,7 +89,7 @@ def next_version(
 
 
 def append_version(
-    context: Context, reason: NewRowsReason = _take_all, on_start: OnStart = _do_nothing
+    context: Context, reason: NewRowsReason = take_all, on_start: OnStart = _do_nothing
 ) -> DatasetVersion | None:
     """Write the next version of the dataset, or finish writing it; None if there are no new rows.
 
@@ -169,6 +145,7 @@ def _append(
         recipe.data,
         data_root,
         seed=recipe.seed,
+        wait_s=wait_s(recipe.cluster),
         progress=context.progress,
         plan=plan,
     )
@@ -191,60 +168,3 @@ def next_root(context: Context, first: int, fingerprint: str) -> tuple[int, str]
             continue
         return number, root
     raise AssertionError
-
-
-def plan_version(
-    context: Context, newest: DatasetVersion, reason: NewRowsReason = _take_all
-) -> tuple[DatasetPlan, bool]:
-    """The plan of the next version, and whether there is a reason for it.
-
-    Rows are added; or the version contains what the source has now, if the source lost or changed rows and
-    the recipe says so; or, after ``retrain.max_age_days``, the same rows are a version again.
-    """
-    config, recipe = context.recipe.retrain, context.recipe
-    parent = load_previous_version(storage.join(newest.root, "data"), newest.data)
-    plan = make_plan(recipe.data, recipe.seed, parent)
-    changes = _source_changes(plan, newest)
-    if changes and config.source_changes == "keep":
-        context.progress.log(
-            f"  {changes}; they stay as they are (retrain.source_changes=rebuild makes a version of what the "
-            "source has)"
-        )
-    elif changes:
-        because = f"{changes}, {plan.rows:,} rows are new" if plan.rows else changes
-        origin = VersionOrigin(
-            number=newest.number + 1, reason=because, replaces=newest.data.digest
-        )
-        rebuilt = make_plan(recipe.data, recipe.seed, origin=origin)
-        if (rebuilt.spec, rebuilt.class_names) != (newest.data.spec, newest.data.class_names):
-            raise DataError(
-                f"{recipe.data.source}: without the rows that it lost, its images or classes are not those "
-                "of the earlier versions; shard it under another root, or set retrain.source_changes=keep"
-            )
-        return rebuilt, True
-    if plan.shards:
-        found = reason(plan, newest)
-        if found == "":
-            return plan, True
-        if found is not None:
-            origin = VersionOrigin(number=newest.number + 1, reason=found)
-            return make_plan(recipe.data, recipe.seed, parent, origin), True
-    age_s = storage.age_s(storage.join(newest.root, "data", MANIFEST_NAMES["dataset"]))
-    if config.max_age_days is None or age_s < config.max_age_days * 86_400:
-        return plan, False
-    origin = VersionOrigin(
-        number=newest.number + 1,
-        reason=f"{age_s / 86_400:.1f} days have passed since version {newest.number}",
-        repeat=newest.data.repeat + 1,
-    )
-    return make_plan(recipe.data, recipe.seed, parent, origin), True
-
-
-def _source_changes(plan: DatasetPlan, newest: DatasetVersion) -> str:
-    """In words, what the source lost or changed of the newest version; empty if nothing is known."""
-    if plan.lost:
-        return f"{plan.lost:,} rows of version {newest.number} were removed from {plan.source}"
-    is_changed = plan.parents["source"] != newest.data.parents.get("source")
-    if is_changed and not plan.shards and not plan.new_rejected:
-        return f"content of {plan.source} changed since version {newest.number}"
-    return ""

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from genmod import storage
 from genmod.documents import validate
 from genmod.errors import GenmodError
 from genmod.manifest import Manifest
-from genmod.promotion import Evidence, LedgerModel, Promotions
-from pipelines.jobs.decision_page import DecisionPageJob
+from genmod.promotion import Evidence, LedgerEntry, LedgerModel, Promotions
+from pipelines.jobs.decision_page import DECISION_PAGE, DecisionPageJob
 from pipelines.recipe.context import Context
 from pipelines.stages.champions import Champions
-from pipelines.stages.decisions import PublishedDecision, champion_folder, decided
+from pipelines.stages.decisions import (
+    PublishedDecision,
+    champion_folder,
+    decided,
+    decision_work,
+    decisions_at,
+)
+from pipelines.stages.known_models import sibling
+
+_SHOWN = 10
+"""Entries of the ledger on a page, the newest ones."""
 
 
 def write_decision_page(champions: Champions, decision: PublishedDecision, *, renew: bool) -> str:
@@ -35,6 +47,41 @@ def write_decision_page(champions: Champions, decision: PublishedDecision, *, re
         context.progress.log(f"  {name}: the decision has no page: {error}")
         return ""
     return job.page_url
+
+
+def renew_pages(champions: Champions, models: Iterable[LedgerModel | None]) -> None:
+    """Write the pages of the decisions on some models again, since the ledger says more about them now.
+
+    A page that was never written, or whose decision was made by other rules than the recipe's, stays as it
+    is. What prevents a page is logged.
+
+    Args:
+        champions: of the models.
+        models: those that an entry of the ledger concerns.
+    """
+    for model in {each.digest: each for each in models if each is not None}.values():
+        try:
+            root = champions.allowed(model.root, f"the folder of {model.label}")
+            decision_root = sibling(root, "decision") or root
+            decisions = decisions_at(decision_root, champions.context.snapshot)
+            version = champions.context.with_root(root.rpartition("/models/")[0])
+            of_version = Champions(version, champions.name)
+            for at, manifest in decisions:
+                if _may_renew(of_version, at, manifest, model):
+                    published = PublishedDecision(manifest, at, is_new=False)
+                    write_decision_page(of_version, published, renew=True)
+        except GenmodError as error:
+            champions.context.progress.log(
+                f"  {champions.name}: the pages of {model.label} are as before: {error}"
+            )
+
+
+def _may_renew(champions: Champions, root: str, decision: Manifest, model: LedgerModel) -> bool:
+    """Whether a decision is one on a model by the recipe's rules, and has a page."""
+    parents, rules = decision.parents, champions.context.recipe.promote
+    work = decision_work(model.digest, parents.get("evaluation", ""), rules)
+    is_same = parents.get("model") == model.digest and decision.fingerprint == work
+    return is_same and storage.exists(storage.join(root, DECISION_PAGE))
 
 
 def _page_job(champions: Champions, decision: PublishedDecision) -> DecisionPageJob:
@@ -112,12 +159,29 @@ def _headline(candidate: LedgerModel, champion: LedgerModel | None, *, promote: 
 def _applied(
     promotions: Promotions, decision: Manifest, candidate: LedgerModel, *, promote: bool
 ) -> str:
-    """What became of a decision, when its page was written."""
+    """What became of a decision, and of its candidate since, when its page was written."""
+    entry = promotions.applied(decision.digest)
+    first = _outcome(promotions, entry, candidate, promote=promote)
+    later = [
+        e for e in promotions.of_model(candidate.digest) if entry is None or e.number > entry.number
+    ]
+    if not later:
+        return first
+    shown = [f"entry {e.number}, {_time(e)}, {e.action} by {e.author}: {e.reason}" for e in later]
+    more = f"; the first {len(shown) - _SHOWN} are left out" if shown[_SHOWN:] else ""
+    now = promotions.champion
+    state = f" The champion after entry {len(promotions.entries)} is {now.label}." if now else ""
+    return f"{first} The ledger says more about the candidate{more}: {'; '.join(shown[-_SHOWN:])}.{state}"
+
+
+def _outcome(
+    promotions: Promotions, entry: LedgerEntry | None, candidate: LedgerModel, *, promote: bool
+) -> str:
+    """Whether a decision was applied, by which entry, and if not, why."""
     if not promote:
         return "There was nothing to apply."
-    if (entry := promotions.applied(decision.digest)) is not None:
-        when = entry.time[:16].replace("T", " ")
-        return f"Applied by entry {entry.number} of the promotion ledger, {when} UTC, by {entry.author}."
+    if entry is not None:
+        return f"Applied by entry {entry.number} of the promotion ledger, {_time(entry)}, by {entry.author}."
     champion, pin = promotions.champion, promotions.pin
     if champion is not None and champion.digest == candidate.digest:
         return "There was nothing to apply."
@@ -126,3 +190,7 @@ def _applied(
     if pin is not None:
         return f"Not applied: entry {pin.number} of the promotion ledger pins the champion: {pin.reason}"
     return "Not applied."
+
+
+def _time(entry: LedgerEntry) -> str:
+    return f"{entry.time[:16].replace('T', ' ')} UTC"

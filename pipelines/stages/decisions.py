@@ -16,10 +16,10 @@ from pydantic import BaseModel
 from genmod import storage
 from genmod.config import fingerprint
 from genmod.documents import validate
-from genmod.errors import ConfigError, DataError
-from genmod.evaluation.gate import Decision, MetricDifference, decide
+from genmod.errors import DataError
+from genmod.evaluation.differences import MetricDifference
+from genmod.evaluation.gate import Decision, decide
 from genmod.evaluation.inputs import checked_decision
-from genmod.evaluation.likelihood import BITS_PER_DIM
 from genmod.evaluation.looks import count_decision
 from genmod.evaluation.measure import metrics_from
 from genmod.evaluation.policy import PromoteConfig
@@ -28,6 +28,7 @@ from genmod.manifest import Manifest, publish
 from genmod.metrics.protocol import MetricResult
 from genmod.promotion import LedgerModel, Promotions
 from pipelines.recipe.context import Context
+from pipelines.stages.champion_evidence import lacking_class, metrics_of_champion
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,14 @@ def _root_again(root: str, champion: LedgerModel | None) -> str:
     return storage.join(root, f"{_AGAIN}{champion.digest[:16] if champion else 'none'}")
 
 
-def decisions_at(root: str) -> list[tuple[str, Manifest]]:
+def decisions_at(root: str, snapshot: ManifestSnapshot | None = None) -> list[tuple[str, Manifest]]:
     """All decisions on one model and their folders, the first one first. DataError if one is broken.
 
     Args:
         root: URL of the folder of the first, ``decision/NAME``.
+        snapshot: the manifests that the command has read; new ones are read where it is not given.
     """
-    snapshot = ManifestSnapshot()
+    snapshot = snapshot or ManifestSnapshot()
     names = [name for name in storage.list_names(root) if name.startswith(_AGAIN)]
     roots = [root, *(storage.join(root, name) for name in names)]
     found = [(each, snapshot.load(Manifest, each, "decision")) for each in roots]
@@ -184,8 +186,15 @@ def _decision_metadata(
         assert evaluation is not None
         manifest = context.snapshot.require(Manifest, evaluation.root, "evaluation", "evaluate")
         metrics = metrics_from(manifest.metadata)
-        if champion is None:
+        lacks = lacking_class(context, manifest, champion) if champion else ""
+        if champion is None or lacks:
             decision = decide(metrics, None, context.recipe.promote)
+            if lacks:
+                text = (
+                    "every metric is within its limits" if decision.promote else decision.reasons[0]
+                )
+                reasons = (f"{lacks}, so limits alone decide: {text}", *decision.reasons[1:])
+                decision = decision.model_copy(update={"reasons": reasons})
         else:
             measured = (
                 measure(champion)
@@ -223,8 +232,7 @@ def _compare(
         return decision, {}
     reasons = "; ".join(decision.reasons)
     context.progress.log(f"  {name}: undecided ({reasons}); compares {images:,} images")
-    gains = measured.more(images)
-    decision = decide(metrics, measured.metrics, rules, gains, count(images=images))
+    decision = decide(metrics, measured.metrics, rules, measured.more(images), count(images=images))
     return decision, {"images": images}
 
 
@@ -260,41 +268,3 @@ def _count(
     work = fingerprint("decision", facts, candidate.evaluation)
     folder = storage.join(context.ledger_url, f"{name}.decisions", rows)
     return count_decision(folder, work, facts)
-
-
-def metrics_of_champion(context: Context, champion: LedgerModel) -> tuple[MetricResult, ...]:
-    """The metrics by which a model became the champion.
-
-    Raises:
-        ConfigError: it has none, or they are not where the recipe allows it.
-        DataError: they are of another model.
-    """
-    if champion.evaluation is None:
-        raise ConfigError(
-            f"the champion, {champion.label}, has no evaluation to compare with; genmod retrain evaluates it "
-            "again, or choose another champion with genmod promote --pin or --rollback"
-        )
-    ledger = f"the promotion ledger at {context.ledger_url}"
-    what = f"the evaluation of {champion.label}"
-    root = context.tracker.followed(champion.evaluation.root, what, ledger)
-    manifest = context.snapshot.require(Manifest, root, "evaluation", "evaluate")
-    check_champion(champion, root, str(manifest.metadata.get("model_digest")))
-    return metrics_from(manifest.metadata)
-
-
-def likelihoods_of_champion(context: Context, champion: LedgerModel) -> list[MetricResult]:
-    """The likelihoods by which a model became the champion, if a rule names one; they need no samples."""
-    named = {name.partition("[")[0] for name in context.recipe.promote.rules}
-    if BITS_PER_DIM not in named or champion.evaluation is None:
-        return []
-    metrics = metrics_of_champion(context, champion)
-    return [each for each in metrics if each.value.protocol.metric == BITS_PER_DIM]
-
-
-def check_champion(champion: LedgerModel, root: str, digest: str) -> None:
-    """Raise DataError if a folder is not of the model that is the champion."""
-    if digest != champion.digest:
-        raise DataError(
-            f"{root} is of the model {digest[:12]}, but the champion in the promotion ledger is "
-            f"{champion.label}; restore that folder, or choose another champion with genmod promote --pin"
-        )

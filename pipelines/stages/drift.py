@@ -18,8 +18,8 @@ from genmod.permutation import shuffle
 from genmod.scoring.drift_job import DriftJob, NewRows, drift_from
 from pipelines.recipe.context import Context
 from pipelines.stages.champions import Champions
-from pipelines.stages.dataset_versions import DatasetVersion
 from pipelines.stages.evaluate import run_evaluation_jobs
+from pipelines.stages.version_plan import DatasetVersion
 
 
 def new_rows_reason(

@@ -12,23 +12,28 @@ from genmod.errors import Unscorable
 from genmod.evaluation.features_job import FeaturesJob
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.evaluation.measure import metrics_from
+from genmod.generation.sets import stream_of
 from genmod.manifest import Manifest
 from pipelines.jobs.evaluating import EvaluationWork, run_evaluations
 from pipelines.jobs.progress import NO_PROGRESS
 from pipelines.jobs.report import ReportJob
+from pipelines.recipe.checks import Data, check_evaluation
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_scorable, check_selected
+from pipelines.stages.cards import write_card
 
 
 def stage(context: Context) -> Result:
     """Run the command: feature space, evaluations of the models, report. Finished jobs are skipped."""
     start_s = time.monotonic()
     check_selected(context)
-    context.dataset()
+    check_evaluation(context, Data.of(context.dataset()))
     jobs = [evaluation_job(context, name) for name in context.models]
     for job in jobs:
         job.check_inputs(context.snapshot)
     evaluated, manifests = evaluate_models(context, features_job(context), jobs)
+    if evaluated:
+        _write_cards(context, jobs, manifests)
     report = report_job(context, jobs)
     worked = evaluated or report.done(context.snapshot) is None
     manifest = report.do(context.snapshot)
@@ -47,6 +52,24 @@ def stage(context: Context) -> Result:
             for job, evaluation in zip(jobs, manifests, strict=True)
         },
     )
+
+
+def _write_cards(
+    context: Context, jobs: Sequence[EvaluationJob], manifests: Sequence[Manifest]
+) -> None:
+    """Add the metrics to the cards of the evaluated datasets."""
+    for job, manifest in zip(jobs, manifests, strict=True):
+        dataset = context.snapshot.dataset(job.samples_root, "sample")
+        if not stream_of(dataset).stream:
+            continue  # of another program, or of an older version
+        write_card(
+            context,
+            job.name,
+            job.samples_root,
+            dataset,
+            model_root=job.model_root,
+            metrics=[result.value for result in metrics_from(manifest.metadata)],
+        )
 
 
 def evaluate_models(
@@ -80,7 +103,7 @@ def run_evaluation_jobs(
         run_evaluations(
             missing,
             context.connect,
-            context.recipe.cluster.cpus_per_worker,
+            context.recipe.cluster,
             context.progress if show_progress else NO_PROGRESS,
             finished=len(jobs) - len(missing),
         )

@@ -1,12 +1,16 @@
-"""First lines of a stage: the data that it uses, before work begins."""
+"""Lines of a stage: the data that it uses, before work begins; what scores came to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import BaseModel, FiniteFloat
+
+from genmod.documents import validate
+from genmod.errors import sanitize
 from genmod.generation.labels import listed
-from genmod.manifest import SPLITS, DatasetManifest
-from pipelines.jobs.sampling import SamplePlan
+from genmod.manifest import SPLITS, DatasetManifest, Manifest
+from pipelines.jobs.sample_plan import SamplePlan
 from pipelines.jobs.score_plan import ScorePlan
 
 _MOST_CLASSES = 20
@@ -35,6 +39,42 @@ def score_line(plan: ScorePlan) -> str:
     labels = "as they are" if not plan.label_map else "matched to the model's by class name"
     text = f"; labels: {labels}" if plan.spec.classes else ""
     return f"score {plan.name}: {plan.rows:,} rows of split {plan.config.split} of {plan.data_root}{text}"
+
+
+class _Interval(BaseModel):
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class _Mean(BaseModel):
+    """What the line about finished scores says."""
+
+    n: int
+    split: str
+    label: str
+    estimator: str
+    mean_nats: FiniteFloat
+    mean_bits_per_dim: FiniteFloat
+    quarantined: int = 0
+    split_rows: int | None = None
+    split_mean_nats: _Interval | None = None
+
+
+def mean_line(title: str, manifest: Manifest) -> str:
+    """The mean of finished scores, with its interval for the whole split."""
+    where, remedy = f"the manifest of {title}", "remove its folder and score again"
+    mean = validate(_Mean, manifest.metadata, "the manifest of scores", where, remedy)
+    lost = f"{mean.quarantined:,} rows in quarantine; " if mean.quarantined else ""
+    interval = ""
+    if mean.split_mean_nats is not None:
+        low, high = mean.split_mean_nats.low, mean.split_mean_nats.high
+        rows = "the other" if mean.quarantined else f"all {mean.split_rows:,}"
+        interval = f", 95 % interval {low:.2f} to {high:.2f} for {rows} rows of {mean.split}"
+    kind = f"{sanitize(mean.label)} by {sanitize(mean.estimator)}"
+    return (
+        f"  {title}: {lost}mean of {mean.n:,} rows {mean.mean_nats:.2f} nats, "
+        f"{mean.mean_bits_per_dim:.4f} bits per dimension ({kind}){interval}"
+    )
 
 
 def _names(class_names: Sequence[str]) -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from genmod.config import fingerprint
 from genmod.errors import GenmodError
-from genmod.manifest import Manifest
+from genmod.manifest import DatasetManifest, Manifest
 from genmod.promotion import Evidence, LedgerModel, Promotions
+from pipelines.recipe.checks import Data, check_rules
 from pipelines.recipe.context import ALREADY_DONE, DONE, Context, Result
 from pipelines.recipe.selection import check_selected
 from pipelines.stages.champions import Champions
-from pipelines.stages.decision_pages import write_decision_page
+from pipelines.stages.decision_pages import renew_pages, write_decision_page
 from pipelines.stages.decisions import (
     MeasureChampion,
     PublishedDecision,
@@ -70,6 +71,8 @@ def promote(context: Context, name: str, measure: MeasureChampion | None = None)
         if moved is not None:
             content = decided(decision.manifest)
             page = write_decision_page(champions, decision, renew=moved or decision.is_new)
+            if moved:
+                renew_pages(champions, [promotions.champion])
             if page:
                 run.log_artifact(page)
             run.finish(metadata=content.model_dump(mode="json", include={"promote", "reasons"}))
@@ -159,6 +162,9 @@ def stage(context: Context) -> Result:
     """Run the command: decide on each of the selected models."""
     start_s = time.monotonic()
     check_selected(context)
+    data = context.snapshot.load(DatasetManifest, context.at("data"), "dataset")
+    if data is not None:
+        check_rules(context, Data.of(data))
     applied = {name: promote(context, name) for name in context.models}
     return promote_result(context, "promote", applied, context.at("decision"), start_s)
 

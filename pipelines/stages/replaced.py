@@ -17,9 +17,11 @@ from genmod.documents import parse_document
 from genmod.errors import DataError
 from genmod.manifest import DatasetManifest, Manifest
 from genmod.manifest.folders import VERSIONS_FOLDER
+from genmod.manifest.schema import Sha256
 from genmod.storage import RelativePath
 from pipelines.recipe.context import Context
-from pipelines.stages.dataset_versions import DatasetVersion, versions
+from pipelines.stages.dataset_versions import versions
+from pipelines.stages.version_plan import DatasetVersion
 
 REPLACED_NAME = "replaced.json"
 """File in the folder of a version that replaces the ones before."""
@@ -38,6 +40,8 @@ class ReplacedItem(Config):
     """Of its folder, below the recipe's root."""
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     version: int = Field(ge=1, lt=10**9)
+    model: Sha256 | None = None
+    """Of a synthetic dataset: digest of the model that generated it."""
 
 
 class ReplacedList(Config):
@@ -46,6 +50,11 @@ class ReplacedList(Config):
     version: int = Field(ge=2, lt=10**9)
     reason: str = Field(max_length=1000)
     items: tuple[ReplacedItem, ...] = Field(max_length=_MOST, fail_fast=True)
+
+    @property
+    def mark(self) -> str:
+        """What this list says about each of its items, in words."""
+        return f"made with rows that version {self.version} does not have ({self.reason})"
 
 
 def list_replaced(context: Context, version: DatasetVersion) -> ReplacedList:
@@ -88,6 +97,15 @@ def replaced_by(root: str, digest: str) -> ReplacedList | None:
     return None
 
 
+def replaced_digests(root: str) -> dict[str, ReplacedList]:
+    """Digest of what was replaced below a recipe's root -> the newest list that has it."""
+    folder = storage.join(root, VERSIONS_FOLDER)
+    lists = [load_replaced(storage.join(folder, name)) for name in storage.list_names(folder)]
+    known = [each for each in lists if each is not None]
+    known.sort(key=lambda each: each.version)
+    return {item.digest: each for each in known for item in each.items}
+
+
 def find_replaced(url: str, digest: str) -> ReplacedList | None:
     """As :func:`replaced_by`, for a folder at most four levels below its recipe's root."""
     for _ in range(_MOST_LEVELS):
@@ -102,9 +120,11 @@ def find_replaced(url: str, digest: str) -> ReplacedList | None:
 def _items(context: Context, version: DatasetVersion) -> Iterator[ReplacedItem]:
     """The dataset of a version, and the models and synthetic datasets that were made of it."""
 
-    def item(kind: str, root: str, digest: str) -> ReplacedItem:
+    def item(kind: str, root: str, digest: str, model: str | None = None) -> ReplacedItem:
         path = root.removeprefix(context.recipe.root.rstrip("/")).lstrip("/")
-        return ReplacedItem(kind=kind, path=path, digest=digest, version=version.number)
+        return ReplacedItem(
+            kind=kind, path=path, digest=digest, version=version.number, model=model
+        )
 
     yield item("dataset", storage.join(version.root, "data"), version.data.digest)
     models = set[str]()
@@ -121,5 +141,5 @@ def _items(context: Context, version: DatasetVersion) -> Iterator[ReplacedItem]:
                     data = context.snapshot.load(DatasetManifest, root, "dataset")
                 except DataError:
                     continue
-                if data is not None and data.parents.get("model") in models:
-                    yield item("synthetic dataset", root, data.digest)
+                if data is not None and (model := data.parents.get("model")) in models:
+                    yield item("synthetic dataset", root, data.digest, model)

@@ -20,7 +20,7 @@ from genmod.errors import ConfigError
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.manifest import Manifest
 from genmod.selftest.recorded import let_through
-from pipelines.recipe.checks import Data, check_recipe
+from pipelines.recipe.checks import Data, check_recipe, check_rules
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_selected, models_for, scorable_models
 from pipelines.stages.champion_comparison import measure_champion
@@ -62,7 +62,7 @@ def stage(context: Context) -> Result:
     start_s = time.monotonic()
     check_selected(context)
     check_recipe(context, Data.of(context.dataset()), tuple(STEPS))
-    base_of(context)
+    check_rules(context, Data.of(base_of(context).dataset()))
     context.tracker.warm_up()
     if passed := let_through(context.recipe.promote, labelled=context.dataset().spec.classes > 0):
         names = ", ".join(case.candidate for case in passed)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from genmod.errors import ConfigError
 from pipelines.recipe.checks import check_recipe, data_of
 from pipelines.recipe.context import ALREADY_DONE, DONE, Context, Result
+from pipelines.recipe.needs import node_needs
 from pipelines.recipe.selection import check_selected, distilled, models_for, scorable_models
 from pipelines.recipe.time_left import duration
 from pipelines.stages import distill, evaluate, sample, score, shard, train
@@ -37,7 +38,7 @@ def stage(context: Context) -> Result:
         )
     scorable = scorable_models(context)
     steps = [name for name in STEPS if name != "distill" or distilled(context.recipe)]
-    check_recipe(context, data_of(context), tuple(STEPS))
+    context.require(node_needs(context, check_recipe(context, data_of(context), tuple(STEPS))))
     context.tracker.warm_up()
     results: dict[str, Result] = {}
     for name in steps:

@@ -1,18 +1,27 @@
 """The score stage: a log-likelihood for every row of a split, in bulk, as Ray Data jobs.
 
-A work unit is some rows of one shard and one Parquet file. The stage fails if a row has no score.
+A work unit is some rows of one shard and one Parquet file. Rows that cannot be scored are listed.
 """
 
 from __future__ import annotations
 
 from genmod import storage
 from genmod.config import as_json
+from genmod.evaluation.score_pictures import ScoredTable, draw_scores
+from genmod.manifest import Manifest
+from genmod.scoring.calibrated import counted_tables
+from genmod.scoring.work_units import shard_number
+from pipelines.jobs.bulk import BulkJob
 from pipelines.jobs.score_plan import CALIBRATION, ScoreJob, ScorePlan, plan_score
-from pipelines.jobs.scoring import ScoreActor, bulk_score_job
+from pipelines.jobs.scoring import ScoreActor, ScoreReceipt, bulk_score_job
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_scorable, check_selected, scorable_models
 from pipelines.stages.bulk_stage import run_bulk_stage
-from pipelines.stages.first_lines import score_line
+from pipelines.stages.first_lines import mean_line, score_line
+from pipelines.tracking.run import TrackedRun
+
+PICTURES = "pictures"
+"""Folder of the pictures among the artifacts of the MLflow run."""
 
 
 def score_plan(context: Context, name: str) -> ScorePlan:
@@ -45,4 +54,24 @@ def stage(context: Context) -> Result:
     for plan in plans:
         context.progress.log(score_line(plan))
     jobs = [bulk_score_job(plan, context.snapshot) for plan in plans]
-    return run_bulk_stage(context, "score", jobs, ScoreActor, context.recipe.score)
+    planned = {job.out_root: plan for job, plan in zip(jobs, plans, strict=True)}
+
+    def present(job: BulkJob[Manifest, ScoreReceipt], manifest: Manifest, run: TrackedRun) -> None:
+        context.progress.log(mean_line(job.title, manifest))
+        for url in pictures(context, planned[job.out_root], manifest):
+            run.log_artifact(url, PICTURES)
+
+    return run_bulk_stage(
+        context, "score", jobs, ScoreActor, context.recipe.score, on_published=present
+    )
+
+
+def pictures(context: Context, plan: ScorePlan, manifest: Manifest) -> list[str]:
+    """URLs of the pictures of scores, which are drawn if they are not there."""
+    split = plan.config.split
+    shards = context.snapshot.dataset(plan.data_root).stored(plan.data_root, split)
+    tables = [
+        ScoredTable(entry, rows, shards[shard_number(entry.path, split, len(shards))])
+        for entry, rows in counted_tables(plan.out_root, manifest)
+    ]
+    return draw_scores(plan.out_root, tables, plan.spec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
+from cluster.session import wait_s
 from genmod import storage
 from genmod.config import as_json
 from genmod.data.sharding.census_text import census_lines
@@ -29,7 +30,14 @@ def stage(context: Context) -> Result:
     if manifest is None:
         storage.check_writable(recipe.root)
         context.connect()
-        manifest = shard(recipe.data, root, seed=recipe.seed, progress=context.progress, plan=plan)
+        manifest = shard(
+            recipe.data,
+            root,
+            seed=recipe.seed,
+            wait_s=wait_s(recipe.cluster),
+            progress=context.progress,
+            plan=plan,
+        )
         assert manifest is not None, "only a next version can have no new rows"
         context.snapshot.add(root, manifest)
     run.log_metrics({f"rows/{split}": float(rows) for split, rows in plan.rows_by_split.items()}, 0)

@@ -25,8 +25,9 @@ from pipelines.jobs.training import TrainOptions, metric_values, train_models
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_selected, models_for
 from pipelines.stages.first_lines import train_lines
+from pipelines.stages.model_entry import model_entry
 from pipelines.stages.warm_start import chosen_start
-from pipelines.tracking.registry import ModelEntry, register_in_background
+from pipelines.tracking.registry import register_in_background
 from pipelines.tracking.run import TrackedRun
 
 
@@ -156,7 +157,7 @@ def _track(context: Context, run: TrackedRun, job: TrainJob, manifest: Manifest)
     for entry in manifest.files:
         if entry.path.startswith(f"{GRIDS}/"):
             run.log_artifact(storage.join(job.root, entry.path), GRIDS)
-    entry = ModelEntry(job.name, manifest.digest, job.root, context.recipe.to_yaml())
+    entry = model_entry(context.recipe, job.name, manifest.digest, job.root)
     register_in_background(context.tracker, run, entry)
     model_digest = _trained(job, manifest).model_digest
     metadata = {"digest": manifest.digest, "model_digest": model_digest}

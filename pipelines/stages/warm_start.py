@@ -11,6 +11,8 @@ from pydantic import Field
 from genmod import storage
 from genmod.config import Config, canonical_json
 from genmod.documents import parse_document
+from genmod.interface.model_store import classes_of
+from genmod.manifest.class_match import Classes
 from genmod.storage import RelativePath
 from genmod.training.job import InitialModel
 from pipelines.recipe.context import Context
@@ -39,13 +41,26 @@ def choose_start(context: Context, cycle: Context, name: str) -> None:
     if storage.exists(url):
         return
     champion = Champions(context, name).read().champion
-    choice = StartChoice(path=None)
+    choice, why = StartChoice(path=None), "no champion is below the root"
     if champion is not None and storage.is_below(champion.root, context.command_root):
         path = champion.root.removeprefix(context.command_root.rstrip("/")).lstrip("/")
-        choice = StartChoice(path=path, digest=champion.digest)
-    text = choice.path or "random weights: no champion is below the root"
+        if reason := _new_class(context, cycle, champion.root):
+            why = reason
+        else:
+            choice = StartChoice(path=path, digest=champion.digest)
+    text = choice.path or f"random weights: {why}"
     context.progress.log(f"  {name} starts from {text}")
     context.create(url, canonical_json(choice.model_dump(mode="json")))
+
+
+def _new_class(context: Context, cycle: Context, champion_root: str) -> str:
+    """Why a version's classes do not fit the champion's weights; empty if they do."""
+    model = context.snapshot.model(champion_root)
+    data = cycle.dataset()
+    names, classes = classes_of(model).class_names, model.config.spec.classes
+    if (names, classes) == (data.class_names, data.spec.classes):
+        return ""
+    return f"the champion has {Classes(champion_root, classes, names)}, not those of the version"
 
 
 def chosen_start(cycle: Context, name: str) -> InitialModel | None:

@@ -8,6 +8,7 @@ from pydantic import Field, RootModel
 
 from genmod import storage
 from genmod.config import Config
+from genmod.serving.settings import ServingSettings
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -66,6 +67,7 @@ class ModelRecord(Config):
     """Digest of the model's manifest."""
     root: storage.Url
     recipe_yaml: str = Field(max_length=1 << 20)
+    serving: ServingSettings | None = None
 
 
 class EndRecord(Config):

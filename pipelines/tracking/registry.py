@@ -5,7 +5,7 @@ Unlike tracking, a request to the registry waits for its result, and fails witho
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,6 +14,8 @@ from genmod import storage
 from genmod.config import Config
 from genmod.documents import validate
 from genmod.errors import ConfigError, sanitize
+from genmod.serving.settings import ServingSettings
+from pipelines.tracking.mlflow_model import DATA_FOLDER, MODEL_FOLDER, model_files
 from pipelines.tracking.records import ModelRecord
 from pipelines.tracking.run import TAG_PREFIX, TrackedRun
 from pipelines.tracking.tracker import Tracker, TrackingError
@@ -25,17 +27,13 @@ _MARK_TAG = f"{TAG_PREFIX}ledger"
 """Tag of a registered model: the entry of the promotion ledger that its aliases follow."""
 
 REGISTERED_FILES = ("config.json", "ema.safetensors", "model.json")
-"""Files of a model's folder that are copied to the registry, together with the recipe."""
+"""Files of a model's folder that are copied to the registry if it has no serving settings."""
 
 _MODEL_TAG = f"{TAG_PREFIX}model"
 """Tag of a registered model: its name in recipes."""
 
 _MAX_VERSIONS = 10_000
 """Versions of one model that are listed."""
-
-_ARTIFACT_FOLDER = "model"
-"""Folder of a run's artifacts for the model."""
-
 
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 """Type of a field: SHA-256 in hex, or empty."""
@@ -65,6 +63,8 @@ class ModelEntry:
     digest: str
     root: str
     recipe_yaml: str
+    serving: ServingSettings | None = None
+    """How it answers requests; None: its version cannot be served."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def register_in_background(tracker: Tracker, run: TrackedRun, entry: ModelEntry)
     """Register a model as a version, in the background; does nothing if it is registered."""
 
     def record(run: int) -> ModelRecord:
-        return ModelRecord(run=run, **asdict(entry))
+        return ModelRecord(run=run, **vars(entry))
 
     run.submit(lambda run_id: ensure_version(tracker, run_id, entry), record)
 
@@ -171,7 +171,7 @@ def registered_versions(tracker: Tracker, name: str) -> list[ModelVersion]:
             page_token = page.token
             if not page_token:
                 break
-        return [_version(full, version) for version in found]
+        return [version_from(full, version) for version in found]
 
     known = [version for version in tracker.query(find) if version.digest]
     return sorted(known, key=lambda version: int(version.version))
@@ -209,7 +209,7 @@ def _aliases(client: Any, tracker: Tracker, model: str) -> RegisteredAliases:
     registered = client.get_registered_model(name)
     found = {alias: registered.aliases.get(alias) for alias in (CHAMPION_ALIAS, PREVIOUS_ALIAS)}
     champion, previous = (
-        None if number is None else _version(name, client.get_model_version(name, str(number)))
+        None if number is None else version_from(name, client.get_model_version(name, str(number)))
         for number in found.values()
     )
     return RegisteredAliases(champion, previous, str(registered.tags.get(_MARK_TAG, "")))
@@ -234,7 +234,7 @@ def _is_registered(client: Any, tracker: Tracker, model: str) -> bool:
 
 def _find(client: Any, name: str, digest: str) -> ModelVersion | None:
     condition = f"name = '{name}' and tags.`{TAG_PREFIX}digest` = '{digest}'"
-    versions = [_version(name, version) for version in client.search_model_versions(condition)]
+    versions = [version_from(name, version) for version in client.search_model_versions(condition)]
     return next((version for version in versions if version.digest == digest), None)
 
 
@@ -250,16 +250,27 @@ def ensure_version(tracker: Tracker, run_id: str, entry: ModelEntry) -> ModelVer
         raise TrackingError(
             f"{name}: its run in MLflow could not be opened; rerun the same command"
         )
-    for file in REGISTERED_FILES:
-        tracker.store.upload(run_id, storage.join(entry.root, file), _ARTIFACT_FOLDER)
-    tracker.store.upload_text(run_id, entry.recipe_yaml, "recipe.yaml", _ARTIFACT_FOLDER)
+    _upload(tracker, run_id, entry)
     tags = {f"{TAG_PREFIX}digest": entry.digest, f"{TAG_PREFIX}root": entry.root}
-    source = f"runs:/{run_id}/{_ARTIFACT_FOLDER}"
+    source = f"runs:/{run_id}/{MODEL_FOLDER}"
     version = client.create_model_version(name, source=source, run_id=run_id, tags=tags)
-    return _version(name, version)
+    return version_from(name, version)
 
 
-def _version(name: str, version: Any) -> ModelVersion:
+def _upload(tracker: Tracker, run_id: str, entry: ModelEntry) -> None:
+    """Copy a model to the artifacts of a run, as a model of MLflow."""
+    data = f"{MODEL_FOLDER}/{DATA_FOLDER}"
+    for file in REGISTERED_FILES if entry.serving is None else entry.serving.files:
+        tracker.store.upload(run_id, storage.join(entry.root, file), data)
+    texts = {"recipe.yaml": entry.recipe_yaml}
+    if entry.serving is not None:
+        texts |= model_files(entry.serving)
+    for path, text in texts.items():
+        folder, _, name = f"{MODEL_FOLDER}/{path}".rpartition("/")
+        tracker.store.upload_text(run_id, text, name, folder)
+
+
+def version_from(name: str, version: Any) -> ModelVersion:
     """The version as MLflow describes it. DataError if its tags are not those that genmod writes."""
     tags = {
         key: version.tags.get(f"{TAG_PREFIX}{key}", "") for key in ("digest", "root", "evaluation")

@@ -204,7 +204,9 @@ class Replay:
         if manifest is None or manifest.digest != record.digest:
             self._summary.obsolete.append(record.root)
             return
-        entry = ModelEntry(record.name, record.digest, record.root, record.recipe_yaml)
+        entry = ModelEntry(
+            record.name, record.digest, record.root, record.recipe_yaml, record.serving
+        )
         self._tracker.query(lambda _: ensure_version(self._tracker, run.run_id, entry))
         self._summary.models += 1
 
