@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCAL_LOG := $(VENV)/tests-without-ray.log
-KILLS ?= 200
+# Tests with Ray that run after those without, so that both processes of make test end together.
+LATE := tests/pipelines/stages/test_retrain.py tests/soak
+KILLS ?= 300
 DOCUMENTS ?= 50000
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit selftest check format bench soak fuzz clean
+.PHONY: help setup quickstart test long unit selftest check format bench soak fuzz clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,17 +24,23 @@ $(STAMP): pyproject.toml infra/constraints.txt
 	  { echo "genmod needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint infra/constraints.txt --editable '.[builtin,onnx,s3,dev]'
+	  --constraint infra/constraints.txt --editable '.[builtin,export,onnx,s3,dev]'
 	@touch $@
 
 quickstart: setup  ## run the whole pipeline on 5,000 handwritten digits, in minutes
 	$(BIN)/genmod run --recipe quickstart
 
-test: setup  ## run all tests: unit, contract, Ray and fault tests
-	@$(BIN)/python -m pytest -m 'not ray' >$(LOCAL_LOG) 2>&1 & others=$$!; \
-	  $(BIN)/python -m pytest -m ray; ray=$$?; \
+test: setup  ## run the tests: unit, contract, Ray and fault tests
+	@{ $(BIN)/python -m pytest -m 'not ray and not long'; local=$$?; \
+	    $(BIN)/python -m pytest -m 'ray and not long' $(LATE); late=$$?; \
+	    exit $$(( local > late ? local : late )); } >$(LOCAL_LOG) 2>&1 & others=$$!; \
+	  $(BIN)/python -m pytest -m 'ray and not long' $(LATE:%=--ignore=%); ray=$$?; \
 	  wait $$others; code=$$?; \
-	  echo "tests without Ray:"; cat $(LOCAL_LOG); exit $$(( ray > code ? ray : code ))
+	  echo "tests without Ray, then those of $(LATE):"; cat $(LOCAL_LOG); \
+	  exit $$(( ray > code ? ray : code ))
+
+long: setup  ## run the tests that take minutes each: lost nodes, a whole job, people's whole use
+	$(BIN)/python -m pytest -m long
 
 unit: setup  ## run the quick tests, which need no Ray
 	$(BIN)/python -m pytest -m 'not ray and not slow'
@@ -40,11 +48,12 @@ unit: setup  ## run the quick tests, which need no Ray
 selftest: setup  ## check the estimators of log p(x) against known densities
 	$(BIN)/genmod selftest density
 
-check: setup  ## check format, lint rules, types, insecure code, licences and known advisories
+check: setup  ## check format, lint rules, types, insecure code, licences, known advisories and infra/k8s
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
 	$(BIN)/python -m bandit --quiet --recursive --configfile pyproject.toml genmod cluster pipelines
 	$(BIN)/python -m tests.licences
 	$(BIN)/python -m tests.advisories
+	$(BIN)/python -m tests.kubernetes
 
 format: setup  ## format the code and apply automatic lint fixes
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -52,7 +61,7 @@ format: setup  ## format the code and apply automatic lint fixes
 bench: setup  ## run all benchmarks; results are JSON files in runs/bench
 	$(BIN)/python -m tests.benchmarks
 
-soak: setup  ## kill jobs at random times (KILLS=200 SEED=0); results must not change
+soak: setup  ## kill jobs at random times (KILLS=300 SEED=0); results must not change
 	nice $(BIN)/python -m tests.soak --kills $(KILLS) --seed $(SEED)
 
 fuzz: setup  ## give mutated documents to every reader (DOCUMENTS=50000 SEED=0, or SECONDS=3600)

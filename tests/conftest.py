@@ -44,6 +44,15 @@ def ray_session():
     disconnect()
 
 
+@pytest.fixture(autouse=True)
+def _ray_again(request):
+    """Start Ray again if the test before has ended it."""
+    if "ray_session" in request.fixturenames:
+        from cluster.session import LOCAL, ClusterConfig, connect
+
+        connect(ClusterConfig(address=LOCAL, cpus=2))
+
+
 @pytest.fixture(scope="session")
 def store():
     """An S3 server with one bucket, shared by the tests of the session."""

@@ -16,6 +16,7 @@ CONSTRAINTS = Path(__file__).parents[1] / "infra" / "constraints.txt"
 ALLOWED = {
     "0BSD": "permissive",
     "3-Clause BSD License": "permissive, BSD-3-Clause in words",
+    "Apache": "our own licence, in a word",
     "Apache 2.0": "our own licence, in words",
     "Apache Software License": "our own licence, as a classifier",
     "Apache-2.0": "our own licence",
@@ -26,6 +27,7 @@ ALLOWED = {
     "BSL-1.0": "permissive; no notice is needed in binaries",
     "CC0-1.0": "public domain",
     "CNRI-Python": "permissive",
+    "GNU Library or Lesser General Public License (LGPL)": "a library that only tests load, unchanged",
     "ISC License (ISCL)": "permissive",
     "MIT": "permissive",
     "MIT License": "permissive",
@@ -40,6 +42,7 @@ ALLOWED = {
 """Licence -> why an Apache-2.0 project may depend on it."""
 
 EXCEPTIONS = {
+    "cel-python": "its metadata names no licence; its LICENSE file is Apache-2.0",
     "huey": "its metadata names no licence; its repository and LICENSE file are MIT",
     "skops": "its classifier says only 'OSI Approved'; its LICENSE file is MIT",
 }

@@ -21,7 +21,9 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 
-_SHELL = re.compile(r"(genmod|make|pip|export|python|\.venv/bin/\w+|cd|git|docker|kubectl|ray) ")
+_SHELL = re.compile(
+    r"(genmod|make|pip|export|python|\.venv/bin/\w+|cd|git|docker|kubectl|ray|infra/[a-z/]+)(?=\s|$)"
+)
 
 
 @dataclass(frozen=True)

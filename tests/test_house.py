@@ -28,7 +28,18 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-LEAVES = ["errors", "terminal", "memory", "world", "units", "rng", "compat", "nets"]
+LEAVES = [
+    "errors",
+    "terminal",
+    "memory",
+    "world",
+    "units",
+    "rng",
+    "compat",
+    "nets",
+    "numerics",
+    "stopwatch",
+]
 BASE = ["config", "permutation", "budget", "parquet_layout", *LEAVES]
 STORES = ["storage", "samplers", *BASE]
 RECORDS = ["manifest", "receipts", "lease", "documents", "tables", "tensors", "net_budget", *STORES]
@@ -36,7 +47,7 @@ STATISTICS = ["metrics", "distributions", *RECORDS]
 CONTRACT = ["interface", "report", *STATISTICS]
 WORK = ["data", "likelihood", "costs", *CONTRACT]
 FAMILIES = ["models", *WORK]
-PROCESSES = ["scoring", "training", "generation", *FAMILIES]
+PROCESSES = ["scoring", "lineage", "selection", "training", "generation", *FAMILIES]
 
 
 def _genmod(*rooms):
@@ -44,7 +55,9 @@ def _genmod(*rooms):
 
 
 _PIPELINES = ["tracking", "recipe", "jobs", "stages", "commands"]
-_BELOW_PIPELINES = _genmod(*PROCESSES, "evaluation", "selftest", "promotion") | {"cluster"}
+_BELOW_PIPELINES = _genmod(
+    *PROCESSES, "serving", "export", "evaluation", "selftest", "promotion"
+) | {"cluster", "cluster.doctor"}
 
 ROOMS = {
     "genmod.errors": set(),
@@ -59,7 +72,9 @@ ROOMS = {
     "genmod.world": _genmod("errors"),
     "genmod.terminal": _genmod("errors"),
     "genmod.units": set(),
+    "genmod.numerics": set(),
     "genmod.rng": set(),
+    "genmod.stopwatch": set(),
     "genmod.nets": _genmod("compat"),
     "genmod.config": _genmod("errors"),
     "genmod.permutation": _genmod("rng"),
@@ -78,11 +93,16 @@ ROOMS = {
     "genmod.costs": _genmod("interface", *STATISTICS),
     "genmod.models": _genmod("likelihood", "interface", *STATISTICS),
     "genmod.scoring": _genmod("data", "likelihood", *CONTRACT),
+    "genmod.lineage": _genmod("scoring", "data", *CONTRACT),
+    "genmod.selection": _genmod("scoring", "data", *CONTRACT),
     "genmod.training": _genmod(*WORK),
     "genmod.generation": _genmod("data", *CONTRACT),
+    "genmod.serving": _genmod("scoring", "generation", *WORK),
+    "genmod.export": _genmod(*CONTRACT),
     "genmod.evaluation": _genmod("scoring", "generation", *WORK),
     "genmod.selftest": _genmod("training", "generation", "evaluation", "scoring", *WORK),
     "cluster": _genmod(*PROCESSES, "evaluation"),
+    "cluster.doctor": _genmod("selftest", *STORES) | {"cluster"},
     **{
         f"pipelines.{room}": _BELOW_PIPELINES
         | {f"pipelines.{below}" for below in _PIPELINES[:level]}
@@ -103,7 +123,7 @@ def room_of(module):
     """The room of a module; None for the packages' own ``__init__``."""
     parts = module.split(".")
     if parts[0] == "cluster":
-        return "cluster"
+        return "cluster.doctor" if parts[1:2] == ["doctor"] else "cluster"
     return ".".join(parts[:2]) if len(parts) > 1 else None
 
 

@@ -24,7 +24,8 @@ import torch
 from scipy.stats import beta
 from torch import Tensor
 
-from genmod.evaluation.gate import Decision, MetricDifference, decide
+from genmod.evaluation.differences import MetricDifference
+from genmod.evaluation.gate import Decision, decide
 from genmod.evaluation.measure import BETTER
 from genmod.evaluation.policy import PromoteConfig, Rule
 from genmod.metrics.features import Features

@@ -18,20 +18,22 @@ from cluster.session import ClusterConfig
 from genmod.config import as_json, parse
 from genmod.costs.measured import Clock
 from genmod.data.format.shards import Row, write_shard
-from genmod.generation.labels import LabelRequest
-from genmod.generation.synthetic import SampleConfig
+from genmod.generation.config import SampleConfig
+from genmod.generation.request import resolve_request
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.registry import ModelConfig, family
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, ImageSpec, dataset_metadata, publish
 from genmod.rng import rng_for
-from genmod.scoring.table import ScoreConfig
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.work_units import shard_slices
 from genmod.training.job import TrainJob, run_job
 from genmod.training.plan import TrainConfig
 from genmod.world import SingleProcess
 from pipelines.commands import expected_times
 from pipelines.commands.expected_times import Cores, sampling_time, scoring_time, training_time
-from pipelines.jobs.sampling import SampleActor, SampleJob, plan_sample
+from pipelines.jobs.sample_plan import SampleJob, plan_sample
+from pipelines.jobs.sampling import SampleActor, bulk_sample_job
 from pipelines.jobs.score_plan import ScoreJob, plan_score
 from pipelines.jobs.scoring import ScoreActor
 from pipelines.recipe.recipe import load_recipe
@@ -121,8 +123,9 @@ def compare(subject: Subject, root: str, dataset: DatasetManifest) -> Iterator[d
     plan = plan_sample(sampling, config, seed=0)
     sampler = SampleActor(plans=[plan], **_ACTOR)
     options = parse(family(subject.family).Sample, subject.sample, "sample")
-    expected = sampling_time(model, options, LabelRequest(10), config, cores).total_s
-    real = _seconds(lambda: sampler.write_unit(plan, "train-000000", {"number": 0}))
+    expected = sampling_time(model, options, resolve_request(config, SPEC), config, cores).total_s
+    (unit,) = bulk_sample_job(plan, ManifestSnapshot()).units
+    real = _seconds(lambda: sampler.write_unit(plan, unit.name, unit.parameters))
     yield _row(subject, "sample", expected, real)
 
     score_options = parse(family(subject.family).Score, subject.score, "score")

@@ -15,17 +15,19 @@ from genmod import storage
 from genmod.config import as_json
 from genmod.data.format.shards import Row, write_shard
 from genmod.data.reading.reader import RowReader
-from genmod.generation.synthetic import SampleConfig
+from genmod.generation.config import SampleConfig
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, family
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, ImageSpec, dataset_metadata, publish
 from genmod.rng import rng_for
-from genmod.scoring.table import ScoreConfig
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.work_units import shard_slices
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
-from pipelines.jobs.sampling import SampleActor, SampleJob, plan_sample
+from pipelines.jobs.sample_plan import SampleJob, plan_sample
+from pipelines.jobs.sampling import SampleActor, bulk_sample_job
 from pipelines.jobs.score_plan import ScoreJob, plan_score
 from pipelines.jobs.scoring import ScoreActor
 
@@ -77,7 +79,8 @@ def _sample(root: str, name: str) -> dict:
     config = SampleConfig(count=SAMPLES, shard_rows=SAMPLES, micro_batch=MICRO)
     plan = plan_sample(SampleJob(name, f"{root}/{name}", f"{root}/out", {}), config, seed=0)
     actor = SampleActor(plans=[plan], **ACTOR)
-    task = {"job": 0, "unit": "train-000000", "num_rows": SAMPLES, "parameters": {"number": 0}}
+    (unit,) = bulk_sample_job(plan, ManifestSnapshot()).units
+    task = {"job": 0, "unit": unit.name, "num_rows": SAMPLES, "parameters": unit.parameters}
     model, how = load_model(f"{root}/{name}"), family(name).Sample()
 
     def ours() -> None:

@@ -44,7 +44,8 @@ class _TorchNoise(Rng):
         return torch.randn(len(self), *shape, dtype=dtype)
 
 
-def _stream(start: int, batch: int | None = None) -> Iterator[Batch]:
+def image_stream(start: int, batch: int | None = None) -> Iterator[Batch]:
+    """The same random images again and again, in batches of a size."""
     batch = batch or BATCH
     made = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch, *SPEC.shape), generator=made).to(torch.uint8)
@@ -56,7 +57,7 @@ def _stream(start: int, batch: int | None = None) -> Iterator[Batch]:
 def _ours(model: GenerativeModel) -> Callable[[], None]:
     nimg = STEPS * BATCH
     config = TrainConfig(nimg=nimg, batch=BATCH, log_every_nimg=nimg)
-    return lambda: (train(model, _stream, SingleProcess(), Plan(config, 0)), None)[1]
+    return lambda: (train(model, image_stream, SingleProcess(), Plan(config, 0)), None)[1]
 
 
 def _bare(
@@ -69,7 +70,7 @@ def _bare(
 
     def steps() -> None:
         adamw = {name: torch.optim.AdamW(values, lr=1e-3) for name, values in owned}
-        for batch in itertools.islice(_stream(0, size), count or STEPS):
+        for batch in itertools.islice(image_stream(0, size), count or STEPS):
             for name, values in owned:
                 for parameter in model.parameters():
                     parameter.requires_grad_(False)
@@ -83,10 +84,16 @@ def _bare(
     return steps
 
 
-def _family(name: str) -> list[dict]:
+def quickstart_model(name: str, *, small: bool = True) -> GenerativeModel:
+    """One of the quickstart's models with new weights: with its small net, or with the family's default."""
     entry = load_recipe("quickstart").entry(name)
     stats = DataStats(mean=(-0.7,), std=(0.6,))
-    model = ModelConfig(family=entry.family, net=entry.net, spec=SPEC, stats=stats).build(0)
+    net = entry.net if small else {}
+    return ModelConfig(family=entry.family, net=net, spec=SPEC, stats=stats).build(0)
+
+
+def _family(name: str) -> list[dict]:
+    model = quickstart_model(name)
     calls = [
         _ours(copy.deepcopy(model)),
         _bare(copy.deepcopy(model)),
@@ -103,7 +110,7 @@ def _family(name: str) -> list[dict]:
         }
         return row | compared(timings, mine, theirs, STEPS * BATCH)
 
-    default = ModelConfig(family=entry.family, net={}, spec=SPEC, stats=stats).build(0)
+    default = quickstart_model(name, small=False)
     train = load_recipe("quickstart").train_config(name)
     rank_batch = train.batch // train.workers
     nets = [("default net", default, BATCH), ("quickstart's small net", model, rank_batch)]

@@ -33,7 +33,7 @@ class Head:
         return kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def head():
     mark, token = secrets.token_hex(8), secrets.token_hex(32)
     folder = Path(tempfile.mkdtemp(prefix="gmhead-"))  # short: a socket's path has a limit

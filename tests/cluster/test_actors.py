@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.actors import ATTEMPTS, MAX_FAILURES, Actor, run_actors
+from cluster.actors import ATTEMPTS, Actor, run_actors
 from cluster.resources import ResourceRequest, resource_request
 from cluster.session import ClusterConfig
-from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.errors import ConfigError, DataError
 
 CPU = ResourceRequest("cpu", 1, 0)
 
@@ -105,8 +105,11 @@ def test_the_device_follows_the_recipe():
 
 
 def collect(results, into):
+    """Names of the tasks that are done go into a list; returns the results of the others."""
+    failed = []
     for result in results:
-        into.append(result["name"])
+        failed.append(result) if "error" in result else into.append(result["name"])
+    return failed
 
 
 @pytest.mark.ray
@@ -117,12 +120,14 @@ def test_failed_tasks_do_not_harm_the_others(ray_session, tmp_path):
         actor_class(), todo, workers=2, resources=CPU, deadline_s=5, folder=str(tmp_path)
     )
     done = []
-    with pytest.raises(GenmodError, match="2 of 8 tasks failed") as caught:
-        collect(results, done)
+    failed = {result["task"]["name"]: result for result in collect(results, done)}
+    assert "deadline of 5 s" in failed["02"]["error"]
+    assert "a bug" in failed["04"]["error"]
+    assert all(result["divisible"] and result["node"] for result in failed.values())
     assert sorted(done) == ["00", "01", "03", "05", "06", "07"]
     assert attempts(tmp_path, "01") == 2
     assert attempts(tmp_path, "02") == 1
-    assert "run the same command again to resume" in str(caught.value)
+    assert len(failed) == 2
 
 
 @pytest.mark.ray
@@ -133,10 +138,9 @@ def test_a_pool_outlives_its_workers_until_one_task_has_lost_three(ray_session, 
         actor_class(), todo, workers=2, resources=CPU, deadline_s=60, folder=str(tmp_path)
     )
     done = []
-    with pytest.raises(
-        GenmodError, match=r"^1 of 8 tasks failed, first 02: 3 workers were lost one after"
-    ):
-        collect(results, done)
+    (failed,) = collect(results, done)
+    assert failed["task"]["name"] == "02"
+    assert failed["error"].startswith("3 workers were lost one after")
     assert sorted(done) == [task["name"] for task in todo if task["name"] != "02"]
     assert (attempts(tmp_path, "00"), attempts(tmp_path, "02")) == (2, 3)
 
@@ -166,4 +170,3 @@ def test_an_actor_that_fits_on_no_node_is_refused_at_once(ray_session):
 
 def test_no_work_needs_no_ray():
     assert list(run_actors(actor_class(), [], workers=1, resources=CPU, deadline_s=9)) == []
-    assert MAX_FAILURES > 1

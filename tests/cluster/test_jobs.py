@@ -129,6 +129,7 @@ def test_a_stage_runs_as_a_job_and_returns_its_exit_code(head, tmp_path):
     assert str(nowhere) in stderr
 
 
+@pytest.mark.long
 def test_the_whole_run_is_a_job(head, tmp_path):
     """The quickstart in small: three families, real digits, MLflow in the job."""
     small = (

@@ -23,7 +23,7 @@ from tests.processes import TIMEOUT_S, free_ports, kill_marked
 
 BINS = Path(sys.executable).parent
 MARK = "GENMOD_TEST_NODE"
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 RECIPE = """
 root: {root}

@@ -52,6 +52,13 @@ def test_the_wait_ends_as_the_recipe_says(cluster):
         wait_until_free(ResourceRequest("cpu", 2, 0, wait_s=60), 3, "train.workers")
 
 
+def test_a_request_that_ray_has_granted_ends_the_wait(cluster):
+    cluster["free"] = [0.0]
+    answers = [False, True]
+    wait_until_free(ResourceRequest("cpu", 1, 0, wait_s=60), 1, "one task", lambda: answers.pop(0))
+    assert cluster["now_s"] == 1
+
+
 def test_gpus_count_too(cluster):
     with pytest.raises(GenmodError, match=r"needs 0\.002 CPUs and 2 GPUs"):
         wait_until_free(ResourceRequest("cuda", 0.001, 1), 2, "train.workers")

@@ -1,12 +1,14 @@
 """The loop over Ray tasks: results, limits, errors; and tasks that are ended after an error."""
 
 import os
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from cluster import resources
 from cluster.tasks import TaskOptions, run_tasks, stop
 from genmod.errors import ConfigError, GenmodError
 
@@ -57,6 +59,47 @@ def test_results_arrive_by_name_and_calls_are_made_lazily(ray_session, tmp_path)
         results[name] = result
         assert len(submitted) <= len(results) + 1
     assert results == {f"task-{number}": number**2 for number in range(6)}
+
+
+class Holder:
+    """An actor of another job."""
+
+    def ready(self) -> None:
+        """Return when it runs."""
+
+
+@pytest.fixture
+def busy_cluster(ray_session, monkeypatch):
+    """All CPUs are held by an actor. Returns what ends it."""
+    import ray
+
+    monkeypatch.setattr(resources, "local_folder", lambda: None)  # as on a cluster of several users
+    holder = ray.remote(num_cpus=2)(Holder).remote()
+    ray.get(holder.ready.remote(), timeout=120)
+    yield lambda: ray.kill(holder)
+    ray.kill(holder)
+
+
+@pytest.mark.ray
+def test_tasks_wait_for_resources_that_others_hold_and_say_so(busy_cluster, tmp_path, caplog):
+    options = TaskOptions(limit_hint="", memory_bytes=1 << 20, wait_s=60)
+    timer = threading.Timer(4, busy_cluster)
+    timer.start()
+    results = list(run_tasks(square, [("only", (3, str(tmp_path)))], options))
+    timer.join()
+    assert results == [("only", 9)]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "waiting up to 60 s for 1 CPUs and 1 MiB of memory: 0 of 1 workers fit now; the rest is held by "
+        "tasks of other jobs"
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_tasks_do_not_wait_for_ever(busy_cluster, tmp_path):
+    with pytest.raises(GenmodError, match=r"one task needs 1 CPUs, but after 1[5-9] s only 0 of 1"):
+        list(run_tasks(square, [("only", (3, str(tmp_path)))], TaskOptions(limit_hint="")))
 
 
 @pytest.mark.ray

@@ -1,10 +1,11 @@
-"""A VAE with a planted fault, for tests of the gate: it makes one image only, or repeats a given one.
+"""A VAE with a planted fault: it makes one image only, repeats a given one, or fails at an index.
 
 The folder of this file is in ``GENMOD_FAMILIES`` while tests run, and nothing else names it.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Self, final
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from genmod import units
+from genmod.errors import GenmodError
 from genmod.interface.batch import Batch
 from genmod.interface.log_prob import LogProb
 from genmod.interface.model import DataStats, GenerativeModel, Losses, Phase
@@ -32,6 +34,16 @@ class FaultyConfig(FamilyConfig):
     """All samples are one image."""
     copy_of: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(default=(), max_length=4_096)
     """Grey levels of an image that one sample of 1,000 repeats; none if empty."""
+    not_finite_at: int | None = Field(default=None, ge=0, le=1 << 40)
+    """Index of a sample that is not a number."""
+    crashes_at: int | None = Field(default=None, ge=0, le=1 << 40)
+    """Index of a sample whose generation raises an error."""
+    hangs_at: int | None = Field(default=None, ge=0, le=1 << 40)
+    """Index of a sample whose generation does not end."""
+    refused_at: int | None = Field(default=None, ge=0, le=1 << 40)
+    """Index of a sample for which a foreseen error is raised."""
+    of_scores: bool = False
+    """The index is that of a row whose log-likelihood has the fault; samples have none."""
 
     @classmethod
     def tiny(cls) -> Self:
@@ -64,7 +76,11 @@ class Model(GenerativeModel):
     @torch.no_grad()
     def sample(self, labels_B: Tensor | None, rng: Rng, options: Any) -> Tensor:
         """Samples of the VAE, or what the fault makes of them."""
+        if not self.config.of_scores:
+            self._fail(rng)
         x_BCHW = self.vae.sample(labels_B, rng, options)
+        if not self.config.of_scores:
+            x_BCHW[rng.index_B == self.config.not_finite_at] = torch.nan
         if self.config.collapsed:
             return torch.zeros_like(x_BCHW)
         if self.config.copy_of:
@@ -75,5 +91,21 @@ class Model(GenerativeModel):
         return x_BCHW
 
     def log_prob(self, batch: Batch, rng: Rng, options: Any) -> LogProb:
-        """The bound of the VAE."""
-        return self.vae.log_prob(batch, rng, options)
+        """The bound of the VAE, or what the fault makes of it."""
+        if not self.config.of_scores:
+            return self.vae.log_prob(batch, rng, options)
+        self._fail(rng)
+        result = self.vae.log_prob(batch, rng, options)
+        result.nats_B[rng.index_B == self.config.not_finite_at] = torch.nan
+        return result
+
+    def _fail(self, rng: Rng) -> None:
+        """Raise an error, or wait for ever, if the index with the fault is among these."""
+        config = self.config
+        indices = rng.index_B.tolist()
+        if config.crashes_at in indices:
+            raise ValueError("a planted error")
+        if config.refused_at in indices:
+            raise GenmodError("a planted refusal")
+        if config.hangs_at in indices:
+            time.sleep(3600)

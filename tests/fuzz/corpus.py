@@ -24,7 +24,7 @@ from genmod.data.sharding.previous_version import load_previous_version
 from genmod.data.sources.config import DataConfig, Splits
 from genmod.evaluation.features_job import FeaturesJob
 from genmod.evaluation.jobs import EvaluationJob
-from genmod.generation.synthetic import SampleConfig
+from genmod.generation.config import SampleConfig
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, family
 from genmod.interface.snapshot import ManifestSnapshot
@@ -33,17 +33,20 @@ from genmod.metrics.features import FeaturesConfig
 from genmod.metrics.protocol import EvaluateConfig
 from genmod.promotion import Author, Evidence, Ledger, LedgerChange, LedgerModel
 from genmod.receipts import commit
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.ood_scores import CalibrationConfig
-from genmod.scoring.table import ScoreConfig
 from genmod.training.checkpoint import Checkpoints
 from genmod.training.job import TrainJob, open_stream, plan_job, run_job
 from genmod.training.loop import train
 from genmod.training.plan import TrainConfig
 from genmod.training.setup import Plan
 from genmod.world import SingleProcess
-from pipelines.jobs.sampling import SampleActor, SampleJob, bulk_sample_job, plan_sample
+from pipelines.jobs.sample_plan import SampleJob, plan_sample
+from pipelines.jobs.sampling import SampleActor, bulk_sample_job
 from pipelines.jobs.scoring import ScoreActor, ScoreJob, bulk_score_job, plan_score
 from pipelines.recipe.tree import RECIPES
+from tests.fuzz.formats import write_formats
+from tests.fuzz.gates import write_net, write_spool, write_version
 from tests.fuzz.heartbeats import write_heartbeats
 from tests.fuzz.leases import write_lease, write_ticks
 
@@ -100,6 +103,10 @@ def build(folder: Path) -> Corpus:
     plans["evaluation"].do()
     _small_files(folder)
     _ledger(folder)
+    write_version(folder)
+    write_net(folder)
+    write_spool(folder)
+    write_formats(folder / "formats")
     files = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -183,7 +190,7 @@ def _sample(folder: Path):
         options={},
     )
     plan = plan_sample(job, config, seed=0)
-    _run_units(SampleActor, bulk_sample_job(plan))
+    _run_units(SampleActor, bulk_sample_job(plan, ManifestSnapshot()))
     return plan
 
 
@@ -206,9 +213,9 @@ def _score(folder: Path):
 def _run_units(actor_class, job, number: int = 0):
     """Write every unit of a job in this process, and publish its manifest."""
     first = None if job.first is None else _run_units(actor_class, job.first)
-    claim(job.out_root, job.fingerprint)
+    claim(job.out_root, job.work_fingerprint)
     actor = actor_class(plans=[job.plan], device="cpu", threads=1, deadline_s=60.0)
-    receipts = []
+    receipts = {}
     for unit in job.units:
         task = {
             "name": unit.name,
@@ -217,7 +224,7 @@ def _run_units(actor_class, job, number: int = 0):
             "num_rows": unit.num_rows,
             "parameters": unit.parameters,
         }
-        receipts.append(job.receipt.model_validate(actor.do(task)["receipt"]))
+        receipts[unit.name] = job.receipt.model_validate(actor.do(task)["receipt"])
     return publish(job.out_root, job.finish(receipts, first))
 
 

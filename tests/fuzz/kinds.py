@@ -56,7 +56,7 @@ def _dataset_calls(corpus: Corpus, root: str) -> Calls:
     from genmod.data.sharding.previous_version import load_previous_version
     from genmod.evaluation.images import read_shuffled
     from genmod.manifest import SPLITS, DatasetManifest, load_manifest
-    from genmod.scoring.table import ScoreConfig
+    from genmod.scoring.config import ScoreConfig
     from genmod.scoring.work_units import shard_slices
     from pipelines.commands.inspect import inspect
     from pipelines.commands.verify import verify
@@ -90,7 +90,7 @@ def _dataset_calls(corpus: Corpus, root: str) -> Calls:
         _ = version.version, version.shared(f"{root}-next"), version.digests
         for split in SPLITS:
             version.row_stats(split)
-        version.match_classes(["a", "b"])
+        version.match_classes(["a", "b"], 2)
 
     def slices() -> None:
         for part, _ in zip(
@@ -158,7 +158,7 @@ def _model(corpus: Corpus, rng: random.Random) -> Calls:
     from genmod.interface.model_store import load_model
     from genmod.interface.snapshot import ManifestSnapshot
     from pipelines.commands.verify import verify
-    from pipelines.jobs.sampling import SampleJob, plan_sample
+    from pipelines.jobs.sample_plan import SampleJob, plan_sample
     from pipelines.jobs.scoring import ScoreJob, plan_score
 
     root = str(corpus.folder / "models" / "m")
@@ -204,34 +204,37 @@ def _metrics(corpus: Corpus, rng: random.Random) -> Calls:
 
 def _receipts(corpus: Corpus, rng: random.Random) -> Calls:
     from genmod.data.format.shards import ShardReceipt
+    from genmod.generation.unit import SampleReceipt
     from genmod.interface.snapshot import ManifestSnapshot
     from genmod.manifest import DatasetManifest, Manifest, claim, find_done
     from genmod.receipts import load_receipts
+    from genmod.scoring.receipt import ScoreReceipt
     from pipelines.jobs.sampling import bulk_sample_job
-    from pipelines.jobs.scoring import ScoreReceipt, bulk_score_job
+    from pipelines.jobs.scoring import bulk_score_job
 
     sample: Any = corpus.plans["sample"]
     score: Any = corpus.plans["score"]
 
     def finish(job: Any, schema: Any) -> None:
         names = [unit.name for unit in job.units]
-        found = load_receipts(schema, job.out_root, names, job.fingerprint)
+        found = load_receipts(schema, job.out_root, names, job.work_fingerprint)
         if len(found) == len(names):
             first = None
             if job.first is not None:
                 first = ManifestSnapshot().load(Manifest, job.first.out_root, "scores")
-            job.finish(list(found.values()), first)
+            job.finish(found, first)
 
     def shard_receipts() -> None:
         root = str(corpus.folder / "receipt")
         load_receipts(ShardReceipt, root, ["train-000000"], "f")
 
     def claims(plan: Any) -> None:
-        find_done(DatasetManifest, plan.out_root, "features", plan.fingerprint)
-        claim(plan.out_root, plan.fingerprint)
+        work = getattr(plan, "stream", plan.fingerprint)
+        find_done(DatasetManifest, plan.out_root, "features", work)
+        claim(plan.out_root, work)
 
     yield "shards", shard_receipts
-    yield "sampled", lambda: finish(bulk_sample_job(sample), ShardReceipt)
+    yield "sampled", lambda: finish(bulk_sample_job(sample, ManifestSnapshot()), SampleReceipt)
     yield "scored", lambda: finish(bulk_score_job(score, ManifestSnapshot()), ScoreReceipt)
     yield "claim", lambda: claims(sample)
     yield "own claim", lambda: claims(score)
@@ -241,8 +244,14 @@ def _scores(corpus: Corpus, rng: random.Random) -> Calls:
     from genmod.evaluation.likelihood import histogram
     from genmod.evaluation.ood import ood_auroc, require_comparable_scores
     from genmod.interface.snapshot import ManifestSnapshot
+    from genmod.lineage.rows import RowQuery
     from genmod.manifest import Manifest
     from genmod.scoring.calibrated import add_ood_scores, calibration_metadata, read_scores
+    from genmod.selection.expression import parse_condition
+    from genmod.selection.job import count_rows
+    from genmod.selection.rows import RowSelection
+    from genmod.selection.split_scores import SplitScores
+    from pipelines.commands.lineage import lineage_of
     from pipelines.commands.verify import verify
 
     score: Any = corpus.plans["score"]
@@ -262,6 +271,17 @@ def _scores(corpus: Corpus, rng: random.Random) -> Calls:
         require_comparable_scores(found, found, (root, root))
         ood_auroc((root, root), found, found)
 
+    def selection() -> None:
+        condition = parse_condition("p_corrected > 0.2 and nats < 0 or label = 1")
+        data = ManifestSnapshot().dataset(score.data_root)
+        found = SplitScores(root, manifest(root))
+        selected = RowSelection(score.data_root, data, (found,), condition, "keep")
+        selected.check()
+        count_rows(selected, f"{root}-selected")
+
+    yield "selection", selection
+    yield "lineage", lambda: lineage_of(root)
+    yield "lineage of a row", lambda: lineage_of(score.data_root, RowQuery(index=0, split="val"))
     yield "histogram", lambda: histogram(read_scores(root, manifest(root)).nats_B)
     yield "calibrate", calibrate
     yield "ood", out_of_distribution
@@ -431,6 +451,47 @@ def _ticks(corpus: Corpus, rng: random.Random) -> Calls:
     yield "run", lambda: run_ticks(corpus.folder / "scheduled")
 
 
+def _replaced(corpus: Corpus, rng: random.Random) -> Calls:
+    from tests.fuzz.gates import read_version
+
+    yield "lists", lambda: read_version(corpus.folder)
+    if rng.random() < 0.2:
+        recipe = str(corpus.folder / "ledger.yaml")
+        yield "genmod models", lambda: _command("models", "--recipe", recipe, "--json")
+        yield "genmod why", lambda: _command("why", "1", "--recipe", recipe)
+
+
+def _start(corpus: Corpus, rng: random.Random) -> Calls:
+    from tests.fuzz.gates import read_start
+
+    yield "read", lambda: read_start(corpus.folder)
+
+
+def _drift(corpus: Corpus, rng: random.Random) -> Calls:
+    from tests.fuzz.gates import read_drift
+
+    yield "read", lambda: read_drift(corpus.folder)
+
+
+def _net(corpus: Corpus, rng: random.Random) -> Calls:
+    from tests.fuzz.gates import read_net
+
+    yield "features", lambda: read_net(corpus.folder, corpus.folder / "out")
+
+
+def _spool(corpus: Corpus, rng: random.Random) -> Calls:
+    from tests.fuzz.gates import replay_spool
+
+    yield "replay", lambda: replay_spool(corpus.folder)
+
+
+def _formats(corpus: Corpus, rng: random.Random) -> Calls:
+    from tests.fuzz.formats import SPECS, read_format
+
+    for name in SPECS:
+        yield name, lambda name=name: read_format(corpus.folder / "formats", name)
+
+
 def _source(kind: str) -> Callable[[Corpus, random.Random], Calls]:
     def calls(corpus: Corpus, rng: random.Random) -> Calls:
         from genmod.data.sharding.ingest import make_shard
@@ -477,7 +538,12 @@ KINDS = (
         8,
         ("*/m/receipts/*.json", "receipt/receipts/*.json", "*/m/claim.json"),
         _receipts,
-        ("samples/m/claim.json", "scores/m/claim.json"),
+        (
+            "samples/m/claim.json",
+            "samples/m/shards-",
+            "samples/m/quarantine.parquet",
+            "scores/m/claim.json",
+        ),
     ),
     Kind("scores", 5, ("scores/m/scores.json", "scores/m/calibration/*/scores.json"), _scores),
     Kind("table", 8, ("scores/m/*.parquet", "scores/m/calibration/*/*.parquet"), _scores),
@@ -502,6 +568,12 @@ KINDS = (
         _ticks,
         ("scheduled",),
     ),
+    Kind("replaced", 3, ("retrain/*/replaced.json",), _replaced),
+    Kind("start", 2, ("retrain/*/start/*.json",), _start),
+    Kind("drift", 2, ("drift/*/*/drift.json",), _drift),
+    Kind("net", 3, ("nets/*.onnx",), _net, ("out",)),
+    Kind("spool", 4, ("spool/*.jsonl",), _spool, ("spool",)),
+    Kind("formats", 6, ("formats/*",), _formats),
     Kind("npz", 2, ("sources/arrays.npz",), _source("npz"), ("out",)),
     Kind("idx", 2, ("sources/idx/*",), _source("idx"), ("out",)),
     Kind("parquet", 2, ("sources/rows.parquet",), _source("parquet"), ("out",)),

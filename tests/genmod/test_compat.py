@@ -126,6 +126,16 @@ def test_workers_search_no_folder_of_the_driver():
     )
 
 
+def test_ray_train_still_registers_its_handler_by_a_method():
+    import inspect
+
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    assert "signal.signal(" in inspect.getsource(DataParallelTrainer._register_sigint_handler), (
+        "Ray Train handles SIGINT in another way: change cluster.compat.interruptible_trainer"
+    )
+
+
 def test_the_engine_says_which_gradients_are_needed():
     answers = []
 

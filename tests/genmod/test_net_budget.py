@@ -15,7 +15,7 @@ from genmod.budget import BUDGET, ReadBudget
 from genmod.config import as_json
 from genmod.errors import ConfigError, DataError
 from genmod.evaluation.policy import PromoteConfig
-from genmod.generation.synthetic import SampleConfig
+from genmod.generation.config import SampleConfig
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec

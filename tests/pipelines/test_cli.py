@@ -179,14 +179,20 @@ RECIPE_OPTIONS = {
 def test_options_are_few_and_the_same_for_all_stages():
     """The list of options is part of the contract: adding one is a decision, not an accident."""
     actions = {f"--{kind}" for kind in CHAMPION_ACTIONS} | {"--reason"}
-    expected = dict.fromkeys(STAGES, RECIPE_OPTIONS) | {"promote": RECIPE_OPTIONS | actions}
+    expected = dict.fromkeys(STAGES, RECIPE_OPTIONS)
+    expected |= {
+        "promote": RECIPE_OPTIONS | actions,
+        "sample": RECIPE_OPTIONS | {"--index", "--out"},
+    }
     assert {stage: options_of(stage) for stage in STAGES} == expected
     about = {"--recipe", "--set", "--model", "--json", "--debug"}
     assert {name: options_of(name) for name in ("models", "compare", "why")} == dict.fromkeys(
         ("models", "compare", "why"), about
     )
+    assert options_of("doctor") == about | {"--address"}
     jobs = {"--no-wait", "--status", "--logs", "--stop"}
-    assert options_of("submit") == RECIPE_OPTIONS | jobs
+    kubernetes = {"--kubernetes", "--print", "--namespace", "--cluster", "--image", "--attempt"}
+    assert options_of("submit") == RECIPE_OPTIONS | jobs | kubernetes
     assert options_of("verify") == options_of("selftest") == {"--json", "--debug"}
     assert options_of("inspect") == {
         "--out", "--split", "--recipe", "--set", "--json", "--debug",
@@ -213,7 +219,7 @@ def test_help_has_an_example(name, capsys):
 def test_help_lists_the_commands_in_groups(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    groups = ["Pipeline stages", "Cluster jobs", "Inspect and check"]
+    groups = ["Pipeline stages", "Cluster jobs", "Inspect and check", "Datasets"]
     assert sorted(groups, key=text.index) == groups
     assert "Example: genmod run --recipe quickstart" in text
 

@@ -47,6 +47,7 @@ def test_without_the_variable_the_family_is_unknown(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_pipeline_works_with_a_family_from_outside(tmp_path):
     (tmp_path / "toy.yaml").write_text(RECIPE)
     code, answer, messages = genmod(tmp_path, "run", **os.environ)

@@ -75,6 +75,7 @@ def genmod(folder, environment, *words):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_whole_run_on_a_store_that_fails(store, proxy, proxied_root, folder):
     proxy.every, proxy.cycle = EVERY, FAULTS
     path = write_recipe(folder, proxied_root)

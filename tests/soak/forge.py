@@ -135,9 +135,13 @@ def run_driver(options: dict) -> int:
     from cluster.session import ClusterConfig, connect
     from genmod.data.sources.config import DataConfig
     from genmod.errors import GenmodError
-    from genmod.generation.synthetic import SampleConfig
+    from genmod.generation.config import SampleConfig
+    from genmod.scoring.config import ScoreConfig
     from genmod.training.job import TrainJob
-    from pipelines.jobs.sampling import SampleJob, sample_models
+    from pipelines.jobs.sample_plan import SampleJob
+    from pipelines.jobs.sampling import sample_models
+    from pipelines.jobs.score_plan import ScoreJob
+    from pipelines.jobs.scoring import score_models
     from pipelines.jobs.sharding import shard
     from pipelines.jobs.training import TrainOptions, train_models
 
@@ -149,6 +153,10 @@ def run_driver(options: dict) -> int:
         elif options["stage"] == "sample":
             job = SampleJob("soak", options["model"], options["root"], {})
             sample_models([job], SampleConfig.model_validate(options["config"]), seed=3)
+        elif options["stage"] == "score":
+            root = options["root"]
+            job = ScoreJob("soak", options["model"], options["data"], root, {})
+            score_models([job], ScoreConfig.model_validate(options["config"]), seed=3)
         else:
             train_options = TrainOptions(cluster, f"{options['root']}.scratch")
             train_models([TrainJob.model_validate(options["job"])], train_options)

@@ -19,26 +19,28 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 
 from genmod.config import as_json
-from genmod.generation.synthetic import SampleConfig
 from genmod.interface.registry import families
-from genmod.manifest import DatasetManifest, Manifest, find_problems, load_manifest
+from genmod.manifest import Manifest, find_problems, load_manifest
 from genmod.rng import rng_for
-from genmod.training.publish import publish_model
-from genmod.training.state import TrainState
+from tests.soak.configurations import WORKS, as_request
+from tests.soak.places import Places
 from tests.soak.ranks import TRAIN, Forge, make_dataset, make_job
+from tests.stores.proxy import Proxy
 
 STAGES = ("ranks", "shard", "sample", "train")
 """``ranks`` trains in forked processes without Ray and kills ranks. The others are stages on Ray, of which
-drivers and workers are killed."""
+drivers and workers are killed or frozen, or a configuration's name; see :data:`WORKS`."""
 
 GRACE_S = 30.0
 """Within this time, ranks detect that another one was killed."""
 
-SPAN_S = {"shard": 3.0, "sample": 3.0, "train": 12.0}
-"""The next kill of a stage is within this time. Training workers take longer to start."""
+SPAN_S = {"train": 12.0}
+"""The next kill of a stage is within this time, else within 3 s. Training workers take longer to start."""
+
+FREEZE_S = 4.0
+"""How long a frozen process stands still."""
 
 KILLS_PER_ROUND = 8
 ATTEMPT_S = 300.0
@@ -49,7 +51,6 @@ WORKERS = re.compile(r"ray::(_make|MapWorker|RayTrainWorker|.*Worker)")
 
 RANKS_TRAIN = TRAIN.model_copy(update={"nimg": 960, "max_failures": 1000})
 RAY_TRAIN = RANKS_TRAIN.model_copy(update={"nimg": 9_600, "workers": 2})
-SAMPLES = SampleConfig(count=96, shard_rows=8, micro_batch=4, workers=2)
 SHARDS = {"source": "builtin:digits", "shard_rows": 100}
 
 
@@ -63,6 +64,12 @@ class Soak:
     stages: Sequence[str] = STAGES
     address: str | None = None
     """Address of the Ray cluster for all stages but ``ranks``."""
+    rows: int = 96
+    """Images of a sampling job, and rows of the dataset that is scored."""
+    proxy: Proxy | None = None
+    """In front of the S3 server of the configurations that need one; the environment has its address."""
+    made: Counter = field(default_factory=Counter)
+    """Images and scores of the finished jobs."""
     killed: Counter = field(default_factory=Counter)
     """Number of kills by stage and process."""
     rounds: Counter = field(default_factory=Counter)
@@ -76,6 +83,7 @@ class Soak:
         """Run rounds until ``kills`` processes were killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = make_dataset(str(self.folder / "data"))
+        self._places = Places(self.folder, self.proxy, self.rows)
         self.forge = Forge(*(["ray"] if self.address else []))
         try:
             while sum(self.killed.values()) < self.kills:
@@ -89,6 +97,19 @@ class Soak:
                     self.differing.append(name)
         finally:
             self.forge.close()
+
+    def summary(self) -> dict[str, Any]:
+        """The counts, as they are printed."""
+        return {
+            "seed": self.seed,
+            "kills": sum(self.killed.values()),
+            "killed": dict(sorted(self.killed.items())),
+            "rounds": dict(self.rounds),
+            "made": dict(self.made),
+            "lost": self.lost,
+            "doubled": self.doubled,
+            "differing": self.differing,
+        }
 
     def draw(self) -> float:
         """The next choice, in (0, 1)."""
@@ -161,52 +182,56 @@ class Soak:
             self._expected[stage] = self._run_stage(f"{stage}-straight", stage, 0)
             assert self._expected[stage] is not None, f"{stage} fails without kills"
         manifest, expected = self._run_stage(name, stage, KILLS_PER_ROUND), self._expected[stage]
-        if stage != "train":
-            rows = self._rows(name, manifest)
-            expected_rows = self._rows(f"{stage}-straight", expected)
+        if manifest is not None and expected.kind != "model":
+            rows = self._places.rows(self._root(name, stage), manifest)
+            expected_rows = self._places.rows(self._root(f"{stage}-straight", stage), expected)
             self.lost += (expected_rows - rows).total()
             self.doubled += (rows - expected_rows).total()
+            self.made[expected.kind] += rows.total()
         return manifest is not None and manifest.digest == expected.digest
 
+    def _root(self, name: str, stage: str) -> str:
+        """URL of the folder of a round."""
+        return self._places.root(name, WORKS[stage].place if stage in WORKS else "local")
+
     def _request(self, name: str, stage: str) -> dict[str, Any]:
-        root = self.folder / name
-        request = {"stage": stage, "root": str(root), "address": self.address}
+        request = {"root": self._root(name, stage), "address": self.address}
         if stage == "shard":
-            return request | {"data": SHARDS}
-        job = make_job(str(self.folder / "data"), self.data, root, RAY_TRAIN)
+            return request | {"stage": stage, "data": SHARDS}
         if stage == "train":
-            return request | {"job": as_json(job)}
-        model = str(self.folder / "model")
-        if not (self.folder / "model" / "model.json").exists():
-            state = TrainState(0, job.model.build(1), job.model.build(2), ())
-            publish_model(model, job.model, state, fingerprint="soak", parents={}, metadata={})
-        return request | {"model": model, "config": as_json(SAMPLES)}
+            job = make_job(str(self.folder / "data"), self.data, self.folder / name, RAY_TRAIN)
+            return request | {"stage": stage, "job": as_json(job)}
+        work = WORKS[stage]
+        inputs = self._places.inputs(work.family, work.place)
+        return request | inputs | as_request(work, self.rows)
 
     def _run_stage(self, name: str, stage: str, most_kills: int) -> Manifest | None:
-        kind, killed = ("model" if stage == "train" else "dataset"), 0
-        schema = Manifest if kind == "model" else DatasetManifest
-        for _ in range(10 * KILLS_PER_ROUND):
-            request = self._request(name, stage) | {"stderr": str(self.folder / f"{name}.err")}
-            driver = self.forge.start_stage(**request)
+        request = self._request(name, stage) | {"stderr": str(self.folder / f"{name}.err")}
+        place = WORKS[stage].place if stage in WORKS and most_kills else "local"
+        with self._places.faults(place):
+            self._run_drivers(name, stage, request, most_kills)
+        return self._places.whole(request["root"], {"train": "model"}.get(stage))
+
+    def _run_drivers(self, name: str, stage: str, request: dict[str, Any], most_kills: int) -> None:
+        """Start drivers until one of them ends well. Undisturbed, the first must."""
+        number, killed = WORKS[stage].drivers if stage in WORKS and most_kills else 1, 0
+        for _ in range(10 * KILLS_PER_ROUND if most_kills else 1):
+            drivers = [self.forge.start_stage(**request) for _ in range(number)]
             start_s = time.monotonic()
-            while psutil.Process(driver).status() != psutil.STATUS_ZOMBIE:
+            while alive := [pid for pid in drivers if _is_alive(pid)]:
                 if time.monotonic() - start_s > ATTEMPT_S:
-                    os.kill(driver, signal.SIGKILL)
-                after_s = self.draw() * SPAN_S[stage] if killed < most_kills else 0.1
+                    for pid in alive:
+                        os.kill(pid, signal.SIGKILL)
+                after_s = self.draw() * SPAN_S.get(stage, 3.0) if killed < most_kills else 0.1
                 time.sleep(after_s)
                 if killed < most_kills:
+                    driver = alive[int(self.draw() * len(alive))]
                     killed += self._kill_one(name, driver, after_s)
-            if self.forge.wait(driver) == 0:
+            if 0 in [self.forge.wait(pid) for pid in drivers]:
                 break
-        manifest = load_manifest(schema, str(self.folder / name), kind)
-        if isinstance(manifest, DatasetManifest):
-            files = [file for shard in manifest.shards for file in (shard.tar, shard.index)]
-        else:
-            files = list(manifest.files) if manifest else []
-        return None if find_problems(str(self.folder / name), files) else manifest
 
     def _kill_one(self, name: str, driver: int, after_s: float) -> bool:
-        """Kill the driver or one of the Ray workers. Returns whether it was alive."""
+        """Kill or freeze the driver or one of the Ray workers. Returns whether it was alive."""
         choice, which = self.draw(), self.draw()
         if choice < 0.25:
             return self._kill(name, "driver", driver, after_s)
@@ -215,15 +240,22 @@ class Soak:
             with suppress(psutil.Error, IndexError):
                 if WORKERS.match(process.cmdline()[0]):
                     workers.append(process.pid)
-        return bool(workers) and self._kill(
-            name, "worker", sorted(workers)[int(which * len(workers))], after_s
-        )
+        if not workers:
+            return False
+        worker = sorted(workers)[int(which * len(workers))]
+        if choice < 0.4:
+            self._freeze(worker)
+        return self._kill(name, "worker", worker, after_s)
 
-    def _rows(self, name: str, manifest: Manifest | None) -> Counter[str]:
-        """Keys of a dataset and their numbers of occurrences."""
-        rows: Counter[str] = Counter()
-        if isinstance(manifest, DatasetManifest):
-            for shard in manifest.shards:
-                table = pq.read_table(self.folder / name / shard.index.path, columns=["key"])
-                rows.update(f"{shard.split}/{key}" for key in table["key"].to_pylist())
-        return rows
+    def _freeze(self, pid: int) -> None:
+        """Let a process stand still for a while, so that others do its work, and then go on."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(FREEZE_S)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(self.draw())
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a child of the forge runs."""
+    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -57,6 +57,9 @@ WELL = "train.nimg=102400"
 Command = Callable[[tuple[str, ...], Callable[[], bool]], None]
 """Runs a command to its end. It is not run again after a kill if the function says that its work is done."""
 
+_COMMAND_S = 8 * TIMEOUT_S
+"""Longest time of a command that is not killed, on a busy machine."""
+
 MARK = "GENMOD_STORY"
 """In the environment of the commands, so that all their processes can be found."""
 
@@ -191,7 +194,11 @@ class Killer:
                     return
         else:
             process = self._start(words)
-        output, _ = process.communicate(timeout=TIMEOUT_S)
+        try:
+            output, _ = process.communicate(timeout=_COMMAND_S)
+        except subprocess.TimeoutExpired:
+            kill_marked(MARK, str(self.recipe))
+            raise
         assert process.returncode == 0, output
 
     def _start(self, words: tuple[str, ...]) -> subprocess.Popen[str]:

@@ -28,6 +28,7 @@ def test_stages_under_random_kills_of_drivers_and_workers(ray_session, tmp_path)
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    soak = Soak(tmp_path, seed=6, kills=9, stages=("shard", "sample"), address=address)
+    stages = ("shard", "sample-filters-twice", "score")
+    soak = Soak(tmp_path, seed=6, kills=17, stages=stages, address=address)
     soak.run()
-    check(soak, 9)
+    check(soak, 17)

@@ -10,6 +10,7 @@ from tests.soak.story import tell, write_recipe
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_better_model_is_promoted_and_bad_ones_are_refused(ray_session, tmp_path):
     recipe = str(write_recipe(tmp_path, "{}"))
 

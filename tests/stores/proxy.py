@@ -24,6 +24,7 @@ Kind = Literal[
     "cut",
     "trickle",
     "silence",
+    "late",
     "unconditional",
     "flip",
     "whole",
@@ -33,11 +34,13 @@ Kind = Literal[
 401, 500, 503: that status, and the store does not receive the request. refuse: a reset, and the store does
 not receive the request. lose: the store executes the request, the answer is a reset. cut: half of the answer,
 then a reset. trickle: the answer is sent byte by byte. silence: the store executes the request, no answer is
-sent. unconditional: the store receives no ``If-None-Match``. flip: the store receives one flipped bit and no
+sent. late: the store executes the request, the answer is sent half a minute later. unconditional: the store
+receives no ``If-None-Match``. flip: the store receives one flipped bit and no
 checksum. whole: the store receives no range, and so sends the whole object.
 """
 
 TRICKLE_S = 0.05
+LATE_S = 30.0
 
 ERROR = b'<?xml version="1.0"?><Error><Code>%s</Code><Message>injected</Message></Error>'
 
@@ -139,6 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, reply_headers, reply = self._forward(headers, body)
         if kind == "silence":
             self.proxy.ended.wait(60)
+        if kind == "late":
+            self.proxy.ended.wait(LATE_S)
         if kind in ("lose", "silence"):
             self._reset()
         elif kind in ("cut", "trickle"):

@@ -1,5 +1,6 @@
 """Cases of the README's table of data: folders of image files."""
 
+import hashlib
 import json
 import os
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genmod.data.format.keys import sample_key
+from genmod.data.sharding.ingest import make_shard
 from genmod.data.sources.names import HIDDEN
 from genmod.errors import ConfigError, DataError
 from tests.genmod.data.builders import encode, write_tar
@@ -25,6 +28,12 @@ from tests.genmod.data.readme_cases import (
 )
 
 
+def key_digest(name):
+    """What the sample of a source orders its rows by."""
+    digest = hashlib.blake2b(sample_key(name).encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
 @brings("class folders, also with numbers as names: `1`, `2`, ... `12`")
 def numeric_names(root):
     for number in range(1, 13):
@@ -36,13 +45,26 @@ def numeric_names(root):
     assert all(name.startswith(f"{label}/") for name, (label, _) in rows_of(plan).items())
 
 
+@brings("names of classes that look alike: `Dog` and `dog`, `01` and `1`, two Unicode forms")
+def similar_names(root):
+    for names in (("Dog", "dog"), ("01", "1"), ("k\u00e4se", "ka\u0308se")):
+        for name in names:
+            write_images(root / names[0] / name, 3)
+        plan = plan_of(f"folder:{root}/{names[0]}")
+        assert class_rows(plan) == dict.fromkeys(names, 3)
+        first, second = map(ascii, plan.class_names)
+        assert f"classes {first} and {second} differ only in case" in decisions(plan)
+
+
 @brings("one folder of images")
 def one_folder(root):
     write_images(root / "photos", 20)
     for where in (root, root / "photos"):
         plan = plan_of(f"folder:{where}")
         assert (plan.spec.classes, plan.class_names, plan.rows) == (0, (), 20)
-    assert "data.labels=true makes it a class" in decisions(plan_of(f"folder:{root}"))
+    assert "'photos' is the only class; data.labels=true makes it one" in decisions(
+        plan_of(f"folder:{root}")
+    )
     assert plan_of(f"folder:{root}", labels=True).class_names == ("photos",)
 
 
@@ -115,6 +137,20 @@ def label_files(root):
     assert rows_of(chosen)["cat/0.png"][0] == "dog"
 
 
+@brings("a column `split` in that file")
+def split_column(root):
+    write_images(root, 20)
+    splits = ["train" if number < 12 else "test" for number in range(20)]
+    rows = "".join(f"{n}.png,{'ab'[n % 2]},{split}\n" for n, split in enumerate(splits))
+    write(root / "metadata.csv", f"file_name,label,split\n{rows}".encode())
+    plan = plan_of(f"folder:{root}", splits="source")
+    assert {name: split for name, (_, split) in rows_of(plan).items()} == {
+        f"{n}.png": split for n, split in enumerate(splits)
+    }
+    dealt = decisions(plan_of(f"folder:{root}"))
+    assert "the rows of metadata.csv declare the splits train, test: data.splits=source" in dealt
+
+
 @brings("image files without an extension, or with another one")
 def extensions(root):
     names = ["a", "b.jfif", "c.jpg_large", "d.dat", "e.JPG", "f.png"]
@@ -180,6 +216,32 @@ def mixed_channels(root):
     assert plan_of(f"folder:{root}", channels=1).spec.channels == 1
 
 
+@brings("a colour image among many grey ones that no sampled image announced")
+def rare_colour(root):
+    names = [f"{number}.png" for number in range(300)]
+    for number, name in enumerate(names):
+        write(root / name, image(number))
+    # The sample has the 256 names with the smallest digests.
+    rare = max(names, key=key_digest)
+    write(root / rare, image(0, channels=3))
+    splits = {"val": 0.0, "test": 0.0}
+    jobs = [
+        [plan.job(shard, str(root / name)) for shard in plan.shards]
+        for name, plan in (
+            ("by-sample", plan_of(f"folder:{root}", splits=splits)),
+            ("chosen", plan_of(f"folder:{root}", splits=splits, channels=1)),
+        )
+    ]
+    ((job,), (chosen,)) = jobs
+    assert job["spec"]["channels"] == chosen["spec"]["channels"] == 1
+    ((_, name, reason),) = make_shard(job).rejected
+    assert (name, reason) == (
+        rare,
+        "is in colour, sampled images are grey; set data.channels to 3 or 1",
+    )
+    assert make_shard(chosen).rejected == ()
+
+
 @brings("images of several sizes")
 def mixed_sizes(root):
     for number in range(30):
@@ -215,6 +277,20 @@ def duplicates(root):
     assert plan.rows == 19
     rows = stored(plan)
     assert (rows["a/copy"] == rows["a/1"]).all()
+
+
+@brings("the same image file in two splits")
+def copies_in_two_splits(root):
+    write_images(root / "train" / "cat", 10)
+    write_images(root / "train" / "dog", 10, first=10)
+    write_images(root / "test" / "cat", 5, first=7)
+    plan = plan_of(f"folder:{root}", splits="source")
+    assert plan.rows == 25
+    assert "5 files are copies of others, byte for byte, and are kept" in decisions(plan)
+    assert (
+        "5 images of val and test are in another split too, the first is test/cat/0.png"
+        in decisions(plan)
+    )
 
 
 @brings("transparent, 16-bit, CMYK and animated images")

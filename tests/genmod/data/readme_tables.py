@@ -99,6 +99,22 @@ def declared_splits(root):
     assert "declare the splits train, test" in decisions(plan_of(f"parquet:{root}/hf"))
 
 
+@brings("labels of which none is a class: 1.5, one-hot lists, identifiers of 16 digits")
+def labels_of_no_class(root):
+    reasons = {
+        "fraction": [n + 0.5 for n in range(N)],
+        "several labels": [[int(n % 3 == k) for k in range(3)] for n in range(N)],
+        "not a class number": [10**15 + n for n in range(N)],
+    }
+    for reason, label in reasons.items():
+        source = table(root / f"{reason}.parquet", label=label)
+        with pytest.raises(
+            DataError, match=rf"{N} rows have no class \(.*{reason}.*data\.labels=false"
+        ):
+            plan_of(source)
+        assert plan_of(source, labels=False).spec.classes == 0
+
+
 @brings("npz: arrays named as in Keras or MedMNIST")
 def common_arrays(root):
     labels = np.arange(N) % 3

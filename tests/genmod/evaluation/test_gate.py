@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from genmod.errors import ConfigError
-from genmod.evaluation.gate import MetricDifference, decide
+from genmod.evaluation.differences import MetricDifference
+from genmod.evaluation.gate import decide
 from genmod.evaluation.policy import ErrorRates, PromoteConfig, Rule
 from genmod.metrics.protocol import Interval, MetricResult, MetricValue, Protocol
 

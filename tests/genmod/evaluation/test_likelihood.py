@@ -10,7 +10,7 @@ import torch
 from genmod.errors import ConfigError
 from genmod.evaluation.gate import decide
 from genmod.evaluation.images import Images
-from genmod.evaluation.likelihood import mean_bits_per_dim
+from genmod.evaluation.likelihood import likelihood_gain, mean_bits_per_dim
 from genmod.evaluation.meter import Reference
 from genmod.evaluation.policy import PromoteConfig, Rule
 from genmod.interface.log_prob import LogProb
@@ -93,3 +93,32 @@ def test_likelihoods_of_two_kinds_or_other_rows_are_refused(reference):
     fewer = mean_bits_per_dim(scores(2.0, keys=KEYS[:150]), "test", reference, KEYS)
     with pytest.raises(ConfigError, match=r"n_real 150 against 200.*settings\.rows"):
         compared(fewer, champion)
+
+
+def test_paired_rows_show_a_gain_that_two_intervals_hide(reference):
+    champion, candidate = (scores(bits) for bits in (3.0, 2.98))
+    own = rng_for(1, "own", range(len(KEYS))).normal(1, dtype=torch.float64)[:, 0]
+    candidate.nats_B.add_(0.01 * own * 16 * math.log(2))  # its own noise, a tenth of the common one
+    gain = likelihood_gain((candidate, "test"), (champion, "test"), reference, KEYS)
+    assert gain.gain == pytest.approx(0.02, abs=0.003)
+    assert gain.stderr == pytest.approx(0.01 / 200**0.5, rel=0.2)
+    assert (gain.paired, gain.rows, gain.freedom) == (True, 200, 199)
+    values = [
+        result(mean_bits_per_dim(each, "test", reference, KEYS)) for each in (candidate, champion)
+    ]
+    assert gain.metric == values[0].value.name
+    config = PromoteConfig(rules={"bits_per_dim": Rule(improve_by=0.01, max_regression=0.01)})
+    assert decide([values[0]], [values[1]], config, [gain]).promote
+    hidden = decide([values[0]], [values[1]], config)
+    assert not hidden.promote
+    assert "reference rows, these are 200" in hidden.reasons[-1]
+
+
+def test_rows_are_paired_by_key_and_only_of_one_kind(reference):
+    champion = scores(3.0)
+    turned = scores(3.0).take(torch.arange(len(KEYS) - 1, -1, -1))
+    gain = likelihood_gain((turned, "test"), (champion, "test"), reference, KEYS)
+    assert (gain.gain, gain.stderr) == (0, 0)
+    for other in (scores(3.0, label="lower_bound"), scores(3.0, k=2), scores(3.0, keys=KEYS[:150])):
+        assert likelihood_gain((other, "test"), (champion, "test"), reference, KEYS) is None
+    assert likelihood_gain((champion, "val"), (champion, "test"), reference, KEYS) is None

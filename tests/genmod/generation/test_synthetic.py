@@ -6,24 +6,20 @@ import json
 import pytest
 import torch
 import webdataset
-from hypothesis import given
-from hypothesis import strategies as st
 
+from genmod.data.format.index import read_index
 from genmod.data.format.shards import write_shard
 from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.generation.config import SampleConfig
 from genmod.generation.labels import LabelRequest, label_request
-from genmod.generation.synthetic import (
-    SampleConfig,
-    SampledBy,
-    SampleGenerator,
-    shard_count,
-    shard_range,
-    size_bytes_at_most,
-)
+from genmod.generation.lanes import LaneRange, Lanes
+from genmod.generation.request import size_bytes_at_most
+from genmod.generation.synthetic import SampledBy, SampleGenerator
+from genmod.generation.unit import write_sample_unit
 from genmod.interface.model import DataStats, GenerativeModel
 from genmod.interface.options import SampleOptions
 from genmod.interface.registry import ModelConfig, families, family
-from genmod.manifest import DatasetManifest, ImageSpec
+from genmod.manifest import DatasetManifest, ImageSpec, StoredShard
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 
@@ -38,16 +34,26 @@ def generator_of(name, spec=SPEC, labels=None, micro_batch=4):
     )
 
 
+def images_of(generator, *ranges):
+    """(index, pixels) of every image in some ranges."""
+    for images, rows in generator.images(ranges):
+        for row in rows:
+            yield int(images.batch.index_B[row]), images.batch.pixels_BCHW[row]
+
+
 @pytest.mark.parametrize("name", families())
 def test_an_image_does_not_depend_on_the_division_of_the_work(name):
     generator = generator_of(name)
-    whole = dict(generator.images(range(12)))
+    whole = dict(images_of(generator, range(12)))
     assert list(whole) == list(range(12))
     for part in (range(3, 10), range(5, 6), range(8, 12)):
-        for index, pixels_CHW in generator.images(part):
+        for index, pixels_CHW in images_of(generator, part):
             assert index in part
             assert torch.equal(pixels_CHW, whole[index])
     assert torch.equal(generator.image(9), whole[9])
+    pieces = dict(images_of(generator, range(1, 3), range(3, 4), range(9, 12)))
+    assert list(pieces) == [1, 2, 3, 9, 10, 11]
+    assert all(torch.equal(pixels, whole[index]) for index, pixels in pieces.items())
     assert len({pixels.numpy().tobytes() for pixels in whole.values()}) == 12
 
 
@@ -55,7 +61,7 @@ def test_an_image_does_not_depend_on_the_division_of_the_work(name):
 @pytest.mark.parametrize("name", families())
 def test_pixels_have_the_shape_and_levels_of_the_dataset(name, levels):
     spec = SPEC.model_copy(update={"levels": levels, "classes": 0})
-    pixels_BCHW = generator_of(name, spec).pixels_BCHW(0)
+    pixels_BCHW = generator_of(name, spec).micro_batch_of(0).batch.pixels_BCHW
     assert pixels_BCHW.shape == (4, 1, 8, 8)
     assert pixels_BCHW.dtype == torch.uint8
     if levels == 2:
@@ -84,11 +90,32 @@ class Diverging(GenerativeModel):
         return x_BCHW
 
 
-def test_an_image_with_nan_is_an_error_and_not_written():
+def test_an_image_with_nan_goes_to_quarantine_and_the_others_are_written(tmp_path):
     generator = SampleGenerator(Diverging(SPEC), SampleOptions(), LabelRequest(3), 7, 4)
-    assert len(list(generator.images(range(0, 4)))) == 4
     with pytest.raises(GenmodError, match="image 6 contains NaN"):
-        list(generator.images(range(0, 5)))
+        generator.image(6)
+    (unit,) = Lanes().units([LaneRange(0, 2, 9)], 9)[:1] or [None]
+    receipt = write_sample_unit(
+        str(tmp_path), unit, generator, None, model_digest="digest", stream="stream"
+    )
+    assert receipt.quarantined == ((6, "not finite"),)
+    assert receipt.parts == unit.intervals
+    index = read_index(StoredShard(receipt.shard, str(tmp_path)))["index"].to_pylist()
+    assert index == [2, 3, 4, 5, 7, 8]
+
+
+@pytest.mark.parametrize("name", families())
+def test_generating_ahead_of_the_encoder_changes_nothing(name, tmp_path):
+    (unit,) = [Lanes().units([LaneRange(0, 2, 15)], 20)[0]]
+    receipts = [
+        write_sample_unit(
+            str(tmp_path), unit, generator_of(name), None,
+            model_digest="digest", stream="stream", overlaps=overlaps,
+        )
+        for overlaps in (True, False)
+    ]  # fmt: skip
+    assert receipts[0] == receipts[1]
+    assert receipts[0].shard.rows == 13
 
 
 def test_labels_are_a_function_of_the_index():
@@ -123,23 +150,16 @@ def test_labels_that_the_model_does_not_have_are_rejected(labels, classes, messa
         label_request(labels, spec, ["dog", "cat", "cow"])
 
 
-@given(count=st.integers(1, 500), shard_rows=st.integers(1, 100))
-def test_shards_contain_every_index_once(count, shard_rows):
-    config = SampleConfig(count=count, shard_rows=shard_rows)
-    ranges = [shard_range(number, config) for number in range(shard_count(config))]
-    assert [index for part in ranges for index in part] == list(range(count))
-    assert all(part for part in ranges)
-
-
 @pytest.mark.parametrize("name", families())
 def test_sidecars_describe_how_each_image_was_generated(name, tmp_path):
     generator = generator_of(name, labels=LabelRequest(3, only=2))
     rows = [
-        generator.row(index, pixels, "digest") for index, pixels in generator.images(range(2, 9))
+        generator.row(index, pixels, "digest")
+        for index, pixels in images_of(generator, range(2, 9))
     ]
     entry, metadata = write_shard(str(tmp_path), "train-000000", "train", SPEC, rows)
     assert metadata.rows_K == (0, 0, 7)
-    assert entry.tar.size_bytes <= size_bytes_at_most(SampleConfig(count=7), SPEC)
+    assert entry.tar.size_bytes <= size_bytes_at_most(7, 1, SPEC)
     tars = glob.glob(str(tmp_path / "*.tar"))
     samples = list(webdataset.WebDataset(tars, shardshuffle=False))
     assert [sample["__key__"] for sample in samples] == [f"{index:09d}" for index in range(2, 9)]
@@ -157,10 +177,10 @@ def test_sidecars_describe_how_each_image_was_generated(name, tmp_path):
 
 def test_settings_without_effect_on_the_images_are_not_in_the_fingerprint():
     base = SampleConfig()
-    same = SampleConfig(workers=9, device="cpu", deadline_s=1)
-    assert same.result() == base.result()
-    for change in ({"count": 3}, {"shard_rows": 3}, {"micro_batch": 3}, {"weights": "raw"}):
-        assert SampleConfig(**change).result() != base.result()
+    same = SampleConfig(workers=9, device="cpu", deadline_s=1, count=3, shard_rows=3, request=9)
+    assert same.stream() == base.stream()
+    for change in ({"micro_batch": 3}, {"weights": "raw"}, {"filters": {"min_contrast": 3}}):
+        assert SampleConfig(**change).stream() != base.stream()
 
 
 RECORD = {"weights": "ema", "options": {}, "only_label": None, "seed": 3, "micro_batch": 8}

@@ -16,9 +16,10 @@ from genmod.errors import DataError, GenmodError
 from genmod.interface.log_prob import LogProb
 from genmod.manifest import ImageSpec, Manifest, write_file
 from genmod.scoring.calibrated import read_scores
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.label import ScoreLabel, common_label
 from genmod.scoring.moments import RunningMoments
-from genmod.scoring.table import Rows, ScoreConfig, Scores, read_parquet, summary
+from genmod.scoring.table import Rows, Scores, read_parquet, summary
 
 KEYS = ["a", "b", "c", "d", "e"]
 ROWS = Rows(KEYS, torch.tensor([3, 1, 4, 10, 5]), torch.tensor([0, 1, 2, 0, 1]))

@@ -10,14 +10,15 @@ from genmod import storage
 from genmod.config import fingerprint
 from genmod.data.format.shards import Row, write_shard
 from genmod.data.reading.reader import RowReader
-from genmod.errors import ConfigError, Unscorable
+from genmod.errors import ConfigError, DataError, Unscorable
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import DatasetManifest, FileEntry, ImageSpec, ShardEntry, StoredShard
 from genmod.rng import rng_for
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.label import ScoreLabel
-from genmod.scoring.table import ScoreConfig
-from genmod.scoring.work_units import SCORE_PURPOSE, rows_to_score, score_rows, shard_slices
+from genmod.scoring.row_scores import score_rows
+from genmod.scoring.work_units import SCORE_PURPOSE, rows_to_score, shard_number, shard_slices
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 ROOT = "memory://slices"
@@ -110,7 +111,7 @@ def test_scores_are_the_model_s_own_and_do_not_depend_on_the_cut(name, reader):
     model = config.build(1).double().eval().requires_grad_(False)
     batch = reader.read(np.arange(6))
     direct = model.log_prob(batch, rng_for(4, SCORE_PURPOSE, batch.index_B), options)
-    some = score_rows(model, options, reader, [5, 2, 3], 2, seed=4)
+    some = score_rows(model, options, reader, [5, 2, 3], 2, seed=4).scores
     close = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(some.nats_B, direct.nats_B[[5, 2, 3]], **close)
     torch.testing.assert_close(some.stderr_B, direct.stderr_B[[5, 2, 3]], **close)
@@ -118,3 +119,40 @@ def test_scores_are_the_model_s_own_and_do_not_depend_on_the_cut(name, reader):
     assert some.rows.index_B.tolist() == [15, 6, 9]
     assert some.rows.labels_B.tolist() == [2, 2, 0]
     assert some.label == ScoreLabel.from_log_prob(direct)
+
+
+@given(rows=SHARDS, per_task=st.integers(1, 50), data=st.data())
+def test_halves_have_the_same_rows_in_order_and_names_of_their_own(rows, per_task, data):
+    count = data.draw(st.integers(1, sum(rows)))
+    config = ScoreConfig(rows_per_task=per_task, max_rows=count)
+    parts = list(shard_slices(ROOT, manifest(*rows), config, 5))
+    whole = numbered(parts, rows)
+    while any(len(part) > 1 for part in parts):
+        number = data.draw(st.sampled_from([n for n, part in enumerate(parts) if len(part) > 1]))
+        parts[number : number + 1] = parts[number].halves()
+        assert numbered(parts, rows) == whole
+        assert len({part.name for part in parts}) == len(parts)
+    assert all(part.halves() == [] for part in parts)
+    assert len(parts) == count
+    for part in parts:
+        number = shard_number(f"{part.name}-0123456789ab.parquet", "val", len(rows))
+        assert part.shard == manifest(*rows).stored(ROOT, "val")[number]
+
+
+def test_a_file_that_is_no_table_of_a_shard_is_refused():
+    for path in (
+        "val-000002-ab.parquet",
+        "test-000000-ab.parquet",
+        "val-x-ab.parquet",
+        "quarantine.parquet",
+    ):
+        with pytest.raises(DataError, match="not the name of a table"):
+            shard_number(path, "val", 2)
+
+
+def test_parts_below_a_micro_batch_cost_as_much_as_one():
+    (part,) = shard_slices(ROOT, manifest(250), ScoreConfig(), 0)
+    assert part.micro_batches(50) == 5
+    first, second = part.halves()
+    assert [half.micro_batches(50) for half in (first, second)] == [3, 3]
+    assert first.halves()[0].halves()[0].halves()[0].micro_batches(50) == 1

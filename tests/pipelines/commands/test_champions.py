@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from genmod import storage
+from genmod.config import fingerprint
+from genmod.evaluation.differences import MetricDifference
+from genmod.manifest import Manifest, load_manifest, publish
+from genmod.metrics.protocol import Protocol
 from pipelines.cli import main
-from tests.pipelines.stages.champion_world import World, add_model
+from tests.pipelines.stages.champion_world import World, add_model, metric
 
 
 @pytest.fixture
@@ -106,6 +111,22 @@ def test_bad_input_is_one_line_and_exit_2(world, capsys, words, expected):
     assert storage.list_names(f"{world.root}/promotions/vae") == before
 
 
+def test_a_version_that_is_not_whole_is_neither_pinned_nor_rolled_back_to(world, capsys):
+    before = storage.list_names(f"{world.root}/promotions/vae")
+    first, _, third = world.digests
+    storage.write_bytes(f"{world.at(3)}/models/vae/ema.safetensors", b"changed")
+    line = run(world, capsys, "promote", "--pin", third[:8], "--reason", "x", code=2)
+    assert re.search(
+        f"model {third[:12]} of vae is not whole: .*/ema.safetensors: 7 bytes, exp", line
+    )
+    storage.remove(f"{world.at(1)}/models/vae/config.json")
+    line = run(world, capsys, "promote", "--rollback", code=2)
+    assert re.search(f"model {first[:12]} of vae is not whole: .*/config.json", line)
+    storage.remove(f"{world.at(1)}/models/vae/model.json")
+    assert "is not whole: no model at" in run(world, capsys, "promote", "--rollback", code=2)
+    assert storage.list_names(f"{world.root}/promotions/vae") == before
+
+
 def test_nothing_to_roll_back_to(world, capsys):
     run(world, capsys, "promote", "--rollback")
     assert "nothing to roll back to" in run(world, capsys, "promote", "--rollback", code=2)
@@ -164,11 +185,110 @@ def test_compare(world, capsys):
     assert values["metrics"][0]["outcome"] == "second is better"
 
 
+def test_compare_shows_the_interval_of_samples_with_the_same_noise(world, capsys):
+    _, second, third = world.digests
+    evaluations = [
+        load_manifest(Manifest, f"{world.at(number)}/evaluation/vae", "evaluation")
+        for number in (2, 3)
+    ]
+    gain = MetricDifference(
+        metric="fd[pca@1a2b3c4d]",
+        **{
+            "better": "lower",
+            "gain": 0.25,
+            "stderr": 0.01,
+            "freedom": 49,
+            "paired": True,
+            "rows": 90,
+        },
+    )
+    folder = f"{world.at(3)}/champion/vae/{second[:16]}"
+    parents = {
+        "candidate": evaluations[1].parents["samples"],
+        "champion": evaluations[0].parents["samples"],
+    }
+
+    def publish_comparison(at, gain, parents):
+        metadata = {"model": "vae", "differences": [gain.model_dump(mode="json")]}
+        work = fingerprint(at, parents)
+        manifest = Manifest(kind="comparison", fingerprint=work, parents=parents, metadata=metadata)
+        publish(f"{at}/comparison", manifest)
+
+    publish_comparison(folder, gain, parents)
+    values, text = run(world, capsys, "compare", second[:8], third[:8])
+    pair = values["metrics"][0]["paired"]
+    assert (pair["difference"], pair["rows"]) == (-0.25, 90)
+    assert pair["high"] - pair["low"] == pytest.approx(2 * 2.0096 * 0.01, rel=1e-3)
+    assert values["metrics"][0]["outcome"] == "second is better"
+    assert "-0.25 [-0.2701, -0.2299]" in text
+    assert "samples with the same noise" in text
+    assert values["metrics"][1]["paired"] is None
+    turned, _ = run(world, capsys, "compare", third[:8], second[:8])
+    assert turned["metrics"][0]["paired"]["difference"] == 0.25
+    assert turned["metrics"][0]["outcome"] == "first is better"
+    # More images, and a difference that is not shown.
+    more = gain.model_copy(update={"gain": 0.01, "stderr": 0.02, "rows": 900})
+    publish_comparison(f"{folder}/images-900", more, parents)
+    values, text = run(world, capsys, "compare", second[:8], third[:8])
+    assert values["metrics"][0]["paired"]["rows"] == 900
+    assert values["metrics"][0]["outcome"] == "no difference shown"
+    other = parents | {"candidate": "ab" * 32}
+    publish_comparison(f"{folder}/images-5000", more, other)  # of another candidate
+    values, _ = run(world, capsys, "compare", second[:8], third[:8])
+    assert values["metrics"][0]["paired"]["rows"] == 900
+
+
+def test_models_of_removed_rows_are_marked(world, capsys):
+    first, second, third = world.digests
+    items = [
+        {"kind": "model", "path": "models/vae", "digest": first, "version": 1},
+        {"kind": "model", "path": "retrain/v0002/models/vae", "digest": second, "version": 2},
+        {"kind": "synthetic dataset", "path": "retrain/v0002/samples/vae", "digest": "cd" * 32,
+         "version": 2, "model": second},
+    ]  # fmt: skip
+    listed = {"version": 3, "reason": "1 rows of version 2 were removed", "items": items}
+    storage.write_bytes(f"{world.at(3)}/replaced.json", json.dumps(listed).encode())
+    values, text = run(world, capsys, "models")
+    assert "  it was made with rows that version 3 does not have (1 rows of version 2" in text
+    rows = {row.split()[0]: row for row in text.splitlines() if row.startswith("  ")}
+    assert "champion, of rows that version 3 does not have" in rows[second[:12]]
+    assert "of rows" not in rows[third[:12]]
+    found = {each["digest"]: each["replaced"] for each in values["models"]["vae"]["versions"]}
+    assert found[first] == {"version": 3, "reason": "1 rows of version 2 were removed"}
+    assert found[third] is None
+    values, text = run(world, capsys, "why", second[:8])
+    assert "marked: model retrain/v0002/models/vae: made with rows that version 3" in text
+    assert "marked: synthetic dataset retrain/v0002/samples/vae: made with rows" in text
+    assert len(values["marked"]) == 2
+    values, _ = run(world, capsys, "why", third[:8])
+    assert values["marked"] == []
+
+
 def test_unlike_protocols_are_refused_by_saying_what_differs(world, capsys):
     add_model(world.at(4), "version 4", 3, samples=50)
     paths = [f"{world.at(number)}/models/vae" for number in (2, 4)]
     line = run(world, capsys, "compare", *paths, code=2)
     assert "were not measured alike: fd: n_fake 100 against 50" in line
+
+
+def test_a_metric_that_was_measured_otherwise_is_left_out(world, capsys):
+    """Copies are looked for among the training rows, which grow from version to version."""
+    for number in (2, 3):
+        folder = f"{world.at(number)}/evaluation/vae"
+        found = load_manifest(Manifest, folder, "evaluation")
+        copies = metric("memorisation", 0.0).model_dump(mode="json")
+        protocol = Protocol(**copies["value"]["protocol"] | {"settings": {"n_train": 100 * number}})
+        copies["value"] |= {"protocol": protocol.model_dump(), "protocol_digest": protocol.digest}
+        metadata = found.metadata | {"metrics": [*found.metadata["metrics"], copies]}
+        storage.remove(f"{folder}/evaluation.json")
+        publish(folder, found.model_copy(update={"metadata": metadata, "digest": ""}))
+    paths = [f"{world.at(number)}/models/vae" for number in (2, 3)]
+    values, text = run(world, capsys, "compare", *paths)
+    assert (
+        "memorisation: not compared, measured otherwise: settings.n_train 200 against 300" in text
+    )
+    assert values["unlike"] == {"memorisation": "settings.n_train 200 against 300"}
+    assert [each["metric"] for each in values["metrics"]] == ["fd", "kid", "bits_per_dim"]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import pytest
 
 from genmod.config import as_json, parse
 from genmod.costs.measured import CallTime, call_time, extrapolated
-from genmod.generation.labels import LabelRequest
-from genmod.generation.synthetic import SampleConfig
+from genmod.generation.config import SampleConfig
+from genmod.generation.request import resolve_request
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, families, family
 from genmod.manifest import ImageSpec
-from genmod.scoring.table import ScoreConfig
+from genmod.scoring.config import ScoreConfig
 from genmod.training.plan import TrainConfig
 from pipelines.commands import expected_times
 from pipelines.commands.expected_times import (
@@ -73,8 +73,9 @@ def measured_rows(monkeypatch):
 
 @pytest.mark.parametrize("name", families())
 def test_sampling_counts_its_micro_batches(name, measured_rows):
-    model, options, request = build(name), family(name).Sample(), LabelRequest(SPEC.classes)
+    model, options = build(name), family(name).Sample()
     config = SampleConfig(count=160, shard_rows=40, micro_batch=20, workers=2)
+    request = resolve_request(config, SPEC)
     expected = [sampling_time(model, options, request, config, c) for c in (ONE_CORE, TWO_CORES)]
     assert [e.usual_s for e in expected] == pytest.approx([0.8, 0.4])
     assert [e.first_s for e in expected] == [0.3, 0.3]

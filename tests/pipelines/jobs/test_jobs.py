@@ -21,7 +21,7 @@ from genmod.data.format.codecs import Codec
 from genmod.data.format.shards import Row, write_shard
 from genmod.data.reading.reader import RowReader, read_rows, split_reader
 from genmod.errors import ConfigError, Unscorable
-from genmod.generation.synthetic import SampleConfig
+from genmod.generation.config import SampleConfig
 from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, families, family
@@ -36,13 +36,15 @@ from genmod.manifest import (
     publish,
 )
 from genmod.rng import rng_for
+from genmod.scoring.config import ScoreConfig
 from genmod.scoring.ood_scores import CalibrationConfig
-from genmod.scoring.table import ScoreConfig, read_parquet
+from genmod.scoring.table import read_parquet
 from genmod.scoring.work_units import SCORE_PURPOSE
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
 from pipelines.jobs.bulk import BulkOptions
-from pipelines.jobs.sampling import SampleJob, plan_sample, regenerate, sample_models
+from pipelines.jobs.sample_plan import SampleJob, plan_sample
+from pipelines.jobs.sampling import bulk_sample_job, regenerate, sample_models
 from pipelines.jobs.scoring import bulk_score_job, score_models
 from pipelines.stages.score import ScoreJob, plan_score
 from tests.processes import TIMEOUT_S
@@ -137,8 +139,11 @@ class Recorder:
     def __init__(self, updates):
         self.updates = updates
 
-    def update(self, task, done, total, unit, note=""):
+    def update(self, task, done, total, unit, note="", left_s=None):
         self.updates.append((task, done, total))
+
+    def log(self, text):
+        """What the job says besides; nothing is done with it."""
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +241,7 @@ def test_every_row_has_the_score_that_the_model_returns(root, scored, name):
         "val-000001-000",
         "val-000001-001",
     ]
-    assert [file.path for file in manifest.files] == [f"{stem}.parquet" for stem in names]
+    assert [file.path.rpartition("-")[0] for file in manifest.files] == names
     assert find_problems(str(out / name), manifest.files) == []
     tables = [
         read_parquet((out / name / file.path).read_bytes(), file.path) for file in manifest.files
@@ -249,18 +254,13 @@ def test_every_row_has_the_score_that_the_model_returns(root, scored, name):
     dataset = load_manifest(DatasetManifest, str(root / "data"), "dataset")
     model = load_model(str(root / "models" / name))
     options, direct = family(name).Score.tiny(), []
-    for shard in dataset.stored(
-        str(root / "data"), "val"
-    ):  # as the work units divide them: 3 rows, in micro-batches of 2
+    for shard in dataset.stored(str(root / "data"), "val"):  # 7 and 4 rows in micro-batches of 2
         reader = RowReader(SPEC, [shard])
-        for start in range(0, shard.rows, 3):
-            for batch in reader.batches(2, start, start + 3):
-                log_prob = model.log_prob(
-                    batch, rng_for(SEED, SCORE_PURPOSE, batch.index_B), options
-                )
-                direct += list(
-                    zip(log_prob.nats_B.tolist(), log_prob.stderr_B.tolist(), strict=True)
-                )
+        for batch in reader.batches(2):
+            full = batch.rows(torch.arange(2) % len(batch))
+            log_prob = model.log_prob(full, rng_for(SEED, SCORE_PURPOSE, full.index_B), options)
+            pairs = zip(log_prob.nats_B.tolist(), log_prob.stderr_B.tolist(), strict=True)
+            direct += list(pairs)[: len(batch)]
     assert [(row["nats"], row["stderr"]) for row in rows] == direct
 
     nats = np.array([row["nats"] for row in rows])
@@ -268,6 +268,10 @@ def test_every_row_has_the_score_that_the_model_returns(root, scored, name):
     assert manifest.metadata["mean_nats"] == pytest.approx(nats.mean())
     assert manifest.metadata["mean_nats_stderr"] == pytest.approx(nats.std(ddof=1) / math.sqrt(11))
     assert manifest.metadata["mean_bits_per_dim"] == pytest.approx(-nats.mean() / 64 / math.log(2))
+    whole = manifest.metadata["split_mean_nats"]
+    noise = math.sqrt(sum(row["stderr"] ** 2 for row in rows)) / 11
+    assert manifest.metadata["split_rows"] == 11
+    assert whole["high"] - nats.mean() == pytest.approx(2.2281 * noise, rel=1e-3, abs=1e-9)
     for _, metadata in tables:
         for key in ("label", "estimator", "of", "measure", "budget", "split", "model", "dataset"):
             assert metadata[key] == manifest.metadata[key]
@@ -367,14 +371,18 @@ DRIVER = """
     set_environment()
     from pathlib import Path
     from cluster.session import LOCAL, ClusterConfig, connect
-    from genmod.generation.synthetic import SampleConfig
+    from genmod.generation.config import SampleConfig
     from pipelines.jobs.bulk import BulkOptions
-    from pipelines.jobs.sampling import SampleJob, sample_models
+    from pipelines.jobs.sample_plan import SampleJob
+    from pipelines.jobs.sampling import sample_models
 
     class Die:
-        def update(self, task, done, total, unit, note=""):
+        def update(self, task, done, total, unit, note="", left_s=None):
             if done:
                 os.kill(os.getpid(), signal.SIGKILL)
+
+        def log(self, text):
+            print(text)
 
     connect(ClusterConfig(address=LOCAL, cpus=2))
     jobs = [SampleJob(n, f"{sys.argv[1]}/models/{n}", f"{sys.argv[2]}/{n}", {}) for n in sys.argv[4:]]
@@ -396,9 +404,9 @@ def test_a_job_whose_driver_is_killed_resumes(root, sampled, tmp_path):
     assert 0 < len(receipts) < 4 * len(families())
     assert not list(tmp_path.glob("*/dataset.json"))
     first = sample_jobs(root, tmp_path)[0]
-    torn = Path(first.out_root) / "train-000003.tar"
-    if not (Path(first.out_root) / "receipts" / "train-000003.json").exists():
-        torn.write_bytes(b"half a tar")
+    last = sampled[1][0].shards[-1].tar.path
+    if not (Path(first.out_root) / last).exists():
+        (Path(first.out_root) / last).write_bytes(b"half a tar")
 
     again = sample_models(sample_jobs(root, tmp_path), SAMPLE, seed=SEED)
     assert [m.digest for m in again] == [m.digest for m in sampled[1]]
@@ -452,8 +460,8 @@ def test_a_model_without_a_density_is_refused_in_the_plan(root, tmp_path, name):
 
 def test_plans_contain_the_amount_of_work(root, tmp_path):
     plan = plan_sample(sample_jobs(root, tmp_path)[0], SAMPLE, seed=SEED)
-    assert (plan.rows, plan.shards) == (22, 4)
-    assert plan.size_bytes_at_most > 22 * 64
+    units = bulk_sample_job(plan, ManifestSnapshot()).units
+    assert (plan.rows, [unit.num_rows for unit in units]) == (22, [6, 6, 6, 4])
     same = SAMPLE.model_copy(update={"workers": 1, "labels": "balanced"})
     assert (
         plan_sample(sample_jobs(root, tmp_path)[0], same, seed=SEED).fingerprint == plan.fingerprint

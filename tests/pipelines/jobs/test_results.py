@@ -6,7 +6,8 @@ from genmod.data.format.shards import ShardReceipt
 from genmod.errors import DataError, GenmodError
 from genmod.manifest import DatasetManifest
 from genmod.storage import StorageConfig
-from pipelines.jobs.bulk import BulkJob, WorkUnit, _JobInProgress
+from pipelines.jobs.bulk import BulkJob, WorkUnit
+from pipelines.jobs.job_state import BulkJobState
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def work(tmp_path):
         units=[WorkUnit("train-000000", 3, {}), WorkUnit("train-000001", 2, {})],
         finish=lambda receipts, first: pytest.fail("not done"),
     )  # fmt: skip
-    return _JobInProgress(job, None)
+    return BulkJobState(job, None)
 
 
 def result(**changes):

@@ -11,8 +11,8 @@ from genmod.interface.model import DataStats
 from genmod.interface.model_store import load_model
 from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import DatasetManifest, ImageSpec, dataset_metadata, publish
-from genmod.scoring.table import ScoreConfig
-from genmod.scoring.work_units import score_rows
+from genmod.scoring.config import ScoreConfig
+from genmod.scoring.row_scores import score_rows
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
 from pipelines.jobs.score_plan import ScoreJob, plan_score
@@ -66,7 +66,7 @@ def test_the_same_row_has_the_same_score_under_another_number(model, tmp_path):
         plan = plan_score(job(model, root, tmp_path), SCORE, seed=1)
         reader = RowReader(plan.spec, data.stored(root, "val"), label_maps=[plan.label_map])
         options = family(NAME).Score.tiny()
-        bees[name] = score_rows(load_model(model), options, reader, [0, 1], 2, seed=1)
+        bees[name] = score_rows(load_model(model), options, reader, [0, 1], 2, seed=1).scores
         assert plan.label_map == ({"one": (), "two": (1, -1)}[name])
         assert bees[name].rows.labels_B.tolist() == [names.index("bee")] * 2, "of the dataset"
     assert bees["one"].nats_B.tolist() == bees["two"].nats_B.tolist()

@@ -65,3 +65,13 @@ def test_the_stages_share_out_the_models(recipe):
     assert models_for(recipe, ("edm", "fast"), "sample") == ("edm", "fast")
     with pytest.raises(ConfigError, match="no selected model supports this stage; select one"):
         check_selected(Context(recipe, ()))
+
+
+@pytest.mark.ray
+def test_a_command_leaves_the_ray_of_its_process_running(ray_session, recipe):
+    import ray
+
+    context = Context(recipe, ("edm",))
+    context.connect()
+    context.close()
+    assert ray.is_initialized()

@@ -39,6 +39,7 @@ TYPES = {
 
 FREE = {
     "sample.labels": "compared with the class names of the data",
+    "sample.request": "compared with the class names of the data",
     "train.phase_optim": "compared with the phases of the model",
     "promote.rules": "compared with the metrics of the evaluation",
     "model.net": "validated by the family",
@@ -54,6 +55,7 @@ EXPECTED = {
     "about.differs": "Line", "root": "RootUrl", "data.source": "SourceText",
     "data.image": "Line", "data.label": "Line", "model": "Name",
     "model.family": "Name", "model.distills": "Name", "train.order.mixture": "Url",
+    "sample.model": "Line", "sample.licence": "Line", "cluster.labels": "Name",
     "sample.output": "OutputFolder", "score.data": "Url", "score.output": "OutputFolder",
     "evaluate.ood": "OutputFolder", "evaluate.features.onnx.file": "Url",
     "evaluate.features.onnx.output": "Title", "promote.ledger": "RootUrl",

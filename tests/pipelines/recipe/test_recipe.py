@@ -1,5 +1,6 @@
 """Recipes are validated as a whole; an error is one line that says what to do."""
 
+import os
 from typing import get_args
 
 import pytest
@@ -63,6 +64,17 @@ def test_a_models_own_train_section_wins_key_by_key(recipe_file):
 def test_the_root_becomes_absolute(recipe_file):
     assert config.load_recipe(recipe_file).root.startswith("/")
     assert config.load_recipe(recipe_file, ["root=s3://bucket/run/"]).root == "s3://bucket/run"
+
+
+@pytest.mark.parametrize("value", ["#x", "a #b", "[a, b] # c", "'a' #b", "{a: 1} #"])
+def test_an_assignment_has_no_comment(recipe_file, value):
+    said = refusal(recipe_file, f"tracking.experiment={value}")
+    assert "the text after '#' would be a comment; put the value in quotes" in said
+
+
+@pytest.mark.parametrize(("value", "read"), [("a#b", "a#b"), ("'a #b'", "a #b"), ('"#x"', "#x")])
+def test_a_sign_of_comments_inside_a_value_is_part_of_it(recipe_file, value, read):
+    assert config.load_recipe(recipe_file, [f"root={value}"]).root == os.path.abspath(read)
 
 
 @pytest.mark.parametrize(

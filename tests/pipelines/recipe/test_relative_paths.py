@@ -86,7 +86,9 @@ def test_a_root_below_the_folder_above_a_link_is_as_the_system_finds_it(tmp_path
 
 
 def test_a_recipe_for_another_machine_names_no_path_of_this_one(recipe, monkeypatch):
-    monkeypatch.setattr("cluster.reach.is_this_machine", lambda host: host == "here")
+    monkeypatch.setattr(
+        "pipelines.recipe.remote_paths.is_this_machine", lambda host: host == "here"
+    )
     loaded = load_recipe(recipe, ["root=s3://bucket/run"])
     found = [key for key, _ in local_paths(loaded.model_dump(mode="json"))]
     assert found == [

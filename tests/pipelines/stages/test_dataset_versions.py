@@ -10,16 +10,19 @@ from PIL import Image
 from genmod.data.format.shards import quarantine_file
 from genmod.data.sharding.finish import make_manifest
 from genmod.data.sharding.ingest import make_shard
-from genmod.errors import DataError
-from genmod.manifest import Manifest, claim, publish
+from genmod.errors import ConfigError, DataError
+from genmod.manifest import Manifest, claim, publish, write_file
+from genmod.promotion import LedgerChange, LedgerModel
 from pipelines.commands.inspect import inspect
 from pipelines.recipe.context import Context
 from pipelines.recipe.recipe import load_recipe
-from pipelines.stages.dataset_versions import next_root, plan_version, versions
+from pipelines.stages.champions import Champions, author
+from pipelines.stages.dataset_versions import next_root, versions
 from pipelines.stages.replaced import list_replaced, load_replaced, replaced_by
 from pipelines.stages.retrain import base_of
 from pipelines.stages.train import job_of
-from pipelines.stages.warm_start import StartChoice, chosen_start
+from pipelines.stages.version_plan import plan_version
+from pipelines.stages.warm_start import StartChoice, choose_start, chosen_start
 
 RECIPE = """
 root: {folder}/root
@@ -146,6 +149,87 @@ def test_a_source_that_lost_a_class_is_refused(place):
         path.unlink()
     with pytest.raises(DataError, match="classes are not those of the earlier versions"):
         place.next(REBUILD)
+
+
+def put_class(folder, name, count):
+    for number in range(count):
+        path = folder / "images" / name / f"{number:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(path)
+
+
+NEW = "data.new_classes=rebuild"
+
+
+def test_a_new_class_is_refused_ignored_or_starts_a_rewritten_version(place):
+    put_class(place.folder, "aa", 6)
+    with pytest.raises(DataError, match="has no class 'aa'"):
+        place.next()
+    assert place.next("data.new_classes=ignore") == (None, [])
+    assert place.next("data.new_classes=ignore", REBUILD) == (None, [])
+    manifest, (line,) = place.next(NEW, "retrain.min_new_rows=7")
+    assert manifest is None
+    assert (
+        line.strip() == "class 'aa' is new; its 6 rows wait until there are retrain.min_new_rows=7"
+    )
+    write_images(place.folder, 40, 44)
+    manifest, lines = place.next(NEW, "retrain.min_new_rows=7")
+    assert lines == []
+    assert manifest.reason == "class 'aa' is new with 6 rows, 4 rows are new"
+    assert (manifest.class_names, manifest.spec.classes) == (("a", "aa", "b"), 3)
+    assert sum(shard.rows for shard in manifest.shards) == 50
+    first, second = versions(place.context())
+    assert second.data.replaces == first.data.digest
+    assert not second.data.folders, "it shares nothing"
+    assert base_of(place.context()).recipe.root == second.root
+    # Labels are those of the folders, though the numbers of the classes have moved.
+    rows = second.data.row_stats(f"{second.root}/data")
+    assert sum(np.array(stats.rows_K) for stats in rows.values()).tolist() == [22, 6, 22]
+    assert place.next(NEW) == (None, [])
+    write_images(place.folder, 44, 50)
+    manifest, _ = place.next(NEW)
+    assert (manifest.class_names, len(manifest.folders)) == (("a", "aa", "b"), 1)
+
+
+def test_a_version_with_a_new_class_does_not_lose_rows_that_are_kept(place):
+    put_class(place.folder, "c", 6)
+    (place.folder / "images" / "a" / "000.png").unlink()
+    with pytest.raises(ConfigError, match=r"'c' is new.* would lack 1 rows of version 1"):
+        place.next(NEW)
+    context = place.context("data.new_classes=ignore", REBUILD)
+    plan, is_needed = plan_version(context, versions(context)[-1])
+    assert is_needed
+    assert (plan.rows, plan.class_names) == (39, ("a", "b"))
+    manifest, _ = place.next(NEW, REBUILD)
+    assert manifest.reason.endswith(
+        "1 rows of version 1 were removed from "
+        f"folder:{place.folder}/images; class 'c' is new with 6 rows"
+    )
+    assert manifest.class_names == ("a", "b", "c")
+
+
+def test_a_warm_start_needs_the_same_classes(place):
+    context = place.context()
+    root, data = f"{context.recipe.root}/models/vae", context.dataset()
+    model = job_of(context, "vae", data).model.model_dump_json().encode()
+    metadata = {"class_names": list(data.class_names)}
+    files = (write_file(root, "config.json", model),)
+    made = Manifest(kind="model", fingerprint="f", files=files, metadata=metadata)
+    champion = LedgerModel(digest=publish(root, made).digest, root=root)
+    ledger = Champions(context, "vae").ledger
+    ledger.append(ledger.read(), LedgerChange("adopt", champion, "x", author()))
+    write_images(place.folder, 40, 44)
+    place.next()
+    put_class(place.folder, "c", 6)
+    place.next(NEW)
+    for version, path in zip(versions(context)[1:], ("models/vae", None), strict=True):
+        context, lines = place.context(), []
+        context.progress.log = lines.append
+        cycle = context.with_root(version.root)
+        choose_start(context, cycle, "vae")
+        start = chosen_start(cycle, "vae")
+        assert (start and start.root) == (path and root)
+        assert ("not those of the version" in lines[-1]) is (path is None)
 
 
 def test_time(place):

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from genmod import storage
-from genmod.evaluation.gate import MetricDifference
+from genmod.evaluation.differences import MetricDifference
 from genmod.manifest import Manifest, load_manifest, publish
 from pipelines.commands.champion_actions import ChampionAction, change_champions
 from pipelines.stages.decisions import MeasuredChampion, champion_folder
@@ -220,3 +220,45 @@ def test_a_decision_stands_without_its_page(world, capsys):
     assert "vae: the decision has no page: " in capsys.readouterr().err
     assert world.entries() == ["promotion-000001.json"]
     assert not storage.exists(f"{world.at(1)}/decision/vae/decision.html")
+
+
+def act(world, kind, version="", reason=""):
+    with world.command() as context:
+        change_champions(context, ChampionAction(kind, version, reason))
+
+
+def test_pages_say_what_became_of_the_candidate_after_a_rollback_or_a_pin(world, capsys):
+    first, second = world.add(1, 20, shown={}), world.add(2, 10, shown={})
+    pages = [decide(world, 1), decide(world, 2)]
+    assert re.search(
+        r"more about the candidate: entry 2, 20.* UTC, promote by", page(pages[0]).text
+    )
+    digests = [load_manifest(Manifest, url.rpartition("/")[0], "decision").digest for url in pages]
+    act(world, "rollback", reason="worse <b>digits</b>")
+    for url in pages:
+        text = page(url).text
+        assert "entry 3, 20" in text
+        assert "rollback by" in text
+        assert f"worse <b>digits</b>. The champion after entry 3 is model {first[:12]}." in text
+    assert "Applied by entry 2" in page(pages[1]).text
+    act(world, "pin", second, "best")
+    assert "pin by" in page(pages[1]).text
+    assert f"The champion after entry 4 is model {second[:12]}." in page(pages[0]).text
+    act(world, "unpin")
+    assert "unpin by" in page(pages[1]).text
+    found = [load_manifest(Manifest, url.rpartition("/")[0], "decision").digest for url in pages]
+    assert found == digests
+
+
+def test_a_page_by_other_rules_or_never_written_stays_as_it_is(world):
+    world.add(1, 20, shown={})
+    second = world.add(2, 10, shown={})
+    pages = [decide(world, 1), decide(world, 2)]
+    storage.remove(pages[0])
+    before = storage.read_bytes(pages[1])
+    with world.command(1, "promote.false_promotion=0.2") as context:
+        change_champions(context, ChampionAction("rollback"))
+    assert storage.read_bytes(pages[1]) == before
+    assert not storage.exists(pages[0])
+    act(world, "pin", second, "back")
+    assert "rollback by" in page(pages[1]).text

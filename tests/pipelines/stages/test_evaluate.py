@@ -139,7 +139,11 @@ def calibrated_scores(root, model, data, shift):
     entry = write_file(root, "t.parquet", made.to_parquet(SPEC.dims, {}))
     metadata = summary([RunningMoments.of(nats_B)], SPEC.dims, made.label)
     metadata["prepared"] = {"gap_nats": 1.25, "gap_nats_stderr": 0.5, "gap_rows": 4}
-    metadata |= {"split": "val", "rare": {k: v / 60 for k, v in count_rare(made.columns).items()}}
+    metadata |= {
+        "split": "val",
+        "rows_of_files": [60],
+        "rare": {k: v / 60 for k, v in count_rare(made.columns).items()},
+    }
     parents = {"model": model, "dataset": data, "calibration": "c"}
     publish(
         root,

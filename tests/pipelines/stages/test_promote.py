@@ -10,7 +10,7 @@ import pytest
 
 from genmod import storage
 from genmod.errors import ConfigError, DataError, GenmodError
-from genmod.evaluation.gate import MetricDifference
+from genmod.evaluation.differences import MetricDifference
 from genmod.lease import acquire
 from genmod.lease.lease import LeaseLost
 from genmod.manifest import Manifest, load_manifest
@@ -18,8 +18,9 @@ from genmod.promotion import Evidence, Ledger, LedgerChange, LedgerModel
 from pipelines.commands.champion_actions import ChampionAction, change_champions
 from pipelines.commands.verify import verify
 from pipelines.stages import promote as stage
+from pipelines.stages.champion_evidence import likelihoods_of_champion
 from pipelines.stages.champions import FOUND, Champions, author
-from pipelines.stages.decisions import MeasuredChampion, likelihoods_of_champion
+from pipelines.stages.decisions import MeasuredChampion, find_decision
 from pipelines.stages.promote import is_pending, promote
 from pipelines.tracking import registry
 from pipelines.tracking.tracker import Tracker, TrackingConfig
@@ -499,6 +500,52 @@ def test_a_champion_without_an_evaluation_is_not_compared(untracked):
     write(world, "adopt", 1, evaluated=False)
     with pytest.raises(ConfigError, match="has no evaluation to compare with"):
         promoted(world, 2)
+
+
+@pytest.mark.parametrize(("fd", "expected"), [(90, True), (101, False)])
+def test_a_champion_that_lacks_a_class_is_not_compared(untracked, fd, expected):
+    world = untracked
+    world.recipe.write_text(
+        world.recipe.read_text().replace("improve_by: 1", "improve_by: 1, limit: 100")
+    )
+    world.add(1, 20, shown={"class_names": ["ant", "cow"]})
+    world.add(2, fd, shown={"class_names": ["ant", "bee", "cow"]})
+    first = promoted(world, 1).champion
+    history = promoted(world, 2, lambda _: pytest.fail("the champion is not measured"))
+    assert (history.champion.digest != first.digest) is expected
+    with world.command(2) as context:
+        decision = find_decision(context, "vae")
+    assert decision.parents["champion"] == first.digest
+    reason = decision.metadata["reasons"][0]
+    assert "lacks class 'bee', so limits alone decide: " in reason
+    assert ("allowed is at most 100" in reason) is not expected
+    world.add(3, 19, shown={"class_names": ["ant", "cow"]})
+    promoted(world, 3)
+    with world.command(3) as context:
+        assert "lacks" not in str(find_decision(context, "vae").metadata["reasons"])
+
+
+def test_the_champion_of_a_root_that_was_moved(untracked, tmp_path):
+    digests = [untracked.add(1, 20), untracked.add(2, 10)]
+    promoted(untracked, 1)
+    promoted(untracked, 2)
+    new = tmp_path / "new ä [1] 100%"
+    (tmp_path / "root").rename(new)
+    moved = World(tmp_path, str(new), "{enabled: false}")
+    with moved.command(2) as context:
+        lines = []
+        context.progress.log = lines.append
+        history = Champions(context, "vae").read()
+        assert lines == [f"  vae: the root was at {tmp_path}/root; its models are read below {new}"]
+    assert [model.root for model in history.stack] == [
+        f"{new}/models/vae",
+        f"{new}/retrain/v0002/models/vae",
+    ]
+    moved.add(3, 5)
+    history = promoted(moved, 3)
+    assert history.stack[-1].digest not in digests, "its champion was found and compared"
+    assert [entry.number for entry in history.entries] == [1, 2, 3]
+    assert verify(f"{new}/promotions") == []
 
 
 def test_the_ledger_leads_only_below_the_root(untracked, tmp_path):

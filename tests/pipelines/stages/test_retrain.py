@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -191,29 +193,47 @@ def _check_runs(root: Path) -> None:
 
 
 def _kill_after_training(recipe: Path, version_root: Path) -> None:
-    """Retrain in a process of its own, and kill that when the new model is there."""
+    """Retrain in a process of its own, and kill that when the new model is there.
+
+    Meanwhile another one waits for a sign of life of the first, gets one, and leaves the work to it.
+    """
     command = [sys.executable, "-m", "pipelines", "retrain", "--recipe", str(recipe)]
-    process = subprocess.Popen(
-        [*command, "--address", "local", "--set", "cluster.cpus=2"],
+    first = subprocess.Popen(
+        [*command, "--address", "local", "--set", "cluster.cpus=2", "--set", "retrain.lease_s=60"],
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    assert process.stderr is not None
+    assert first.stderr is not None
     try:
         deadline_s = time.monotonic() + TIMEOUT_S
         while not (version_root / "models" / "vae" / "model.json").exists():
-            assert process.poll() is None, process.stderr.read().decode()
+            assert first.poll() is None, first.stderr.read().decode()
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
-        second = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
-        )
-        assert "retrain: already running: " in second.stderr
-        assert f"pid {process.pid}, " in second.stderr
+        os.killpg(first.pid, signal.SIGSTOP)  # else it may end before the other one has started
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as second:
+            assert second.stderr is not None
+            until = _lines_until("shows no sign of life", second.stderr)
+            assert f"pid {first.pid}, " in until[-1]
+            os.killpg(first.pid, signal.SIGCONT)
+            _lines_until("retrain: already running: ", second.stderr)
+            os.killpg(first.pid, signal.SIGKILL)
+            assert second.wait(TIMEOUT_S) == 0
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(60)
-        process.stderr.close()
+        with suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+        first.wait(60)
+        first.stderr.close()
+
+
+def _lines_until(text: str, stream: IO[str]) -> list[str]:
+    """Lines of a process up to one with this text."""
+    lines: list[str] = []
+    for line in stream:
+        lines.append(line)
+        if text in line:
+            return lines
+    pytest.fail(f"the process ended without {text!r}: {lines}")
 
 
 def _check_version(root: Path, version_root: Path) -> None:
@@ -343,3 +363,24 @@ def test_few_new_rows_wait_unless_they_drift(ray_session, place):
     assert reason is not None
     assert reason.startswith("drift of 100 new rows: ")
     assert len(list(root.glob("drift/*/vae/drift.json"))) == 2, "each set of rows is scored once"
+
+
+def test_a_new_class_starts_a_version_of_all_rows(ray_session, place):
+    recipe, root = place
+    source = root.parent / "images"
+    (source / "x").mkdir()
+    for path in [*(source / "0").iterdir()][:60]:
+        (source / "x" / path.name).write_bytes(path.read_bytes())
+    before = len(versions(Context(config.load_recipe(str(recipe)), ("vae",))))
+    result = _do(recipe, retrain.stage, "data.new_classes=rebuild", "sample.count=110")
+    assert (result["status"], result["version"]) == (DONE, before + 1)
+    assert "class 'x' is new with 60 rows" in result["reason"]
+    (reason,) = result["decisions"]["vae"]["reasons"]
+    assert "lacks class 'x', so limits alone decide: every metric is within its limits" in reason
+    champion = _champion(recipe)
+    assert champion is not None
+    assert champion.root == str(root / "retrain" / f"v{before + 1:04d}" / "models" / "vae")
+    made = load_manifest(DatasetManifest, champion.root.replace("models", "samples"), "dataset")
+    assert made is not None
+    assert made.class_names == (*map(str, range(10)), "x")
+    assert made.row_stats(champion.root.replace("models", "samples"))["train"].rows_K == (10,) * 11

@@ -154,7 +154,9 @@ class Recorder:
         self.updates: list[tuple[str, int, int]] = []
         self.values: dict[str, dict[int, dict[str, float]]] = {}
 
-    def update(self, task: str, done: int, total: int, unit: str, note: str = "") -> None:
+    def update(
+        self, task: str, done: int, total: int, unit: str, note: str = "", **_: object
+    ) -> None:
         self.updates.append((task, done, total))
 
     def sink(self, name: str):

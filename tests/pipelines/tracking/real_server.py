@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -56,6 +57,27 @@ class MlflowServer:
     def signal(self, number):
         """Send a signal to all of its processes."""
         os.killpg(self.process.pid, number)
+
+    @contextmanager
+    def full_disk(self):
+        """Let every write to a file fail in its processes, as on a full disk."""
+        processes = [
+            int(each) for each in os.listdir("/proc") if each.isdigit() and self._owns(int(each))
+        ]
+        before = [resource.prlimit(each, resource.RLIMIT_FSIZE) for each in processes]
+        for process, (_, hard) in zip(processes, before, strict=True):
+            resource.prlimit(process, resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            yield
+        finally:
+            for process, limits in zip(processes, before, strict=True):
+                resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
+
+    def _owns(self, process):
+        try:
+            return os.getpgid(process) == self.process.pid
+        except ProcessLookupError:
+            return False
 
     def kill(self):
         """End it at once."""

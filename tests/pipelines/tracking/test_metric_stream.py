@@ -78,7 +78,9 @@ class Recorder:
         self.updates: list[tuple[str, int, int, str, str]] = []
         self.values: dict[int, dict[str, float]] = {}
 
-    def update(self, task: str, done: int, total: int, unit: str, note: str = "") -> None:
+    def update(
+        self, task: str, done: int, total: int, unit: str, note: str = "", **_: object
+    ) -> None:
         self.updates.append((task, done, total, unit, note))
 
     def log_metrics(self, values, nimg: int) -> None:

@@ -1,4 +1,4 @@
-"""A real MLflow server on a real PostgreSQL that ends, and that runs out of connections; then a replay."""
+"""A real MLflow server on a real PostgreSQL that ends, runs out of connections, or changes its password."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ pytestmark = [
 ]
 
 CONNECTIONS = 20
+PASSWORD, OTHER = "of-the-recipe", "of-somebody-else"
 
 
 class Postgres:
@@ -45,7 +46,11 @@ class Postgres:
         if os.getuid() == 0:
             shutil.chown(folder, "nobody")
             self.prefix = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-        self.call("initdb", "-D", self.folder, "-U", "mlflow", "--auth=trust", "--no-sync")
+        words = folder / "password"
+        words.write_text(PASSWORD)
+        words.chmod(0o644)
+        options = ["--auth=scram-sha-256", f"--pwfile={words}", "--no-sync"]
+        self.call("initdb", "-D", self.folder, "-U", "mlflow", *options)
 
     def call(self, *command):
         """Run one of PostgreSQL's programs; it waits until the server is ready or has ended."""
@@ -68,7 +73,31 @@ class Postgres:
 
     @property
     def uri(self):
-        return f"postgresql+psycopg2://mlflow@127.0.0.1:{self.port}/postgres"
+        return f"postgresql+psycopg2://mlflow:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    def connect(self, password=PASSWORD):
+        """A connection as the user of the MLflow server."""
+        import psycopg2
+
+        address = {"host": "127.0.0.1", "port": self.port, "user": "mlflow", "dbname": "postgres"}
+        return psycopg2.connect(password=password, **address)
+
+    @contextmanager
+    def wrong_password(self):
+        """Let the MLflow server have another password than PostgreSQL."""
+        self._change_password(PASSWORD, OTHER)
+        self.stop()  # ends the connections that it has
+        self.start()
+        try:
+            yield
+        finally:
+            self._change_password(OTHER, PASSWORD)
+
+    def _change_password(self, old, new):
+        connection = self.connect(old)
+        connection.autocommit = True
+        connection.cursor().execute(f"ALTER ROLE mlflow PASSWORD '{new}'")
+        connection.close()
 
     @contextmanager
     def all_connections(self):
@@ -81,8 +110,7 @@ class Postgres:
         try:
             with suppress(psycopg2.OperationalError):
                 while True:
-                    address = {"host": "127.0.0.1", "port": self.port, "user": "mlflow"}
-                    taken.append(psycopg2.connect(dbname="postgres", **address))
+                    taken.append(self.connect())
             assert len(taken) == CONNECTIONS
             yield
         finally:
@@ -130,7 +158,7 @@ def expected(server, tmp_path_factory):
     return content(server, "undisturbed")
 
 
-@pytest.mark.parametrize("fault", ["stopped", "all_connections"])
+@pytest.mark.parametrize("fault", ["stopped", "all_connections", "wrong_password"])
 def test_a_replay_equals_an_undisturbed_run(postgres, server, expected, tmp_path, fault):
     root, fingerprint = make_root(tmp_path / "root"), uuid.uuid4().hex
     with getattr(postgres, fault)():

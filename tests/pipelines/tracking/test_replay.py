@@ -204,6 +204,39 @@ def test_a_replay_equals_an_undisturbed_run(server, front, root, expected, kind,
 
 
 @pytest.mark.slow
+def test_answers_that_are_half_a_minute_late(server, front, root, expected, monkeypatch):
+    """They are carried out, so that a call that is made again must not count twice."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    fingerprint = uuid.uuid4().hex
+    front.faults.append(Fault("late", part="log-batch", times=10_000))
+    tracker = tracker_of(front.endpoint, root)
+    start_s = time.monotonic()
+    log_run(tracker, root, fingerprint)
+    assert time.monotonic() - start_s < 5
+    wait_for_fault(front)
+    start_s = time.monotonic()
+    assert not tracker.close(5)
+    assert time.monotonic() - start_s < 5 + TIMEOUT_S / 4
+    front.faults.clear()
+    assert replayed(front.endpoint, root).problems == []
+    assert content(server, fingerprint) == expected
+
+
+@pytest.mark.slow
+def test_a_server_whose_disk_is_full(server, root, expected):
+    fingerprint = uuid.uuid4().hex
+    with server.full_disk():
+        tracker = tracker_of(server.endpoint, root)
+        start_s = time.monotonic()
+        log_run(tracker, root, fingerprint)
+        assert time.monotonic() - start_s < 5
+        assert not tracker.close(5)
+    summary = replayed(server.endpoint, root)
+    assert (summary.spools, summary.problems) == (1, [])
+    assert content(server, fingerprint) == expected
+
+
+@pytest.mark.slow
 def test_a_frozen_server_and_a_killed_writer(server, root, expected):
     fingerprint = uuid.uuid4().hex
     with frozen(server):

@@ -269,6 +269,5 @@ def test_versions_and_the_champion(store, tracker, tmp_path):
     assert registry.registered_versions(tracker, "vae") == []
     (logged,) = _runs(store, "reg2")
     folder = Path(logged.info.artifact_uri.removeprefix("file://")) / "model"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        [*registry.REGISTERED_FILES, "recipe.yaml"]
-    )
+    assert sorted(p.name for p in folder.iterdir()) == ["data", "recipe.yaml"]
+    assert sorted(p.name for p in (folder / "data").iterdir()) == sorted(registry.REGISTERED_FILES)

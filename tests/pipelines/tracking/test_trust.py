@@ -11,8 +11,8 @@ from genmod.errors import ConfigError, DataError
 from genmod.manifest import Manifest, publish
 from pipelines.recipe.context import Context
 from pipelines.recipe.recipe import load_recipe
+from pipelines.stages.champion_evidence import metrics_of_champion
 from pipelines.stages.champions import Champions
-from pipelines.stages.decisions import metrics_of_champion
 from pipelines.tracking import registry
 from pipelines.tracking.artifacts import ArtifactPlace
 from pipelines.tracking.tracker import Tracker, TrackingConfig

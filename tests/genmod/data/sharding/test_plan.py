@@ -307,9 +307,27 @@ def test_images_of_a_new_class_are_refused_or_left_out(build, tmp_path, images):
         DataError, match=r"has no class 'bee'; set data\.new_classes=ignore to leave"
     ):
         make_plan(DataConfig(source=source), 0, previous)
+    for policy in ("ignore", "rebuild"):
+        plan = make_plan(DataConfig(source=source, new_classes=policy), 0, previous)
+        assert (plan.rows, plan.class_names, plan.rejected) == (4, ("ant", "cow"), ())
+        labels = [label for shard in plan.shards for label in plan.job(shard, "x")["labels"]]
+        assert labels == [1] * 4
+        (kind,) = [part for part in plan.census.passed_over if "new classes" in part.kind]
+        assert (kind.count, kind.first) == (5, "bee/0.png")
+        assert (plan.new_classes.rows, str(plan.new_classes)) == (5, "class 'bee' is new")
+    only_new = f"folder:{tmp_path / 'new'}"
+    (tmp_path / "new").mkdir()
+    (tmp_path / "in" / "bee").rename(tmp_path / "new" / "bee")
+    plan = make_plan(DataConfig(source=only_new, new_classes="ignore"), 0, previous)
+    assert (plan.rows, plan.class_names, plan.new_classes.rows) == (0, ("ant", "cow"), 5)
+
+
+def test_images_of_a_new_class_number_are_refused_or_left_out(npz, build, tmp_path):
+    v1 = build(tmp_path / "v1", source=npz(60, y=np.arange(60) % 3))
+    previous = load_previous_version(str(tmp_path / "v1"), v1)
+    source = npz(80, y=np.append(np.arange(60) % 3, np.arange(20) % 5))
+    with pytest.raises(DataError, match=r"has no class '4'; set data\.new_classes=ignore to leave"):
+        make_plan(DataConfig(source=source), 0, previous)
     plan = make_plan(DataConfig(source=source, new_classes="ignore"), 0, previous)
-    assert (plan.rows, plan.class_names, plan.rejected) == (4, ("ant", "cow"), ())
-    labels = [label for shard in plan.shards for label in plan.job(shard, "x")["labels"]]
-    assert labels == [1] * 4
-    (kind,) = [part for part in plan.census.passed_over if "new classes" in part.kind]
-    assert (kind.count, kind.first) == (5, "bee/0.png")
+    assert (plan.rows, plan.spec.classes, plan.new_classes.rows) == (12, 3, 8)
+    assert str(plan.new_classes) == "classes '3', '4' are new"

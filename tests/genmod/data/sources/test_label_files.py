@@ -55,6 +55,15 @@ def test_a_table_of_files_and_labels_is_used(tmp_path, kind, name):
     assert census.passed_over == {}
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_table_of_a_spreadsheet_in_utf16(tmp_path, encoding):
+    text = "file_name\tlabel\n" + "".join(f"{n}.png\t{'kä'[n % 2]}\n" for n in (1, 2, 3))
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    write(tmp_path, {**dict.fromkeys(FLAT, PNG), "labels.csv": (mark + text).encode(encoding)})
+    labels, _ = scanned(tmp_path)
+    assert labels == {"images/1.png": "ä", "images/2.png": "k", "images/3.png": "ä"}
+
+
 def test_hugging_face_metadata(tmp_path):
     rows = jsonl(
         {"file_name": "1.png", "label": 0, "text": "x"}, {"label": 7, "file_name": "2.png"}
@@ -248,3 +257,53 @@ def test_a_file_of_labels_is_part_of_the_identity(tmp_path):
         list(open_source(f"folder:{tmp_path}").entries(scan))
         fingerprints.append(scan.fingerprint)
     assert fingerprints[0] != fingerprints[1]
+
+
+SPLIT_ROWS = "file_name,label,split\n1.png,cat,train\n2.png,dog,Validation\n3.png,cat,test\n"
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_column_of_splits_declares_them(tmp_path, kind, labels):
+    header, *rows = (line.split(",") for line in SPLIT_ROWS.splitlines())
+    values = jsonl(*(dict(zip(header, row, strict=True)) for row in rows))
+    text = SPLIT_ROWS if kind == "csv" else values
+    write(tmp_path, {**dict.fromkeys(FLAT, PNG), f"metadata.{kind}": text.encode()})
+    scan = Scan()
+    options = SourceOptions(labels=labels)
+    entries = list(open_source(f"folder:{tmp_path}", options).entries(scan))
+    assert [entry.split for entry in entries] == ["train", "val", "test"]
+    assert (
+        f"the rows of metadata.{kind} declare the splits train, val, test: data.splits=source keeps them, "
+        "shares ignore them"
+    ) in scan.census.decisions
+
+
+def test_rows_of_no_split_and_rows_of_another_split_than_their_folder_have_none(tmp_path):
+    images = ("train/a/1.png", "train/a/2.png", "test/b/3.png", "test/b/4.png")
+    text = "".join(
+        f"{name},{name.split('/')[1]},{split}\n"
+        for name, split in zip(images, ("train", "test", "", "holdout"), strict=True)
+    )
+    write(tmp_path, {**dict.fromkeys(images, PNG), "l.csv": f"file,label,split\n{text}".encode()})
+    scan = Scan()
+    entries = list(open_source(f"folder:{tmp_path}").entries(scan))
+    assert {entry.name: entry.split for entry in entries} == {
+        "train/a/1.png": "train", "train/a/2.png": None, "test/b/3.png": "test", "test/b/4.png": "test",
+    }  # fmt: skip
+    (line,) = [line for line in scan.census.decisions if "another split" in line]
+    assert line.startswith("1 images are in the folder of another split than their row of l.csv")
+
+
+def test_names_of_either_unicode_form_are_found(tmp_path):
+    """Files from macOS have decomposed names, tables of other programs composed ones, or the reverse."""
+    composed, decomposed = "k\u00e4se/\u00fc.png", "ka\u0308se/u\u0308.png"
+    for folder, image, row in (("a", composed, decomposed), ("b", decomposed, composed)):
+        texts = {"labels.csv": f"file_name,label\n{row},cat\n"}
+        labels, census = labelled(tmp_path / folder, texts, images=(image,))
+        assert labels == {image: "cat"}
+        assert census.passed_over == {}
+    with pytest.raises(DataError, match=r"fits .* write paths relative to the file"):
+        labelled(
+            tmp_path / "c", {"labels.csv": f"file,label\n{composed},x\n"}, (composed, decomposed)
+        )

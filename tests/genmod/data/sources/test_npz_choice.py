@@ -124,7 +124,7 @@ def test_one_split_alone(tmp_path):
 def test_labels_that_are_texts(tmp_path):
     texts = np.array(["no", "01", "", "x" * 2000])
     found = listed(tmp_path, x=X, y=texts)
-    assert (found.labels, found.class_names) == (["no", "01", "", BAD_TEXT], ())
+    assert (found.labels, found.class_names) == (["no", "01", NO_LABEL, BAD_TEXT], ())
     found = listed(tmp_path, x=X, y=np.array([b"b", b"\xff", b"a", b"b"]))
     assert found.labels == ["b", BAD_TEXT, "a", "b"]
     found = listed(tmp_path, x=X, y=np.array([True, False, True, True]))

@@ -41,7 +41,7 @@ COLUMNS = {
     "booleans": (pa.array([True, False, None]), ["true", "false", NO_LABEL]),
     "texts of YAML": (
         pa.array(["no", "1e3", "01", "1", "true", "~", "", None]),
-        ["no", "1e3", "01", "1", "true", "~", "", NO_LABEL],
+        ["no", "1e3", "01", "1", "true", "~", NO_LABEL, NO_LABEL],
     ),
     "large texts": (pa.array(["cat", None], pa.large_string()), ["cat", NO_LABEL]),
     "views of texts": (pa.array(["cat", None], pa.string_view()), ["cat", NO_LABEL]),

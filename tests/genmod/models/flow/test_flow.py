@@ -164,7 +164,7 @@ def test_learns_a_law_between_pixels():
     spec = ImageSpec(channels=1, height=1, width=2)
     model = build(spec, torch.float32, bins=8, widths=(32,), order="autoregressive")
     descend = torch.optim.Adam(model.parameters(), 1e-2)
-    for step in range(150):
+    for step in range(300):
         rng = rng_for(0, "t", range(step * 128, (step + 1) * 128))
         first = 96 + rng.integers(64, 1, 1, 1)
         pixels = torch.cat((first, first), 3).to(torch.uint8)

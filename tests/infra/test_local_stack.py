@@ -1,0 +1,133 @@
+"""``infra/local/up`` and ``down``: the stack as processes, on ports and in a folder of the test."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.processes import TIMEOUT_S, free_ports
+
+ROOT = Path(__file__).parents[2]
+PORTS = ("GENMOD_RAY_PORT", "GENMOD_GCS_PORT", "GENMOD_MLFLOW_PORT", "GENMOD_STORE_PORT")
+OF_CLUSTERS = ("RAY_", "AWS_", "MLFLOW_", "GENMOD_")
+
+
+def settings(folder):
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(OF_CLUSTERS)}
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    return kept | ports | {"GENMOD_STATE": str(folder), "GENMOD_START_S": "600"}
+
+
+def script(name, environment, *words):
+    return subprocess.run(
+        [ROOT / "infra/local" / name, *words],
+        env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+
+
+def of_stack(mark):
+    """Processes that the stack started, by the mark in their environment."""
+    entry = f"GENMOD_STACK_MARK={mark}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                lines = (process / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if entry in lines:
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_stage_goes_through_it_and_nothing_is_left(tmp_path):
+    environment = settings(tmp_path)
+    stack = tmp_path / "local-genmod"
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    try:
+        started = script("up", environment)
+        assert started.returncode == 0, started.stderr
+        mark = (stack / "mark").read_text().strip()
+        assert len(of_stack(mark)) > 5
+        for path in (stack / "secrets").iterdir():
+            assert path.stat().st_mode & 0o777 == 0o600, path
+        secret_texts = [
+            (stack / "secrets" / name).read_text().strip()
+            for name in ("ray_token", "postgres_password")
+        ]
+        for pid in of_stack(mark):
+            words = " ".join(psutil.Process(pid).cmdline())
+            assert not any(text in words for text in secret_texts)
+        listening = [
+            c
+            for c in psutil.net_connections("tcp")
+            if c.pid in of_stack(mark) and c.status == "LISTEN"
+        ]
+        assert {c.laddr.ip for c in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+        again = script("up", environment)
+        assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+        assert "runs already" in again.stderr
+        other = script("up", environment | {"GENMOD_PROJECT": "second"})
+        assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
+        assert "is in use" in other.stderr
+
+        assert submit_shard(environment, stack) == 0
+        log_an_artifact(environment, tmp_path)
+    finally:
+        stopped = script("down", environment, "--volumes")
+        alive = bystander.poll() is None
+        bystander.kill()
+        bystander.wait()
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert of_stack(mark) == []
+    assert alive
+    assert not stack.exists()
+    for name in PORTS:
+        socket.create_server(("127.0.0.1", int(environment[name]))).close()
+
+
+def submit_shard(environment, stack):
+    """A data set as a job on the stack, from its token to its store; the exit code."""
+    small = {"root": "s3://genmod/quickstart", "tracking.enabled": "false"}
+    words = [w for key, text in small.items() for w in ("--set", f"{key}={text}")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "submit", "shard", "--recipe", "quickstart", *words],
+        cwd=stack,
+        env=environment
+        | {
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{environment['GENMOD_RAY_PORT']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(stack / "secrets" / "ray_token"),
+            "PYTHONPATH": str(ROOT),
+        },
+        timeout=TIMEOUT_S, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print(done.stderr[-3000:])
+    return done.returncode
+
+
+def log_an_artifact(environment, folder):
+    """A file goes through the server and comes back."""
+    client = MlflowClient(f"http://127.0.0.1:{environment['GENMOD_MLFLOW_PORT']}")
+    run = client.create_run(client.create_experiment("stack")).info.run_id
+    (folder / "note.txt").write_text("kept")
+    client.log_artifact(run, str(folder / "note.txt"))
+    (folder / "copy").mkdir()
+    assert (
+        Path(client.download_artifacts(run, "note.txt", str(folder / "copy"))).read_text() == "kept"
+    )
+
+
+def test_an_unknown_option_is_one_line(tmp_path):
+    done = script("down", settings(tmp_path), "--all")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "down: unknown option --all, expected none or --volumes\n"

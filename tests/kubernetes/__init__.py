@@ -1,0 +1,1 @@
+"""Checks of infra/k8s without a cluster: ``python -m tests.kubernetes``."""
