@@ -43,6 +43,8 @@ class FolderClasses:
         self._is_labelled = False
         self._folder_of: dict[str, str] = {}
         """Folder of each class, without that of a split."""
+        self._groups: set[str] = set()
+        """Folders at the top that contain class folders; two are enough."""
         self._merged: dict[str, str] = {}
         """Classes that are in several folders, with the second one."""
 
@@ -71,6 +73,8 @@ class FolderClasses:
         )
         if self._is_used and self._folder_of.setdefault(parent, folder) != folder:
             self._merged.setdefault(parent, folder)
+        if "/" in folder and len(self._groups) < 2:
+            self._groups.add(folder.partition("/")[0])
         return parent, split
 
     def report(self) -> None:
@@ -78,6 +82,7 @@ class FolderClasses:
         if self._is_used and not self._is_labelled:
             self._census.decide("the images are in no class folders: no labels")
         self.report_merged()
+        self._report_nested()
         if self._splits != {None}:
             report_splits(self._census, self._splits, "folders")
 
@@ -92,6 +97,26 @@ class FolderClasses:
                 f"class {sanitize(name)[:80]} is in several folders ({sanitize(self._folder_of[name])[:80]}, "
                 f"{sanitize(second)[:80]}), which are one class{others}; other names of folders or a file of "
                 "labels separate them"
+            )
+
+    def _report_nested(self) -> None:
+        """Add to the census that a class folder is below other folders, or in another class's folder."""
+        if not self._is_used:
+            return
+        folders = set(self._folder_of.values())
+        for name, folder in self._folder_of.items():
+            above = folder.rpartition("/")[0]
+            if above in folders:
+                self._census.decide(
+                    f"{sanitize(folder)[:160]} is a class of its own, {sanitize(name)[:80]}, although "
+                    f"{sanitize(above)[:160]} is one too; move the images, or write a file of labels"
+                )
+                return
+        if len(self._groups) > 1:
+            name, folder = next(item for item in self._folder_of.items() if "/" in item[1])
+            self._census.decide(
+                f"the folder right above an image is its class: {sanitize(folder)[:160]} is class "
+                f"{sanitize(name)[:80]}; a file of labels gives other classes"
             )
 
     def _unclear(self, folder: str, where: str = "") -> DataError:

@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from typing import IO, Any, NamedTuple
 
 from genmod.data.sources.census import Census
@@ -25,6 +26,9 @@ _MAX_VISITS = 64
 
 NO_SIZE = -1
 """Size of a file that was not asked for it."""
+
+EMPTY = "folders without files"
+"""Kind in the census: an empty folder is no class."""
 
 _LINK = "link"
 """State of a folder that is a link."""
@@ -86,7 +90,10 @@ def walk_local(
                     continue
             links += state == _LINK
             rows = ordered(_rows(folder, census, is_sizeless))
-            levels.append(_Level(path, rows, inode, is_linked))
+            if (first := next(rows, None)) is None:
+                census.pass_over(EMPTY, path)
+                continue
+            levels.append(_Level(path, chain((first,), rows), inode, is_linked))
             break
         else:
             levels.pop()

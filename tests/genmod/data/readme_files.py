@@ -97,6 +97,33 @@ def merged_folders(root):
     assert text in decisions(plan)
 
 
+@brings("folders of class folders: `animals/cat`, `plants/oak`; class folders in class folders")
+def nested_folders(root):
+    write_images(root / "groups" / "animals" / "cat", 10)
+    write_images(root / "groups" / "plants" / "oak", 10)
+    plan = plan_of(f"folder:{root}/groups")
+    assert class_rows(plan) == {"cat": 10, "oak": 10}
+    assert "right above an image is its class: animals/cat is class cat" in decisions(plan)
+    write_images(root / "within" / "cat", 10)
+    write_images(root / "within" / "cat" / "persian", 10)
+    plan = plan_of(f"folder:{root}/within")
+    assert class_rows(plan) == {"cat": 10, "persian": 10}
+    assert "cat/persian is a class of its own, persian, although cat is one too" in decisions(plan)
+    write_images(root / "alone" / "images" / "cat", 10)
+    write_images(root / "alone" / "images" / "oak", 10)
+    assert "class" not in decisions(plan_of(f"folder:{root}/alone"))
+
+
+@brings("an empty folder among class folders")
+def empty_folders(root):
+    write_images(root / "cat", 10)
+    write_images(root / "dog", 10)
+    (root / "eel").mkdir()
+    plan = plan_of(f"folder:{root}")
+    assert class_rows(plan) == {"cat": 10, "dog": 10}
+    assert passed_over(plan) == {"folders without files": 1}
+
+
 @brings("links to folders")
 def links(root):
     write_images(root / "elsewhere", 10)

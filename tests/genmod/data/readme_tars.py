@@ -119,6 +119,7 @@ def folder_of_tars(root):
     (root / "train" / "00.tar").unlink()
     (root / "test" / "00.tar").unlink()
     with pytest.raises(
-        DataError, match=r"no such file: \*\.tar in that folder or below, but 1 text"
+        DataError,
+        match=r"no such file: \*\.tar in that folder or below, but 2 folders without files; 1 text",
     ):
         plan_of(f"webdataset:{root}")

@@ -238,7 +238,8 @@ def test_links_to_folders_are_followed(tmp_path):
         "eel/sub/3.png": "sub",
     }
     assert shades(tmp_path / "in", entries)["dog/2.png"] == 2
-    first, second = scan.census.decisions
+    first, second, nested = scan.census.decisions
+    assert "dog/sub is a class of its own" in nested
     assert first == "2 links to folders are followed"
     assert second.startswith(
         "class sub is in several folders (dog/sub, eel/sub), which are one class"
@@ -310,9 +311,11 @@ def test_folders_at_the_top_declare_splits(place):
         "dev2017/cat/5.png": ("cat", "val"),
         "dog/6.png": ("dog", None),
     }
-    assert scan.census.decisions == [
+    nested, splits = scan.census.decisions
+    assert nested.startswith("dog/deep is a class of its own, deep, although dog is one too")
+    assert splits == (
         "the folders declare the splits train, val, test: data.splits=source keeps them, shares ignore them"
-    ]
+    )
 
 
 def test_images_directly_in_a_split_have_no_label(place):
