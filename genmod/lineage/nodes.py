@@ -133,16 +133,19 @@ def read_node(url: str) -> LineageNode:
 
 
 def _manifest_urls(roots: Sequence[str]) -> Iterator[str]:
+    """Each manifest once, below each root in the order of URLs, whatever order the store lists them in."""
     seen: set[str] = set()
     names = set(MANIFEST_NAMES.values())
     for root in roots:
+        found: list[str] = []
         for file in storage.walk_files(root):
             url = file.removeprefix("file://")
             # MLflow keeps copies of manifests without the files that they list.
             is_copy = "/artifacts/" in file.removeprefix(f"file://{root}").removeprefix(root)
             if url.rpartition("/")[2] in names and url not in seen and not is_copy:
                 seen.add(url)
-                yield url
+                found.append(url)
+        yield from sorted(found)
 
 
 def _about(kind: str, metadata: Mapping[str, Any], dataset: DatasetManifest | None) -> str:

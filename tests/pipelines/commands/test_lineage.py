@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genmod import storage
 from genmod.data.format.shards import Row, write_shard
 from genmod.lineage.rows import RowQuery
 from genmod.manifest import (
@@ -228,6 +229,17 @@ def test_a_moved_root_has_the_same_lineage(tree, tmp_path):
     shutil.move(tree, tmp_path / "moved")
     _, after = lineage(str(tmp_path / "moved" / "data"))
     assert [line.replace("/moved/", "/root/") for line in after] == before
+
+
+def test_a_root_in_an_object_store_has_the_same_lineage(tree, s3_root):
+    fs, folder = storage.filesystem(s3_root)
+    fs.put(f"{tree}/", f"{folder}/", recursive=True)
+    row = RowQuery(key=first_row(tree, "train"))
+    for name, query in (("data", row), ("samples/m", RowQuery(index=3)), ("decision/m", None)):
+        local, before = lineage(str(tree / name), query)
+        stored, after = lineage(f"{s3_root}/{name}", query)
+        assert [line.replace(s3_root, str(tree)) for line in after] == before
+        assert stored["exit_code"] == local["exit_code"] == 0
 
 
 def test_what_is_missing_or_broken_is_said_with_exit_1(tree, capsys):

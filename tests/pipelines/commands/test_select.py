@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
+from genmod import storage
 from genmod.data.reading.reader import open_dataset, read_rows, split_reader
 from genmod.manifest import DatasetManifest, ImageSpec, load_manifest
 from genmod.selection import job
@@ -55,6 +56,17 @@ def members(*folders):
             with tarfile.open(path) as tar:
                 found |= {each.name: tar.extractfile(each).read() for each in tar.getmembers()}
     return found
+
+
+def test_it_makes_the_same_dataset_in_an_object_store(root, s3_root):
+    fs, folder = storage.filesystem(s3_root)
+    fs.put(f"{root}/", f"{folder}/", recursive=True)
+    local = select(root, "index >= 4")
+    words = ["--scores", f"{s3_root}/scores", "--keep", "index >= 4", "--out", f"{s3_root}/kept"]
+    assert main(["select", f"{s3_root}/data", *words]) == 0
+    stored = open_dataset(f"{s3_root}/kept")
+    assert stored.shards == local.shards
+    assert (stored.folders, verify(s3_root)) == (("../data",), [])
 
 
 def test_whole_shards_are_shared_and_others_lose_rows(root):
