@@ -53,26 +53,30 @@ def test_a_function_is_called_on_one_node_of_each_kind(ray_session):
         on_each_kind(fail_there, request=request, limit_s=60)
 
 
-@pytest.mark.ray
-def test_a_dry_run_measures_on_the_nodes_of_the_cluster(ray_session, tmp_path, capsys):
+def dry_run(folder, capsys, **cluster):
+    """The dry run of a whole run on the running Ray: both outputs, and its plan by stage."""
     import ray
 
     document = {
-        "root": str(tmp_path / "root"),
+        "root": str(folder / "root"),
         "data": {"source": "builtin:digits"},
         "model": {"vae": {"family": "vae"}},
         "train": {"nimg": 64_000},
         "sample": {"count": 50_000},
-        "cluster": {
-            "address": ray.get_runtime_context().gcs_address,
-            "worker_price_per_hour": 360,
-        },
+        "cluster": {"address": ray.get_runtime_context().gcs_address} | cluster,
         "tracking": {"enabled": False},
     }
-    (tmp_path / "my.yaml").write_text(yaml.safe_dump(document))
-    assert main(["run", "--recipe", str(tmp_path / "my.yaml"), "--dry-run", "--json"]) == 0
-    out = capsys.readouterr().out
-    steps = {step["stage"]: step for step in json.loads(out.splitlines()[-1])["plan"]}
+    (folder / "my.yaml").write_text(yaml.safe_dump(document))
+    assert main(["run", "--recipe", str(folder / "my.yaml"), "--dry-run", "--json"]) == 0
+    out, err = capsys.readouterr()
+    return out, err, {step["stage"]: step for step in json.loads(out.splitlines()[-1])["plan"]}
+
+
+@pytest.mark.ray
+def test_a_dry_run_measures_on_the_nodes_of_the_cluster(ray_session, tmp_path, capsys):
+    import ray
+
+    out, _, steps = dry_run(tmp_path, capsys, worker_price_per_hour=360)
     for stage in ("train", "sample", "score"):
         assert steps[stage]["measured_on"] == "1 node with 2 CPUs"
         assert 0 < steps[stage]["expected_s"] < 1000
@@ -81,5 +85,13 @@ def test_a_dry_run_measures_on_the_nodes_of_the_cluster(ray_session, tmp_path, c
         steps[stage]["expected_s"] * steps[stage]["work"]["workers"]
         for stage in ("train", "sample", "score")
     )
-    assert f"price: about {workers_s / 10:,.2f} at 360 for an hour of one worker" in out
+    assert f"price: about {workers_s / 10:,.2f} at 360 for an hour of one worker" in err
     assert ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_a_dry_run_on_a_cluster_without_room_says_so(ray_session, tmp_path, capsys):
+    out, err, steps = dry_run(tmp_path, capsys, labels={"zone": "moon"})
+    assert "expected times are not known: no node has room for one worker" in err
+    assert all(step.get("expected_s") is None for step in steps.values())
+    assert "price" not in out
