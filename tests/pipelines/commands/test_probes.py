@@ -85,7 +85,7 @@ def test_a_dry_run_measures_on_the_nodes_of_the_cluster(ray_session, tmp_path, c
         steps[stage]["expected_s"] * steps[stage]["work"]["workers"]
         for stage in ("train", "sample", "score")
     )
-    assert f"price: about {workers_s / 10:,.2f} at 360 for an hour of one worker" in err
+    assert f"price: about {workers_s / 10:,.2f} at 360 for an hour of one worker" in out
     assert ray.is_initialized()
 
 
