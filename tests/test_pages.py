@@ -34,6 +34,7 @@ TEXTS = {
 
 NOT_RUN = {
     "genmod submit run --recipe my.yaml --address http://head:8265": "needs a cluster's head",
+    "genmod doctor --recipe my.yaml": "needs a cluster's head; tests/pipelines/commands/test_doctor.py",
     "genmod submit run --recipe my.yaml --kubernetes": "tests/kubernetes/test_submit.py",
     "infra/local/": "starts and stops servers; tests/infra/test_local_stack.py",
     "genmod submit shard --recipe quickstart": "needs that cluster; the same test",

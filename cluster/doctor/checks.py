@@ -14,6 +14,12 @@ _NOFILE_FATAL, _NOFILE_WARNING = 1024, 4096
 _SLOW_MB_S = 5.0
 """Speed of a store, in MB/s, below which reading shards takes longer than training on them."""
 
+STORE_REMEDY = (
+    "use a root that all nodes see, e.g. --set root=s3://BUCKET/PATH; check the node's network, "
+    "credentials and mounts"
+)
+"""Of a root that a node cannot reach."""
+
 
 def check_versions(report: Report, own: Versions, versions: Versions) -> None:
     """A node's versions against the driver's."""
@@ -200,8 +206,7 @@ def check_store(report: Report, root: str, store: StoreFacts) -> None:
         report.fatal(
             "storage",
             store.error or f"{root} is another folder there: what the driver wrote is missing",
-            "use a root that all nodes see, e.g. --set root=s3://BUCKET/PATH; check the node's network, "
-            "credentials and mounts",
+            STORE_REMEDY,
         )
     elif not store.is_exclusive:
         report.fatal(

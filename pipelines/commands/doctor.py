@@ -8,8 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cluster import session
+from cluster.doctor.checks import STORE_REMEDY
 from cluster.doctor.examination import examine
 from cluster.doctor.finding import DRIVER, Finding, Report, is_fatal
+from cluster.doctor.needs import NodeNeeds
+from cluster.doctor.store import short_retries
+from genmod.errors import StorageError, StoreUnavailable
 from genmod.terminal import print_line
 from pipelines.commands.text_table import text_table
 from pipelines.recipe.checks import check_recipe, data_of
@@ -41,13 +45,15 @@ def doctor(context: Context) -> dict[str, Any]:
     if address not in (session.LOCAL, session.AUTO):
         host = address.removeprefix("ray://").rpartition(":")[0].strip("[]")
         check_paths(recipe, host, lambda key: not key.startswith(_DRIVERS_OWN))
-    models = check_recipe(context, data_of(context), tuple(STEPS))
-    context.connect()
-    findings = examine(node_needs(context, models), context.progress.log)
-    context.progress.log("  trying MLflow")
     driver = Report(DRIVER)
+    needs = _needs(context, driver)
+    found: list[Finding] = []
+    if needs is not None:
+        context.connect()
+        found = examine(needs, context.progress.log)
+    context.progress.log("  trying MLflow")
     check_tracking(context.tracker, driver)
-    findings = [*driver.findings, *findings]
+    findings = [*driver.findings, *found]
     fatal, nodes = is_fatal(findings), sorted({finding.node for finding in findings} - {DRIVER})
     for line in finding_lines(findings):
         print_line(line, sys.stdout)
@@ -61,6 +67,17 @@ def doctor(context: Context) -> dict[str, Any]:
         "findings": [finding.model_dump() for finding in findings],
         "exit_code": 1 if fatal else 0,
     }
+
+
+def _needs(context: Context, driver: Report) -> NodeNeeds | None:
+    """What the recipe needs of each node; None, with a finding, if the driver itself has no store."""
+    try:
+        with short_retries():
+            models = check_recipe(context, data_of(context), tuple(STEPS))
+    except (StorageError, StoreUnavailable) as error:
+        driver.fatal("storage", f"{error}; the nodes were not examined", STORE_REMEDY)
+        return None
+    return node_needs(context, models)
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[str]:
