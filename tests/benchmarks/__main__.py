@@ -89,6 +89,7 @@ def run_quick(names: list[str]) -> int:
 
 
 def main(wanted: list[str]) -> int:
+    os.environ.setdefault("PYTHONSAFEPATH", "")  # further processes import ``tests`` from here
     set_environment()
     import torch
 

@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
     options = parser.parse_args()
     os.environ.setdefault("RAY_worker_niceness", "0")  # else workers starve next to their driver
+    os.environ.setdefault("PYTHONSAFEPATH", "")  # further processes import ``tests`` from here
     set_environment()
     import ray
 
