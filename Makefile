@@ -4,8 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-LOCAL_LOG := $(VENV)/tests-without-ray.log
-# Tests with Ray that run after those without, so that both processes of make test end together.
+# Tests with Ray that run after those without, so that the processes of make test end together.
 LATE := tests/pipelines/stages/test_retrain.py tests/soak
 KILLS ?= 300
 DOCUMENTS ?= 50000
@@ -30,14 +29,17 @@ $(STAMP): pyproject.toml infra/constraints.txt
 quickstart: setup  ## run the whole pipeline on 5,000 handwritten digits, in minutes
 	$(BIN)/genmod run --recipe quickstart
 
+# Three processes; those without Ray leave the cores to Ray's workers when these need them.
 test: setup  ## run the tests: unit, contract, Ray and fault tests
-	@{ $(BIN)/python -m pytest -m 'not ray and not long'; local=$$?; \
+	@nice -n 5 $(BIN)/python -m pytest -m 'not ray and not long' tests/genmod >$(VENV)/tests-genmod.log 2>&1 & models=$$!; \
+	  { nice -n 5 $(BIN)/python -m pytest -m 'not ray and not long' --ignore=tests/genmod; rest=$$?; \
 	    $(BIN)/python -m pytest -m 'ray and not long' $(LATE); late=$$?; \
-	    exit $$(( local > late ? local : late )); } >$(LOCAL_LOG) 2>&1 & others=$$!; \
-	  $(BIN)/python -m pytest -m 'ray and not long' $(LATE:%=--ignore=%); ray=$$?; \
-	  wait $$others; code=$$?; \
-	  echo "tests without Ray, then those of $(LATE):"; cat $(LOCAL_LOG); \
-	  exit $$(( ray > code ? ray : code ))
+	    exit $$(( rest > late ? rest : late )); } >$(VENV)/tests-rest.log 2>&1 & others=$$!; \
+	  $(BIN)/python -m pytest -m 'ray and not long' $(LATE:%=--ignore=%); code=$$?; \
+	  wait $$models || code=1; wait $$others || code=1; \
+	  echo "tests of genmod/:"; cat $(VENV)/tests-genmod.log; \
+	  echo "other tests without Ray, then those of $(LATE):"; cat $(VENV)/tests-rest.log; \
+	  exit $$code
 
 long: setup  ## run the tests that take minutes each: lost nodes, a whole job, people's whole use
 	$(BIN)/python -m pytest -m long

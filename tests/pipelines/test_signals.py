@@ -15,8 +15,8 @@ from pipelines.cli import app, program
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs of shells
 def run():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
-    print(child.pid, flush=True)
     try:
+        print(child.pid, flush=True)
         time.sleep(300)
     finally:
         if sys.argv[1] == "slow":
