@@ -252,5 +252,6 @@ class WorkTimes:
         own_s = max(wall_s, pools_s * wall_s / sum(self._wall_s.values()))
         shares = [(part, parts[part] / own_s) for part in _PARTS if part in parts]
         idle_s = own_s - wall_s + parts.get(START, 0.0)
-        listed = ", ".join(f"{part} {share:.0%}" for part, share in shares if share >= 0.005)
-        return f"{title}: time of its workers: {listed}, start and wait {idle_s / own_s:.0%}"
+        listed = [f"{part} {share:.0%}" for part, share in shares if share >= 0.005]
+        listed.append(f"start and wait {idle_s / own_s:.0%}")
+        return f"{title}: time of its workers: {', '.join(listed)}"

@@ -166,6 +166,16 @@ def test_the_summary_says_where_the_time_of_the_workers_went():
     assert times.summary("sample a") == text
 
 
+def test_a_job_that_was_all_waiting_says_so():
+    now_s = 0.0
+    times = WorkTimes(RowCosts(), lambda: now_s)
+    times.started(1, [Left("sample a", "a", 1, 10)])
+    now_s = 1000.0
+    result = {"num_rows": 10, "wall_s": 1.0, "seconds": {MODEL: 1.0}, "worker": "w"}
+    times.add("sample a", "a", result)
+    assert times.summary("sample a") == "sample a: time of its workers: start and wait 100%"
+
+
 def test_a_stopwatch_counts_each_second_once():
     now_s = 0.0
     watch = Stopwatch(lambda: now_s)
