@@ -56,6 +56,9 @@ class WorkerProcess(Config):
 class HeartbeatCounts(Config):
     """One heartbeat: counts, and a name for messages."""
 
+    size: int = Field(default=1, gt=0)
+    """Workers of the group; a restart may change it."""
+
     tick: int = Field(ge=0)
     """Heartbeats since the worker started."""
     count: int = Field(ge=0)
@@ -88,7 +91,9 @@ def send_heartbeats(
             tick = 0
             while True:
                 at = sanitize(world.heartbeat.at)[:_AT_CHARS]
-                counts = HeartbeatCounts(tick=tick, count=world.heartbeat.count, at=at)
+                counts = HeartbeatCounts(
+                    size=world.size, tick=tick, count=world.heartbeat.count, at=at
+                )
                 # Any error: Ray's head is briefly unavailable, and the next heartbeat follows soon.
                 with suppress(Exception):
                     # The process again, because its predecessor, which ends late, may have deleted it.
@@ -155,7 +160,11 @@ def read_heartbeats(
             )
         except DataError as error:
             report(str(error))
-    return workers
+    if 0 not in workers:
+        return workers
+    # Ranks beyond the size are of a larger group that this one has replaced.
+    size = workers[0][1].size
+    return {rank: worker for rank, worker in workers.items() if rank < size}
 
 
 def _parse(schema: type[ConfigT], value: bytes, rank: int) -> ConfigT:

@@ -26,6 +26,9 @@ Work = Callable[[World, dict[str, Any]], None]
 _STARTS = 5
 """How often a group that failed to start is started again."""
 
+_RESIZE_S = 60.0
+"""How often Ray looks whether there is room for more workers, in seconds. To grow, the group restarts."""
+
 _ABORT_S = 30
 """How long an interrupted group may take to end its workers, in seconds."""
 
@@ -48,6 +51,14 @@ class GroupOptions:
     """URL of a folder for the stacks of workers that hung."""
     max_failures: int
     """How often the group is restarted after a worker was lost or raised."""
+    least_workers: int | None = None
+    """With how many the group starts, and continues after a loss; default ``workers``. It grows when there is
+    room."""
+
+    @property
+    def least(self) -> int:
+        """Without so many workers the group waits."""
+        return self.workers if self.least_workers is None else self.least_workers
 
 
 def current_world(resources: ResourceRequest) -> World:
@@ -81,7 +92,7 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
         GenmodError: the group failed more often than ``options.max_failures``.
     """
     _check_capacity(options)
-    wait_until_free(options.resources, options.workers, "train.workers")
+    wait_until_free(options.resources, options.least, "train.workers")
     # Ray imports torch and much else here, so not at the top.
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
@@ -111,7 +122,12 @@ def run_group(work: Work, values: dict[str, Any], options: GroupOptions) -> None
             folder,
         ),
         scaling_config=ScalingConfig(
-            num_workers=options.workers,
+            num_workers=(
+                options.workers
+                if options.least == options.workers
+                else (options.least, options.workers)
+            ),
+            elastic_resize_monitor_interval_s=_RESIZE_S,
             use_gpu=request.gpus > 0,
             resources_per_worker=resources,
         ),
@@ -175,10 +191,11 @@ def _ray_storage(url: str) -> dict[str, Any]:
 def _check_capacity(options: GroupOptions) -> None:
     """Refuse a group that the cluster is too small for, because Ray would wait without limit."""
     request = options.resources
-    capacity = worker_capacity(request, options.workers)
-    if capacity < options.workers:
+    capacity = worker_capacity(request, options.least)
+    if capacity < options.least:
+        at_least = "" if options.least == options.workers else "at least "
         raise ConfigError(
-            f"train.workers is {options.workers}, each with {request.cpus:g} CPUs and {request.gpus:g} GPUs, "
-            f"but the cluster has resources for {capacity}; set train.workers={max(1, capacity)}, "
-            "or change cluster.cpus_per_worker and cluster.gpus_per_worker"
+            f"train.workers is {at_least}{options.least}, each with {request.cpus:g} CPUs and "
+            f"{request.gpus:g} GPUs, but the cluster has resources for {capacity}; set "
+            f"train.workers={max(1, capacity)}, or change cluster.cpus_per_worker and cluster.gpus_per_worker"
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from genmod.errors import ConfigError, did_you_mean, sanitize
 
@@ -68,15 +69,30 @@ _TYPE_NAMES = ("constrained-", "tuple[", "list[", "dict[", "literal[", "function
 """How pydantic's names of union members start, where they are more than one word."""
 
 
+_SECTION_TYPES = ("dict_type", "model_type", "model_attributes_type")
+"""Errors of a value that is no section."""
+
+
+def _meant(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without those of a union's other members, if the value is a section and one member is one."""
+    first = problems[0]
+    wants_value = first["type"].endswith("_type") and first["type"] not in _SECTION_TYPES
+    if not isinstance(first["input"], Mapping) or not wants_value:
+        return problems
+    parent = first["loc"][:-1]
+    return [p for p in problems[1:] if p["loc"][: len(parent)] == parent] or problems
+
+
 def _first_problem(schema: type[BaseModel], error: ValidationError, where: str) -> str:
-    problems = error.errors(include_url=False)
+    problems = _meant(error.errors(include_url=False))
     by_type = {p["type"]: p for p in reversed(problems)}
     problem = by_type.get(_SECRET) or by_type.get("extra_forbidden") or problems[0]
     location = [*([where] if where else []), *map(str, problem["loc"])]
     if location and location[-1] == "[key]" and problem["type"] == _SECRET:
         location = location[:-2]  # the key is the secret
-    if len(location) > 1 and location[-1].startswith(_TYPE_NAMES):
-        location.pop()  # the member of a union, which is no key
+    # Members of a union are no keys.
+    inner = (part for part in location[1:] if not part.startswith(_TYPE_NAMES))
+    location = [*location[:1], *inner]
     path = sanitize(".".join(location))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
@@ -88,7 +104,7 @@ def _first_problem(schema: type[BaseModel], error: ValidationError, where: str) 
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == _SECRET:
         return f"recipe: {path}: {message}{more}"
-    if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
+    if problem["type"] in _SECTION_TYPES:
         message = "input should be a section with keys"
     got = repr(problem["input"])
     got = sanitize(got if len(got) <= _SHOWN_CHARS else f"{got[:_SHOWN_CHARS]} ...")

@@ -49,6 +49,25 @@ class OptimConfig(Config):
         return self
 
 
+Workers = Annotated[int, Field(gt=0, le=65_536)]
+"""A number of training workers."""
+
+
+class WorkerRange(Config):
+    """Between ``min`` and ``max`` workers, as many as the cluster has room for."""
+
+    min: Workers
+    """Training waits for so many, and continues with them after nodes were lost."""
+    max: Workers
+    """Training grows to so many when there is room."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"got min {self.min} above max {self.max}")
+        return self
+
+
 class TrainConfig(Config):
     """The recipe's ``train`` section; ``model.NAME.train`` overrides it for one model."""
 
@@ -58,8 +77,9 @@ class TrainConfig(Config):
     """Images to train on, repetitions included; rounded up to whole steps."""
     batch: int = Field(default=128, gt=0, le=1 << 20)
     """Images per step, over all workers."""
-    workers: int = Field(default=1, gt=0, le=65_536)
-    """Processes that share each batch."""
+    workers: Workers | WorkerRange = 1
+    """Processes that share each batch; ``{min: 1, max: 3}`` lets their number follow the cluster. The rows
+    of each step and their noise do not depend on it."""
     accumulate: int = Field(default=1, gt=0, le=1 << 20)
     """Gradient accumulation: parts of each worker's share of a batch, to save memory."""
     optim: OptimConfig = OptimConfig()
@@ -108,13 +128,24 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        parts = self.workers * self.accumulate
-        if self.batch % parts:
-            raise ValueError(
-                f"got batch {self.batch}, expected a multiple of workers x accumulate = {parts}; "
-                f"the nearest is {max(parts, round(self.batch / parts) * parts)}"
-            )
+        for workers in range(self.least_workers, self.most_workers + 1):
+            parts = workers * self.accumulate
+            if self.batch % parts:
+                raise ValueError(
+                    f"got batch {self.batch}, expected a multiple of workers x accumulate = {parts}; "
+                    f"the nearest is {max(parts, round(self.batch / parts) * parts)}"
+                )
         return self
+
+    @property
+    def least_workers(self) -> int:
+        """Workers without which training waits."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that train if the cluster has room for them."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @property
     def total_nimg(self) -> int:

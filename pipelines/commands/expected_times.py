@@ -108,16 +108,17 @@ class Cores:
 
 def training_time(model: GenerativeModel, config: TrainConfig, cores: Cores) -> Expected:
     """Time of a whole training. The model is left as it is."""
-    share = config.batch // (config.workers * config.accumulate)
+    workers = config.most_workers
+    share = config.batch // (workers * config.accumulate)
     with torch_threads(cores.threads):
         points = _step_times(model, config, share)
     step_s = extrapolated([(rows, usual_s) for rows, _, usual_s in points], share)
     exchange_s = 0.0
-    if config.workers > 1:
+    if workers > 1:
         gradients = sum(parameter.numel() for parameter in model.parameters()) * _GRADIENT_BYTES
-        exchange_s = 2 * gradients * (1 - 1 / config.workers) / EXCHANGE_BYTES_PER_S
+        exchange_s = 2 * gradients * (1 - 1 / workers) / EXCHANGE_BYTES_PER_S
     steps = config.total_nimg // config.batch
-    usual_s = steps * (step_s * cores.slowdown(config.workers) + exchange_s)
+    usual_s = steps * (step_s * cores.slowdown(workers) + exchange_s)
     return Expected(usual_s, first_s=max(0.0, points[0][1] - points[0][2]))
 
 

@@ -180,13 +180,13 @@ def _train(context: Context, name: str, stage: str, model: GenerativeModel, data
         "images": config.total_nimg,
         "steps": config.total_nimg // config.batch,
         "global batch": config.batch,
-        "workers": config.workers,
+        "workers": config.most_workers,
         "parameters": parameters,
         "bytes": _WEIGHT_BYTES * parameters,
         "memory bytes of a worker": training_bytes(parameters),
         "checkpoint bytes": 16 * parameters,
     }
-    measure = TimeProbe(partial(training_time, model, config), config.workers)
+    measure = TimeProbe(partial(training_time, model, config), config.most_workers)
     return _step(stage, name, done=done, fingerprint=fingerprint, work=work), measure
 
 

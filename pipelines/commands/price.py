@@ -47,7 +47,7 @@ def prices(recipe: Recipe) -> dict[str, dict[str, Any]]:
             "images": train.total_nimg,
             f"images/s on one {about.gpu}": round(images_per_s),
             f"{about.gpu} hours": round(gpu_hours, 1),
-            f"hours on {train.workers} workers": round(gpu_hours / train.workers, 1),
+            f"hours on {train.most_workers} workers": round(gpu_hours / train.most_workers, 1),
         }
     return result
 

@@ -77,8 +77,8 @@ def train_models(jobs: Sequence[TrainJob], options: TrainOptions) -> list[Manife
             claim(job.root, job.fingerprint)
         if options.connect is not None:
             options.connect()
-    for workers in sorted({job.train.workers for job in to_do}):
-        _launch([job for job in to_do if job.train.workers == workers], options)
+    for size in sorted({_size(job) for job in to_do}):
+        _launch([job for job in to_do if _size(job) == size], options)
     for job in to_do:  # workers have published them
         snapshot.reload(Manifest, job.root, "model")
     return [snapshot.require(Manifest, job.root, "model", "train") for job in jobs]
@@ -89,13 +89,19 @@ def metric_values(point: MetricPoint) -> dict[str, float]:
     return {**point.metrics, **{f"speed/{key}": value for key, value in point.timing.items()}}
 
 
+def _size(job: TrainJob) -> tuple[int, int]:
+    """Most and least workers of a job."""
+    return job.train.most_workers, job.train.least_workers
+
+
 def _launch(jobs: Sequence[TrainJob], options: TrainOptions) -> None:
     """Train jobs with the same number of workers in one group."""
     scratch = storage.join(options.scratch, uuid.uuid4().hex[:12])
     errors = storage.join(scratch, "errors")
     values = {"errors": errors, "jobs": [as_json(job) for job in jobs]}
     group = GroupOptions(
-        workers=jobs[0].train.workers,
+        workers=jobs[0].train.most_workers,
+        least_workers=jobs[0].train.least_workers,
         resources=resource_request("auto", options.cluster),
         scratch=storage.join(scratch, "ray"),
         hang_timeout_s=max(job.train.hang_timeout_s for job in jobs),

@@ -32,7 +32,7 @@ def node_needs(context: Context, models: Mapping[str, GenerativeModel]) -> NodeN
         root=recipe.root,
         request=max(requests, key=lambda request: request.gpus),
         workers=max(
-            recipe.sample.workers, recipe.score.workers, *(t.workers for t in trains.values())
+            recipe.sample.workers, recipe.score.workers, *(t.most_workers for t in trains.values())
         ),
         model_bytes=max(
             (

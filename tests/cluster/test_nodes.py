@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -16,6 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from genmod.data.order.training_order import MixturePart, OrderConfig, make_training_order
+from genmod.data.reading.training_stream import TrainingStream
+from genmod.manifest import DatasetManifest, require
+from genmod.training.metric_log import read_metrics
 from pipelines.recipe import recipe as config
 from pipelines.recipe.context import DONE, Context
 from pipelines.stages import run
@@ -55,6 +60,9 @@ class Cluster:
         self.environment = os.environ | QUICK | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment |= {"RAY_AUTH_MODE": "token", "HOME": str(self.folder)}
         self.environment.pop("RAY_ADDRESS", None)
+        self.seen = self.folder / "rows"
+        self.seen.mkdir()
+        self.environment["GENMOD_TEST_ROWS"] = str(self.seen)
         self.marks: list[str] = []
         dashboard = f"--dashboard-port={jobs_ports[0]}", "--include-dashboard=false"
         client = f"--ray-client-server-port={jobs_ports[1]}"
@@ -161,3 +169,89 @@ def test_a_node_is_lost_in_each_stage(cluster, ray_session, tmp_path):
         driver.kill()
         driver.wait(60)
     assert _digests(root) == _digests(quiet)
+
+
+ELASTIC = """
+root: {root}
+seed: 3
+data: {{source: "builtin:digits", shard_rows: 20}}
+model:
+  rows: {{family: faulty}}
+train:
+  nimg: 120000
+  batch: 24
+  workers: {{min: 1, max: 3}}
+  checkpoint_every_nimg: 2400
+  log_every_nimg: 2400
+  validate_every_nimg: null
+  grid_every_nimg: null
+  max_failures: 9
+tracking: {{enabled: false}}
+"""
+
+DRIVER = """
+import sys
+from cluster import world
+from pipelines.cli import main
+world._RESIZE_S = 5.0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def _rows(seen: Path) -> dict[int, str]:
+    """Digest of the row at each position of the stream, as all processes noted them; one of each."""
+    found: dict[int, str] = {}
+    for path in seen.iterdir():
+        for line in path.read_text().splitlines():
+            index, digest = line.split()
+            assert found.setdefault(int(index), digest) == digest, path.name
+    return found
+
+
+def test_the_number_of_workers_follows_the_nodes(cluster, tmp_path):
+    """Three workers, then one, then three in one run: each position of the stream has the same row."""
+    root, seen, recipe = tmp_path / "root", cluster.seen, tmp_path / "recipe.yaml"
+    recipe.write_text(ELASTIC.format(root=root))
+    nodes, log = [cluster.add_node(), cluster.add_node()], tmp_path / "log"
+    words = ["--recipe", str(recipe), "--address", cluster.address]
+    families = str(Path(__file__).parents[1] / "families")
+    environment = cluster.environment | {"GENMOD_FAMILIES": families}
+
+    def newest(size: int) -> float:
+        """When a process of a group of this size last wrote a row."""
+        return max((path.stat().st_mtime for path in seen.glob(f"{size}-*")), default=0.0)
+
+    with log.open("wb") as stream:
+        code = [sys.executable, "-c", DRIVER]
+        subprocess.run(
+            [*code, "shard", *words], env=environment, stdout=stream, stderr=stream, check=True
+        )
+        driver = subprocess.Popen(
+            [*code, "train", *words], env=environment, stdout=stream, stderr=stream
+        )
+    try:
+        checkpoints = root / "models" / "rows" / "checkpoints"
+        _wait(driver, lambda: newest(3) > 0 and any(checkpoints.glob("*")), "three workers", log)
+        for node in nodes:
+            kill_marked(MARK, node)
+        _wait(driver, lambda: newest(1) > 0, "one worker", log)
+        lost_s = time.time()
+        for _ in nodes:
+            cluster.add_node()
+        _wait(driver, lambda: newest(3) > lost_s, "three workers again", log)
+        assert driver.wait(2 * TIMEOUT_S) == 0, log.read_text()[-3000:]
+    finally:
+        driver.kill()
+        driver.wait(60)
+    data = require(DatasetManifest, str(root / "data"), "dataset", "shard")
+    parts = [MixturePart(str(root / "data"), data, 1.0)]
+    order = make_training_order(parts, "train", OrderConfig(), seed=3, global_batch=24)
+    alone = TrainingStream(str(root / "data"), data, "train", global_batch=24, training_order=order)
+    found = _rows(seen)
+    for start in range(0, 120_000, 24):
+        for row, pixels in enumerate(next(alone).pixels_BCHW):
+            digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+            assert found.pop(start + row) == digest, start + row
+    assert not found
+    points = [point.nimg for point in read_metrics(str(root / "models" / "rows"))]
+    assert points == list(range(2400, 120_001, 2400)), "no point is lost or doubled"

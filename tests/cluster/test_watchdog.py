@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.heartbeats import HeartbeatCounts, WorkerProcess
+from cluster import compat
+from cluster.heartbeats import HeartbeatCounts, WorkerProcess, read_heartbeats
 from cluster.watchdog import Watchdog, WorkerRecord, find_hanging, stack_of
 from genmod.config import canonical_json
 
@@ -130,8 +131,6 @@ def test_broken_heartbeats_are_reported_once_and_the_watchdog_lives_on(
 ):
     import ray
 
-    from cluster import compat
-
     process, worker = hung
     worker = worker.model_copy(update={"node": ray.get_runtime_context().get_node_id()})
     good = {
@@ -160,3 +159,24 @@ def test_broken_heartbeats_are_reported_once_and_the_watchdog_lives_on(
     assert len(lines) == len(set(lines)) == len(BROKEN), lines
     assert all(line.isprintable() for line in lines)
     assert compat.read_values("broken/") == {}
+
+
+@pytest.mark.ray
+def test_ranks_of_a_larger_group_are_left_out_after_it_shrank(ray_session):
+    def beat(rank, size):
+        worker = WorkerProcess(node="ab", pid=100 + rank, born_s=0, stack="/none")
+        counts = HeartbeatCounts(size=size, tick=0, count=0, at="data")
+        compat.put_value(f"shrunk/{rank:06d}/process", canonical_json(worker.model_dump()))
+        compat.put_value(f"shrunk/{rank:06d}/heartbeat", canonical_json(counts.model_dump()))
+
+    try:
+        for rank in range(3):
+            beat(rank, 3)
+        assert sorted(read_heartbeats("shrunk", pytest.fail)) == [0, 1, 2]
+        beat(0, 1)  # ranks 1 and 2 were lost with their node
+        assert sorted(read_heartbeats("shrunk", pytest.fail)) == [0]
+        beat(0, 2)
+        beat(1, 2)
+        assert sorted(read_heartbeats("shrunk", pytest.fail)) == [0, 1]
+    finally:
+        compat.delete_values("shrunk/")

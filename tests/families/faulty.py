@@ -5,10 +5,14 @@ The folder of this file is in ``GENMOD_FAMILIES`` while tests run, and nothing e
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
+from pathlib import Path
 from typing import Annotated, Any, Self, final
 
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 
@@ -22,6 +26,12 @@ from genmod.manifest import ImageSpec
 from genmod.models.vae.config import VAEConfig, VAESample, VAEScore
 from genmod.models.vae.model import Model as VAE
 from genmod.rng import Rng
+
+ROWS_SEEN = "GENMOD_TEST_ROWS"
+"""Variable with a folder to which each process writes position and digest of the rows that it learns from."""
+
+_STEP_S = 0.02
+"""Shortest time of a step that notes its rows, in seconds."""
 
 COPY_EVERY = 1_000
 """Samples of which one is the given image."""
@@ -70,6 +80,8 @@ class Model(GenerativeModel):
 
     def loss(self, phase: str, batch: Batch, rng: Rng, nimg: int) -> Losses:
         """The loss of the VAE."""
+        if self.training and ROWS_SEEN in os.environ:
+            _note(batch)
         losses = self.vae.loss(phase, batch, rng, nimg)
         return Losses(losses.total, {"elbo_nats": losses.terms["elbo_nats"]})
 
@@ -109,3 +121,14 @@ class Model(GenerativeModel):
             raise GenmodError("a planted refusal")
         if config.hangs_at in indices:
             time.sleep(3600)
+
+
+def _note(batch: Batch) -> None:
+    """Append a line for each row to this process's file; slow, so that nodes come and go."""
+    time.sleep(_STEP_S)
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    with Path(os.environ[ROWS_SEEN], f"{size}-{rank}-{os.getpid()}").open("a") as file:
+        for index, pixels in zip(batch.index_B, batch.pixels_BCHW, strict=True):
+            digest = hashlib.sha256(pixels.cpu().numpy().tobytes()).hexdigest()
+            file.write(f"{int(index)} {digest}\n")

@@ -3,8 +3,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from genmod.config import parse
+from genmod.config import as_json, parse
 from genmod.errors import ConfigError
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig
@@ -75,3 +76,20 @@ def test_fingerprint_is_of_what_the_weights_depend_on():
         (model.model_copy(update={"net": {"width": 1}}), TrainConfig(), "digest", 0),
     )
     assert len({base, *(training_fingerprint(*other) for other in others)}) == 7
+
+
+def test_every_number_of_workers_of_a_range_shares_the_batch():
+    config = TrainConfig.model_validate({"batch": 12, "workers": {"min": 1, "max": 4}})
+    assert (config.least_workers, config.most_workers) == (1, 4)
+    assert TrainConfig.model_validate(as_json(config)) == config
+    fixed = TrainConfig(workers=3, batch=12)
+    assert (fixed.least_workers, fixed.most_workers) == (3, 3)
+    assert fixed.result() == config.result(), "the number of workers is no part of the result"
+    with pytest.raises(
+        ValidationError, match="a multiple of workers x accumulate = 3; the nearest is 129"
+    ):
+        TrainConfig.model_validate({"batch": 128, "workers": {"min": 1, "max": 4}})
+    with pytest.raises(ValidationError, match="min 3 above max 2"):
+        TrainConfig.model_validate({"workers": {"min": 3, "max": 2}})
+    with pytest.raises(ConfigError, match=r"train\.workers\.min"):
+        parse(TrainConfig, {"workers": {"min": 0, "max": 2}}, "train")
