@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -154,6 +155,17 @@ def other_jobs() -> list[tuple[str, int]]:
     )
     commands = {job["JobID"]: job.get("Entrypoint") or "a program" for job in jobs()}
     return [(commands.get(job, "a program"), n) for job, n in counts.items() if job != own]
+
+
+def jobs_of(is_ours: re.Pattern[str]) -> list[str]:
+    """Ids of the cluster's jobs whose commands match. Ray is connected.
+
+    Private: as in :func:`other_jobs`.
+    """
+    from ray._private import state
+
+    jobs = cast("Any", state).jobs()
+    return [str(job["JobID"]) for job in jobs if is_ours.search(job.get("Entrypoint") or "")]
 
 
 _LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

@@ -109,6 +109,22 @@ class Jobs:
         with self._explained(job_id):
             return _state(self._client.get_job_info(job_id))
 
+    def describe(self, job_id: str) -> dict[str, Any]:
+        """Facts about a job, with the names of its environment variables alone. ConfigError if unknown."""
+        with self._explained(job_id):
+            job = self._client.get_job_info(job_id)
+        environment = dict(job.runtime_env or {}).get("env_vars") or {}
+        return {
+            **_state(job).model_dump(),
+            "whole_message": str(job.message or ""),
+            "entrypoint": job.entrypoint,
+            "started_ms": job.start_time,
+            "ended_ms": job.end_time,
+            "metadata": dict(job.metadata or {}),
+            "environment": sorted(environment),
+            "node": job.driver_node_id,
+        }
+
     def logs(self, job_id: str) -> str:
         """The whole log of a job."""
         with self._explained(job_id):

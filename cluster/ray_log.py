@@ -113,9 +113,14 @@ def hint() -> str:
     return f"; Ray's own messages: {_State.file}" if _State.file is not None else ""
 
 
+def log_folder() -> Path:
+    """The folder of this user's log files, which may not exist."""
+    return Path(tempfile.gettempdir(), f"genmod-log-{os.getuid()}")
+
+
 def _new_file() -> tuple[int, Path]:
     """A new log file in a folder of this user alone, and its descriptor. Old files are removed."""
-    folder = Path(tempfile.gettempdir(), f"genmod-log-{os.getuid()}")
+    folder = log_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     info = folder.lstat()
     if info.st_uid != os.getuid() or folder.is_symlink() or info.st_mode & 0o077:

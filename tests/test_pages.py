@@ -33,6 +33,7 @@ TEXTS = {
 """Start of a block that is no code -> what it is. Those that list files are compared with a run below."""
 
 NOT_RUN = {
+    "genmod bundle genmod-train-0123456789ab": "needs a cluster's head; tests/cluster/test_jobs.py",
     "genmod submit run --recipe my.yaml --address http://head:8265": "needs a cluster's head",
     "genmod doctor --recipe my.yaml": "needs a cluster's head; tests/pipelines/commands/test_doctor.py",
     "genmod submit run --recipe my.yaml --kubernetes": "tests/kubernetes/test_submit.py",

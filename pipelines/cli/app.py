@@ -11,6 +11,7 @@ import typer
 
 from genmod.terminal import print_line, print_text
 from pipelines.cli import options
+from pipelines.cli.bundle_command import bundle_command
 from pipelines.cli.data_commands import add_data_commands
 from pipelines.cli.doctor_command import doctor_command
 from pipelines.cli.export_command import export_command
@@ -155,6 +156,13 @@ app.command(
     epilog=f"Example: {PROGRAM} doctor --recipe quickstart",
     rich_help_panel=_JOBS,
 )(doctor_command)
+
+
+app.command(
+    "bundle",
+    epilog=f"Example: {PROGRAM} bundle runs/quickstart",
+    rich_help_panel=_JOBS,
+)(bundle_command)
 
 
 @app.command("verify", epilog=f"Example: {PROGRAM} verify runs/quickstart", rich_help_panel=_CHECKS)

@@ -64,7 +64,7 @@ def submit(
     """
     from pipelines.recipe import recipe as config
 
-    address = _address(address)
+    address = job_server(address)
     loaded = config.load_recipe(recipe, assignments)
     _check_paths(stage, loaded, address)
     jobs = _jobs(address)
@@ -100,7 +100,7 @@ def manage(action: str, job_id: str, address: str | None) -> dict[str, Any]:
         job_id: of the job, as :func:`submit` returned it.
         address: URL of the cluster's job server; default: RAY_API_SERVER_ADDRESS, else a URL in RAY_ADDRESS.
     """
-    address = _address(address)
+    address = job_server(address)
     if action == "status":  # without ray, which takes seconds to import
         state = query_state(address, job_id)
     else:
@@ -126,7 +126,7 @@ def _jobs(address: str) -> Jobs:
     return Jobs(address)
 
 
-def _address(address: str | None) -> str:
+def job_server(address: str | None) -> str:
     """The URL of the job server: of the command line, else of a variable that has one."""
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address and (variable := os.environ.get("RAY_ADDRESS", "")).startswith("http"):

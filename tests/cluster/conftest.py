@@ -25,6 +25,8 @@ class Head:
     address: str
     token: str
     folder: Path
+    gcs: str
+    """HOST:PORT for drivers."""
 
     def environment(self) -> dict[str, str]:
         """Environment of a process that connects to the head, but does not run on it."""
@@ -68,7 +70,7 @@ def head():
             start_new_session=True,
         )
     try:
-        running = Head(f"http://127.0.0.1:{jobs_port}", token, folder)
+        running = Head(f"http://127.0.0.1:{jobs_port}", token, folder, f"127.0.0.1:{port}")
         _wait(process, running, folder / "head.log")
         yield running
     finally:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
@@ -89,6 +90,51 @@ def test_a_wrong_token_and_a_dead_address_are_one_line(head, tmp_path):
     stderr = wrong.communicate(timeout=TIMEOUT_S)[1]
     assert (wrong.returncode, stderr.count("\n")) == (2, 1)
     assert "token" in stderr
+
+
+DRIVER = """
+import ray
+ray.init()
+work = ray.remote(lambda: print("in a worker, password: pl4nted-word"))
+ray.get(work.remote())
+print("the end, token=pl4nted-token")
+"""
+
+
+def test_a_bundle_of_a_job_has_its_log_and_those_of_its_workers_and_no_secret(
+    head, jobs, request_for, tmp_path
+):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / "claim.json").write_text("{}")
+    request = request_for("genmod-train-0123456789ab", "python driver.py genmod").model_copy(
+        update={"metadata": {"root": str(root)}, "env": {"MY_TOKEN": "pl4nted-variable"}}
+    )
+    job_id, _ = jobs.submit(request)
+    assert jobs.follow(job_id, lambda text: None).exit_code == 0
+    out = tmp_path / "bundle.tar.gz"
+    words = ["bundle", job_id, "--address", head.address, "--address", head.gcs, "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", *words],
+        env=head.environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(out) as tar:
+        files = {m.name.partition("/")[2]: tar.extractfile(m).read() for m in tar.getmembers()}
+    job = json.loads(files["job.json"])
+    assert (job["status"], job["environment"]) == ("SUCCEEDED", ["MY_TOKEN"])
+    assert b"the end, token=***" in files["job.log"]
+    assert "root/claim.json" in files
+    logs = [text for name, text in files.items() if "/logs/worker-" in name]
+    assert any(b"in a worker, password: ***" in text for text in logs)
+    assert any("/logs/raylet.out" in name for name in files)
+    assert not [name for name, text in files.items() if b"pl4nted" in text]
+    assert not [name for name, text in files.items() if head.token.encode() in text]
 
 
 def _recipe(tmp_path, source: str):
