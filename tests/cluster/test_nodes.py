@@ -255,3 +255,35 @@ def test_the_number_of_workers_follows_the_nodes(cluster, tmp_path):
     assert not found
     points = [point.nimg for point in read_metrics(str(root / "models" / "rows"))]
     assert points == list(range(2400, 120_001, 2400)), "no point is lost or doubled"
+
+
+ASK = """
+import sys
+from cluster.environment import set_environment
+set_environment()
+from cluster.nodes import on_each_node, usable_nodes
+from cluster.session import ClusterConfig, connect, disconnect
+from genmod.numerics import numeric_class
+connect(ClusterConfig(address=sys.argv[1]))
+print(len(usable_nodes({})), flush=True)
+input()
+listed = len(usable_nodes({}))
+print("listed", listed, "answers", len(on_each_node(numeric_class, "cpu", labels={})), flush=True)
+disconnect()
+"""
+
+
+def test_a_node_that_is_lost_while_it_is_asked_is_left_out(cluster):
+    """Ray lists it for a moment after its end."""
+    node = cluster.add_node()
+    driver = subprocess.Popen(
+        [sys.executable, "-c", ASK, cluster.address],
+        env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert driver.stdin is not None
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "2\n"
+    kill_marked(MARK, node)
+    output, _ = driver.communicate("now\n", timeout=TIMEOUT_S)
+    assert driver.returncode == 0
+    assert "listed 2 answers 1" in output.splitlines()
