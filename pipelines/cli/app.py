@@ -65,7 +65,9 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print_text(f"{PROGRAM} {version(PROGRAM)}\n")
+        from cluster.code_version import code_version
+
+        print_text(f"{PROGRAM} {version(PROGRAM)} ({code_version()})\n")
         raise typer.Exit
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import typer
 
+from cluster.code_version import code_digest
 from genmod import storage
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, publish
 from pipelines.cli import STAGES, main
@@ -225,9 +226,13 @@ def test_help_lists_the_commands_in_groups(capsys):
     assert "Example: genmod run --recipe quickstart" in text
 
 
-def test_version(capsys):
+def test_version(capsys, monkeypatch):
+    monkeypatch.delenv("GENMOD_COMMIT", raising=False)
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"genmod {version('genmod')}\n"
+    assert capsys.readouterr().out == f"genmod {version('genmod')} (code sha256:{code_digest()})\n"
+    monkeypatch.setenv("GENMOD_COMMIT", "0" * 40)
+    assert main(["--version"]) == 0
+    assert f" (commit {'0' * 40}, code sha256:{code_digest()})\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
+from cluster.code_version import code_digest
 from cluster.doctor import machine
 from cluster.doctor.store import driver_file, measure_store, short_retries
-from cluster.doctor.versions import code_digest, own_versions
+from cluster.doctor.versions import own_versions
 from genmod import storage
 from tests.stores.proxy import Fault
 
@@ -88,7 +89,7 @@ def test_versions_name_the_code(tmp_path):
     # Another file of the same program is another digest.
     altered = (
         "import importlib.util as u\n"
-        "import cluster.doctor.versions as v\n"
+        "import cluster.code_version as v\n"
         "import pathlib, sys\n"
         "before = v.code_digest()\n"
         "v.code_digest.cache_clear()\n"
