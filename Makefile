@@ -11,10 +11,10 @@ DOCUMENTS ?= 50000
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test long unit selftest check format bench soak fuzz clean
+.PHONY: help setup quickstart test long unit selftest check format bench soak fuzz cluster cluster-up cluster-down clean
 
 help:  ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: $(STAMP)  ## create .venv with the pinned versions
 
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml infra/constraints.txt
 	  { echo "genmod needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint infra/constraints.txt --editable '.[builtin,export,onnx,s3,dev]'
+	  --constraint infra/constraints.txt --editable '.[builtin,export,onnx,s3,services,dev]'
 	@touch $@
 
 quickstart: setup  ## run the whole pipeline on 5,000 handwritten digits, in minutes
@@ -42,7 +42,7 @@ test: setup  ## run the tests: unit, contract, Ray and fault tests
 	  exit $$code
 
 long: setup  ## run the tests that take minutes each: lost nodes, a whole job, people's whole use
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long --ignore=tests/infra
 
 unit: setup  ## run the quick tests, which need no Ray
 	$(BIN)/python -m pytest -m 'not ray and not slow'
@@ -69,6 +69,15 @@ soak: setup  ## kill jobs at random times (KILLS=300 SEED=0); results must not c
 fuzz: setup  ## give mutated documents to every reader (DOCUMENTS=50000 SEED=0, or SECONDS=3600)
 	nice $(BIN)/python -m tests.fuzz --seed $(SEED) \
 	  $(if $(SECONDS),--seconds $(SECONDS),--documents $(DOCUMENTS))
+
+cluster: setup  ## run all tests of infra/: the stacks as processes and in containers, images, Kubernetes
+	$(BIN)/python -m pytest -rs -o faulthandler_timeout=3600 tests/infra tests/kubernetes
+
+cluster-up: setup  ## start the stack of infra/compose.yaml in containers
+	@infra/compose/up
+
+cluster-down: setup  ## stop the stack that make cluster-up started
+	@infra/compose/down
 
 clean:  ## remove .venv and runs/
 	rm -rf $(VENV) runs

