@@ -22,6 +22,7 @@ from typing import Any
 
 from cluster import compat
 from cluster.heartbeats import HeartbeatCounts, WorkerProcess, read_heartbeats, remove_stack
+from cluster.metrics import RECORDER
 from genmod import storage
 from genmod.errors import StorageError, sanitize
 
@@ -148,6 +149,7 @@ class Watchdog:
                 storage.write_bytes(stack_url, stack.encode())
             if hangs:
                 self._ended.add(process)
+                RECORDER.add("genmod_retries", stage="train")
                 self.hangs.append(
                     f"rank {record.rank} (process {process.pid} on node {process.node[:12]}) made no "
                     f"progress for {self.hang_timeout_s:g} s, last at {sanitize(record.counts.at)}; its "

@@ -72,7 +72,7 @@ def train(model: GenerativeModel, batches: Batches, world: World, plan: Plan) ->
                 stack.enter_context(run.metric_log)
             while state.nimg < total_nimg:
                 mark("data")
-                run.step(next(stream))
+                run.step(run.clock.next_of(stream))
                 mark("evaluation")
                 run.on_interval()
             mark("last checkpoint")

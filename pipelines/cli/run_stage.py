@@ -65,12 +65,13 @@ def _run_loaded(
         from pipelines.commands.dry_run import dry_run
 
         return dry_run(request.stage, Context(loaded, names), **plan)
-    from pipelines.commands.outcome import reported
+    from pipelines.commands.outcome import counted, reported
     from pipelines.stages.table import STAGE_FUNCTIONS
 
     with closing(Context(loaded, names, progress, lease=lease)) as context:
         list(map(progress.log, context.tracker.begin()))
-        return reported(context, request.stage, lambda: STAGE_FUNCTIONS[request.stage](context))
+        with counted(context, request.stage):
+            return reported(context, request.stage, lambda: STAGE_FUNCTIONS[request.stage](context))
 
 
 def run_image(request: StageRequest, index: int, out: str) -> dict[str, Any]:

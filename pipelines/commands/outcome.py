@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from cluster.compat import JOB_VARIABLE
+from cluster.metrics import RECORDER
 from genmod.errors import GenmodError, sanitize
 from pipelines.recipe.context import Context, Result
 
@@ -16,6 +20,29 @@ _CHARS = 500
 
 _INTERRUPTED_S = 3.0
 """How long an interrupted command waits for the webhook."""
+
+
+@contextmanager
+def counted(context: Context, command: str) -> Generator[None]:
+    """Count in Ray's metrics how the work in the body ends. An interrupted one counts as neither.
+
+    A command of a Ray job that did not need Ray connects at its end, so that its values are not lost.
+    """
+    ending = ""
+    try:
+        yield
+        ending = "genmod_done"
+    except Exception:
+        ending = "genmod_failed"
+        raise
+    finally:
+        if ending:
+            RECORDER.add(ending, stage=command)
+        if RECORDER.has_values and JOB_VARIABLE in os.environ:
+            try:
+                context.connect()
+            except GenmodError as error:
+                context.progress.log(f"the metrics of this command are lost ({error})")
 
 
 def reported(context: Context, command: str, work: Callable[[], Result]) -> Result:

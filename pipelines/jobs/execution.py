@@ -19,6 +19,7 @@ from math import isfinite
 from typing import Any
 
 from cluster.actors import Task, TaskResult, run_actors
+from cluster.metrics import RECORDER
 from cluster.resources import capacity_now, has_other_nodes, resource_request
 from genmod.budget import BUDGET
 from genmod.errors import GenmodError
@@ -245,10 +246,13 @@ class _Run:
                     self.states[number].add(result)
                     self.times.add(self.jobs[number].title, self.jobs[number].name, result)
                     self._report(number)
+                    self._count("genmod_units", number)
                 else:
                     node = str(result.get("node", ""))
                     by_node[node] += 1
-                    is_tried_again = self.states[int(result["task"]["job"])].failed(result)
+                    number = int(result["task"]["job"])
+                    is_tried_again = self.states[number].failed(result)
+                    self._count("genmod_retries", number)
                     if not is_tried_again:
                         failed.append(result)
                     if not done and by_node.total() >= MAX_FAILURES:
@@ -263,6 +267,11 @@ class _Run:
         for number in list(self.states):
             self._report(number)
         return set(by_node)
+
+    def _count(self, metric: str, number: int) -> None:
+        """Add one to a metric of a job."""
+        stage, _, model = self.jobs[number].title.partition(" ")
+        RECORDER.add(metric, 1, stage, model)
 
     def _exclude(self, node: str) -> None:
         self.excluded.add(node)

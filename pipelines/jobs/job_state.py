@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic
 
 from cluster.actors import Task, TaskResult
+from cluster.metrics import RECORDER
 from genmod import receipts
 from genmod.documents import validate
 from genmod.errors import GenmodError, sanitize
@@ -134,6 +135,7 @@ class BulkJobState(Generic[ManifestT, ReceiptT]):
             job = self.job
             receipt = receipts.commit(job.out_root, unit.name, receipt)
             self._keep(unit, receipt, f"the receipt of {job.title} {unit.name}")
+            RECORDER.add("genmod_quarantined", unit.num_rows, *job.title.split(" ", maxsplit=1))
             return True
         # The parts take the unit's place, so that the order of the rows stays.
         for half in halves:

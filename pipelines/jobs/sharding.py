@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
+from cluster.metrics import RECORDER
 from cluster.tasks import TaskOptions, run_tasks
 from genmod import receipts, storage
 from genmod.data.format.shards import ShardReceipt, quarantine_file
@@ -142,6 +143,8 @@ def _make_shards(
                 "run the same command again to resume",
             )
             report()
+            RECORDER.add("genmod_units", stage="shard")
+            RECORDER.add("genmod_quarantined", len(finished[missing[url].name].rejected), "shard")
             rejected = sum(len(receipt.rejected) for receipt in finished.values())
             new = len(plan.new_rejected)
             if exceeds_quarantine(plan.data, rejected + new, plan.rows + new):

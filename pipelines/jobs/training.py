@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cluster.metrics import RECORDER
 from cluster.resources import resource_request
 from cluster.session import ClusterConfig
 from cluster.worker_errors import read_error, write_error
@@ -187,6 +188,7 @@ class MetricReporter:
             if points:
                 distills = job.start is not None and not job.start.is_warm
                 task = f"{'distill' if distills else 'train'} {job.name}"
+                _record(points[-1], job.train.batch, *task.split(" ", maxsplit=1))
                 nimg, total_nimg = points[-1].nimg, job.train.total_nimg
                 self.options.progress.update(task, nimg, total_nimg, "images", _losses(points[-1]))
         except Exception as error:  # raised in the thread that waits for the group
@@ -195,9 +197,25 @@ class MetricReporter:
 
 def _losses(point: MetricPoint) -> str:
     """The training losses for people: ``elbo loss 12.3, ...``."""
-    losses = {
+    return ", ".join(f"{phase} loss {value:.4g}" for phase, value in _loss_of_phase(point).items())
+
+
+def _loss_of_phase(point: MetricPoint) -> dict[str, float]:
+    return {
         key.split("/")[1]: value
         for key, value in point.metrics.items()
         if key.startswith("train/") and key.endswith("/loss")
     }
-    return ", ".join(f"{phase} loss {value:.4g}" for phase, value in losses.items())
+
+
+def _record(point: MetricPoint, batch: int, stage: str, model: str) -> None:
+    """Report a point to Ray's metrics, as far as it was measured there."""
+    if losses := _loss_of_phase(point):
+        RECORDER.set("genmod_loss", sum(losses.values()), stage, model)
+    timing = point.timing
+    if rate := timing.get("images_per_s"):
+        RECORDER.set("genmod_step_seconds", batch / rate, stage, model)
+    if (waited_s := timing.get("data_wait_s")) is not None and (wall_s := timing.get("wall_s")):
+        RECORDER.set("genmod_data_wait_share", waited_s / wall_s, stage, model)
+    if memory := timing.get("peak_memory_bytes"):
+        RECORDER.set("genmod_memory_bytes", memory, stage, model)

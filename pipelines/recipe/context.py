@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster import session
+from cluster.metrics import RECORDER
 from genmod import storage
 from genmod.documents import validate
 from genmod.interface.model import DataStats
@@ -30,6 +31,9 @@ Result = dict[str, Any]
 
 LEDGER_FOLDER = "promotions"
 """Default folder of the promotion ledger below the recipe's root."""
+
+_BACKLOG = "genmod_tracking_backlog"
+"""Metric of the calls to MLflow that wait."""
 
 DONE = "done"
 ALREADY_DONE = "already done"
@@ -88,7 +92,8 @@ class Context:
     def tracker(self) -> Tracker:
         """The MLflow tracker, which logs nothing if the recipe disables it. Opened on first use."""
         if self._opened.tracker is None:
-            self._opened.tracker = Tracker(self.recipe.tracking, self._opened.root)
+            self._opened.tracker = tracker = Tracker(self.recipe.tracking, self._opened.root)
+            RECORDER.watch(_BACKLOG, lambda: tracker.waiting)
         return self._opened.tracker
 
     @property
@@ -126,6 +131,9 @@ class Context:
         """Wait until the tracker has logged everything, and disconnect from Ray if the command connected."""
         if self._opened.tracker is not None:
             self._opened.tracker.close()
+            RECORDER.unwatch(_BACKLOG)
+        RECORDER.write(force=True)
+        RECORDER.forget_work()
         if self._opened.has_connected:
             session.disconnect()
 

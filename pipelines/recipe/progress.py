@@ -18,6 +18,7 @@ from typing import TextIO
 from genmod.errors import sanitize, sanitize_log
 from genmod.terminal import print_line, unguarded
 from pipelines.recipe.bars import Bars, Counts
+from pipelines.recipe.progress_metrics import ProgressMetrics
 from pipelines.recipe.time_left import TimeLeft, duration, left_text, rate_text
 
 _REFRESH_S = 0.2
@@ -57,6 +58,7 @@ class ProgressDisplay:
         self._tasks: dict[str, _Task] = {}
         self._finished: dict[str, Counts] = {}
         self._lock = threading.RLock()
+        self._metrics = ProgressMetrics()
         self._latest = ""
 
     def latest(self) -> str:
@@ -102,6 +104,7 @@ class ProgressDisplay:
         """
         task, counts = sanitize(task), Counts(done, total, unit, sanitize(note), left_s)
         with self._lock:
+            self._metrics.update(task, done, total, unit)
             self._latest = f"{task}: {_share(counts)}"
             now_s = self._now()
             if done >= total:

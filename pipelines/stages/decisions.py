@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cluster.metrics import RECORDER
 from genmod import storage
 from genmod.config import fingerprint
 from genmod.documents import validate
@@ -267,4 +268,7 @@ def _count(
     facts |= {} if images is None else {"images": str(images)}
     work = fingerprint("decision", facts, candidate.evaluation)
     folder = storage.join(context.ledger_url, f"{name}.decisions", rows)
-    return count_decision(folder, work, facts)
+    number = count_decision(folder, work, facts)
+    left = max(0, context.recipe.promote.planned_decisions - number)
+    RECORDER.set("genmod_looks_left", left, "promote", name)
+    return number

@@ -76,6 +76,11 @@ class BackgroundQueue:
         self._warned = False
 
     @property
+    def waiting(self) -> int:
+        """Calls that were not made yet."""
+        return len(self._items)
+
+    @property
     def is_full(self) -> bool:
         """Whether further calls are only saved."""
         return len(self._items) >= self._max_calls

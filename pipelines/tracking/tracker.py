@@ -188,6 +188,11 @@ class Tracker:
         return done
 
     @property
+    def waiting(self) -> int:
+        """Calls to MLflow that were not made yet."""
+        return self._queue.waiting
+
+    @property
     def is_full(self) -> bool:
         """Whether so many calls wait that further ones are only kept in the spool."""
         return self._queue.is_full
