@@ -3,7 +3,8 @@
 Values are kept in this process until it is connected to Ray, and written at most once a second. Ray sends
 them to the agent of the node, every ten seconds and when the process disconnects. So the last values of a
 command of two seconds are sent too. The agent serves counters as long as it runs, and gauges for twenty
-seconds after they were last sent: scrape at least every fifteen seconds.
+seconds after they were last written. So a thread writes them again while a command runs. Scrape at least
+every fifteen seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
 """Between two writings of values, in seconds."""
+
+_KEEP_S = 5.0
+"""Between two writings of values that do not change, in seconds."""
 
 _MAX_SERIES = 200
 """Series of one metric; the values of further models are left out."""
@@ -69,6 +73,7 @@ class Recorder:
     _instruments: dict[str, Any] = field(default_factory=dict[str, Any])
     _connection: str = ""
     _written_s: float = float("-inf")
+    _keeper: threading.Thread | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def set(self, name: str, value: float, stage: str = "", model: str = "") -> None:
@@ -127,10 +132,23 @@ class Recorder:
             if not force and self.now() - self._written_s < _EVERY_S:
                 return
             self._written_s = self.now()
+            if self._keeper is None and (self._gauges or self._watched):
+                self._keeper = threading.Thread(target=self._keep, name="metrics", daemon=True)
+                self._keeper.start()
             try:
                 self._write()
             except Exception as error:  # metrics must not end the work
                 logger.debug("metrics are not written: %s", error)
+
+    def _keep(self) -> None:
+        """Write the gauges again and again, as long as there are any: Ray drops those that stay silent."""
+        while True:
+            time.sleep(_KEEP_S)
+            with self._lock:
+                if not self._gauges and not self._watched:
+                    self._keeper = None
+                    return
+            self.write(force=True)
 
     def forget_work(self) -> None:
         """Forget the gauges of the command, so that the next one in this process starts without them."""

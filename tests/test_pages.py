@@ -33,6 +33,9 @@ TEXTS = {
 """Start of a block that is no code -> what it is. Those that list files are compared with a run below."""
 
 NOT_RUN = {
+    "genmod top --once": "needs a running Ray; tests/pipelines/commands/test_top.py",
+    "prometheus --config.file": "runs until it is stopped; tests/infra/test_metrics.py",
+    "promtool ": "needs Debian's package prometheus; tests/infra/test_metrics.py",
     "genmod bundle genmod-train-0123456789ab": "needs a cluster's head; tests/cluster/test_jobs.py",
     "genmod submit run --recipe my.yaml --address http://head:8265": "needs a cluster's head",
     "genmod doctor --recipe my.yaml": "needs a cluster's head; tests/pipelines/commands/test_doctor.py",

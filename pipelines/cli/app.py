@@ -21,6 +21,7 @@ from pipelines.cli.run_stage import StageRequest, plan_options, run_replay, run_
 from pipelines.cli.sample_command import add_sample
 from pipelines.cli.schedule_command import schedule_command
 from pipelines.cli.submit_command import submit_command
+from pipelines.cli.top_command import top_command
 
 PROGRAM = "genmod"
 
@@ -158,6 +159,9 @@ app.command(
     epilog=f"Example: {PROGRAM} doctor --recipe quickstart",
     rich_help_panel=_JOBS,
 )(doctor_command)
+
+
+app.command("top", epilog=f"Example: {PROGRAM} top --once", rich_help_panel=_JOBS)(top_command)
 
 
 app.command(

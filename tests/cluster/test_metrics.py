@@ -63,6 +63,40 @@ def test_the_last_values_of_a_driver_that_ends_at_once_are_served(head):
         time.sleep(0.5)
 
 
+WAITING_DRIVER = """
+import sys
+import ray
+from cluster.metrics import RECORDER
+from cluster.session import ClusterConfig, connect
+connect(ClusterConfig(address=sys.argv[1]))
+RECORDER.set("genmod_rows", 4.0, "train", "gan")
+print(ray.nodes()[0]["MetricsExportPort"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_value_that_does_not_change_is_served_as_long_as_the_command_runs(head):
+    """Ray drops a gauge 20 s after it was set; alerts about work that stands still need it for longer."""
+    words = [sys.executable, "-c", WAITING_DRIVER, head.gcs]
+    key = ("ray_genmod_rows", "train", "gan")
+    with subprocess.Popen(
+        words, env=head.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        port = int(driver.stdout.readline())
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while scrape(port).get(key) != 4.0:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.5)
+        time.sleep(35)
+        assert scrape(port).get(key) == 4.0
+        driver.stdin.close()
+    while key in scrape(port):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.5)
+
+
 def test_names_are_those_that_prometheus_accepts():
     for name, (kind, text) in METRICS.items():
         assert re.fullmatch(r"genmod_[a-z_]+", name)

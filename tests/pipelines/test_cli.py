@@ -195,6 +195,7 @@ def test_options_are_few_and_the_same_for_all_stages():
     kubernetes = {"--kubernetes", "--print", "--namespace", "--cluster", "--image", "--attempt"}
     assert options_of("submit") == RECIPE_OPTIONS | jobs | kubernetes
     assert options_of("bundle") == (about - {"--model"}) | {"--address", "--out"}
+    assert options_of("top") == {"--address", "--once", "--every", "--json", "--debug"}
     assert options_of("verify") == options_of("selftest") == {"--json", "--debug"}
     assert options_of("inspect") == {
         "--out", "--split", "--recipe", "--set", "--json", "--debug",
