@@ -3,9 +3,6 @@
 import json
 import re
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 
@@ -13,6 +10,7 @@ from cluster.scrape import Sample, cluster_endpoints, local_endpoints, parse_sam
 from pipelines.cli import main
 from pipelines.commands.top import summarize, top_lines
 from tests.processes import TIMEOUT_S
+from tests.web_server import web_server
 
 TEXT = """\
 # HELP ray_genmod_rows Images
@@ -38,31 +36,8 @@ ray_other{NodeAddress="10.0.0.1"} 1.0
 """
 
 
-@contextmanager
-def node(status, body):
-    """A web server that gives one answer to everything."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def test_values_are_merged_by_stage_and_model(capsys):
-    with node(200, TEXT.encode()) as url:
+    with web_server(200, TEXT.encode()) as url:
         assert main(["top", "--address", url, "--once", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["stage"], result["status"]) == ("top", "done")
@@ -80,7 +55,7 @@ def test_values_are_merged_by_stage_and_model(capsys):
 
 
 def test_people_get_a_table(capsys):
-    with node(200, TEXT.encode()) as url:
+    with web_server(200, TEXT.encode()) as url:
         assert main(["top", "--address", f"{url}/metrics", "--once"]) == 0
     lines = capsys.readouterr().out.splitlines()
     cells = re.split(r"  +", lines[2])
@@ -141,7 +116,7 @@ def test_bad_input_is_one_line(words, expected, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("status", "body"), [(500, b"x"), (302, b""), (404, b"ray_genmod_rows 1")])
 def test_a_server_that_is_no_node_is_no_answer(status, body, capsys):
-    with node(status, body) as url:
+    with web_server(status, body) as url:
         assert main(["top", "--once", "--address", url]) == 2
     assert "no node of Ray answers" in capsys.readouterr().err
 
