@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from cluster.kubectl import Kubectl, RayJobState
-from genmod.errors import ConfigError, GenmodError
+from genmod.errors import ConfigError
 from genmod.terminal import print_line, print_text
 from pipelines.commands.kubernetes_job import (
     JOB_LABEL,
@@ -18,7 +18,7 @@ from pipelines.commands.kubernetes_job import (
     make_objects,
     to_documents,
 )
-from pipelines.commands.submit import portable_recipe
+from pipelines.commands.submit import keeps_running, portable_recipe
 from pipelines.recipe import recipe as config
 from pipelines.recipe.recipe import Recipe
 
@@ -82,12 +82,8 @@ def submit_job(request: KubernetesRequest, *, wait: bool = True) -> dict[str, An
     try:
         state = kubectl.follow(name, _report)
     except KeyboardInterrupt as interrupt:
-        error = GenmodError(
-            f"{name} keeps running; stop it with: kubectl delete rayjob {name} --namespace "
-            f"{request.namespace}; the same command follows it again"
-        )
-        error.exit_code = getattr(interrupt, "exit_code", 130)
-        raise error from None
+        stop = f"kubectl delete rayjob {name} --namespace {request.namespace}"
+        raise keeps_running(name, stop, interrupt) from None
     status = (state.status or state.deployment).lower()
     return result | {"status": status, "exit_code": 0 if state.succeeded else 1}
 

@@ -83,13 +83,24 @@ def submit(
     try:
         state = jobs.follow(job_id, tail.write)
     except KeyboardInterrupt as interrupt:
-        error = GenmodError(
-            f"{job_id} keeps running; stop it with: genmod submit --stop {job_id} --address "
-            f"{jobs.address}; the same command follows it again"
-        )
-        error.exit_code = getattr(interrupt, "exit_code", 130)
-        raise error from None
+        stop = f"genmod submit --stop {job_id} --address {jobs.address}"
+        raise keeps_running(job_id, stop, interrupt) from None
     return {**metadata, **_job_result(tail.last_line), "job": job_id, **_ending(state)}
+
+
+def keeps_running(job: str, stop: str, interrupt: KeyboardInterrupt) -> GenmodError:
+    """The error of a command that no longer follows a job, with the exit code of the signal.
+
+    Args:
+        job: its name.
+        stop: the command that stops it.
+        interrupt: what ended the command.
+    """
+    error = GenmodError(
+        f"{job} keeps running; stop it with: {stop}; the same command follows it again"
+    )
+    error.exit_code = getattr(interrupt, "exit_code", 130)
+    return error
 
 
 def manage(action: str, job_id: str, address: str | None) -> dict[str, Any]:
