@@ -56,7 +56,9 @@ def test_a_stage_goes_through_it_and_nothing_is_left(tmp_path):
         started = script("up", environment)
         assert started.returncode == 0, started.stderr
         mark = (stack / "mark").read_text().strip()
-        assert len(of_stack(mark)) > 5
+        command_lines = [" ".join(psutil.Process(pid).cmdline()) for pid in of_stack(mark)]
+        for program in ("weed", "mlflow", "gcs_server", "raylet"):
+            assert any(program in line for line in command_lines), command_lines
         for path in (stack / "secrets").iterdir():
             assert path.stat().st_mode & 0o777 == 0o600, path
         secret_texts = [
@@ -131,3 +133,18 @@ def test_an_unknown_option_is_one_line(tmp_path):
     done = script("down", settings(tmp_path), "--all")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "down: unknown option --all, expected none or --volumes\n"
+
+
+def test_a_part_that_ends_stops_the_start_with_its_last_lines(tmp_path):
+    """A store that refuses its folder; the other parts are stopped and no port is held."""
+    environment = settings(tmp_path)
+    stack = tmp_path / "local-genmod"
+    stack.mkdir()
+    (stack / "store").symlink_to("/proc")
+    started = script("up", environment)
+    assert started.returncode == 1
+    assert "up: store has ended; its last lines:" in started.stderr
+    assert len(started.stderr.splitlines()) <= 7
+    assert not (stack / "mark").exists()
+    for name in PORTS:
+        socket.create_server(("127.0.0.1", int(environment[name]))).close()
