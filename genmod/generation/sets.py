@@ -170,32 +170,36 @@ def find_place(
         return Place(first_root, first)
     if stream_of(first).stream != stream:
         check_done(first, first_root, "dataset", fingerprint)
+    sets = stream_sets(first_root, first, snapshot)
+    done = next((each for each in sets if each.manifest.fingerprint == fingerprint), None)
+    if done is not None:
+        return Place(done.root, done.manifest, sets)
+    own_root = f"{first_root.rstrip('/')}-{rows}-{fingerprint[:8]}"
+    check_done(
+        snapshot.load(DatasetManifest, own_root, "dataset"),
+        own_root,
+        "dataset",
+        fingerprint,
+        claimed_by=stream,
+    )
+    return Place(own_root, None, sets)
+
+
+def stream_sets(
+    first_root: str, first: DatasetManifest, snapshot: ManifestSnapshot
+) -> tuple[SampleSet, ...]:
+    """The datasets of a stream: the first one and those next to it, largest first."""
     parent, name = posixpath.split(first_root.rstrip("/"))
-    own_name = f"{name}-{rows}-{fingerprint[:8]}"
     pattern = re.compile(re.escape(name) + r"-[0-9]+-[0-9a-f]{8}")
     sets = [SampleSet(first_root, first)]
-    done = None
     for other in storage.list_names(parent):
         if not pattern.fullmatch(other):
             continue
         root = storage.join(parent, other)
         manifest = snapshot.load(DatasetManifest, root, "dataset")
-        if manifest is None or stream_of(manifest).stream != stream:
-            continue
-        if manifest.fingerprint == fingerprint:
-            own_name, done = other, manifest
-        sets.append(SampleSet(root, manifest))
-    own_root = storage.join(parent, own_name)
-    if done is None:
-        check_done(
-            snapshot.load(DatasetManifest, own_root, "dataset"),
-            own_root,
-            "dataset",
-            fingerprint,
-            claimed_by=stream,
-        )
-    largest_first = sorted(sets, key=lambda each: (-each.manifest.rows("train"), each.root))
-    return Place(own_root, done, tuple(largest_first))
+        if manifest is not None and stream_of(manifest).stream == stream_of(first).stream:
+            sets.append(SampleSet(root, manifest))
+    return tuple(sorted(sets, key=lambda each: (-each.manifest.rows("train"), each.root)))
 
 
 def stream_of(manifest: DatasetManifest) -> StreamMetadata:

@@ -12,7 +12,9 @@ from genmod.errors import Unscorable
 from genmod.evaluation.features_job import FeaturesJob
 from genmod.evaluation.jobs import EvaluationJob
 from genmod.evaluation.measure import metrics_from
-from genmod.generation.sets import stream_of
+from genmod.generation.sets import stream_of, stream_sets
+from genmod.generation.synthetic import SAMPLE_SPLIT
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import Manifest
 from pipelines.jobs.evaluating import EvaluationWork, run_evaluations
 from pipelines.jobs.progress import NO_PROGRESS
@@ -31,6 +33,8 @@ def stage(context: Context) -> Result:
     jobs = [evaluation_job(context, name) for name in context.models]
     for job in jobs:
         job.check_inputs(context.snapshot)
+        if line := larger_dataset_line(job.name, job.samples_root, context.snapshot):
+            context.progress.log(line)
     evaluated, manifests = evaluate_models(context, features_job(context), jobs)
     if evaluated:
         _write_cards(context, jobs, manifests)
@@ -70,6 +74,25 @@ def _write_cards(
             model_root=job.model_root,
             metrics=[result.value for result in metrics_from(manifest.metadata)],
         )
+
+
+def larger_dataset_line(name: str, samples_root: str, snapshot: ManifestSnapshot) -> str:
+    """Says that a model has more samples than are evaluated; empty if it has not.
+
+    A request that was enlarged is a dataset next to the first one. The first one stays the evaluated one, so
+    that evaluations and decisions do not depend on what else was generated.
+    """
+    first = snapshot.dataset(samples_root, f"sample --model {name}")
+    if not stream_of(first).stream:
+        return ""
+    largest = stream_sets(samples_root, first, snapshot)[0]
+    if largest.root == samples_root:
+        return ""
+    return (
+        f"evaluate {name}: the {first.rows(SAMPLE_SPLIT):,} images of {samples_root}, not the "
+        f"{largest.manifest.rows(SAMPLE_SPLIT):,} of {largest.root}; to evaluate more, request them "
+        "first, in a new root"
+    )
 
 
 def evaluate_models(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 WORKER = """
@@ -123,8 +124,14 @@ class Worker:
         self._input.flush()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the process a signal."""
+        """Send the process a signal; returns when all threads have stopped, if it is SIGSTOP."""
         os.kill(self.process.pid, number)
+        while number == signal.SIGSTOP and not self._has_stopped():
+            time.sleep(0.01)
+
+    def _has_stopped(self) -> bool:
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
 
     def kill(self) -> None:
         """Kill the process, if it still runs."""

@@ -19,12 +19,14 @@ from genmod.generation.filters import FilterConfig, Filters
 from genmod.interface.batch import Batch
 from genmod.interface.model import DataStats
 from genmod.interface.registry import ModelConfig, family
+from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import DatasetManifest, ImageSpec, Manifest, load_manifest, publish
 from genmod.training.publish import publish_model
 from genmod.training.state import TrainState
 from pipelines.jobs.bulk import BulkOptions
 from pipelines.jobs.sample_plan import FilterInputs, SampleJob, plan_sample
 from pipelines.jobs.sampling import regenerate, sample
+from pipelines.stages.evaluate import larger_dataset_line
 
 SPEC = ImageSpec(channels=1, height=8, width=8, classes=3)
 SEED = 5
@@ -107,9 +109,14 @@ def test_growing_generates_the_rest_alone_and_a_smaller_request_is_a_view(
     out = tmp_path / "grown"
     first, manifest, small = made(model_root, out, count=30)
     assert first.out_root == str(out)
+    assert larger_dataset_line("vae", str(out), ManifestSnapshot()) == ""
     work = receipts_of(out)
     grown, larger, large = made(model_root, out, count=100, shard_rows=20)
     assert grown.out_root.startswith(f"{out}-100-")
+    assert larger_dataset_line("vae", str(out), ManifestSnapshot()) == (
+        f"evaluate vae: the 30 images of {out}, not the 100 of {grown.out_root}; to evaluate more, "
+        "request them first, in a new root"
+    )
     assert receipts_of(out) == work
     shared = [shard for shard in larger.shards if shard.folder]
     assert [shard.tar for shard in shared] == [shard.tar for shard in manifest.shards]
