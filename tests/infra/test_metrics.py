@@ -85,6 +85,40 @@ def test_the_rules_hold(tmp_path):
     assert "GenmodStalled" in done.stdout + done.stderr
 
 
+@needs_prometheus
+def test_the_stack_of_containers_loads_the_same_rules(tmp_path):
+    """Its configuration, with folders of this machine in place of those of its containers."""
+    infra = FOLDER.parent
+    mounts = dict(
+        reversed(volume.split(":")[:2])
+        for part in ("prometheus", "grafana")
+        for volume in yaml.safe_load((infra / "compose.yaml").read_text())["services"][part][
+            "volumes"
+        ]
+        if volume.startswith("./")
+    )
+    shutil.copytree(infra / mounts["/etc/prometheus-genmod"], tmp_path / "prometheus")
+    config = tmp_path / "prometheus" / "prometheus.yml"
+    metrics = infra / mounts["/etc/genmod-metrics"]
+    text = config.read_text()
+    assert "/etc/genmod-metrics/alerts.yml" in text
+    config.write_text(text.replace("/etc/genmod-metrics", str(metrics.resolve())))
+    words = ["promtool", "check", "config", str(config)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(RULES)} rules found" in done.stdout
+    grafana = infra / mounts["/etc/grafana/provisioning"]
+    (provider,) = yaml.safe_load((grafana / "dashboards/genmod.yaml").read_text())["providers"]
+    assert provider["options"]["path"] == "/etc/genmod-metrics"
+    (source,) = yaml.safe_load((grafana / "datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["type"] == "prometheus"
+
+
+def test_kubernetes_has_the_same_rules():
+    rule = yaml.safe_load((FOLDER.parent / "k8s/base/prometheus-rule.yaml").read_text())
+    assert rule["spec"] == ALERTS
+
+
 class Prometheus:
     """A running Prometheus on a port of this machine."""
 

@@ -19,12 +19,27 @@ def _object(required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
 
 _ENDPOINT = _object(("port",), port=_TEXT, path=_TEXT, interval=_DURATION, scrapeTimeout=_DURATION)
 
+_RULE = _object(
+    ("alert", "expr", "labels", "annotations"),
+    alert={"type": "string", "pattern": "^[A-Za-z_]+$"},
+    expr=_TEXT,
+    labels=_LABEL_MAP,
+    annotations=_LABEL_MAP,
+    **{"for": _DURATION},
+)
+_RULE_GROUP = _object(
+    ("name", "rules"), name=_TEXT, rules={"type": "array", "items": _RULE, "minItems": 1}
+)
+
 SCHEMAS: dict[tuple[str, str], dict[str, Any]] = {
     ("monitoring.coreos.com/v1", "PodMonitor"): _object(
         ("selector", "podMetricsEndpoints"),
         selector=_object(("matchLabels",), matchLabels=_LABEL_MAP),
         podTargetLabels={"type": "array", "items": _TEXT},
         podMetricsEndpoints={"type": "array", "items": _ENDPOINT, "minItems": 1},
+    ),
+    ("monitoring.coreos.com/v1", "PrometheusRule"): _object(
+        ("groups",), groups={"type": "array", "items": _RULE_GROUP, "minItems": 1}
     ),
     ("kueue.x-k8s.io/v1beta1", "LocalQueue"): _object(("clusterQueue",), clusterQueue=_TEXT),
 }

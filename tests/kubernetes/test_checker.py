@@ -202,6 +202,8 @@ def test_a_queued_job_with_an_autoscaler_is_found(rendered):
         ("NetworkPolicy", ("spec", "ingres"), [], "ingres"),
         ("PodMonitor", ("spec", "podMetricsEndpoint"), [], "podMetricsEndpoint"),
         ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "interval"), "soon", "does not match"),
+        ("PrometheusRule", ("spec", "groups", 0, "rules", 0, "express"), "up == 0", "express"),
+        ("PrometheusRule", ("spec", "groups", 0, "rules", 2, "for"), "a while", "does not match"),
         ("LocalQueue", ("spec", "clusterQueue"), None, "required"),
         ("Service", ("apiVersion",), "v7", "no such kind"),
     ],
