@@ -91,6 +91,8 @@ def _source_changes(plan: DatasetPlan, newest: DatasetVersion) -> str:
     """In words, what the source lost or changed of the newest version; empty if nothing is known."""
     if plan.lost:
         return f"{plan.lost:,} rows of version {newest.number} were removed from {plan.source}"
+    if plan.is_changed:
+        return f"content of {plan.source} changed since version {newest.number}"
     is_changed = plan.parents["source"] != newest.data.parents.get("source")
     if is_changed and not plan.shards and not plan.new_rejected and not plan.new_classes.rows:
         return f"content of {plan.source} changed since version {newest.number}"

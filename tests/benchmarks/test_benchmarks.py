@@ -8,8 +8,16 @@ import pytest
 
 from tests.benchmarks.__main__ import runnable
 
-LONG = ("bulk_scale", "expected_times", "_quality_diffusion")
-"""Those whose shortest form takes half a minute or more."""
+LONG = (
+    "_annealing",
+    "_quality_diffusion",
+    "_quality_gan",
+    "bulk_scale",
+    "data_scale",
+    "diffusion",
+    "expected_times",
+)
+"""Those whose shortest form takes longest."""
 
 
 def output_of(names):

@@ -9,7 +9,6 @@ per input. Letters: N rows, M rows of a part.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
@@ -17,19 +16,27 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genmod.budget import BUDGET
 from genmod.data.format.keys import sample_key
-from genmod.data.sharding.classify import DUPLICATE, KNOWN_REJECTED, RECORD, REJECTED, classify
+from genmod.data.sharding.classify import (
+    DUPLICATE,
+    KNOWN,
+    KNOWN_REJECTED,
+    RECORD,
+    REJECTED,
+    classify,
+    make_records,
+)
 from genmod.data.sharding.copies import Copies
 from genmod.data.sharding.disk_buckets import DiskBuckets, Groups, group_by_bucket
 from genmod.data.sharding.hashed_splits import hashed_codes
+from genmod.data.sharding.label_numbers import LabelNumbers
 from genmod.data.sharding.new_classes import NewClasses
+from genmod.data.sharding.row_contents import RowContents
 from genmod.data.sharding.row_lines import RowLines
 from genmod.data.sharding.row_sample import RowSample
-from genmod.data.sources.class_names import in_class_order
 from genmod.data.sources.config import Splits
 from genmod.data.sources.source import LABEL_REASONS, NO_LABEL, Ref, Scan, Source
-from genmod.errors import ConfigError, DataError, sanitize
+from genmod.errors import ConfigError, sanitize
 from genmod.manifest import SPLITS, Split
 
 CATALOG_CHUNK_ROWS = 1 << 16
@@ -80,12 +87,9 @@ class Catalog:
         self.source_rejected: list[RejectedRow] = []
         """Inputs that the source itself rejects."""
         self._lines, self._records = RowLines(has_refs=identify), DiskBuckets()
-        self.copies = Copies()
+        self.copies, self._contents = Copies(), RowContents()
         self._codes: list[NDArray[np.uint8]] = []
-        self._class_ids: dict[str, int] = {}
-        self._largest = NO_LABEL
-        self.bad_labels = Counter[str]()
-        """Rows whose label is of no class, by the reason; without those that have none."""
+        self._labels = LabelNumbers(source.text)
         self.rows_SK = np.zeros((len(SPLITS), 0), dtype=np.int64)
         """After :meth:`classify`: rows of each split and class, in the catalog's numbers."""
         self.lost = 0
@@ -107,26 +111,28 @@ class Catalog:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the declared order, else sorted; empty if labels are numbers."""
-        if not self._class_ids:
-            return ()
-        declared = self.scan.class_names
-        return (*declared, *in_class_order(self._class_ids.keys() - set(declared)))
+        return self._labels.names(self.scan.class_names)
 
     @property
     def classes(self) -> int:
         """Number of classes according to the labels; 0 without labels."""
-        return len(self.class_names) or self._largest + 1
+        return self._labels.count(self.scan.class_names)
+
+    @property
+    def bad_labels(self) -> Counter[str]:
+        """Rows whose label is of no class, by the reason; without those that have none."""
+        return self._labels.bad
 
     def class_numbers(self, class_names: Sequence[str]) -> Sequence[int]:
         """Translate the catalog's class numbers to positions in ``class_names``."""
-        number = {name: position for position, name in enumerate(class_names)}
-        return [number[name] for name in self._class_ids]
+        return self._labels.places(class_names)
 
     def _list(self, source: Source, splits: Splits | Literal["source"]) -> None:
         codes = {split: code for code, split in enumerate(SPLITS)}
         names: list[str] = []
         refs: list[Ref] = []
         labels: list[int] = []
+        contents: list[str | None] = []
         split_codes: list[int] = []
         row = 0
 
@@ -135,6 +141,7 @@ class Catalog:
             nonlocal row
             self._lines.add(names, refs, labels)
             self.copies.add(row, list(map(source.content_digest, refs)))
+            self._contents.add(names, contents)
             keys = [sample_key(name) for name in names]
             self.sample.add(refs, labels, self._record(keys, row, labels))
             self._codes.append(
@@ -143,32 +150,18 @@ class Catalog:
                 else hashed_codes(keys, splits)
             )
             row += len(keys)
-            for part in (names, refs, labels, split_codes):
+            for part in (names, refs, labels, contents, split_codes):
                 part.clear()
 
         wanted = source.options.labels
-        for name, ref, label, reason, split in source.entries(self.scan):
+        for name, ref, label, reason, split, content in source.entries(self.scan):
             if wanted and self.new_classes.contains(label):
                 self.scan.census.pass_over("images of new classes (data.new_classes)", name)
                 continue
             if reason is not None:
                 self.source_rejected.append((sample_key(name), name, reason))
                 continue
-            # Number named classes in the order of their first occurrence.
-            if not wanted:
-                number = NO_LABEL
-            elif isinstance(label, str):
-                number = self._class_ids.setdefault(label, len(self._class_ids))
-                if number >= BUDGET.classes:
-                    raise DataError(
-                        f"{source.text}: more than {BUDGET.classes:,} class names; check the labels, or "
-                        "ignore them with data.labels=false"
-                    )
-            else:
-                number = label
-                self._largest = max(self._largest, label)
-                if number < NO_LABEL:
-                    self.bad_labels[LABEL_REASONS[number]] += 1
+            number = self._labels.number(label) if wanted else NO_LABEL
             if splits == "source":
                 if split is None:
                     raise ConfigError(
@@ -179,6 +172,7 @@ class Catalog:
             names.append(name)
             refs.append(ref)
             labels.append(number)
+            contents.append(content)
             if len(names) == self.chunk_rows:
                 flush()
         if names:
@@ -192,15 +186,10 @@ class Catalog:
         Returns:
             the first 64 bits of the digest of each key.
         """
-        digests = b"".join([hashlib.blake2b(key.encode(), digest_size=16).digest() for key in keys])
-        record_N = np.empty(len(keys), dtype=RECORD)
-        digest_N2 = np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
-        record_N["high"], record_N["low"] = digest_N2[:, 0], digest_N2[:, 1]
-        record_N["row"] = -1 if row < 0 else np.arange(row, row + len(keys))
-        record_N["label"] = labels
+        record_N = make_records(keys, row, labels)
         for bucket, part_N in group_by_bucket((record_N["high"] & 255).astype(np.int64)):
             self._records.add(bucket, record_N[part_N].tobytes())
-        return digest_N2[:, 0]
+        return record_N["high"]
 
     def classify(self, classes: int) -> None:
         """Find the rows to leave out: in the previous version, with a duplicate key, with an invalid label.
@@ -237,6 +226,10 @@ class Catalog:
     def rows_of(self, split: Split) -> int:
         """Number of rows of a split."""
         return int(np.count_nonzero(self.code_N == SPLITS.index(split)))
+
+    def contents(self, *, known: bool) -> str:
+        """Contents of the rows of the previous version, or of all others; empty if they are not known."""
+        return self._contents.total((self.code_N == KNOWN) == known)
 
     @property
     def count_rejected(self) -> int:

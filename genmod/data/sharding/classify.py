@@ -5,6 +5,8 @@ Letters: N records, M rows of a part.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,17 @@ KNOWN_REJECTED = -9
 
 RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8"), ("label", "<i8")])
 """Digest of a key, number of the row (-1: of the previous version), label."""
+
+
+def make_records(keys: Sequence[str], first_row: int, labels: Sequence[int]) -> NDArray[np.void]:
+    """Records of consecutive rows; ``first_row`` is -1 for keys of the previous version."""
+    digests = b"".join([hashlib.blake2b(key.encode(), digest_size=16).digest() for key in keys])
+    record_N = np.empty(len(keys), dtype=RECORD)
+    digest_N2 = np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
+    record_N["high"], record_N["low"] = digest_N2[:, 0], digest_N2[:, 1]
+    record_N["row"] = -1 if first_row < 0 else np.arange(first_row, first_row + len(keys))
+    record_N["label"] = labels
+    return record_N
 
 
 class Classified(NamedTuple):

@@ -47,6 +47,7 @@ def make_manifest(
             "version": number,
             "source": plan.source,
             **origin,
+            **({"contents": plan.contents} if plan.contents else {}),
             **dataset_metadata(stats),
             "census": plan.census.as_metadata(),
             "rejected": count_reasons(rejected),

@@ -23,6 +23,7 @@ from genmod.data.sharding.layout import PlannedShard, plan_shards
 from genmod.data.sharding.new_classes import NewClasses
 from genmod.data.sharding.previous_version import PreviousVersion
 from genmod.data.sharding.resolve import check_catalog, resolve_spec, rows_by_class
+from genmod.data.sharding.row_contents import added
 from genmod.data.sharding.source_census import SourceCensus, take_census
 from genmod.data.sources.config import DataConfig
 from genmod.data.sources.registry import open_source
@@ -102,6 +103,10 @@ class DatasetPlan:
     """Rows of each split and class, with those of the previous version."""
     lost: int = 0
     """Rows of the previous version that the source does not contain any more."""
+    is_changed: bool = False
+    """Whether the source has other bytes or labels now for rows of the previous version."""
+    contents: str = ""
+    """Of all rows, see :mod:`genmod.data.sharding.row_contents`; empty if they are not known row by row."""
     origin: VersionOrigin | None = None
     """Why the version is made, if it is not the first one."""
     new_classes: NewClasses = field(default_factory=partial(NewClasses, None))
@@ -267,6 +272,20 @@ def make_plan(
         census=take_census(data, source.text, catalog, resolved, rows_SK),
         rows_SK=rows_SK,
         lost=catalog.lost,
+        is_changed=_is_changed(catalog, previous),
+        contents=_contents(catalog, previous),
         origin=origin,
         new_classes=catalog.new_classes,
     )
+
+
+def _contents(catalog: Catalog, previous: PreviousVersion | None) -> str:
+    new = catalog.contents(known=False)
+    return new if previous is None else added(previous.contents, new)
+
+
+def _is_changed(catalog: Catalog, previous: PreviousVersion | None) -> bool:
+    """Whether known rows have other contents; False if that is not known, or hidden by rows that are lost."""
+    if previous is None or not previous.contents or catalog.lost:
+        return False
+    return catalog.contents(known=True) not in ("", previous.contents)

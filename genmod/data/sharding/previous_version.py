@@ -30,6 +30,11 @@ class PreviousVersion:
         return int(self.manifest.metadata.get("version", 1))
 
     @property
+    def contents(self) -> str:
+        """Of its rows, see :mod:`genmod.data.sharding.row_contents`; empty if they are not known."""
+        return str(self.manifest.metadata.get("contents", ""))
+
+    @property
     def digests(self) -> dict[str, str]:
         """Digest of the dataset, for the fingerprint and the manifest of the new version."""
         return {"dataset": self.manifest.digest}

@@ -97,18 +97,18 @@ class Folder(Source):
             if has_tables:
                 label, split = tables.place(name, label, split)
             # The fingerprint covers names, bytes, labels and splits.
-            identity = None
+            identity = row_content = None
             if scan.identify:
                 identity = known.digest or self._state(file)
-                text = f"{name}\x00{file.size_bytes} {identity} {label} {split}\n"
-                content.update(text.encode())
+                row_content = f"{file.size_bytes} {identity} {label} {split}"
+                content.update(f"{name}\x00{row_content}\n".encode())
                 size_bytes += file.size_bytes
                 if file.size_bytes > largest:
                     largest = max(largest, fetch_bytes(file.size_bytes))
             ref: tuple[Any, ...] = (file.name, file.size_bytes)
             if identity and isinstance(fs, LocalFileSystem):
                 ref = *ref, identity[:SHORT_DIGITS] if known.digest else identity
-            yield Entry(name, ref, label, file.reason, split)
+            yield Entry(name, ref, label, file.reason, split, row_content)
         scan.size_bytes, scan.max_fetch_bytes = size_bytes, largest
         if not images:
             passed_over = scan.census.summary() or "nothing"

@@ -55,6 +55,8 @@ class Entry(NamedTuple):
     """Why the source rejects the input; None if it does not."""
     split: Split | None = None
     """Split that the source declares; None if it declares none."""
+    content: str | None = None
+    """Text that changes with the bytes and the label of this input; None if they are not known row by row."""
 
 
 @dataclass

@@ -148,11 +148,12 @@ def test_nothing_is_promoted_beyond_the_planned_decisions():
     assert "all 3 planned decisions" in fourth.reasons[0]
 
 
+@pytest.mark.slow
 def test_error_rates_by_simulation():
     """Equal candidates are called worse in at most 5 %; gains at the margin are promoted as stated."""
     generator = torch.Generator().manual_seed(0)
     config = PromoteConfig(rules=RULES, false_promotion=0.02, planned_decisions=1)
-    draws = 4_000
+    draws = 2_000
     noise = torch.randn(draws, 2, dtype=torch.float64, generator=generator)
 
     def outcomes(gains, margin_stderr):
@@ -171,7 +172,7 @@ def test_error_rates_by_simulation():
     at_margin = sum(d.promote for d in outcomes((1.0, 0.1), (0.3, 0.01)))
     clear = sum(d.promote for d in outcomes((3.0, 0.0), (0.3, 0.01)))
     assert worse / draws < 0.05
-    assert 0.01 < at_margin / draws < 0.028, at_margin  # at most 0.02, and 4 standard errors
+    assert 0.01 < at_margin / draws < 0.033, at_margin  # at most 0.02, and 4 standard errors
     assert clear / draws > 0.95
     assert not any(
         d.promote for d in outcomes((3.0, -0.05), (0.3, 0.001)) if d.checks[1].gain < -0.05

@@ -20,6 +20,7 @@ from pipelines.commands.selftest import SUBJECTS
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_estimator_passes(capsys, monkeypatch):
     assert main(["selftest", "density", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from genmod.data.format.shards import quarantine_file
+from genmod.data.reading.reader import read_rows
 from genmod.data.sharding.finish import make_manifest
 from genmod.data.sharding.ingest import make_shard
 from genmod.errors import ConfigError, DataError
@@ -142,6 +143,61 @@ def test_changed_content(place):
     manifest, _ = place.next(REBUILD)
     assert manifest.reason.startswith("content of folder:")
     assert place.next(REBUILD) == (None, [])
+
+
+@pytest.mark.parametrize("identity", ["content", "time"])
+def test_content_that_changed_next_to_new_rows(place, identity):
+    by = f"data.identity={identity}"
+    if identity == "time":
+        place.next(by, REBUILD)  # another way to know files: a version of its own
+    path = place.folder / "images" / "a" / "000.png"
+    Image.fromarray(np.full((8, 8), 77, np.uint8)).save(path)
+    write_images(place.folder, 40, 44)
+    manifest, lines = place.next(by)
+    assert sum(shard.rows for shard in manifest.shards) == 44
+    assert len(manifest.folders) == 1
+    assert [line.strip()[:18] for line in lines] == ["content of folder:"]
+    assert "they stay as they are" in lines[0]
+    # It is not forgotten by the version that kept the old image.
+    assert "content of folder:" in place.next(by)[1][0]
+    write_images(place.folder, 44, 50)
+    manifest, _ = place.next(by, REBUILD)
+    assert manifest.reason.startswith("content of folder:")
+    assert manifest.reason.endswith(", 6 rows are new")
+    assert sum(shard.rows for shard in manifest.shards) == 50
+    root = versions(place.context())[-1].root
+    images = [
+        read_rows(f"{root}/data", manifest, split, range(manifest.rows(split))).pixels_BCHW
+        for split in ("train", "val", "test")
+        if manifest.rows(split)
+    ]
+    assert sum(int((pixels == 77).all(dim=(1, 2, 3)).sum()) for pixels in images) >= 1
+    assert place.next(by, REBUILD) == (None, [])
+    write_images(place.folder, 50, 54)
+    manifest, lines = place.next(by, REBUILD)
+    assert (manifest.reason, lines, len(manifest.folders)) == ("", [], 1)
+
+
+def test_a_label_that_was_corrected_next_to_new_rows(place):
+    table, by = place.folder / "images" / "labels.csv", "data.label=labels.csv"
+
+    def write_labels(**corrected):
+        paths = sorted(table.parent.glob("*/*.png"))
+        labels = {str(path.relative_to(table.parent)): path.parent.name for path in paths}
+        rows = "".join(f"{name},{label}\n" for name, label in (labels | corrected).items())
+        table.write_text(f"file,label\n{rows}")
+
+    write_images(place.folder, 40, 44)
+    write_labels()
+    manifest, lines = place.next(by, REBUILD)
+    assert (manifest.reason, lines) == ("", [])
+    write_images(place.folder, 44, 50)
+    write_labels(**{"a/000.png": "b"})
+    manifest, _ = place.next(by, REBUILD)
+    assert manifest.reason.startswith("content of folder:")
+    root = f"{versions(place.context())[-1].root}/data"
+    rows_K = sum(np.array(stats.rows_K) for stats in manifest.row_stats(root).values())
+    assert rows_K.tolist() == [24, 26]
 
 
 def test_a_source_that_lost_a_class_is_refused(place):

@@ -17,7 +17,7 @@ from pipelines.stages import retrain, run
 from tests.pipelines.manifest_reads import few_reads
 from tests.pipelines.stages.test_retrain import RECIPE, add_images
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -211,6 +211,7 @@ PLAN = """
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_memory_of_a_plan_grows_with_shards_not_with_rows(tmp_path):
     """Names, keys and references in lists would take 180 MB, three million rows take as much as these."""
     command = [sys.executable, "-c", textwrap.dedent(PLAN), "300000", str(tmp_path)]

@@ -36,7 +36,10 @@ def largest(kind):
     return image, {"compress_level": 1, "exif": turned}
 
 
-@pytest.mark.parametrize(("kind", "resize"), [("webp", "fit"), ("jpg", "pad"), ("png", "crop")])
+@pytest.mark.parametrize(
+    ("kind", "resize"),
+    [pytest.param("webp", "fit", marks=pytest.mark.long), ("jpg", "pad"), ("png", "crop")],
+)
 def test_the_largest_image_fits_the_memory_of_a_task(tmp_path, kind, resize):
     assert BUDGET.pixels == SIDE * SIDE
     image, options = largest(kind)
