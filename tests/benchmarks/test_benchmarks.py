@@ -16,6 +16,8 @@ LONG = (
     "data_scale",
     "diffusion",
     "expected_times",
+    "tracking",
+    "training",
 )
 """Those whose shortest form takes longest."""
 
