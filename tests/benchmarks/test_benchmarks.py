@@ -15,7 +15,9 @@ LONG = (
     "bulk_scale",
     "data_scale",
     "diffusion",
+    "drift",
     "expected_times",
+    "familiarity",
     "tracking",
     "training",
 )
