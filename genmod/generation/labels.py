@@ -75,13 +75,11 @@ class LabelRequest:
         return self._dealt_N.to(index_B.device)[turn_B] if self.empty else turn_B
 
     def description(self, class_names: Sequence[str] = ()) -> str:
-        """The request for people, with names of classes."""
+        """The rule for people, with names of classes."""
         if not self.classes:
             return "no labels"
         if self.only is not None:
             return f"class {named(self.only, class_names)}"
-        if self.block:
-            return "as many of each class as requested"
         if not self.empty:
             return f"all {self.classes} classes in turn"
         return (

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from genmod.config import fingerprint
 from genmod.errors import ConfigError
 from genmod.generation.config import SampleConfig
-from genmod.generation.labels import LabelRequest, known_class, label_request
+from genmod.generation.labels import LabelRequest, known_class, label_request, named
 from genmod.generation.lanes import LaneRange, Lanes, joined
 from genmod.manifest import ImageSpec
 
@@ -37,6 +38,23 @@ class SampleRequest:
         if self.quotas is not None:
             return sum(self.quotas.values())
         return sum(interval.rows for interval in self.intervals)
+
+    def label_text(self, class_names: Sequence[str] = (), most: int = 20) -> str:
+        """The labels for people: the rule, or the number of images of each class.
+
+        Args:
+            class_names: names of the model's classes, if they have names.
+            most: classes that are listed.
+        """
+        if not self.labels.block:
+            return self.labels.description(class_names)
+        counts = Counter[int](self.quotas)
+        if self.quotas is None:
+            for interval in self.intervals:
+                counts[interval.lane] += interval.rows
+        classes = sorted(counts)
+        text = ", ".join(f"{counts[k]:,} of class {named(k, class_names)}" for k in classes[:most])
+        return f"{text} and {len(classes) - most} classes more" if len(classes) > most else text
 
     def fingerprint(self, stream: str) -> str:
         """Fingerprint of the dataset, given that of its stream."""

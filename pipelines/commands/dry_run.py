@@ -37,7 +37,12 @@ def dry_run(stage: str, context: Context, *, show_recipe: bool) -> dict[str, Any
     try:
         context.tracker.check()
         steps = plan(stage, context)
-        lines += [*_census(steps), *plan_lines(context, steps), context.tracker.place.line()]
+        lines += [
+            *_census(steps),
+            *_data(steps),
+            *plan_lines(context, steps),
+            context.tracker.place.line(),
+        ]
     except (ConfigError, DataError) as error:
         if not prices:
             raise
@@ -62,6 +67,12 @@ def _census(steps: list[Step]) -> list[str]:
     """What will be made of the source, if the plan has a shard stage."""
     found = [step.work["census"] for step in steps if "census" in step.work]
     return [*census_lines(SourceCensus.model_validate(found[0])), ""] if found else []
+
+
+def _data(steps: list[Step]) -> list[str]:
+    """The first lines of the stages, each once: models share the line of their dataset."""
+    found = dict.fromkeys(line for step in steps for line in step.data)
+    return [*found, ""] if found else []
 
 
 def plan_lines(context: Context, steps: list[Step]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from genmod.evaluation.jobs import EvaluationJob
 from genmod.generation.request import resolve_request, size_bytes_at_most
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import SPLITS, DatasetManifest, Manifest
+from genmod.manifest.class_match import Classes, match_classes
 from genmod.selftest.recorded import check_policy
 from pipelines.commands.expected_times import sampling_time, scoring_time, training_time
 from pipelines.commands.probes import Measured, TimeProbe, measure_all
@@ -25,10 +26,11 @@ from pipelines.recipe.selection import check_scorable, is_scorable
 from pipelines.stages.dataset_versions import is_sharded, next_version
 from pipelines.stages.decisions import find_decision
 from pipelines.stages.evaluate import evaluation_job
+from pipelines.stages.first_lines import sample_line, score_line, train_lines
 from pipelines.stages.retrain import base_of, frozen_job, next_cycle
 from pipelines.stages.run import STEPS
-from pipelines.stages.sample import sample_plan
-from pipelines.stages.score import score_plan
+from pipelines.stages.sample import sample_plan, sampled_line
+from pipelines.stages.score import score_plan, scored_line
 from pipelines.stages.train import job_of
 
 _WEIGHT_BYTES = 8
@@ -51,6 +53,8 @@ class Step(Config):
     """Where ``expected_s`` was measured; empty without it."""
     work: dict[str, Any]
     """Sizes: ``images``, ``parameters``, ``bytes``, and others of the stage."""
+    data: tuple[str, ...] = ()
+    """Lines about the data that the stage uses: images, classes, labels."""
 
 
 def plan(stage: str, context: Context) -> list[Step]:
@@ -135,6 +139,7 @@ def _step(
     done: bool,
     fingerprint: str | None,
     work: dict[str, Any],
+    data: Sequence[str] = (),
 ) -> Step:
     """A step that is done or to do."""
     return Step(
@@ -144,6 +149,7 @@ def _step(
         fingerprint=fingerprint,
         state="done" if done else "to do",
         work=work,
+        data=tuple(data),
     )
 
 
@@ -187,7 +193,9 @@ def _train(context: Context, name: str, stage: str, model: GenerativeModel, data
         "checkpoint bytes": 16 * parameters,
     }
     measure = TimeProbe(partial(training_time, model, config), config.most_workers)
-    return _step(stage, name, done=done, fingerprint=fingerprint, work=work), measure
+    lines = train_lines(data)
+    step = _step(stage, name, done=done, fingerprint=fingerprint, work=work, data=lines)
+    return step, measure
 
 
 def _model_exists(context: Context, name: str) -> bool:
@@ -198,10 +206,13 @@ def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> 
     config = context.recipe.sample
     options = context.recipe.sample_options(name)
     done, fingerprint = _UNKNOWN
-    if _model_exists(context, name):
+    if config.model is not None or _model_exists(context, name):
         planned = sample_plan(context, name)
         done, fingerprint = planned.done, planned.fingerprint
-    request = resolve_request(config, model.spec, data.class_names, data.empty_classes)
+        request, line = planned.request, sampled_line(planned)
+    else:
+        request = resolve_request(config, model.spec, data.class_names, data.empty_classes)
+        line = sample_line(name, request, model.spec, data.class_names)
     shards = -(-request.rows // config.shard_rows)
     work = {
         "images": request.rows,
@@ -214,7 +225,7 @@ def _sample(context: Context, name: str, model: GenerativeModel, data: Data) -> 
     if config.filters.is_on:
         work["filters"] = ", ".join(config.filters.result())
     call = partial(sampling_time, model, options, request, config)
-    step = _step("sample", name, done=done, fingerprint=fingerprint, work=work)
+    step = _step("sample", name, done=done, fingerprint=fingerprint, work=work, data=[line])
     return step, TimeProbe(call, config.workers, shards)
 
 
@@ -227,8 +238,10 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> _
         state = f"skipped: {error.summary(name)}"
         return Step(stage="score", name=name, done=False, state=state, work=work), None
     done, fingerprint = _UNKNOWN
+    line = ""
     if data.manifest is not None and _model_exists(context, name):
         planned = score_plan(context, name)
+        line = scored_line(planned)
         done, fingerprint = _lookup(context, planned.out_root, "scores", planned.fingerprint)
     options, split_rows = context.recipe.score_options(name), data.rows[config.split]
     if config.data is not None:
@@ -241,12 +254,29 @@ def _score(context: Context, name: str, model: GenerativeModel, data: Data) -> _
         work["calibration images"] = min(data.rows[config.calibration.split], most)
         same = config.data is None and config.calibration.split == config.split
         calibration_rows = 0 if same else work["calibration images"]
+    line = line or _score_line(context, name, rows, data)
     rows += calibration_rows
-    step = _step("score", name, done=done, fingerprint=fingerprint, work=work)
+    step = _step("score", name, done=done, fingerprint=fingerprint, work=work, data=[line])
     units = -(-rows // config.rows_per_task)
     return step, TimeProbe(
         partial(scoring_time, model, options, rows, config), config.workers, units
     )
+
+
+def _score_line(context: Context, name: str, rows: int, data: Data) -> str:
+    """What the stage says of the rows that it scores.
+
+    Raises:
+        ConfigError: they are of classes that the model does not know.
+    """
+    config, spec, label_map = context.recipe.score, data.spec, ()
+    root = context.at("data") if config.data is None else storage.resolve(config.data)
+    if config.data is not None:
+        scored = context.snapshot.dataset(root)
+        known = Classes(f"model {name}", data.spec.classes, data.class_names)
+        used = scored.classes_with_rows(config.split)
+        spec, label_map = scored.spec, match_classes(scored.classes(root), known, used)
+    return score_line(name, rows, spec, config.split, root, label_map=label_map)
 
 
 def _evaluate(context: Context, job: EvaluationJob) -> Step:

@@ -9,18 +9,18 @@ from pydantic import BaseModel, FiniteFloat
 from genmod.documents import validate
 from genmod.errors import sanitize
 from genmod.generation.labels import listed
-from genmod.manifest import SPLITS, DatasetManifest, Manifest
-from pipelines.jobs.sample_plan import SamplePlan
-from pipelines.jobs.score_plan import ScorePlan
+from genmod.generation.request import SampleRequest
+from genmod.manifest import SPLITS, ImageSpec, Manifest, Split
+from pipelines.recipe.checks import Data
 
 _MOST_CLASSES = 20
 
 
-def train_lines(data: DatasetManifest) -> list[str]:
+def train_lines(data: Data) -> list[str]:
     """Images, classes and rows of the dataset that models are trained on."""
-    rows = ", ".join(f"{split} {data.rows(split):,}" for split in SPLITS)
+    rows = ", ".join(f"{split} {data.rows[split]:,}" for split in SPLITS)
     lines = [f"train: images {data.spec}{_names(data.class_names)}; rows: {rows}"]
-    if empty := data.empty_classes("train"):
+    if empty := data.empty_classes:
         lines.append(
             f"train: the dataset has no training rows of class {listed(empty, data.class_names)}; without a "
             "mixture that has some, it is not dealt out when labels are balanced"
@@ -28,17 +28,37 @@ def train_lines(data: DatasetManifest) -> list[str]:
     return lines
 
 
-def sample_line(plan: SamplePlan) -> str:
-    """Images and labels that are requested of a model."""
-    labels = plan.labels.description(plan.class_names)
-    return f"sample {plan.name}: {plan.rows:,} images {plan.spec}; labels: {labels}"
+def sample_line(
+    name: str, request: SampleRequest, spec: ImageSpec, class_names: Sequence[str]
+) -> str:
+    """Images and labels that are requested of a model.
+
+    Args:
+        name: of the model.
+        request: the recipe's, resolved against the model's classes.
+        spec: of the model's images.
+        class_names: names of the model's classes, if they have names.
+    """
+    labels = request.label_text(class_names)
+    return f"sample {name}: {request.rows:,} images {spec}{_names(class_names)}; labels: {labels}"
 
 
-def score_line(plan: ScorePlan) -> str:
-    """Rows that a model scores, and how their labels are read."""
-    labels = "as they are" if not plan.label_map else "matched to the model's by class name"
-    text = f"; labels: {labels}" if plan.spec.classes else ""
-    return f"score {plan.name}: {plan.rows:,} rows of split {plan.config.split} of {plan.data_root}{text}"
+def score_line(
+    name: str, rows: int, spec: ImageSpec, split: Split, data_root: str, *, label_map: Sequence[int]
+) -> str:
+    """Rows that a model scores, and how their labels are read.
+
+    Args:
+        name: of the model.
+        rows: how many.
+        spec: of the dataset that is scored.
+        split: whose rows are scored.
+        data_root: URL of the dataset.
+        label_map: the model's number of each of the dataset's classes; empty if they are equal.
+    """
+    labels = "matched to the model's by class name" if label_map else "as they are"
+    text = f"; labels: {labels}" if spec.classes else ""
+    return f"score {name}: {rows:,} rows of split {split} of {data_root}, images {spec}{text}"
 
 
 class _Interval(BaseModel):

@@ -60,6 +60,11 @@ def _filter_inputs(context: Context, name: str) -> FilterInputs:
     )
 
 
+def sampled_line(plan: SamplePlan) -> str:
+    """The first line of a plan."""
+    return sample_line(plan.name, plan.request, plan.spec, plan.class_names)
+
+
 def stage(context: Context) -> Result:
     """Run the command: a synthetic dataset from each of the selected models."""
     check_selected(context)
@@ -67,7 +72,7 @@ def stage(context: Context) -> Result:
         run_evaluation_jobs(context, [features_job(context)])
     plans = [sample_plan(context, name) for name in context.models]
     for plan in plans:
-        context.progress.log(sample_line(plan))
+        context.progress.log(sampled_line(plan))
     jobs = [bulk_sample_job(plan, context.snapshot) for plan in plans]
     result = run_bulk_stage(context, "sample", jobs, SampleActor, context.recipe.sample)
     for plan in plans:

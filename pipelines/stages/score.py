@@ -43,6 +43,18 @@ def score_plan(context: Context, name: str) -> ScorePlan:
     return plan_score(job, recipe.score, seed=recipe.seed, snapshot=context.snapshot)
 
 
+def scored_line(plan: ScorePlan) -> str:
+    """The first line of a plan."""
+    return score_line(
+        plan.name,
+        plan.rows,
+        plan.spec,
+        plan.config.split,
+        plan.data_root,
+        label_map=plan.label_map,
+    )
+
+
 def stage(context: Context) -> Result:
     """Run the command: a log-likelihood of each row from each selected model that has a density."""
     check_selected(context)
@@ -52,7 +64,7 @@ def stage(context: Context) -> Result:
     context = context.with_models(models)
     plans = [score_plan(context, name) for name in models]
     for plan in plans:
-        context.progress.log(score_line(plan))
+        context.progress.log(scored_line(plan))
     jobs = [bulk_score_job(plan, context.snapshot) for plan in plans]
     planned = {job.out_root: plan for job, plan in zip(jobs, plans, strict=True)}
 

@@ -22,6 +22,7 @@ from genmod.manifest import MANIFEST_NAMES, DatasetManifest, Manifest
 from genmod.training.job import InitialModel, TrainJob, check_start, plan_job
 from genmod.training.metric_log import read_metrics
 from pipelines.jobs.training import TrainOptions, metric_values, train_models
+from pipelines.recipe.checks import Data
 from pipelines.recipe.context import Context, Result
 from pipelines.recipe.selection import check_selected, models_for
 from pipelines.stages.first_lines import train_lines
@@ -91,7 +92,7 @@ def run_stage(context: Context, stage: str) -> Result:
     start_s = time.monotonic()
     data = context.dataset()
     jobs = [job_of(context, name, data) for name in context.models]
-    for line in train_lines(data):
+    for line in train_lines(Data.of(data)):
         context.progress.log(line)
     runs = {
         job.name: context.tracker.run(stage, job.name, job.fingerprint, as_json(job), _inputs(job))

@@ -123,6 +123,9 @@ def test_a_dry_run(finished, stage):
     steps = run_counted(recipe, root, partial(plan, stage))
     undecided = [step for step in steps if not step.done and not step.state.startswith("skipped")]
     assert {step.stage for step in undecided} <= {"promote"}
+    for step in steps:
+        uses_data = step.stage in ("train", "distill", "sample", "score")
+        assert bool(step.data) == (uses_data and not step.state.startswith("skipped"))
 
 
 @with_ray
