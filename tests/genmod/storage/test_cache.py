@@ -152,7 +152,7 @@ def start(cache, urls, rounds, seed):
 
 
 def finish(process):
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     assert out.split()[-1] == "done"
 

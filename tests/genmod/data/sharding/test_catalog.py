@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from genmod import storage
 from genmod.budget import BUDGET
 from genmod.data.format.keys import sample_key
-from genmod.data.sharding import catalog
+from genmod.data.sharding import label_numbers
 from genmod.data.sharding.catalog import Catalog
 from genmod.data.sharding.hashed_splits import split_of
 from genmod.data.sources.config import Splits
@@ -129,7 +129,7 @@ def test_classes_with_names_are_numbered_in_order(labels):
 
 
 def test_class_names_are_counted_while_they_are_listed(monkeypatch):
-    monkeypatch.setattr(catalog, "BUDGET", replace(BUDGET, classes=10))
+    monkeypatch.setattr(label_numbers, "BUDGET", replace(BUDGET, classes=10))
 
     def endless():
         for number in count():

@@ -437,7 +437,7 @@ def test_nothing_outside_the_output_root_is_written(tmp_path, images_below):
     root = tmp_path / "root"
     sources = [f"webdataset:{tmp_path}/t.tar", f"folder:{images_below}"]
     run = [sys.executable, "-c", textwrap.dedent(WATCHED), str(root), *sources]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
+    done = subprocess.run(run, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 10
     after = {p: p.lstat().st_mtime_ns for p in tmp_path.rglob("*") if root not in [p, *p.parents]}
