@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import posixpath
 import re
 import string
 from collections.abc import Iterator
-from typing import cast
 
 from genmod import storage
 from genmod.budget import BUDGET
 from genmod.data.sources.census import Census
-from genmod.data.sources.listing import check_listable, files_below, is_regular
-from genmod.data.sources.names import HIDDEN, is_hidden, pass_over_file
+from genmod.data.sources.listing import files_below, is_regular
+from genmod.data.sources.names import pass_over_file
+from genmod.data.sources.wildcards import has_wildcard, wildcard_files
 from genmod.errors import DataError, sanitize
 from genmod.storage.urls import READ_ONLY_SCHEMES, scheme_of
 
@@ -147,39 +146,61 @@ def expand_files(source: str, pattern: str, census: Census | None = None) -> lis
 
     Args:
         source: name of the source in errors.
-        pattern: URL or path with braces and wildcards; no wildcards over http, which has no listings.
+        pattern: URL or path with braces and wildcards; no wildcards over http, which has no listings. All
+            other characters are letters of names, brackets too.
         census: counts hidden files that a wildcard matches; they are passed over.
 
     Returns:
         URLs in the order of the braces; the matches of a wildcard are sorted.
 
     Raises:
-        DataError: a file does not exist or is not a regular file, or a wildcard matches no file.
+        DataError: a file does not exist or is not a regular file, a wildcard matches no file, or braces or
+            wildcards are also part of a name that exists.
     """
     urls: list[str] = []
-    for candidate in expand_braces(pattern):
+    start = _literal_start(source, pattern)
+    for candidate in (start + end for end in expand_braces(pattern[len(start) :])):
         fs, path = storage.filesystem(candidate)
-        fs.invalidate_cache()
         is_http = scheme_of(candidate) in READ_ONLY_SCHEMES
-        if any(wildcard in path for wildcard in ("*" if is_http else "*?")):
-            check_listable(source, candidate)
-            root = posixpath.dirname(path[: min(map(path.find, filter(path.__contains__, "*?")))])
-            matches = []
-            for match in sorted(cast("list[str]", fs.glob(path))):
-                if not is_hidden(match.removeprefix(root)):
-                    matches.append(match)
-                elif census is not None:
-                    census.pass_over(HIDDEN, match)
-            urls += [str(fs.unstrip_protocol(match)) for match in matches]
+        if "*" in path or (has_wildcard(path) and not is_http):
+            found = wildcard_files(source, candidate, census or Census())
         else:
-            matches = [path] if fs.exists(path) else []
-            urls.append(candidate)
-        if not matches:
+            fs.invalidate_cache()
+            found = [candidate] if fs.exists(path) else []
+        if not found:
             raise DataError(f"{source}: no such file: {candidate}")
-        for match in matches:
-            if not is_regular(fs, match):
-                raise DataError(f"{source}: {sanitize(match)} is not a regular file; remove it")
+        for url in found:
+            if not is_regular(fs, storage.filesystem(url)[1]):
+                raise DataError(f"{source}: {sanitize(url)} is not a regular file; remove it")
+        urls += found
     return urls
+
+
+def _literal_start(source: str, pattern: str) -> str:
+    """Start of a pattern whose braces are in names of folders or files that exist; empty if none are.
+
+    Raises:
+        DataError: the braces also mean others that exist.
+    """
+    start = ""
+    if scheme_of(pattern) in READ_ONLY_SCHEMES:
+        return start
+    for slash in [match.start() for match in re.finditer("/|$", pattern)]:
+        name = pattern[:slash]
+        if "{" not in name[len(start) :]:
+            continue
+        names = [start + end for end in expand_braces(name[len(start) :])]
+        if names == [name]:
+            continue
+        if not storage.exists(name):
+            break
+        if other := next(filter(storage.exists, names), None):
+            raise DataError(
+                f"{source}: {sanitize(name)} exists, and its braces also mean {sanitize(other)}, which "
+                "exists too; rename one"
+            )
+        start = name
+    return start
 
 
 def source_files(

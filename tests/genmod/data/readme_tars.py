@@ -86,6 +86,23 @@ def equal_names(root):
     }
 
 
+@brings("`[ ]`, braces, `?` or `*` in names of folders and files")
+def patterns_in_names(root):
+    names = ("run [3]", "run 3", "run {4,5}", "what?", "a*")
+    for number, name in enumerate(names):
+        (root / name).mkdir()
+        members = [(f"{n}.png", image(n, base=20 + 40 * number)) for n in range(10)]
+        write_tar(root / name / "00.tar", members)
+    for number, name in enumerate(names):
+        for end in ("*.tar", "0?.tar", "{00..00}.tar"):
+            images = stored(plan_of(f"webdataset:{root}/{name}/{end}"))
+            assert len(images) == 10
+            assert {round(one.mean(), -1) for one in images.values()} == {20 + 40 * number}
+    (root / "whats").mkdir()
+    with pytest.raises(DataError, match=r"its \? also matches 'whats'; rename it"):
+        plan_of(f"webdataset:{root}/what?/*.tar")
+
+
 @brings("tars whose members are in class folders, without `.cls`")
 def class_folders_in_tars(root):
     members = [(f"{'cat' if n % 2 else 'dog'}/{n}.png", image(n)) for n in range(20)]
