@@ -30,6 +30,7 @@ from genmod.data.sources.arrays import (
 )
 from genmod.data.sources.census import Census
 from genmod.data.sources.listing import check_listable
+from genmod.data.sources.names import HIDDEN, extension_of, is_hidden_name, pass_over_file
 from genmod.data.sources.split_names import split_words
 from genmod.errors import DataError, sanitize
 from genmod.manifest import Split
@@ -49,6 +50,7 @@ class _Part(NamedTuple):
     images: NDArray[np.uint8]
     labels_N: NDArray[np.int64] | None
     digests: list[str]
+    names: list[str]
 
 
 class Idx(ArraySource):
@@ -67,7 +69,9 @@ class Idx(ArraySource):
         files: list[str] = []
         for name in storage.list_names(self.where):
             # Unpacked archives have folders that are named as the files in them.
-            if _IMAGES.match(name) and fs.isdir(f"{root}/{name}"):
+            if is_hidden_name(name):
+                census.pass_over(HIDDEN, name)
+            elif (_IMAGES.match(name) or not extension_of(name)) and fs.isdir(f"{root}/{name}"):
                 census.pass_over("folders", name)
             else:
                 files.append(name)
@@ -79,6 +83,10 @@ class Idx(ArraySource):
         prefixes = self._choose(prefixes)
         shapes: list[Sequence[int]] = []
         parts = {prefix: self._part(prefix, files, shapes, census) for prefix in prefixes}
+        used = {name for part in parts.values() for name in part.names}
+        for name in files:
+            if name not in used:
+                _pass_over(census, name)
         labels = [part.labels_N for part in parts.values() if part.labels_N is not None]
         if labels and len(labels) != len(parts):
             raise DataError(f"{self.text}: only some of the image files have a labels file")
@@ -127,11 +135,12 @@ class Idx(ArraySource):
             images = np.moveaxis(images, 1, 3)
         digests = [prefix, digest]
         pattern = re.compile(re.escape(prefix) + _LABELS, re.IGNORECASE)
-        names = [name for name in files if pattern.match(name)]
-        if not names or not self.options.labels:
-            return _Part(images, None, digests)
-        values, digest = self._read_copies(names, len(images), shapes, census)
-        return _Part(images, number_labels(values), [*digests, digest])
+        of_labels = [name for name in files if pattern.match(name)]
+        names += of_labels
+        if not of_labels or not self.options.labels:
+            return _Part(images, None, digests, names)
+        values, digest = self._read_copies(of_labels, len(images), shapes, census)
+        return _Part(images, number_labels(values), [*digests, digest], names)
 
     def _read_copies(
         self,
@@ -184,6 +193,14 @@ class Idx(ArraySource):
                 f"{url} does not contain the {count} values that it declares; download it again"
             )
         return np.frombuffer(values, dtype=dtype).reshape(shape), storage.sha256(data)
+
+
+def _pass_over(census: Census, name: str) -> None:
+    """Count a file that is none of the chosen images and labels."""
+    if _IMAGES.match(name) or re.search(_LABELS, name, re.IGNORECASE):
+        census.pass_over("IDX files of other prefixes", name)
+    else:
+        pass_over_file(census, name)
 
 
 def _header(url: str, stream: Any, is_labels: bool) -> tuple[np.dtype[Any], tuple[int, ...]]:

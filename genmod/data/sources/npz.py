@@ -34,6 +34,7 @@ from genmod.data.sources.arrays import (
     read_source_file,
 )
 from genmod.data.sources.census import Census
+from genmod.data.sources.names import HIDDEN, is_hidden, pass_over_file
 from genmod.data.sources.source import BAD_TEXT, NO_LABEL, UNNAMED
 from genmod.data.sources.split_names import split_words
 from genmod.errors import DataError, sanitize
@@ -127,8 +128,15 @@ class Npz(ArraySource):
         """Headers of all arrays. One that cannot be read is an error only if its name says it is meant."""
         headers: list[ArrayHeader] = []
         errors: dict[str, Exception] = {}
-        names = [name for name in archive.namelist() if name.endswith(".npy")]
-        for name in (name.removesuffix(".npy") for name in names):
+        names: list[str] = []
+        for name in archive.namelist():
+            if is_hidden(name):
+                census.pass_over(HIDDEN, name)
+            elif name.endswith(".npy"):
+                names.append(name.removesuffix(".npy"))
+            elif not name.endswith("/"):
+                pass_over_file(census, name)
+        for name in names:
             try:
                 headers.append(_header(archive, name))
             except _ERRORS as error:

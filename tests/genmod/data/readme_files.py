@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -194,7 +196,9 @@ def extensions(root):
     }
 
 
-@brings("`.DS_Store`, `._name`, `__MACOSX`, `Thumbs.db`, `desktop.ini` in folders and tars")
+@brings(
+    "`.DS_Store`, `._name`, `__MACOSX`, `Thumbs.db`, `desktop.ini` in folders, tars and npz files"
+)
 def hidden(root):
     junk = [".DS_Store", "cat/._0.png", "__MACOSX/0.png", "Thumbs.db", "cat/desktop.ini"]
     for name in junk:
@@ -204,9 +208,24 @@ def hidden(root):
         root / "a.tar",
         [(name, image(99)) for name in junk] + [(f"{n}.png", image(n)) for n in range(20)],
     )
-    for source, count in ((f"folder:{root}/folder", 20), (f"webdataset:{root}/a.tar", 20)):
-        plan = plan_of(source)
-        assert plan.rows == count
+    (root / "tars").mkdir()
+    pixels_N = np.stack([pixels(n) for n in range(20)])
+    np.savez(root / "a.npz", images=pixels_N)
+    with zipfile.ZipFile(root / "a.npz", "a") as archive:
+        for name in (*junk, "__MACOSX/._images.npy", "._labels.npy"):
+            archive.writestr(name, image(99))
+    (root / "idx").mkdir()
+    header = struct.pack(">4B3I", 0, 0, 8, 3, *pixels_N.shape)
+    write(root / "idx" / "train-images-idx3-ubyte", header + pixels_N.tobytes())
+    for name in (".DS_Store", "._train-images-idx3-ubyte", "._train-labels-idx1-ubyte"):
+        write(root / "idx" / name, image(99))
+    write_tar(root / "tars" / "a.tar", [(f"{n}.png", image(n)) for n in range(20)])
+    for name in ("._a.tar", ".DS_Store", "__MACOSX/a.tar"):
+        write(root / "tars" / name, image(99))
+    sources = ("folder:folder", "webdataset:a.tar", "npz:a.npz", "idx:idx", "webdataset:tars/*.tar")
+    for kind, where in (source.split(":") for source in (*sources, "webdataset:tars")):
+        plan = plan_of(f"{kind}:{root}/{where}")
+        assert plan.rows == 20
         assert not plan.rejected
         assert list(passed_over(plan)) == [HIDDEN]
 

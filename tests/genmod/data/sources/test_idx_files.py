@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+from genmod.data.sources.names import HIDDEN
 from genmod.data.sources.source import BAD_LABEL, FRACTION, NO_LABEL
 from genmod.errors import ConfigError, DataError
 from tests.genmod.data.sources.tables import Listed
@@ -106,6 +107,46 @@ def test_a_file_and_its_gzipped_copy_count_once(tmp_path):
     assert np.array_equal(listed.images, X)
     assert listed.census.passed_over["second copies of a file"].count == 3
     assert listed.census.passed_over["folders"].first == "t10k-images-idx3-ubyte"
+
+
+JUNK = (
+    "._{0}-images-idx3-ubyte",
+    "._{0}-labels-idx1-ubyte",
+    ".DS_Store",
+    "Thumbs.db",
+    "desktop.ini",
+)
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_names_that_systems_hide_are_passed_over(tmp_path, end):
+    write_set(tmp_path, "train", end=end)
+    write_set(tmp_path, "t10k", end=end)
+    before = Listed(f"idx:{tmp_path}")
+    for name in JUNK:
+        (tmp_path / (name.format("train") + (end if "{" in name else ""))).write_bytes(
+            b"\0\x05\x16\x07"
+        )
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "raw").mkdir()
+    listed = Listed(f"idx:{tmp_path}")
+    assert (listed.names, listed.labels) == (before.names, before.labels)
+    assert listed.fingerprint == before.fingerprint
+    counts = {kind: passed.count for kind, passed in listed.census.passed_over.items()}
+    assert counts == {HIDDEN: 6, "folders": 1}
+
+
+def test_files_that_are_not_used_are_counted(tmp_path):
+    for name in ("emnist-letters-train", "emnist-digits-train"):
+        write_set(tmp_path, name)
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte", Y)
+    (tmp_path / "README.md").write_text("letters")
+    listed = Listed(f"idx:{tmp_path}", image="emnist-letters")
+    counts = {kind: passed.count for kind, passed in listed.census.passed_over.items()}
+    assert counts == {"IDX files of other prefixes": 3, "text files (.md)": 1}
+    assert Listed(f"idx:{tmp_path}", image="emnist-letters", labels=False).census.passed_over == (
+        listed.census.passed_over
+    )
 
 
 @pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])

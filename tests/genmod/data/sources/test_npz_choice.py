@@ -1,8 +1,11 @@
 """Archives of arrays under the names that people give them, and what is refused with the key that chooses."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
+from genmod.data.sources.names import HIDDEN
 from genmod.data.sources.source import BAD_LABEL, BAD_TEXT, NO_LABEL, UNNAMED
 from genmod.errors import ConfigError, DataError
 from tests.genmod.data.sources.tables import Listed
@@ -55,6 +58,20 @@ def test_what_was_chosen_is_reported(tmp_path):
         "data.image and data.label choose others"
     )
     assert found.census.passed_over["arrays of objects, or that cannot be read"].first == "meta"
+
+
+def test_hidden_and_other_members_are_passed_over(tmp_path):
+    np.savez(tmp_path / "a.npz", images=X, labels=Y)
+    before = Listed(f"npz:{tmp_path}/a.npz")
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        for name in ("__MACOSX/._images.npy", "._labels.npy", ".DS_Store", "readme.txt"):
+            archive.writestr(name, b"\0\x05\x16\x07")
+        archive.mkdir("empty")
+    found = Listed(f"npz:{tmp_path}/a.npz")
+    assert np.array_equal(found.images, X)
+    assert (found.labels, found.names) == (Y.tolist(), before.names)
+    counts = {kind: passed.count for kind, passed in found.census.passed_over.items()}
+    assert counts == {HIDDEN: 3, "text files (.txt)": 1}
 
 
 def test_channels(tmp_path):
