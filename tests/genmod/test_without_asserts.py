@@ -110,6 +110,8 @@ def forged(tmp_path):
     return root
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_readers_refuse_without_asserts_too(forged):
     command = [sys.executable, "-O", "-c", CHILD, forged, str(MEMORY_BYTES)]
     done = subprocess.run(
