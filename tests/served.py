@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from genmod.config import as_json
 from genmod.interface.model import DataStats
@@ -17,14 +18,18 @@ SEED = 11
 MICRO_BATCH = 4
 
 
-def write_model(root: Path, name: str, spec: ImageSpec = SPEC) -> Manifest:
+def write_model(
+    root: Path, name: str, spec: ImageSpec = SPEC, metadata: dict[str, Any] | None = None
+) -> Manifest:
     """Publish a small model of a family; raw and moving average differ."""
     net = family(name).Config.tiny().model_dump()
     config = ModelConfig(
         family=name, net=net, spec=spec, stats=DataStats(mean=(0.0,) * spec.channels, std=(0.5,))
     )
     state = TrainState(0, config.build(1), config.build(2), ())
-    return publish_model(str(root), config, state, fingerprint=name, parents={}, metadata={})
+    return publish_model(
+        str(root), config, state, fingerprint=name, parents={}, metadata=metadata or {}
+    )
 
 
 def serving_settings(root: Path, name: str, manifest: Manifest, **changes) -> ServingSettings:
@@ -48,7 +53,12 @@ def serving_settings(root: Path, name: str, manifest: Manifest, **changes) -> Se
 
 
 def write_served(
-    root: Path, name: str, spec: ImageSpec = SPEC, trained: str = "", **changes
+    root: Path,
+    name: str,
+    spec: ImageSpec = SPEC,
+    trained: str = "",
+    metadata: dict[str, Any] | None = None,
+    **changes,
 ) -> ServingSettings:
     """A folder that a server can load.
 
@@ -57,9 +67,10 @@ def write_served(
         name: of a family.
         spec: of the images.
         trained: URL of the folder where the model was trained; the folder itself if not given.
+        metadata: of the model, e.g. its classes.
         changes: of the settings of samples.
     """
-    manifest = write_model(root, name, spec)
+    manifest = write_model(root, name, spec, metadata)
     settings = serving_settings(Path(trained or root), name, manifest, **changes)
     (root / SETTINGS_FILE).write_text(settings.model_dump_json())
     return settings

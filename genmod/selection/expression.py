@@ -51,6 +51,10 @@ class Comparison:
         """All comparisons of the condition."""
         yield self
 
+    def is_met(self, value: float | int | str) -> bool:
+        """Whether one value of the column meets the condition."""
+        return bool(_OPERATORS[self.symbol](value, self.value))
+
     def mask(self, columns: Mapping[str, NDArray[Any]]) -> Mask:
         """Which of N rows meet the condition, given the values of its columns, (N,) each."""
         value_N = columns[self.column]

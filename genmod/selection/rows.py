@@ -22,6 +22,7 @@ from genmod.manifest import (
     Split,
     StoredShard,
 )
+from genmod.selection.class_numbers import check_class_number
 from genmod.selection.expression import ColumnKind, Condition, Mask, check_columns
 from genmod.selection.split_scores import SCORE_AGAIN, SplitScores
 from genmod.tables import numbers
@@ -134,8 +135,10 @@ class RowSelection:
         return kinds
 
     def _check_classes(self) -> None:
-        """Raise ConfigError for the name of a class that the dataset does not have."""
+        """Raise ConfigError for a class that the dataset does not have, and a number that is unclear."""
         for each in self.condition.comparisons():
+            if each.column == "label" and not isinstance(each.value, str):
+                check_class_number(each, each.value, self.dataset.class_names)
             if each.column == "class" and each.value not in self.dataset.class_names:
                 hint = sanitize(did_you_mean(str(each.value), self.dataset.class_names))[:300]
                 shown = sanitize(str(each.value)[:80])

@@ -14,7 +14,7 @@ from genmod.documents import parse_json
 from genmod.errors import DataError, did_you_mean, sanitize
 from genmod.serving.settings import Limits
 
-COLUMNS = ("index", "label", "image")
+COLUMNS = ("index", "label", "class", "image")
 PARAMS = ("seed", "micro_batch", "options")
 _FORMATS = ("dataframe_records", "dataframe_split", "inputs", "instances")
 _SHOWN = 60
@@ -112,7 +112,7 @@ def _check_base64(number: int, text: str) -> None:
 def _check_values(values: Any) -> None:
     """Whole numbers and texts alone; each where it belongs."""
     for name, value in values:
-        wants_text = name in ("image", "options")
+        wants_text = name in ("class", "image", "options")
         if isinstance(value, bool) or not isinstance(value, str if wants_text else int):
             shown = sanitize(repr(value)[:_SHOWN])
             expected = "a text" if wants_text else "a whole number"

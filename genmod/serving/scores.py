@@ -64,7 +64,8 @@ class Scorer:
         self._check_scorable()
         if spec.classes and labels is None:
             raise DataError(
-                f"the model has {spec.classes} classes, but the images have no labels; send column label"
+                f"the model has {spec.classes} classes, but the images have no labels; send column label "
+                "or class"
             )
         pixels_BCHW = self._decoded(images)
         if indices is None:

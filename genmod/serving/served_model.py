@@ -12,9 +12,11 @@ import torch
 from genmod import storage
 from genmod.documents import parse_document
 from genmod.errors import ConfigError, DataError, GenmodError
+from genmod.generation.labels import named
 from genmod.interface.model import GenerativeModel
 from genmod.interface.model_store import WEIGHTS, Weights, classes_of, load_model
 from genmod.interface.snapshot import ManifestSnapshot
+from genmod.serving.classes import class_numbers
 from genmod.serving.samples import Sampler
 from genmod.serving.scores import Scorer
 from genmod.serving.settings import SETTINGS_FILE, Limits, Overrides, ServingSettings
@@ -51,7 +53,8 @@ class ServedModel:
         self.spec = published.config.spec
         self.limits = Limits.of(self.spec)
         model = _load(root, settings, settings.sample.weights, device)
-        labels = settings.sample.label_request(self.spec, classes_of(published))
+        self._classes = classes_of(published)
+        labels = settings.sample.label_request(self.spec, self._classes)
         self._sampler = Sampler(model, settings.sample, labels, settings.model_digest)
         if settings.score.weights != settings.sample.weights:
             model = _load(root, settings, settings.score.weights, device)
@@ -59,40 +62,61 @@ class ServedModel:
         self._lock = threading.Lock()
 
     def sample(
-        self, indices: Sequence[int], labels: Sequence[int] | None, overrides: Overrides
+        self, indices: Sequence[int], labels: Sequence[int | str] | None, overrides: Overrides
     ) -> list[dict[str, Any]]:
         """The images of some indices: see :meth:`genmod.serving.samples.Sampler.records`.
+
+        If classes have names, each record also has the name, ``class``.
+
+        Args:
+            indices: of the images.
+            labels: number or name of the class of each; None for the job's.
+            overrides: settings of this request.
 
         Raises:
             DataError: the request is not valid, or asks for too much.
             GenmodError: an image is not finite.
             ModelBusy: other requests take too long.
         """
-        self._check_rows(len(indices), indices, labels)
+        numbers = self._check_rows(len(indices), indices, labels)
+        if numbers and (unknown := set(numbers) & set(self._classes.empty_classes)):
+            shown = named(min(unknown), self._classes.class_names)
+            raise DataError(
+                f"class {shown} has no training rows, so the model has not learned it; ask for another class"
+            )
         with self._turn():
-            return self._sampler.records(indices, labels, overrides)
+            records = self._sampler.records(indices, numbers, overrides)
+        names = self._classes.class_names
+        return [r | {"class": names[r["label"]]} for r in records] if names else records
 
     def score(
         self,
         images: Sequence[bytes],
-        labels: Sequence[int] | None,
+        labels: Sequence[int | str] | None,
         indices: Sequence[int] | None,
         overrides: Overrides,
     ) -> list[dict[str, Any]]:
         """Log-likelihoods of images: see :meth:`genmod.serving.scores.Scorer.records`.
+
+        Args:
+            images: PNG or JPEG files.
+            labels: number or name of the class of each; None for a model without labels.
+            indices: addresses of the random numbers.
+            overrides: settings of this request.
 
         Raises:
             DataError: the request is not valid, or the model has no density.
             GenmodError: a score is not finite.
             ModelBusy: other requests take too long.
         """
-        self._check_rows(len(images), indices, labels)
+        numbers = self._check_rows(len(images), indices, labels)
         with self._turn():
-            return self._scorer.records(images, labels, indices, overrides)
+            return self._scorer.records(images, numbers, indices, overrides)
 
     def _check_rows(
-        self, rows: int, indices: Sequence[int] | None, labels: Sequence[int] | None
-    ) -> None:
+        self, rows: int, indices: Sequence[int] | None, labels: Sequence[int | str] | None
+    ) -> list[int] | None:
+        """Check a request; numbers of the classes."""
         if not 1 <= rows <= self.limits.rows:
             raise DataError(
                 f"the request has {rows:,} rows, expected 1 to {self.limits.rows:,}; "
@@ -100,15 +124,7 @@ class ServedModel:
             )
         if indices is not None and min(indices) < 0:
             raise DataError(f"index is {min(indices)}, expected 0 or more; correct it")
-        if labels is None:
-            return
-        if not self.spec.classes:
-            raise DataError("the model has no classes; leave column label out")
-        for label in labels:
-            if not 0 <= label < self.spec.classes:
-                raise DataError(
-                    f"label is {label}, expected 0 to {self.spec.classes - 1}; correct it"
-                )
+        return None if labels is None else class_numbers(labels, self.spec, self._classes)
 
     @contextmanager
     def _turn(self) -> Generator[None]:

@@ -95,7 +95,7 @@ def _signature(settings: ServingSettings) -> Any:
     def schema(**columns: str) -> Any:
         return Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
 
-    samples = {"index": "long", "label": "long", "image": "binary"}
+    samples = {"index": "long", "label": "long", "class": "string", "image": "binary"}
     numbers = dict.fromkeys(("nats", "stderr", "bits_per_dim"), "double")
     texts = dict.fromkeys(("likelihood", "estimator", "density", "measure"), "string")
     params = [

@@ -4,11 +4,13 @@ MLflow imports this module by the name in the file ``MLmodel``. Two kinds of req
 
     index [, label]            images as PNG, with the bits of ``genmod sample``
     image [, label, index]     log-likelihoods
+
+In place of ``label``, the number of a class, a request may have ``class``, its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -45,12 +47,12 @@ class Predictor:
 
         Args:
             data: DataFrame with the columns ``index`` and ``label`` (int64) for images, or ``image`` (bytes
-                of a PNG or JPEG), ``label`` and ``index`` for scores.
+                of a PNG or JPEG), ``label`` and ``index`` for scores; ``class`` (text) in place of ``label``.
             params: ``seed``, ``micro_batch``, ``options`` in place of the registered ones.
 
         Returns:
-            DataFrame: ``index``, ``label`` and ``image`` (PNG bytes), or ``nats``, ``stderr``,
-            ``bits_per_dim`` and the label of these numbers.
+            DataFrame: ``index``, ``label``, ``class`` (if classes have names) and ``image`` (PNG bytes), or
+            ``nats``, ``stderr``, ``bits_per_dim`` and the label of these numbers.
 
         Raises:
             MlflowException: HTTP status 400 for a wrong request, 503 if the model is busy, else 500.
@@ -77,7 +79,7 @@ class Predictor:
             micro_batch=_optional_int(params.get("micro_batch")),
             options=params.get("options"),
         )
-        indices, labels = _whole_numbers(data, "index"), _whole_numbers(data, "label")
+        indices, labels = _whole_numbers(data, "index"), _labels(data)
         if "image" in data:
             images: list[Any] = list(data["image"])
             if not all(isinstance(image, bytes) for image in images):
@@ -109,6 +111,18 @@ def _load_pyfunc(  # pyright: ignore[reportUnusedFunction]
     if is_server:
         compat.add_to_next_application(RequestGuard, limits=model.limits)
     return Predictor(model, needs_guard=is_server)
+
+
+def _labels(data: Any) -> Sequence[int | str] | None:
+    """Numbers or names of the rows' classes; None if the request has neither."""
+    if "class" not in data:
+        return _whole_numbers(data, "label")
+    if "label" in data:
+        raise DataError("columns label and class name the class of a row twice; leave one out")
+    names: list[Any] = data["class"].tolist()
+    if not all(isinstance(name, str) for name in names):
+        raise DataError("column class does not contain a text in each row; correct it")
+    return names
 
 
 def _whole_numbers(data: Any, name: str) -> list[int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _DIGITS = 18
 """Longer names of digits are texts, not numbers."""
@@ -20,6 +20,16 @@ def class_number(name: str) -> int | None:
     """
     is_number = name.isascii() and name.isdecimal() and len(name) <= _DIGITS
     return int(name) if is_number else None
+
+
+def class_with_number(number: float, names: Sequence[str]) -> int | None:
+    """Number of the class whose name is this number; None if none is, or if it is the class of this number.
+
+    >>> class_with_number(2, ("1", "2")), class_with_number(1, ("0", "1")), class_with_number(0, ("1",))
+    (1, None, None)
+    """
+    same = [own for own, name in enumerate(names) if class_number(name) == number]
+    return same[0] if same and number not in same else None
 
 
 def in_class_order(names: Iterable[str]) -> tuple[str, ...]:

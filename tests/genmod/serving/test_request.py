@@ -22,6 +22,7 @@ VALID = (
     {"dataframe_records": [{"index": 7, "label": 1}] * LIMITS.rows},
     {"dataframe_split": {"columns": ["index", "label"], "data": [[7, 1], [8, 2]]}},
     {"inputs": {"index": [7, 8]}},
+    {"inputs": {"index": [7, 8], "class": ["10", "it's"]}},
     {"instances": [{"image": "aGk=", "label": 0}]},
     {"inputs": {"index": [7]}, "params": {"seed": 1, "micro_batch": 2, "options": "{}"}},
     {"inputs": {"index": [7]}, "params": {}},
@@ -68,6 +69,14 @@ WRONG = {
     "a fraction": ({"inputs": {"index": [7.5]}}, "index is 7.5, expected a whole number"),
     "a truth value": ({"inputs": {"index": [True]}}, "index is True, expected a whole number"),
     "a text": ({"inputs": {"index": ["7"]}}, "index is '7', expected a whole number"),
+    "a class by number": (
+        {"inputs": {"index": [7], "class": [10]}},
+        "class is 10, expected a text",
+    ),
+    "a label by name": (
+        {"inputs": {"index": [7], "label": ["10"]}},
+        "label is '10', expected a whole",
+    ),
     "an image of numbers": ({"inputs": {"image": [[0, 1]]}}, "image is [0, 1], expected a text"),
     "an image that is no base64": (
         {"inputs": {"image": ["aGk=", "a*k="]}},

@@ -70,6 +70,64 @@ def test_a_label_changes_its_row_alone(folder, name):
     assert (decoded(records[1]) == generator_of(folder / name).image(6)).all()  # 6 % 3 is 0
 
 
+NUMBERED = {"class_names": [str(number) for number in range(1, 13)], "empty_classes": [4]}
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """A model of classes that are called 1 to 12."""
+    root = tmp_path_factory.mktemp("numbered")
+    write_served(root, "vae", SPEC.model_copy(update={"classes": 12}), metadata=NUMBERED)
+    return ServedModel(str(root))
+
+
+def test_a_class_by_name(numbered):
+    records = numbered.sample([3, 3, 8], ["10", "12", "1"], PLAIN)
+    assert [(r["label"], r["class"]) for r in records] == [(9, "10"), (11, "12"), (0, "1")]
+    assert numbered.sample([3], None, PLAIN)[0]["class"] == "4"  # classes take turns
+    # No class is called 0, so the number is clear.
+    assert numbered.sample([8], [0], PLAIN) == records[2:]
+    image = records[0]["image"]
+    by_name, other = (numbered.score([image], [name], [0], PLAIN) for name in ("1", "2"))
+    assert by_name == numbered.score([image], [0], [0], PLAIN) != other
+
+
+UNCLEAR = {
+    10: "label is 10, which is the name of class number 9 and the number of class '11'; send column class",
+    12: "label is 12, which is the name of class number 11; send column class with the name",
+    1: "label is 1, which is the name of class number 0 and the number of class '2'",
+    13: "label is 13, expected 0 to 11",
+    "11a": "the model has no class '11a'; did you mean '11'",
+    "0": "the model has no class '0'",
+}
+
+
+@pytest.mark.parametrize("label", UNCLEAR)
+def test_a_number_that_is_the_name_of_another_class_is_refused(numbered, label):
+    for ask in (
+        lambda: numbered.sample([3, 4], ["2", label], PLAIN),
+        lambda: numbered.score([PNG], [label], None, PLAIN),
+    ):
+        with pytest.raises(DataError) as caught:
+            ask()
+        assert str(caught.value).startswith(UNCLEAR[label])
+        assert str(caught.value).isprintable()
+
+
+def test_a_class_without_training_rows_is_refused(numbered):
+    with pytest.raises(DataError, match=r"class 4 \('5'\) has no training rows"):
+        numbered.sample([3], ["5"], PLAIN)
+
+
+def test_names_for_a_model_without_names_are_refused(folder, tmp_path):
+    with pytest.raises(DataError, match="classes have no names; send column label with numbers"):
+        ServedModel(str(folder / "vae")).sample([3], ["1"], PLAIN)
+    write_served(tmp_path, "vae", SPEC.model_copy(update={"classes": 0}))
+    for label in (0, "0"):
+        with pytest.raises(DataError, match="no classes; leave columns label and class out"):
+            ServedModel(str(tmp_path)).sample([3], [label], PLAIN)
+
+
 def test_a_request_by_class_decides_the_labels(tmp_path):
     write_served(tmp_path, "vae", request={"0": 9, "2": 9, "1": 9})
     records = ServedModel(str(tmp_path)).sample([0, 3, 4, 8, 12], None, PLAIN)

@@ -180,6 +180,46 @@ def test_classes_are_compared_by_name_and_number(splits):
     assert manifest.class_names == NAMES
 
 
+@pytest.fixture
+def numbered(tmp_path):
+    """A dataset of classes that are called 1 to 12, and its scores."""
+    root = str(tmp_path / "data")
+    names = tuple(str(number) for number in range(1, 13))
+    dataset = write_noise(
+        root, SPLITS_SPEC.model_copy(update={"classes": 12}), {"train": 36}, names
+    )
+    write_scores(str(tmp_path / "scores"), dataset, root, "train")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        ("label = 10", "class number 9 is called '10', so it is not clear whether numbers or names are "
+         "meant; write class = '10' or class = '11'"),
+        ("nats < 1e9 and not label != 1", "write class = '1' or class = '2'"),
+        ("label = 12", "class number 11 is called '12', so it is not clear whether numbers or names are "
+         "meant; write class = '12'"),
+        ("label < 6", "class number 5 is called '6', so it is not clear whether numbers or names are meant; "
+         "name the classes, e.g. class = '6'"),
+        ("label >= 12", "name the classes, e.g. class = '12'"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_the_name_of_another_class_is_refused(numbered, capsys, keep, expected):
+    assert select(numbered, keep, code=2) is None
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("keep", "number"), [("class = '10'", 9), ("label = 0", 0), ("label >= 0 and label = 0", 0)]
+)
+def test_clear_numbers_of_classes_are_kept(numbered, keep, number):
+    select(numbered, keep)
+    kept = open_dataset(str(numbered / "kept")).metadata["splits"]["train"]["rows_K"]
+    assert kept == [3 if each == number else 0 for each in range(12)]
+
+
 def test_a_finished_selection_does_nothing_and_other_work_is_refused(root, capsys):
     select(root, "index>=4")
     before = {path: path.stat().st_mtime_ns for path in (root / "kept").rglob("*")}

@@ -87,12 +87,33 @@ def test_a_loaded_model_gives_samples_and_scores(loaded):
     assert changed["image"][0] != images[0]
 
 
+def test_classes_are_named_in_requests_and_answers(tmp_path):
+    names = ["1", "2", "3"]
+    settings = write_served(tmp_path / DATA_FOLDER, "vae", metadata={"class_names": names})
+    for path, text in model_files(settings).items():
+        (tmp_path / path).write_text(text)
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc import load_model
+
+    model = load_model(str(tmp_path))
+    samples = model.predict(frame(index=[7, 7], **{"class": ["2", "3"]}))
+    assert samples[["label", "class"]].values.tolist() == [[1, "2"], [2, "3"]]
+    scores = model.predict(frame(image=list(samples["image"]), **{"class": ["2", "3"]}))
+    assert len(scores) == 2
+    with pytest.raises(
+        MlflowException, match="label is 2, which is the name of class number 1 and"
+    ):
+        model.predict(frame(index=[7], label=[2]))
+
+
 @pytest.mark.parametrize(
     ("rows", "params", "reason"),
     [
         ({"index": [-1]}, None, "index is -1, expected 0 or more"),
         ({"label": [1]}, None, "no column index and none image"),
         ({"index": [1], "label": [9]}, None, "label is 9, expected 0 to 2"),
+        ({"index": [1], "class": ["1"]}, None, "the model's classes have no names"),
+        ({"index": [1], "class": ["1"], "label": [1]}, None, "name the class of a row twice"),
         ({"image": ["text"], "label": [0]}, None, "does not contain bytes"),
         ({"index": [1]}, {"micro_batch": 99}, "micro_batch is 99"),
         ({"index": [1]}, {"options": "{"}, "options is not valid JSON"),
