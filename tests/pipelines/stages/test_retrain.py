@@ -261,7 +261,6 @@ def _check_version(root: Path, version_root: Path) -> None:
     assert trained == [manifest.rows("train") for manifest in (old, new)]
 
 
-@pytest.mark.long
 def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_session, place):
     recipe, root = place
     before = _champion(recipe)
@@ -366,7 +365,6 @@ def test_few_new_rows_wait_unless_they_drift(ray_session, place):
     assert len(list(root.glob("drift/*/vae/drift.json"))) == 2, "each set of rows is scored once"
 
 
-@pytest.mark.long
 def test_a_new_class_starts_a_version_of_all_rows(ray_session, place):
     recipe, root = place
     source = root.parent / "images"
