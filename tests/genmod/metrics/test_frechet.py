@@ -6,7 +6,14 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from genmod.metrics.frechet import FeatureMoments, frechet, frechet_distance
+from genmod.metrics.frechet import (
+    FeatureMoments,
+    covariance_root,
+    feature_moments,
+    frechet,
+    frechet_distance,
+    frechet_distances,
+)
 from genmod.rng import rng_for
 
 
@@ -89,3 +96,30 @@ def test_intervals_hold_the_mean_of_many_draws_about_as_often_as_they_say():
     widths = [interval.high - interval.low for _, interval in measured]
     spread = torch.tensor([value for value, _ in measured]).std().item()
     assert sum(widths) / trials == pytest.approx(2 * 1.96 * spread, rel=0.35)
+
+
+@pytest.mark.parametrize(("rows", "trials", "held"), [(200, 40, 34), (2_000, 20, 15)])
+def test_fd_infinity_is_the_distance_of_the_distributions_without_the_bias_of_few_samples(
+    rows, trials, held
+):
+    """``held``: fewer intervals of 95 % with the closed form have a probability below 1e-3."""
+    dims, scale, shift = 16, 1.3, 0.5
+    drawn_ND = normal("reference", 500, dims)
+    moments = feature_moments(drawn_ND)
+    # A reference whose mean is exactly 0 and whose covariance is exactly the unit matrix.
+    real_ND = (drawn_ND - moments.mean_D) @ torch.linalg.inv(covariance_root(moments.cov_DD))
+    truth = dims * (scale - 1) ** 2 + shift**2
+    shift_D = shift * torch.eye(dims, dtype=torch.float64)[0]
+    measured = [
+        frechet_distances(scale * normal(f"{rows}/{t}", rows, dims) + shift_D, real_ND, seed=t)
+        for t in range(trials)
+    ]
+    fd_T, infinity_T = (
+        torch.tensor([each[0] for each in values])
+        for values in ([m.fd for m in measured], [m.fd_infinity for m in measured])
+    )
+    bias = abs(float(infinity_T.mean()) - truth)
+    assert bias < (float(fd_T.mean()) - truth) / 2
+    assert bias < 3 * float(infinity_T.std()) / trials**0.5
+    intervals = [m.fd_infinity[1] for m in measured]
+    assert sum(each.low <= truth <= each.high for each in intervals) >= held
