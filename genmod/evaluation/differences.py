@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, Self
 
 from pydantic import Field
 
 from genmod.budget import BUDGET
 from genmod.config import Config
+from genmod.metrics.intervals import symmetric_interval
 from genmod.metrics.protocol import Better, Finite, MetricResult, MetricValue, Z, require_comparable
 
 
@@ -39,6 +41,50 @@ class MetricDifference(Config):
             return ""
         unit = "images" if champion.protocol.n_fake else "reference rows"
         return f"; a gain of {gain:.3g} needs about {needed:,} {unit}, these are {rows:,}"
+
+
+class ReportedGain(Config):
+    """A gain that is reported next to a decision and decides nothing, with its interval."""
+
+    metric: str = Field(max_length=500)
+    gain: Finite
+    """Positive if the candidate is better, in the metric's unit."""
+    stderr: float = Field(ge=0, allow_inf_nan=False)
+    low: Finite
+    """Lower end of the interval of :data:`~genmod.metrics.protocol.LEVEL`."""
+    high: Finite
+    rows: int = Field(default=0, ge=0, le=BUDGET.rows)
+    """Images, or reference rows of a likelihood, that were compared; 0 if unknown."""
+    outcome: Literal["better", "worse", "no difference"]
+    """Whether the interval is above, below or around 0."""
+
+    @classmethod
+    def of(cls, difference: MetricDifference) -> Self:
+        """The report of a measured difference."""
+        interval = symmetric_interval(
+            difference.gain, difference.stderr, "", freedom=difference.freedom
+        )
+        outcome = "no difference"
+        if interval.low > 0 or interval.high < 0:
+            outcome = "better" if interval.low > 0 else "worse"
+        return cls(
+            metric=difference.metric,
+            gain=difference.gain,
+            stderr=difference.stderr,
+            low=interval.low,
+            high=interval.high,
+            rows=difference.rows,
+            outcome=outcome,
+        )
+
+    @property
+    def text(self) -> str:
+        """The gain as one sentence."""
+        beyond = "" if self.outcome != "no difference" else " beyond the noise"
+        return (
+            f"{self.metric}: {self.outcome}{beyond}; gain {self.gain:.3g} with standard error "
+            f"{self.stderr:.2g}"
+        )
 
 
 def independent_difference(candidate: MetricResult, champion: MetricValue) -> MetricDifference:

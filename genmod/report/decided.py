@@ -40,6 +40,29 @@ class ShownRule(BaseModel):
         return Gain(self.gain, self.stderr, self.low, self.high, self.tolerated, self.needed)
 
 
+class ShownRetrain(BaseModel):
+    """The version of the dataset that a retrain made the candidate of, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: Count
+    reason: Text
+
+
+class ShownGain(BaseModel):
+    """The gain of one metric on the newest test rows, which decide nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    metric: Text
+    gain: Number
+    stderr: Annotated[Number, Field(ge=0)]
+    low: Number
+    high: Number
+    rows: Count = 0
+    outcome: Text
+
+
 class ShownDecision(BaseModel):
     """Whether a candidate becomes the champion, and why."""
 
@@ -52,6 +75,10 @@ class ShownDecision(BaseModel):
     number: Count | None = None
     images: Count | None = None
     """Images that were compared because a decision with fewer was undecided."""
+    retrain: ShownRetrain | None = None
+    """None if no retrain made the decision."""
+    fresh: tuple[ShownGain, ...] = Field(default=(), max_length=_MAX_RULES)
+    """Gains on the newest test rows, if others decided."""
 
     @property
     def alarms(self) -> tuple[str, ...]:

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from genmod.report.decided import ShownDecision, ShownRule
+from genmod.report.decided import ShownDecision, ShownGain, ShownRule
 from genmod.report.gain_chart import gain_chart
 from genmod.report.metric_texts import METRIC_TEXTS, MetricText
 from genmod.report.model_page import ModelPage, curve_charts, extreme_images, nfe_chart
 from genmod.report.template import render_template
 
-_TONES = {"better": "up", "within limit": "even", "worse": "down", "beyond limit": "down"}
+_TONES = {
+    "better": "up",
+    "within limit": "even",
+    "no difference": "even",
+    "worse": "down",
+    "beyond limit": "down",
+}
 """Outcome of a rule -> class of its colour."""
 
 
@@ -27,6 +33,8 @@ class StatedErrors:
     """Of all planned decisions together, at most."""
     one_decision: float
     """Of one decision, so that both hold."""
+    called_worse: float
+    """Of equal candidates called worse, at most."""
     planned: int
     """Decisions that the reference rows must serve."""
 
@@ -67,6 +75,16 @@ class _RuleRow:
     chart: Markup | None
 
 
+@dataclass(frozen=True)
+class _FreshRow:
+    """The gain of one metric on the newest test rows, next to that on the rows that decide."""
+
+    gain: ShownGain
+    text: MetricText
+    rule: ShownRule | None
+    """None if no rule compares the metric."""
+
+
 def render_decision(content: DecisionContent) -> str:
     """The page as HTML. All text is escaped; its policy allows its own style and images alone."""
     models, number = content.models, content.decision.number
@@ -74,6 +92,7 @@ def render_decision(content: DecisionContent) -> str:
         "decision.html",
         content=content,
         rows=[_rule_row(rule) for rule in content.decision.checks],
+        fresh=_fresh_rows(content.decision),
         left=None if number is None else max(0, content.errors.planned - number),
         nfe_charts={model.name: nfe_chart(model) for model in models},
         losses={model.name: curve_charts(model.losses) for model in models},
@@ -84,10 +103,21 @@ def render_decision(content: DecisionContent) -> str:
 
 
 def _rule_row(rule: ShownRule) -> _RuleRow:
-    metric = rule.metric.partition("[")[0]
     interval = rule.interval
     chart = gain_chart(interval) if interval is not None else None
-    return _RuleRow(rule, METRIC_TEXTS.get(metric, MetricText(metric, "")), chart)
+    return _RuleRow(rule, _text(rule.metric), chart)
+
+
+def _fresh_rows(decision: ShownDecision) -> list[_FreshRow]:
+    """Metrics that have a rule first."""
+    rules = {rule.metric: rule for rule in decision.checks if rule.gain is not None}
+    rows = [_FreshRow(gain, _text(gain.metric), rules.get(gain.metric)) for gain in decision.fresh]
+    return sorted(rows, key=lambda row: row.rule is None)
+
+
+def _text(name: str) -> MetricText:
+    metric = name.partition("[")[0]
+    return METRIC_TEXTS.get(metric, MetricText(metric, ""))
 
 
 def _percent(share: float) -> str:

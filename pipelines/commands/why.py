@@ -13,6 +13,7 @@ from genmod.promotion import LedgerEntry, LedgerModel, Promotions
 from pipelines.commands.models import alias_text, state_of, when
 from pipelines.recipe.context import Context
 from pipelines.stages.champions import Champions
+from pipelines.stages.decision_words import occasion
 from pipelines.stages.decisions import decided, decisions_at
 from pipelines.stages.known_models import find_model, sibling
 from pipelines.stages.replaced import replaced_digests
@@ -74,6 +75,7 @@ def explain_version(context: Context, version: str) -> tuple[dict[str, Any], lis
         "decisions": [
             {"root": root, "digest": each.digest, **decided(each).model_dump(mode="json")}
             | {"checks": [check.model_dump() for check in _checks(each, root)]}
+            | occasion(each).model_dump(mode="json", include={"retrain", "fresh"})
             for root, each in decisions
         ],
         "ledger": [entry.model_dump(mode="json") for entry in entries],
@@ -122,7 +124,8 @@ def _decision_lines(promotions: Promotions, root: str, decision: Manifest) -> li
     checks = _checks(decision, root)
     lines += [f"  {check.outcome or 'rule'}: {check.reason or check.metric}" for check in checks]
     known = {check.reason for check in checks}
-    return lines + [f"  {reason}" for reason in content.reasons if reason not in known]
+    lines += [f"  {reason}" for reason in content.reasons if reason not in known]
+    return lines + [f"  {line}" for line in occasion(decision).lines()]
 
 
 def _checks(decision: Manifest, root: str) -> tuple[_Check, ...]:

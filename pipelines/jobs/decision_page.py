@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from genmod import storage
 from genmod.config import Config
-from genmod.evaluation.policy import PromoteConfig
+from genmod.evaluation.policy import CALLED_WORSE, PromoteConfig
 from genmod.interface.snapshot import ManifestSnapshot
 from genmod.manifest import Manifest
 from genmod.promotion import LedgerModel
@@ -71,6 +71,7 @@ class DecisionPageJob(Config):
                 false_promotion=policy.false_promotion,
                 familywise_error=policy.familywise_error,
                 one_decision=policy.error,
+                called_worse=CALLED_WORSE,
                 planned=policy.planned_decisions,
             ),
             candidate=_page(snapshot, "Candidate", self.candidate),

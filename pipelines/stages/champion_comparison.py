@@ -21,6 +21,7 @@ from pipelines.jobs.sampling import sample_models
 from pipelines.recipe.context import Context
 from pipelines.stages.bulk_stage import bulk_options
 from pipelines.stages.champion_evidence import check_champion, likelihoods_of_champion
+from pipelines.stages.champion_scores import scored_again
 from pipelines.stages.decisions import MeasuredChampion, champion_folder
 from pipelines.stages.evaluate import run_evaluation_jobs
 from pipelines.stages.known_models import sibling
@@ -43,17 +44,19 @@ def measure_champion(
     """
     folder = champion_folder(cycle, job.name, champion.digest)
     samples_root = _samples(context, cycle, job.name, champion, folder)
+    model_root = _champion_root(context, job.name, champion)
+    scores_root = scored_again(context, job, champion, model_root, folder)
     champion_job = job.model_copy(
         update={
             "samples_root": samples_root,
-            "scores_root": None,
+            "scores_root": scores_root,
             "unscored": "",
             "ood_root": None,
             "out_root": storage.join(folder, "evaluation"),
         }
     )
     comparison_job = _comparison(job, job.samples_root, samples_root, folder).model_copy(
-        update=_scores_of_both(context, job, champion)
+        update=_scores_of_both(context, job, champion, scores_root)
     )
     jobs = [champion_job, comparison_job, *_on_fresh_rows(cycle, comparison_job, folder)]
     _, (evaluation, comparison, *fresh) = run_evaluation_jobs(context, jobs)
@@ -63,24 +66,23 @@ def measure_champion(
         for job, manifest in zip(jobs[2:], fresh, strict=True)
         for gain in differences_from(manifest, job.out_root)
     ]
-    for gain in fresh_gains[:1]:
-        context.progress.log(
-            f"  {job.name}: on the newest test rows {gain.metric} gains {gain.gain:.3g} +- {gain.stderr:.2g}"
-        )
 
     def more(images: int) -> Sequence[MetricDifference]:
         drawn = _compare_more(context, cycle, job, champion, folder=folder, images=images)
         names = {gain.metric for gain in drawn}
         return [*drawn, *(gain for gain in gains if gain.metric not in names)]  # of likelihoods
 
-    metrics = metrics_from(evaluation.metadata), likelihoods_of_champion(context, champion)
-    champion_metrics = [each for part in metrics for each in part]
+    champion_metrics = [*metrics_from(evaluation.metadata)]
+    if scores_root is None:
+        champion_metrics += likelihoods_of_champion(context, champion)
     return MeasuredChampion(champion_metrics, gains, fresh_gains, more)
 
 
-def _scores_of_both(context: Context, job: EvaluationJob, champion: LedgerModel) -> dict[str, str]:
+def _scores_of_both(
+    context: Context, job: EvaluationJob, champion: LedgerModel, again: str | None
+) -> dict[str, str]:
     """Fields of a comparison: the scores by which both were evaluated; none if the champion has none now."""
-    root = sibling(_champion_root(context, job.name, champion), "scores")
+    root = again or sibling(_champion_root(context, job.name, champion), "scores")
     if job.scores_root is None or root is None:
         return {}
     scores = context.snapshot.load(Manifest, root, "scores")

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 
 from cluster.metrics import RECORDER
 from genmod import storage
-from genmod.config import fingerprint
+from genmod.config import as_json, fingerprint
 from genmod.documents import validate
 from genmod.errors import DataError
-from genmod.evaluation.differences import MetricDifference
+from genmod.evaluation.differences import MetricDifference, ReportedGain
 from genmod.evaluation.gate import Decision, decide
 from genmod.evaluation.inputs import checked_decision
 from genmod.evaluation.looks import count_decision
@@ -30,6 +30,7 @@ from genmod.metrics.protocol import MetricResult
 from genmod.promotion import LedgerModel, Promotions
 from pipelines.recipe.context import Context
 from pipelines.stages.champion_evidence import lacking_class, metrics_of_champion
+from pipelines.stages.decision_words import Retrained
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def decide_on(
     candidate: LedgerModel,
     promotions: Promotions,
     measure: MeasureChampion | None,
+    *,
+    retrained: Retrained | None = None,
 ) -> PublishedDecision:
     """The decision on a candidate that counts now; made and published if there is none.
 
@@ -115,6 +118,7 @@ def decide_on(
         candidate: the model, with its evaluation.
         promotions: the history of champions.
         measure: as for :func:`pipelines.stages.promote.promote`.
+        retrained: as for :func:`pipelines.stages.promote.promote`.
     """
     snapshot, champion, evaluation = context.snapshot, promotions.champion, candidate.evaluation
     assert evaluation is not None
@@ -135,7 +139,7 @@ def decide_on(
             return PublishedDecision(again, root, is_new=False)
     parents = {"model": candidate.digest, "evaluation": evaluation.digest}
     parents |= {"champion": champion.digest} if champion else {}
-    metadata = _decision_metadata(context, name, candidate, champion, measure)
+    metadata = _decision_metadata(context, name, candidate, champion, measure, retrained=retrained)
     manifest = Manifest(kind="decision", fingerprint=work, parents=parents, metadata=metadata)
     published = snapshot.add(root, publish(root, manifest, context.create))
     return PublishedDecision(checked_decision(published, root), root, is_new=True)
@@ -177,6 +181,8 @@ def _decision_metadata(
     candidate: LedgerModel,
     champion: LedgerModel | None,
     measure: MeasureChampion | None,
+    *,
+    retrained: Retrained | None,
 ) -> dict[str, Any]:
     """Decide; the metadata of the decision's manifest."""
     more: dict[str, Any] = {}
@@ -205,10 +211,11 @@ def _decision_metadata(
             count = partial(_count, context, name, candidate, champion, metrics)
             decision, more = _compare(context, name, metrics, measured, count)
             if measured.fresh:
-                more["fresh"] = [each.model_dump(mode="json") for each in measured.fresh]
+                more["fresh"] = [as_json(ReportedGain.of(each)) for each in measured.fresh]
     return {
         **decision.model_dump(mode="json"),
         **more,
+        **({"retrain": as_json(retrained)} if retrained else {}),
         "candidate": candidate.model_dump(mode="json"),
         "champion": champion.model_dump(mode="json") if champion else None,
     }

@@ -20,6 +20,7 @@ from pipelines.recipe.context import ALREADY_DONE, DONE, Context, Result
 from pipelines.recipe.selection import check_selected
 from pipelines.stages.champions import Champions
 from pipelines.stages.decision_pages import renew_pages, write_decision_page
+from pipelines.stages.decision_words import Retrained, occasion
 from pipelines.stages.decisions import (
     MeasureChampion,
     PublishedDecision,
@@ -45,7 +46,12 @@ class AppliedDecision:
     """URL of its page; empty if the page could not be made."""
 
 
-def promote(context: Context, name: str, measure: MeasureChampion | None = None) -> AppliedDecision:
+def promote(
+    context: Context,
+    name: str,
+    measure: MeasureChampion | None = None,
+    retrained: Retrained | None = None,
+) -> AppliedDecision:
     """Decide on a model of the recipe, publish the decision, and make the model the champion accordingly.
 
     Args:
@@ -53,6 +59,7 @@ def promote(context: Context, name: str, measure: MeasureChampion | None = None)
         name: of the model, the candidate.
         measure: returns the champion's metrics; those of the evaluation that it became champion by, if not
             given. Only called if a decision is made.
+        retrained: why the candidate was trained, if a retrain made it; stands in the decision.
 
     Raises:
         ConfigError: there is no evaluation, the champion was not evaluated by the same protocol, or MLflow's
@@ -65,7 +72,7 @@ def promote(context: Context, name: str, measure: MeasureChampion | None = None)
     worked = False
     for _ in range(_DECISIONS):
         promotions = champions.read()
-        decision = decide_on(context, name, candidate, promotions, measure)
+        decision = decide_on(context, name, candidate, promotions, measure, retrained=retrained)
         worked |= decision.is_new
         moved = _apply(champions, promotions, candidate, decision)
         if moved is not None:
@@ -198,9 +205,11 @@ def promote_result(
 
 
 def log_decision(context: Context, title: str, applied: AppliedDecision) -> None:
-    """Log whether a model becomes the champion, why, and where the page of the decision is."""
+    """Log whether a model becomes the champion, why, what newer rows say, and where the page is."""
     found = decided(applied.decision)
     outcome = "champion" if found.promote else "not promoted"
     context.progress.log(f"  {title}: {outcome}: {'; '.join(found.reasons)}")
+    for line in occasion(applied.decision).lines():
+        context.progress.log(f"  {title}: {line}")
     if applied.page:
         context.progress.log(f"  {title}: see {applied.page}")

@@ -34,9 +34,8 @@ from pipelines.stages.dataset_versions import (
     next_version,
     versions,
 )
-from pipelines.stages.decisions import (
-    find_decision,
-)
+from pipelines.stages.decision_words import Retrained
+from pipelines.stages.decisions import find_decision
 from pipelines.stages.drift import new_rows_reason
 from pipelines.stages.evaluate import (
     evaluate_models,
@@ -116,7 +115,7 @@ def _close_run(context: Context, status: RunStatus, metadata: Mapping[str, Any])
 def _run_cycle(context: Context, version: DatasetVersion, start_s: float) -> Result:
     """Train and evaluate the models of a version, and decide on them."""
     cycle = context.with_root(version.root)
-    reason = version.data.reason or "new rows"
+    reason = _retrained(version).reason
     context.progress.log(f"retrain: version {version.number}, {version.rows:,} images: {reason}")
     base = base_of(context)
     if version.data.replaces is not None:
@@ -132,10 +131,7 @@ def _run_cycle(context: Context, version: DatasetVersion, start_s: float) -> Res
             STEPS[step](cycle.with_models(models))
     jobs = [frozen_job(context, cycle, name) for name in cycle.models]
     evaluate_models(context, features_job(base), jobs)
-    applied = {
-        job.name: promote(cycle, job.name, partial(measure_champion, context, cycle, job))
-        for job in jobs
-    }
+    applied = {job.name: _decide(context, cycle, job, version) for job in jobs}
     result = promote_result(context, "retrain", applied, version.root, start_s)
     return result | {
         "version": version.number,
@@ -212,11 +208,26 @@ def frozen_job(context: Context, cycle: Context, name: str) -> EvaluationJob:
     return evaluation_job(cycle, name).model_copy(update=frozen)
 
 
-def _resume(context: Context, cycle: Context, name: str) -> AppliedDecision:
+def _decide(
+    context: Context, cycle: Context, job: EvaluationJob, version: DatasetVersion
+) -> AppliedDecision:
+    """Decide on a model of a version."""
+    measure = partial(measure_champion, context, cycle, job)
+    return promote(cycle, job.name, measure, _retrained(version) if version.number > 1 else None)
+
+
+def _retrained(version: DatasetVersion) -> Retrained:
+    """Why there is a version, as its decisions say it."""
+    return Retrained(version=version.number, reason=version.data.reason or "new rows")
+
+
+def _resume(
+    context: Context, cycle: Context, name: str, version: DatasetVersion
+) -> AppliedDecision:
     """Apply the decision of an interrupted cycle."""
     job = frozen_job(context, cycle, name)
     cycle.snapshot.require(Manifest, job.out_root, "evaluation", "evaluate")
-    return promote(cycle, name, partial(measure_champion, context, cycle, job))
+    return _decide(context, cycle, job, version)
 
 
 def _nothing_new(context: Context, start_s: float) -> Result:
@@ -224,7 +235,9 @@ def _nothing_new(context: Context, start_s: float) -> Result:
     newest = versions(context)[-1]
     cycle = context.with_root(newest.root)
     applied = {
-        name: _resume(context, cycle, name) for name in cycle.models if is_pending(cycle, name)
+        name: _resume(context, cycle, name, newest)
+        for name in cycle.models
+        if is_pending(cycle, name)
     }
     if any(each.is_new for each in applied.values()):
         result = promote_result(context, "retrain", applied, newest.root, start_s)

@@ -15,6 +15,8 @@ RULE = {
     "reason": "far",
 }
 COMPARED = RULE | {"outcome": "equal", "gain": 0.5, "stderr": 0.25, "low": 0.0, "high": 1.0}
+FRESH = {"metric": "fd[pca]", "gain": 1.0, "stderr": 1.0, "low": -1.0, "high": 3.0}
+FRESH |= {"outcome": "no difference"}
 DECISION = {"promote": False, "reasons": ["far"], "checks": [RULE, COMPARED], "number": 3}
 
 
@@ -22,6 +24,7 @@ def test_the_fields_of_a_decision():
     shown = shown_decision(DECISION | {"candidate": {}, "error": 0.1}, "x")
     assert shown.alarms == ("far",)
     assert [rule.interval is not None for rule in shown.checks] == [False, True]
+    assert shown_decision(DECISION | {"fresh": [FRESH]}, "x").fresh[0].high == 3.0
     older = {key: value for key, value in COMPARED.items() if key not in ("low", "high")}
     assert shown_decision(DECISION | {"checks": [older]}, "x").checks[0].interval is None
 
@@ -37,6 +40,8 @@ def test_the_fields_of_a_decision():
         ("checks", [COMPARED | {"stderr": -1.0}]),
         ("checks", [COMPARED | {"needed": 1e300}]),
         ("checks", [RULE] * 1001),
+        ("retrain", {"version": 0.5, "reason": "new rows"}),
+        ("fresh", [FRESH | {"stderr": -1.0}]),
     ],
 )
 def test_other_decisions_are_refused(field, value):

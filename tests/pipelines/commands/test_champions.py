@@ -13,6 +13,9 @@ from genmod.evaluation.differences import MetricDifference
 from genmod.manifest import Manifest, load_manifest, publish
 from genmod.metrics.protocol import Protocol
 from pipelines.cli import main
+from pipelines.stages.decision_words import Retrained
+from pipelines.stages.decisions import MeasuredChampion
+from pipelines.stages.promote import promote
 from tests.pipelines.stages.champion_world import World, add_model, metric
 
 
@@ -23,8 +26,6 @@ def world(tmp_path):
     world.digests = [world.add(1, 20), world.add(2, 10), world.add(3, 9.8)]
     for number in (1, 2, 3):
         storage.write_bytes(f"{world.at(number)}/x", b"")
-    from pipelines.stages.promote import promote
-
     for number in (1, 2, 3):
         with world.command(number) as context:
             promote(context, "vae")
@@ -167,6 +168,31 @@ def test_why(world, capsys):
     assert "no entry of the promotion ledger concerns it" in text
     assert "no version 'abcdef01'" in run(world, capsys, "why", "abcdef01", code=2)
     assert "no version '3'" in run(world, capsys, "why", "3", code=2)
+
+
+def test_why_names_the_reason_of_a_retrain_and_the_newest_test_rows(world, capsys):
+    fourth = world.add(4, 9)
+    gain = MetricDifference(
+        metric="fd[pca@1a2b3c4d]",
+        better="lower",
+        gain=1,
+        stderr=2,
+        freedom=9,
+        paired=True,
+        rows=100,
+    )
+    measured = MeasuredChampion((metric("fd", 10),), (gain,), (gain,))
+    with world.command(4) as context:
+        promote(context, "vae", lambda _: measured, Retrained(version=4, reason="new rows"))
+    values, text = run(world, capsys, "why", fourth)
+    assert "  retrained as version 4 of the dataset: new rows" in text
+    assert (
+        "  on the test rows of version 4, which decide nothing: fd[pca@1a2b3c4d]: no difference beyond "
+        "the noise; gain 1 with standard error 2" in text
+    )
+    (decision,) = values["decisions"]
+    assert decision["retrain"] == {"version": 4, "reason": "new rows"}
+    assert decision["fresh"][0]["outcome"] == "no difference"
 
 
 def test_compare(world, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +12,7 @@ from genmod import storage
 from genmod.evaluation.differences import MetricDifference
 from genmod.manifest import Manifest, load_manifest, publish
 from pipelines.commands.champion_actions import ChampionAction, change_champions
+from pipelines.stages.decision_words import Retrained, occasion
 from pipelines.stages.decisions import MeasuredChampion, champion_folder
 from pipelines.stages.promote import promote, promote_result
 from tests.pipelines.stages.champion_world import World, metric
@@ -42,10 +44,10 @@ def world(tmp_path):
     return World(tmp_path, str(tmp_path / "root"), "{enabled: false}")
 
 
-def decide(world, number, measure=None):
+def decide(world, number, measure=None, retrained=None):
     """Decide on a version; where its page is."""
     with world.command(number) as context:
-        return promote(context, "vae", measure).page
+        return promote(context, "vae", measure, retrained).page
 
 
 def page(url):
@@ -76,6 +78,8 @@ def test_a_page_says_what_was_decided_why_and_what_became_of_it(world):
     assert "better by more than 1; gain 10 with standard error 0.5" in text
     assert "One decision at most 0.05 %" in text
     assert "All planned decisions at most 5 %" in text
+    assert "Equal candidates called worse at most 5 %" in text
+    assert "Retrained" not in text
     assert "number 1 of 100 planned with these reference rows; 99 are left" in text
     assert "the monitors of the training reported nothing" in text
     for number, outcome in ((3, "is not promoted"), (4, "is not promoted")):
@@ -87,6 +91,41 @@ def test_a_page_says_what_was_decided_why_and_what_became_of_it(world):
         )
     assert "97 are left" in text
     assert "During training : at 9,000 images: coverage fell" in text
+
+
+def test_a_page_has_the_reason_of_the_retrain_and_both_tests(world):
+    world.add(1, 20, shown={})
+    world.add(2, 10, shown={})
+    decide(world, 1)
+    fresh = [
+        MetricDifference(metric=name, better="lower", gain=gain, stderr=0.5, freedom=9, rows=100)
+        for name, gain in (("kid[pca@1a2b3c4d]", 0.25), ("fd[pca@1a2b3c4d]", -4.0))
+    ]
+    measure = paired(10, 0.5)
+    retrained = Retrained(version=2, reason="20 rows of version 1 were <b>removed</b>")
+    url = decide(
+        world, 2, lambda champion: replace(measure(champion), fresh=fresh), retrained=retrained
+    )
+    text = page(url).text
+    assert (
+        "Why Retrained as version 2 of the dataset: 20 rows of version 1 were <b>removed</b>."
+        in text
+    )
+    assert "by the test rows of version 2 of the dataset. They decide nothing" in text
+    # Student's t with 9 degrees of freedom: 2.2622
+    ruled, other = (
+        r"fd\[pca@1a2b3c4d\] 10\.00 ± 0\.500 better -4\.00 ± 0\.500 -5\.13 … -2\.87 worse",
+        r"kid\[pca@1a2b3c4d\] no rule 0\.250 ± 0\.500 -0\.881 … 1\.38 no difference",
+    )
+    assert re.search(f"{ruled}.*{other}", text), "the metric that has a rule comes first"
+    assert "newest" not in page(decide(world, 1)).text
+    decision = load_manifest(Manifest, f"{world.at(2)}/decision/vae", "decision")
+    assert decision.metadata["retrain"] == retrained.model_dump()
+    assert occasion(decision).lines() == [
+        "retrained as version 2 of the dataset: 20 rows of version 1 were <b>removed</b>",
+        "on the test rows of version 2, which decide nothing: fd[pca@1a2b3c4d]: worse; gain -4 with "
+        "standard error 0.5",
+    ]
 
 
 def test_a_rule_has_its_gain_its_margins_and_its_interval(world):

@@ -20,8 +20,11 @@ from PIL import Image
 from genmod.data.sharding.plan import make_plan
 from genmod.data.sharding.previous_version import load_previous_version
 from genmod.errors import ConfigError
+from genmod.evaluation.comparison import differences_from
+from genmod.evaluation.images import split_digest
 from genmod.evaluation.measure import metrics_from
 from genmod.manifest import DatasetManifest, Manifest, load_manifest
+from genmod.metrics.protocol import MetricValue
 from genmod.promotion import Ledger
 from pipelines.commands.plan import plan
 from pipelines.commands.verify import verify
@@ -56,7 +59,7 @@ train:
   validate_every_nimg: null
   grid_every_nimg: null
 sample: {{count: 120, shard_rows: 60}}
-score: {{max_rows: 50}}
+score: {{split: test, max_rows: 50}}
 evaluate:
   images: 100
   memorisation_calibration: 100
@@ -254,6 +257,9 @@ def _check_version(root: Path, version_root: Path) -> None:
         assert manifest is not None
         values = [reading.value for reading in metrics_from(manifest.metadata)]
         protocols.append({value.protocol.metric: value.protocol for value in values})
+        assert (
+            protocols[-1].pop("bits_per_dim").n_real > 0
+        )  # of rows that are drawn from each version
     # Each model's samples are compared with all rows that it was trained on.
     copies = [{name: each.pop(name) for name in ("memorisation", "leakage")} for each in protocols]
     assert protocols[0] == protocols[1]
@@ -261,12 +267,16 @@ def _check_version(root: Path, version_root: Path) -> None:
     assert trained == [manifest.rows("train") for manifest in (old, new)]
 
 
-def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_session, place):
+def test_a_champion_of_another_protocol_or_other_test_rows_is_evaluated_again_and_may_stay(
+    ray_session, place
+):
     recipe, root = place
     before = _champion(recipe)
     add_images(root.parent / "images", 1100, 1300)
     changes = (
         "sample.count=90",
+        "retrain.reference_version=2",
+        "promote.rules.bits_per_dim={max_regression: 1000}",
         "promote.improvements=1",
         "promote.rules.fd.improve_by=0",
         "promote.max_images=150",
@@ -274,28 +284,58 @@ def test_a_champion_of_another_protocol_is_evaluated_again_and_may_stay(ray_sess
     result = _do(recipe, retrain.stage, *changes)
     assert (result["status"], result["version"]) == (DONE, 3)
     version_root = root / "retrain" / "v0003"
-    for folder in (
-        version_root / "evaluation" / "vae",
-        version_root / "champion" / "vae" / before.digest[:16] / "evaluation",
-    ):
+    again = version_root / "champion" / "vae" / before.digest[:16]
+    adopted = load_manifest(DatasetManifest, str(root / "retrain" / "v0002" / "data"), "dataset")
+    assert adopted is not None
+    likelihoods = []
+    for folder in version_root / "evaluation" / "vae", again / "evaluation":
         manifest = load_manifest(Manifest, str(folder), "evaluation")
         assert manifest is not None
         assert manifest.metadata["samples"]["rows"] == 90
+        assert manifest.metadata["reference"]["digest"] == split_digest(adopted, "test")
+        values = [each.value for each in metrics_from(manifest.metadata)]
+        likelihoods += [each for each in values if each.protocol.metric == "bits_per_dim"]
+    _check_likelihoods(root, again, likelihoods)
     assert result["decisions"]["vae"]["promote"] is False
     # Both models were sampled again with more images; the dataset that is published is as it was.
-    again = version_root / "champion" / "vae" / before.digest[:16] / "images-150"
+    again = again / "images-150"
     for side in ("candidate", "champion"):
         samples = load_manifest(DatasetManifest, str(again / side / "samples"), "dataset")
         assert samples is not None
         assert samples.rows("train") == 150
     published = load_manifest(Manifest, str(version_root / "decision" / "vae"), "decision")
     assert published is not None
-    assert (published.metadata["images"], published.metadata["number"]) == (150, 3)
+    decided = published.metadata["images"], published.metadata["number"]
+    assert decided == (150, 2), "the adopted rows have a count of their own"
     (fresh,) = [gain for gain in published.metadata["fresh"] if gain["metric"].startswith("fd[")]
-    assert fresh["paired"], "the gain on the test rows of version 3"
+    assert fresh["outcome"] in ("better", "worse", "no difference"), "on the test rows of version 3"
+    assert fresh["rows"] == 90
+    assert published.metadata["retrain"] == {"version": 3, "reason": "new rows"}
     with pytest.raises(ConfigError, match="reference_version=9: the dataset has versions 1 to 3"):
         _do(recipe, retrain.stage, "retrain.reference_version=9")
     assert _champion(recipe) == before
+
+
+def _check_likelihoods(root: Path, again: Path, likelihoods: list[MetricValue]) -> None:
+    """Check that the champion was scored again, and that its likelihood is compared row by row."""
+    candidate, champion = likelihoods
+    assert candidate.protocol == champion.protocol
+    old = load_manifest(
+        Manifest, str(root / "retrain" / "v0002" / "evaluation" / "vae"), "evaluation"
+    )
+    assert old is not None
+    (own,) = (
+        each.value
+        for each in metrics_from(old.metadata)
+        if each.value.protocol.metric == "bits_per_dim"
+    )
+    assert own.protocol != champion.protocol, "by which it became the champion"
+    comparison = load_manifest(Manifest, str(again / "comparison"), "comparison")
+    assert comparison is not None
+    gains = differences_from(comparison, str(again))
+    (gain,) = [each for each in gains if each.metric.startswith("bits_per_dim[")]
+    assert (gain.paired, gain.rows) == (True, champion.protocol.n_real)
+    assert gain.gain == pytest.approx(champion.value - candidate.value)
 
 
 def test_removed_rows_are_left_out_and_what_was_made_of_them_is_listed(ray_session, place):
