@@ -7,14 +7,14 @@ five minutes on one core. It must be run when a metric or a candidate changes.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from genmod.config import Config
 from genmod.errors import ConfigError
-from genmod.evaluation.policy import PromoteConfig, default_rules
+from genmod.evaluation.policy import PromoteConfig, Rule, default_rules
 from genmod.metrics.protocol import MetricResult
 from genmod.selftest.gate import Case, build_bench, check_case, digit_parts, gate_cases
 from genmod.selftest.sabotage import OF_LABELS, SHOWN_BY_LABELS
@@ -67,6 +67,46 @@ def let_through(policy: PromoteConfig, *, labelled: bool = True) -> list[Case]:
         for case in recorded.cases
         if case.expected in wrong and check_case(policy, case, recorded.champion).decision.promote
     ]
+
+
+def loosened(policy: PromoteConfig) -> list[str]:
+    """The settings with which a policy promotes more easily than the default one: key and both values.
+
+    They are choices, so they are no error: the stated error rates and margins hold. Margins of a rule are
+    compared if both are relative, or neither is; without a margin, any loss is tolerated.
+    """
+    default = PromoteConfig()
+    found = [
+        (f"promote.{key}", getattr(policy, key), getattr(default, key))
+        for key in ("false_promotion", "familywise_error")
+        if getattr(policy, key) > getattr(default, key)
+    ]
+    if policy.improvements < default.improvements:
+        found.append(("promote.improvements", policy.improvements, default.improvements))
+    for name, rule in policy.rules.items():
+        usual = default.rules.get(name.partition("[")[0])
+        key = f"promote.rules.{name}"
+        if rule.improve_by == 0:
+            found.append((f"{key}.improve_by", 0, usual.improve_by if usual else "none"))
+        if usual is not None:
+            found += [(f"{key}.{field}", *values) for field, values in _wider(rule, usual)]
+    return [
+        f"{key}={'null' if value is None else f'{value:g}'} (default {usual})"
+        for key, value, usual in found
+    ]
+
+
+def _wider(rule: Rule, usual: Rule) -> Iterator[tuple[str, tuple[float | None, float | None]]]:
+    """The fields of a rule that allow more than those of the default rule, with both values."""
+    same_unit = rule.relative == usual.relative
+    gain, least = rule.improve_by, usual.improve_by
+    if gain and least is not None and same_unit and gain < least:
+        yield "improve_by", (gain, least)
+    for field in "max_regression", "max_relative_position", "limit":
+        value, most = getattr(rule, field), getattr(usual, field)
+        comparable = same_unit or field != "max_regression"
+        if most is not None and (value is None or (comparable and value > most)):
+            yield field, (value, most)
 
 
 def check_policy(policy: PromoteConfig, *, labelled: bool = True) -> None:

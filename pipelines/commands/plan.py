@@ -16,11 +16,10 @@ from genmod.generation.request import resolve_request, size_bytes_at_most
 from genmod.interface.model import GenerativeModel
 from genmod.manifest import SPLITS, DatasetManifest, Manifest
 from genmod.manifest.class_match import Classes, match_classes
-from genmod.selftest.recorded import check_policy
 from pipelines.commands.expected_times import sampling_time, scoring_time, training_time
 from pipelines.commands.probes import Measured, TimeProbe, measure_all
 from pipelines.jobs.score_plan import ROW_BYTES_AT_MOST
-from pipelines.recipe.checks import Data, check_recipe, check_rules
+from pipelines.recipe.checks import Data, check_recipe, check_rules, refuse_bad_policy
 from pipelines.recipe.context import Context
 from pipelines.recipe.selection import check_scorable, is_scorable
 from pipelines.stages.dataset_versions import is_sharded, next_version
@@ -78,7 +77,7 @@ def plan(stage: str, context: Context) -> list[Step]:
     if "promote" in stages:
         check_rules(context, deciding or data)
     if stage == "promote":
-        check_policy(context.recipe.promote, labelled=data.spec.classes > 0)
+        refuse_bad_policy(context, data)
     if stage == "score" and not any(is_scorable(context, name) for name in models):
         check_scorable(context, context.models[0])  # raises the reason
     steps: list[_Planned] = [(first, None)] if "shard" in stages else []

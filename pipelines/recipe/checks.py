@@ -19,6 +19,7 @@ from genmod.interface.registry import ModelConfig, family
 from genmod.manifest import SPLITS, DatasetManifest, ImageSpec, Manifest
 from genmod.metrics.onnx_file import check_onnx, read_onnx
 from genmod.metrics.onnx_net import require_runtime
+from genmod.selftest import recorded
 from genmod.training.job import check_rows
 from pipelines.recipe.context import Context, model_config
 from pipelines.recipe.selection import is_scorable
@@ -212,3 +213,15 @@ def planned_model(context: Context, name: str, data: Data) -> GenerativeModel:
     stats = DataStats(mean=(0.0,) * channels, std=(0.5,) * channels)
     config = ModelConfig(family=entry.family, net=entry.net, spec=data.spec, stats=stats)
     return config.build(context.recipe.seed)
+
+
+def refuse_bad_policy(context: Context, data: Data) -> None:
+    """Check the policy by the candidates of the self-test; log what is looser than the default.
+
+    Raises:
+        ConfigError: it promotes a candidate that it must refuse.
+    """
+    policy = context.recipe.promote
+    recorded.check_policy(policy, labelled=data.spec.classes > 0)
+    if found := recorded.loosened(policy):
+        context.progress.log(f"  warning: looser than the default rules: {'; '.join(found)}")

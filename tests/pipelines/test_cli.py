@@ -125,7 +125,10 @@ def test_run_refuses_errors_of_later_stages_first(folder, capsys, words, change,
 
 def test_a_dry_run_names_the_candidates_that_a_loose_policy_promotes(folder, capsys):
     assert command(folder, "promote", "--dry-run") == 0
-    capsys.readouterr()
+    assert "looser" not in capsys.readouterr().err
+    assert command(folder, "promote", "--dry-run", "--set", "promote.false_promotion=0.5") == 0
+    warning = "warning: looser than the default rules: promote.false_promotion=0.5 (default 0.01)"
+    assert warning in capsys.readouterr().err
     loose = "promote.rules={fd: {improve_by: 0.05}}"
     assert command(folder, "promote", "--dry-run", "--set", loose) == 2
     error = capsys.readouterr().err

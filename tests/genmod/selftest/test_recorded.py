@@ -7,7 +7,7 @@ import pytest
 from genmod.errors import ConfigError
 from genmod.evaluation.policy import PromoteConfig, Rule, default_rules
 from genmod.selftest.gate import check_case
-from genmod.selftest.recorded import check_policy, let_through, recorded_cases
+from genmod.selftest.recorded import check_policy, let_through, loosened, recorded_cases
 
 COPIES = {"training images", "training images with noise", "one training image among 1,000"}
 
@@ -79,3 +79,34 @@ def test_an_equal_candidate_may_pass_only_if_no_gain_is_required():
     )
     always = loose.model_copy(update={"improvements": 0})
     assert "an equal model" not in names(always)
+
+
+def test_looser_error_rates_and_margins_are_named_with_their_keys():
+    assert loosened(PromoteConfig()) == []
+    stricter = {"fd": Rule(improve_by=0.1, max_regression=0.01, relative=True, limit=1)}
+    stricter["fd"] = stricter["fd"].model_copy(update={"max_relative_position": 0.3})
+    assert loosened(PromoteConfig(rules=stricter, false_promotion=0.001)) == []
+    rates = PromoteConfig(false_promotion=0.5, familywise_error=0.2, improvements=0)
+    assert loosened(rates) == [
+        "promote.false_promotion=0.5 (default 0.01)",
+        "promote.familywise_error=0.2 (default 0.05)",
+        "promote.improvements=0 (default 1)",
+    ]
+    rules = {
+        "fd": Rule(improve_by=0, max_regression=0.2, relative=True),
+        "coverage": Rule(improve_by=0.01, max_relative_position=0.9),
+        "memorisation[pca]": Rule(limit=0.01),
+        "kid": Rule(improve_by=0),
+    }
+    assert loosened(PromoteConfig(rules=rules)) == [
+        "promote.rules.fd.improve_by=0 (default 0.05)",
+        "promote.rules.fd.max_regression=0.2 (default 0.05)",
+        "promote.rules.fd.max_relative_position=null (default 0.5)",
+        "promote.rules.coverage.improve_by=0.01 (default 0.03)",
+        "promote.rules.coverage.max_regression=null (default 0.05)",
+        "promote.rules.coverage.max_relative_position=0.9 (default 0.7)",
+        "promote.rules.memorisation[pca].limit=0.01 (default 0.0)",
+        "promote.rules.kid.improve_by=0 (default none)",
+    ]
+    absolute = {"fd": Rule(improve_by=0.01, max_regression=1, max_relative_position=0.5)}
+    assert loosened(PromoteConfig(rules=absolute)) == [], "margins of another unit"
