@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from genmod import storage
 from genmod.errors import DataError
 from genmod.lease import Busy, LeaseHolder, LeaseLost, acquire
+from genmod.lease import lease as leases
 from genmod.lease.entries import LeaseEntry, LeaseLog
 from tests.genmod.lease.workers import MANY, Worker
 from tests.processes import TIMEOUT_S
@@ -82,6 +84,32 @@ def test_a_killed_holder_of_another_machine_is_replaced_within_twice_the_lease(s
     second = start()
     assert second.answer() == "took 2"
     assert LEASE_S <= time.monotonic() - start_s < 2 * LEASE_S + SLACK_S
+
+
+@pytest.mark.parametrize("lease_s", [1.0, 60.0, 600.0])
+@pytest.mark.parametrize("answer_share", [0.0, 0.1])
+def test_the_lease_of_a_killed_holder_is_taken_after_it_and_within_twice_its_time(
+    tmp_path, monkeypatch, lease_s, answer_share
+):
+    """On a clock on which only pauses, and answers of the store, take time.
+
+    ``answer_share``: time of a look at the log, as a share of the lease.
+    """
+    root, clock_s = str(tmp_path), [1e6]
+
+    def pause(seconds):
+        clock_s[0] += seconds
+
+    def now():
+        pause(answer_share * lease_s)
+        return clock_s[0]
+
+    log = LeaseLog(storage.join(root, "leases", "work"))
+    assert log.append(1, forged(lease_s=lease_s))  # and no heartbeat follows
+    monkeypatch.setattr(leases, "time", SimpleNamespace(sleep=pause))
+    with acquire(root, "work", lease_s, now=now) as lease:
+        assert lease.number == 2
+        assert lease_s <= clock_s[0] - 1e6 < 2 * lease_s
 
 
 def test_a_killed_holder_of_this_machine_is_replaced_at_once(tmp_path):
