@@ -14,6 +14,7 @@ from cluster.compat import JOB_VARIABLE
 from cluster.metrics import RECORDER
 from genmod.errors import GenmodError, sanitize
 from pipelines.recipe.context import Context, Result
+from pipelines.tracking.redact import redact
 
 _CHARS = 500
 """Characters of a text in the report."""
@@ -103,4 +104,4 @@ def _outcome(result: Result) -> dict[str, Any]:
 
 
 def _short(text: str) -> str:
-    return sanitize(text[:_CHARS])
+    return sanitize(redact(text)[:_CHARS])  # first: the start of a cut credential is one too

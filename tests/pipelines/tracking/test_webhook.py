@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -178,6 +179,42 @@ def test_what_was_not_accepted_is_sent_by_a_replay_once(receiver, tmp_path, capl
     count = len(receiver.received)
     assert main(words) == 0
     assert len(receiver.received) == count
+
+
+@pytest.mark.parametrize("before", [0, 490])
+def test_a_planted_secret_is_in_no_body_and_no_spool(
+    receiver, tmp_path, monkeypatch, caplog, before
+):
+    """``before``: characters in front of it, so that the report's text may end within it."""
+    planted = {"AWS_SECRET_ACCESS_KEY": 'pl4nted/"aws"-key', "SERVICE_TOKEN": "pl4nted-token-0123"}
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    texts = [*planted.values(), "http://me:pl4nted-word@host/x", SECRET]
+    long = ["x" * before + text for text in texts]
+    result = RESULT | {
+        "output": texts[2],
+        "reason": " ".join(texts),
+        "decisions": {"vae": {"promote": True, "reasons": long}},
+        "champions": {"vae": {"text": long[0]}},
+    }
+    receiver.statuses = [503] * 8
+    context = context_of(receiver, tmp_path)
+    with caplog.at_level(logging.WARNING, "genmod"):
+        reported(context, "retrain", lambda: result)
+        for text in long:
+            with pytest.raises(DataError):
+                reported(context, "train", partial(_fail, text))
+        context.close()
+    (spool,) = tmp_path.rglob("*.jsonl")
+    assert len(receiver.received) == 4 * 2 + len(long) - 1
+    assert spool.read_text().count('"delivery"') >= 1 + len(long)
+    for text in [spool.read_text(), caplog.text, *(body.decode() for _, body in receiver.received)]:
+        assert "pl4nted" not in text
+    assert "***" in receiver.bodies()[0]["run"]["reason"]
+
+
+def _fail(text):
+    raise DataError(text)
 
 
 def test_a_redirect_is_not_followed_and_a_refusal_not_repeated(receiver):
