@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import torch
 import typer
 
 from cluster.code_version import code_digest
@@ -19,6 +20,7 @@ from pipelines.cli.app import app
 from pipelines.commands.champion_actions import CHAMPION_ACTIONS
 from pipelines.commands.selftest import SUBJECTS
 from pipelines.stages.table import STAGE_FUNCTIONS
+from tests.onnx_files import pooled_conv
 
 
 @pytest.fixture
@@ -55,6 +57,14 @@ def command(folder, *words):
         (("train", "--model", "smal"), "did you mean 'small'?"),
         (("score", "--model", "game"), "density"),
         (("shard", "--set", "root=/proc/none"), "/proc/none"),
+        (
+            ("promote", "--set", "promote.rules.fd.improve_by=-0.05"),
+            "promote.rules.fd.improve_by is -0.05: input should be greater",
+        ),
+        (
+            ("retrain", "--set", "promote.rules.fd={max_regression: -0.05}"),
+            "promote.rules.fd.max_regression is -0.05: input should be greater",
+        ),
     ],
 )
 def test_errors_of_the_user_are_one_line_and_exit_2(folder, capsys, words, expected):
@@ -120,6 +130,20 @@ def test_run_refuses_errors_of_later_stages_first(folder, capsys, words, change,
     assert command(folder, *words, "--set", change) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("genmod: error: ")]
     assert expected in line
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("run",), ("run", "--dry-run"), ("evaluate", "--dry-run")])
+def test_weights_of_another_digest_are_one_line_and_exit_2(folder, capsys, words):
+    weights = pooled_conv(torch.ones(6, 3, 3, 3))
+    (folder / "net.onnx").write_bytes(weights)
+    net = f"{{file: {folder}/net.onnx, sha256: '{'0' * 64}', size: 8}}"
+    change = f"evaluate.features={{kind: onnx, onnx: {net}}}"
+    assert command(folder, *words, "--set", change) == 2
+    err = capsys.readouterr().err
+    (line,) = [each for each in err.splitlines() if each.startswith("genmod: error: ")]
+    assert f"weights of another digest: sha256 {storage.sha256(weights)}" in line
+    assert "Traceback" not in err
     assert not (folder / "out").exists()
 
 

@@ -153,6 +153,21 @@ def test_a_store_without_create_if_absent(world, capsys, monkeypatch):
     assert "does not enforce create-if-absent" in line
 
 
+def test_likelihoods_of_two_kinds_are_one_line_and_exit_2(tmp_path, capsys):
+    world = World(tmp_path, str(tmp_path / "root"), "{enabled: false}")
+    for number, kind in ((1, "lower_bound by iwae"), (2, "exact by flow")):
+        add_model(world.at(number), f"version {number}", 10, likelihood=kind)
+    with world.command(2) as context:
+        promote(context, "vae")
+    rules = "promote.rules={bits_per_dim: {improve_by: 0.1}}"
+    line = run(world, capsys, "promote", "--set", rules, code=2)
+    assert "likelihoods of two kinds: " in line
+    assert "lower_bound by iwae" in line
+    assert "exact by flow" in line
+    assert "remove promote.rules.bits_per_dim" in line
+    assert world.entries() == ["promotion-000001.json"]
+
+
 def test_why(world, capsys):
     first, second, third = world.digests
     values, text = run(world, capsys, "why", second[:8])

@@ -14,7 +14,7 @@ from genmod.data.format.image_grid import grid, pixel_scale, png
 from genmod.evaluation.images import uniform_noise
 from genmod.lease import Lease
 from genmod.manifest import FileEntry, ImageSpec, Manifest, publish, write_file
-from genmod.metrics.protocol import Interval, MetricResult, MetricValue, Protocol
+from genmod.metrics.protocol import LIKELIHOOD, Interval, MetricResult, MetricValue, Protocol
 from pipelines.recipe.context import Context
 from pipelines.recipe.recipe import load_recipe
 from tests.processes import TIMEOUT_S
@@ -83,7 +83,9 @@ def _picture(name: str) -> bytes:
     return png(grid(uniform_noise(10 * rows, spec, seed=rows).pixels_NCHW, 10, pixel_scale(spec)))
 
 
-def metric(name: str, value: float, samples: int = 100) -> MetricResult:
+def metric(
+    name: str, value: float, samples: int = 100, settings: Mapping[str, str] | None = None
+) -> MetricResult:
     """A metric with an interval of 0.1 to either side."""
     protocol = Protocol(
         metric=name,
@@ -93,6 +95,7 @@ def metric(name: str, value: float, samples: int = 100) -> MetricResult:
         reference_split="test",
         n_real=100,
         n_fake=samples,
+        settings=dict(settings or {}),
     )
     interval = Interval(low=value - 0.1, high=value + 0.1, method="normal")
     measured = MetricValue.of(protocol, value, interval)
@@ -105,6 +108,7 @@ def add_model(
     fd: float,
     samples: int = 100,
     shown: Mapping[str, Any] | None = None,
+    likelihood: str = "",
 ) -> str:
     """Publish a model and its evaluation below a root; the model's digest.
 
@@ -114,6 +118,7 @@ def add_model(
         fd: Fréchet distance.
         samples: that it was measured with.
         shown: if given, both have what pages show; changes of :data:`SHOWN`.
+        likelihood: kind of its likelihood.
     """
     folder, evaluation = f"{root}/models/vae", f"{root}/evaluation/vae"
     files = [
@@ -133,8 +138,10 @@ def add_model(
         kind="model", fingerprint=work, parents=parents, files=tuple(files), metadata=facts
     )
     model = publish(folder, manifest)
-    values = {"fd": fd, "kid": fd / 100, "bits_per_dim": fd / 4}
+    values = {"fd": fd, "kid": fd / 100}
     metrics = [metric(name, value, samples) for name, value in values.items()]
+    settings = {LIKELIHOOD: likelihood} if likelihood else {}
+    metrics.append(metric("bits_per_dim", fd / 4, samples, settings))
     metadata = {
         **facts,
         "model": "vae",
