@@ -85,12 +85,16 @@ def tracker_of(uri, root):
     return Tracker(TrackingConfig(uri=uri), root)
 
 
-def log_run(tracker, root, fingerprint):
-    """Log a run, with records of every kind, and the run that it is a part of."""
+def log_run(tracker, root, fingerprint, at_point=lambda nimg: None):
+    """Log a run, with records of every kind, and the run that it is a part of.
+
+    ``at_point`` is called after each point.
+    """
     tracker.parent = parent = tracker.run("retrain", "all", f"{fingerprint}-parent", {}, {})
     run = tracker.run("train", "vae", fingerprint, {"lr": 0.1, "b": [1]}, INPUTS)
     for nimg in range(1, POINTS + 1):
         run.log_metrics({"loss": 1 / nimg, "fd[cls]": float("nan")}, nimg)
+        at_point(nimg)
     run.catch_up(POINTS + 2, lambda after: [(n, {"loss": 0.0}) for n in (after + 1, after + 2)])
     run.log_artifact(f"{root}/model/grid.png", "grids")
     digest = load_manifest(Manifest, f"{root}/model", "model").digest
@@ -234,6 +238,37 @@ def test_a_server_whose_disk_is_full(server, root, expected):
     summary = replayed(server.endpoint, root)
     assert (summary.spools, summary.problems) == (1, [])
     assert content(server, fingerprint) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_back", [False, True])
+def test_a_server_that_is_killed_while_a_command_logs_and_started_again(
+    server, root, expected, is_back
+):
+    """``is_back``: it is started again before the command ends, else before the replay."""
+    fingerprint = uuid.uuid4().hex
+    tracker = tracker_of(server.endpoint, root)
+
+    def kill(nimg):
+        if nimg == POINTS // 4:
+            tracker.query(lambda client: None)  # all points so far have arrived
+        if nimg == POINTS // 2:  # those after them are on their way
+            server.kill()
+
+    try:
+        log_run(tracker, root, fingerprint, kill)
+        if not is_back:
+            assert not tracker.close(5)
+    finally:
+        server.start()
+    if is_back:
+        assert tracker.close(TIMEOUT_S)
+        assert os.listdir(root) == ["model"]
+    else:
+        summary = replayed(server.endpoint, root)
+        assert (summary.spools, summary.problems, summary.obsolete) == (1, [], [])
+    assert content(server, fingerprint) == expected
+    assert replayed(server.endpoint, root) == ReplaySummary()
 
 
 @pytest.mark.slow
