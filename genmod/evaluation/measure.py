@@ -11,11 +11,13 @@ from typing import Any, cast
 
 from pydantic import RootModel
 
+from genmod import storage
+from genmod.config import fingerprint
 from genmod.documents import validate
 from genmod.errors import sanitize
 from genmod.evaluation.images import Images, uniform_noise
 from genmod.evaluation.meter import Meter, Reference
-from genmod.evaluation.shares import equal_shares
+from genmod.evaluation.shares import Compared, equal_shares
 from genmod.evaluation.utility import utility
 from genmod.metrics.protocol import Better, MetricResult, MetricValue
 
@@ -88,8 +90,53 @@ def _without_position(entry: Any) -> Any:
     return {key: value for key, value in fields.items() if key != "relative_position"}
 
 
+class Baselines:
+    """Measurements that sets of samples with the same labels share: of real images, and of noise.
+
+    They are measured for the first set, and again for one that is compared with other images.
+    """
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._found: tuple[Meter, dict[str, MetricValue], dict[str, MetricValue]] | None = None
+
+    def of(
+        self, same: Compared, reference: Reference
+    ) -> tuple[Meter, dict[str, MetricValue], dict[str, MetricValue]]:
+        """The meter of the reference, floors and ceilings."""
+        labels = same.samples.labels_N if same.classes else None
+        parts = [same.real, same.train, Images(same.samples.pixels_NCHW[:0], labels)]
+        key = fingerprint([_digest(each) for each in parts], len(same.samples), same.classes)
+        if self._found is None or key != self._key:
+            self._key, self._found = key, _baselines(same, reference)
+        return self._found
+
+
+def _digest(images: Images) -> str:
+    """Of pixels and labels."""
+    labels = b"" if images.labels_N is None else images.labels_N.numpy().tobytes()
+    return storage.sha256(images.pixels_NCHW.contiguous().numpy().tobytes() + labels)
+
+
+def _baselines(
+    same: Compared, reference: Reference
+) -> tuple[Meter, dict[str, MetricValue], dict[str, MetricValue]]:
+    """Meter, floors and ceilings."""
+    noise = uniform_noise(len(same.samples), reference.extractor.config.spec, reference.seed)
+    if same.classes:
+        noise = Images(noise.pixels_NCHW, same.samples.labels_N)
+    meter = Meter(reference, same.real, same.classes)
+    floors = meter.measure(same.train) | meter.repeats(same.train)
+    if "label_accuracy" in floors:
+        floors["label_accuracy"] = meter.label_accuracy(same.real, meter.real)
+    return meter, floors, meter.measure(noise)
+
+
 def evaluate_samples(
-    samples: Images, reference: Reference, others: Sequence[MetricValue] = ()
+    samples: Images,
+    reference: Reference,
+    others: Sequence[MetricValue] = (),
+    baselines: Baselines | None = None,
 ) -> Evaluation:
     """All metrics of samples, and others that were measured elsewhere: of copies and of likelihoods.
 
@@ -98,6 +145,12 @@ def evaluate_samples(
     protocol of the samples. Only the floor of ``label_accuracy`` is measured on the reference, because the
     classifier was fitted to the training images. Repeats have no ceiling: noise does not repeat either.
 
+    Args:
+        samples: with the labels that were asked for.
+        reference: the real images, and the feature space.
+        others: metrics that were measured elsewhere.
+        baselines: shared by the evaluations of several sets of samples by one reference, to save time.
+
     Raises:
         ConfigError: samples or real images are too few for the metrics.
     """
@@ -105,16 +158,9 @@ def evaluate_samples(
     real_images = reference.images.first(config.images)
     same = equal_shares(samples, reference.train, real_images, spec.classes, config.images)
     same.check_rows(config)
-    rows = len(same.samples)
-    noise = uniform_noise(rows, spec, reference.seed)
-    if same.classes:
-        noise = Images(noise.pixels_NCHW, same.samples.labels_N)
-    meter = Meter(reference, same.real, same.classes)
+    meter, shared_floors, ceilings = (baselines or Baselines()).of(same, reference)
+    floors = dict(shared_floors)
     values = meter.measure(same.samples) | meter.repeats(same.samples)
-    floors = meter.measure(same.train) | meter.repeats(same.train)
-    ceilings = meter.measure(noise)
-    if "label_accuracy" in floors:
-        floors["label_accuracy"] = meter.label_accuracy(same.real, meter.real)
     if config.utility_images is not None and (found := utility(same, reference)) is not None:
         values["utility"], floors["utility"] = found
     values |= {value.protocol.metric: value for value in others}

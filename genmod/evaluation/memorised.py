@@ -132,71 +132,82 @@ class Memorised:
         }
 
 
-def memorised_samples(
-    samples: RowSource,
-    train: RowSource,
-    held_out: RowSource,
-    config: EvaluateConfig,
-    reference_digest: str,
-    *,
-    metric: str = "memorisation",
-) -> Memorised:
-    """Compare every sample with every training row.
+class CopyTest:
+    """Compares samples with every training row, as many sets of them as needed.
 
     p-values are measured on held-out images, and on training rows, evenly spaced, until there are
-    ``config.memorisation_calibration`` images.
-
-    Raises:
-        ConfigError: there is only one training row.
+    ``config.memorisation_calibration`` images. These are compared once.
     """
-    if train.rows < 2:
-        raise ConfigError(
-            f"memorisation needs at least 2 training images, got {train.rows}; provide more images"
+
+    def __init__(
+        self,
+        train: RowSource,
+        held_out: RowSource,
+        config: EvaluateConfig,
+        reference_digest: str,
+        *,
+        metric: str = "memorisation",
+    ) -> None:
+        """Compare the real images.
+
+        Args:
+            train: what samples may be copies of.
+            held_out: real images that are no copies of them.
+            config: settings of the evaluation.
+            reference_digest: of the images that the evaluation compares samples with.
+            metric: name of the metric.
+
+        Raises:
+            ConfigError: there is only one training row.
+        """
+        if train.rows < 2:
+            raise ConfigError(
+                f"memorisation needs at least 2 training images, got {train.rows}; provide more images"
+            )
+        self._config, self._digest, self._metric = config, reference_digest, metric
+        self._search = CopySearch(train.pixels, train.rows)
+        self._real = min(held_out.rows, config.memorisation_calibration)
+        self._others = min(train.rows, config.memorisation_calibration - self._real)
+        rows_R = torch.arange(self._others) * train.rows // max(1, self._others)
+        self._calibration = (
+            _likeness(self._search, held_out, torch.arange(self._real)),
+            _likeness(self._search, train, rows_R, True),
         )
-    search = CopySearch(train.pixels, train.rows)
-    real = min(held_out.rows, config.memorisation_calibration)
-    others = min(train.rows, config.memorisation_calibration - real)
-    result = memorisation(
-        _likeness(search, samples, torch.arange(samples.rows)),
-        _likeness(search, held_out, torch.arange(real)),
-        _likeness(search, train, torch.arange(others) * train.rows // max(1, others), True),
-        config.memorisation_fdr,
-    )
-    protocol = Protocol(
-        metric=metric,
-        features="pixels",
-        features_digest=fingerprint("pixels", STATISTIC),
-        reference_digest=reference_digest,
-        reference_split=config.reference,
-        n_real=real,
-        n_fake=samples.rows,
-        settings={
-            "n_train": train.rows,
-            "n_train_against_others": others,
-            "fdr": config.memorisation_fdr,
-            "largest_p": max(MOST_FALSE, 2 / (real + others + 1)),
-            "statistic": STATISTIC,
-        },
-    )
-    return Memorised(MetricValue.of(protocol, result.share, result.interval), result)
+
+    def measure(self, samples: RowSource) -> Memorised:
+        """The metric of samples, and the evidence for each."""
+        found = _likeness(self._search, samples, torch.arange(samples.rows))
+        result = memorisation(found, *self._calibration, self._config.memorisation_fdr)
+        protocol = Protocol(
+            metric=self._metric,
+            features="pixels",
+            features_digest=fingerprint("pixels", STATISTIC),
+            reference_digest=self._digest,
+            reference_split=self._config.reference,
+            n_real=self._real,
+            n_fake=samples.rows,
+            settings={
+                "n_train": self._search.rows,
+                "n_train_against_others": self._others,
+                "fdr": self._config.memorisation_fdr,
+                "largest_p": max(MOST_FALSE, 2 / (self._real + self._others + 1)),
+                "statistic": STATISTIC,
+            },
+        )
+        return Memorised(MetricValue.of(protocol, result.share, result.interval), result)
 
 
-def leaked_samples(
-    samples: RowSource,
-    train: RowSource,
-    reference: RowSource,
-    config: EvaluateConfig,
-    reference_digest: str,
-) -> MetricValue:
-    """Share of samples that repeat reference rows, which no model should have seen.
+def leakage_test(
+    train: RowSource, reference: RowSource, config: EvaluateConfig, reference_digest: str
+) -> CopyTest:
+    """The test for samples that repeat reference rows, which no model should have seen.
 
-    The same test as :func:`memorised_samples` with the sets exchanged: p-values are measured on training rows
+    The same test as that of memorisation with the sets exchanged: p-values are measured on training rows
     against the reference rows, and on reference rows against the others.
     """
     rows = min(config.memorisation_calibration, LEAKAGE_CALIBRATION)
     few = config.model_copy(update={"memorisation_calibration": rows})
-    found = memorised_samples(samples, reference, train, few, reference_digest, metric="leakage")
-    return found.value
+    return CopyTest(reference, train, few, reference_digest, metric="leakage")
 
 
 def _likeness(
@@ -245,5 +256,5 @@ def measure_memorisation(
         row_source(*data, config.reference) as held_out,
     ):
         digest = split_digest(data[1], config.reference)
-        memorised = memorised_samples(sampled, train, held_out, config, digest)
-        return memorised, leaked_samples(sampled, train, held_out, config, digest)
+        memorised = CopyTest(train, held_out, config, digest).measure(sampled)
+        return memorised, leakage_test(train, held_out, config, digest).measure(sampled).value

@@ -22,8 +22,8 @@ from genmod.evaluation.comparison import compare_samples
 from genmod.evaluation.differences import MetricDifference
 from genmod.evaluation.gate import Decision, decide
 from genmod.evaluation.images import Images
-from genmod.evaluation.measure import evaluate_samples
-from genmod.evaluation.memorised import RowSource, leaked_samples, memorised_samples
+from genmod.evaluation.measure import Baselines, evaluate_samples
+from genmod.evaluation.memorised import CopyTest, RowSource, leakage_test
 from genmod.evaluation.meter import Reference
 from genmod.evaluation.policy import PromoteConfig
 from genmod.generation.labels import LabelRequest
@@ -105,11 +105,29 @@ class GateCheck:
         }
 
 
+class CandidateMeter:
+    """Measures sets of samples by one reference; what they share is measured once."""
+
+    def __init__(self, reference: Reference) -> None:
+        train, real = (RowSource.of(each) for each in (reference.train, reference.images))
+        config, digest = reference.config, reference.digest
+        self._reference, self._baselines = reference, Baselines()
+        self._copies = CopyTest(train, real, config, digest)
+        self._leakage = leakage_test(train, real, config, digest)
+
+    def metrics(self, images: Images) -> tuple[MetricResult, ...]:
+        """All metrics, those of copies included."""
+        samples = RowSource.of(images)
+        others = [test.measure(samples).value for test in (self._copies, self._leakage)]
+        return evaluate_samples(images, self._reference, others, self._baselines).metrics
+
+
 @dataclass(frozen=True)
 class Bench:
     """What all candidates are compared with."""
 
     reference: Reference
+    measure: CandidateMeter
     champion: Images
     champion_metrics: tuple[MetricResult, ...]
     equal: Images
@@ -161,9 +179,10 @@ def build_bench(
     extractor = fit_extractor(config.features, spec, train.pixels_NCHW, train.labels_N, seed)
     digest = fingerprint("selftest/gate", seed)
     reference = Reference(train, parts.test, digest, extractor, config, seed)
-    metrics = _measured(champion, reference)
+    measure = CandidateMeter(reference)
     material = Material(train, parts.test, good, parts.early, spec, seed)
-    return Bench(reference, champion, metrics, parts.equal, material)
+    metrics = measure.metrics(champion)
+    return Bench(reference, measure, champion, metrics, parts.equal, material)
 
 
 def run_gate(policy: PromoteConfig) -> Iterator[GateCheck]:
@@ -204,7 +223,7 @@ def _case(
     against: Iterable[str] = (),
 ) -> Case:
     start_s = time.monotonic()
-    metrics = _measured(images, bench.reference)
+    metrics = bench.measure.metrics(images)
     gains = compare_samples(images, bench.champion, bench.reference)
     seconds = round(time.monotonic() - start_s, 2)
     return Case(
@@ -215,17 +234,6 @@ def _case(
         gains=gains,
         seconds=seconds,
     )
-
-
-def _measured(images: Images, reference: Reference) -> tuple[MetricResult, ...]:
-    """All metrics, those of copies included."""
-    samples, train, real = (
-        RowSource.of(each) for each in (images, reference.train, reference.images)
-    )
-    config, digest = reference.config, reference.digest
-    memorised = memorised_samples(samples, train, real, config, digest)
-    leakage = leaked_samples(samples, train, real, config, digest)
-    return evaluate_samples(images, reference, (memorised.value, leakage)).metrics
 
 
 def _named(decision: Decision) -> set[str]:

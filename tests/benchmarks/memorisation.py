@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genmod.evaluation.images import Images
-from genmod.evaluation.memorised import RowSource, memorised_samples
+from genmod.evaluation.memorised import CopyTest, RowSource
 from genmod.metrics.copy_forms import Likeness, likeness
 from genmod.metrics.intervals import share_interval
 from genmod.metrics.memorisation import memorisation, name
@@ -172,7 +172,7 @@ def _quickstart(title: str, images: Tensor) -> dict:
     """The time of what one model of the quickstart adds: 1,000 samples, 4,000 training rows, 500 held out."""
     sources = [RowSource.of(Images(part, None)) for part in images[:5500].split([1000, 4000, 500])]
     start_s = time.process_time()
-    memorised_samples(sources[0], sources[1], sources[2], EvaluateConfig(), "none")
+    CopyTest(sources[1], sources[2], EvaluateConfig(), "none").measure(sources[0])
     cpu_s = time.process_time() - start_s
     return {
         "name": f"memorisation/{title}/1000 x 4000, as in quickstart",

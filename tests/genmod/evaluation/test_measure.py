@@ -15,7 +15,7 @@ from genmod.config import canonical_json
 from genmod.errors import ConfigError
 from genmod.evaluation.gate import decide
 from genmod.evaluation.images import Images, uniform_noise
-from genmod.evaluation.measure import BETTER, evaluate_samples, metrics_from
+from genmod.evaluation.measure import BETTER, Baselines, evaluate_samples, metrics_from
 from genmod.evaluation.meter import Reference
 from genmod.evaluation.policy import PromoteConfig, Rule
 from genmod.manifest import ImageSpec
@@ -204,6 +204,15 @@ def test_it_says_the_same_twice_and_survives_json(digits, reference):
     a, b = evaluate_samples(digits[1], reference), evaluate_samples(digits[1], reference)
     assert canonical_json(a.metadata()) == canonical_json(b.metadata())
     assert metrics_from(json.loads(canonical_json(a.metadata()))) == a.metrics
+
+
+def test_shared_baselines_change_nothing(digits, reference):
+    made, shared = digits[1], Baselines()
+    flipped = Images(made.pixels_NCHW.flip(3), made.labels_N)
+    others = Images(made.pixels_NCHW, (made.labels_N + 1) % 10)
+    for samples in (made, flipped, others, made.part(0, 200), made):
+        found = evaluate_samples(samples, reference, (), shared)
+        assert found == evaluate_samples(samples, reference)
 
 
 def test_too_few_samples_are_refused_in_words(digits, reference):

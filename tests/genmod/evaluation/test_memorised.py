@@ -17,10 +17,10 @@ from genmod.evaluation.images import Images
 from genmod.evaluation.memorised import (
     MOST_SHOWN,
     SHOWN,
+    CopyTest,
     RowSource,
-    leaked_samples,
+    leakage_test,
     measure_memorisation,
-    memorised_samples,
 )
 from genmod.manifest import DatasetManifest, ImageSpec, publish
 from genmod.metrics.protocol import EvaluateConfig
@@ -89,7 +89,7 @@ def source(images):
 
 def test_a_model_that_replays_is_named_whole_and_shown_in_part(digits):
     train, held_out = source(digits[:600]), source(digits[600:700])
-    found = memorised_samples(source(digits[:120]), train, held_out, CONFIG, "ab" * 32)
+    found = CopyTest(train, held_out, CONFIG, "ab" * 32).measure(source(digits[:120]))
     assert found.value.value == 1
     assert found.value.interval.low > 0.95
     assert len(found.shown()) == MOST_SHOWN
@@ -97,12 +97,18 @@ def test_a_model_that_replays_is_named_whole_and_shown_in_part(digits):
 
 def test_one_training_image_is_too_few(digits):
     with pytest.raises(ConfigError, match="at least 2 training images, got 1"):
-        memorised_samples(*(source(digits[:1]),) * 3, CONFIG, "ab" * 32)
+        CopyTest(*(source(digits[:1]),) * 2, CONFIG, "ab" * 32)
 
 
 def test_samples_that_repeat_reference_rows_are_leaked_and_not_memorised(digits):
     train, held_out = digits[:1000], digits[1000:1300]
     made = np.concatenate([digits[1300:1700], held_out[[7, 77, 177, 277]]])
-    sources = source(made), source(train), source(held_out)
-    assert leaked_samples(*sources, CONFIG, "ab" * 32).value == 4 / 404
-    assert memorised_samples(*sources, CONFIG, "ab" * 32).value.value == 0
+    sources = source(train), source(held_out)
+    leakage = leakage_test(*sources, CONFIG, "ab" * 32)
+    assert leakage.measure(source(made)).value.value == 4 / 404
+    assert CopyTest(*sources, CONFIG, "ab" * 32).measure(source(made)).value.value == 0
+    # The real images are compared once; another set of samples is measured as by a test of its own.
+    other = source(made[350:])
+    again = leakage_test(*sources, CONFIG, "ab" * 32).measure(other)
+    assert leakage.measure(other).value == again.value
+    assert again.value.value == 4 / 54
