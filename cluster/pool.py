@@ -2,6 +2,7 @@
 
 Ray replaces a worker that is lost, and runs its unit again on another, without limit. Each attempt is noted
 on Ray's head, so that a unit that loses one worker after the other ends instead, see :mod:`cluster.losses`.
+A pool that Ray gives up, as when a host is cut off, is started again as long as units get finished.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from cluster.losses import UNIT_LOSSES, is_to_blame
 from cluster.resources import NODE_LABEL, ResourceRequest
 from genmod.errors import GenmodError
 
+logger = logging.getLogger("genmod")
+
 MARK, TASK, RESULT = "mark", "task", "result"
 """Columns of Ray Data: the key under which attempts are noted, the task and its result as JSON."""
 
 _START_UP_S = 600.0
 """Time that processes and models may take to start, in seconds, in addition to the first task's deadline."""
+
+_REASON_CHARS = 300
+"""Of an error of Ray that are shown."""
 
 _MAX_BLOCKS = 2_048
 """Ray Data blocks of the task list; in longer lists a block contains several tasks."""
@@ -65,24 +71,49 @@ class Pool:
 def stream(pool: Pool, tasks: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the result of each task, failed ones included, as they are finished.
 
-    Raises:
-        GenmodError: Ray cannot start workers any more.
-    """
-    from ray.exceptions import RayError
+    A pool that Ray gives up is started again for the tasks that are left, if tasks were done since its start.
 
+    Raises:
+        GenmodError: Ray gave a pool up that had done nothing.
+    """
     launch = f"attempt/{uuid.uuid4().hex}/{len(tasks)}/"
+    left = {f"{launch}{number}": task for number, task in enumerate(tasks)}
     try:
-        for row in _rows(pool, tasks, launch):
-            yield json.loads(row[RESULT])
-    except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise GenmodError(
-            f"the pool of {pool.workers} workers was lost ({type(error).__name__}: {reason}); check the "
-            f"nodes, then run the same command again to resume{ray_log.hint()}"
-        ) from error
+        while left:
+            yield from _start(pool, left)
     finally:
         with suppress(Exception):
             delete_values(launch)
+
+
+def _start(pool: Pool, left: dict[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield results until all tasks are finished or Ray gives the pool up after some were done.
+
+    Args:
+        pool: to start.
+        left: mark -> task; those that are finished are removed.
+
+    Raises:
+        GenmodError: Ray gave the pool up, and no task was done.
+    """
+    from ray.data.exceptions import ExecutionTimeoutError
+    from ray.exceptions import RayError
+
+    done = 0
+    try:
+        for row in _rows(pool, left):
+            del left[row[MARK]]
+            result = json.loads(row[RESULT])
+            done += "error" not in result
+            yield result
+    except (RayError, ExecutionTimeoutError) as error:
+        reason = " ".join((str(error).strip().splitlines() or [""])[-1].split())[:_REASON_CHARS]
+        lost = f"the pool of {pool.workers} workers was lost ({type(error).__name__}: {reason})"
+        if not done:
+            raise GenmodError(
+                f"{lost}; check the nodes, then run the same command again to resume{ray_log.hint()}"
+            ) from error
+        logger.warning("%s after %d units; starting it again for %d more", lost, done, len(left))
 
 
 def lost_workers(mark: str) -> int:
@@ -101,8 +132,12 @@ def lost_workers(mark: str) -> int:
     return 0
 
 
-def _rows(pool: Pool, tasks: Sequence[Mapping[str, Any]], launch: str) -> Iterator[dict[str, Any]]:
-    """Rows of results of Ray Data."""
+def _rows(pool: Pool, tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of Ray Data, with the result of each task and its mark.
+
+    Ray's C++ core warns of arguments in the object store: Ray Data puts its context and the class with its
+    options there once, whatever their size. The warning is in the log file alone.
+    """
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -113,7 +148,7 @@ def _rows(pool: Pool, tasks: Sequence[Mapping[str, Any]], launch: str) -> Iterat
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = pool.options["deadline_s"] + _START_UP_S
-    rows = [{TASK: json.dumps(task), MARK: f"{launch}{n}"} for n, task in enumerate(tasks)]
+    rows = [{TASK: json.dumps(task), MARK: mark} for mark, task in tasks.items()]
     with DataContext.current(context):
         # Without max_restarts and max_task_retries Ray restarts actors and retries their tasks without limit.
         results = ray.data.from_items(

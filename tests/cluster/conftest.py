@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.held import held_cpus
 from tests.processes import free_ports, kill_marked
 
 MARK = "GENMOD_TEST_HEAD"
@@ -33,6 +34,13 @@ class Head:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH") and k != MARK}
         kept.pop("RAY_ADDRESS", None)
         return kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+
+@pytest.fixture
+def busy_cluster(ray_session, monkeypatch):
+    """All CPUs are held by an actor. Returns what ends it."""
+    with held_cpus(monkeypatch) as end_holder:
+        yield end_holder
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from cluster.actors import ATTEMPTS, Actor, run_actors
 from cluster.resources import ResourceRequest, resource_request
 from cluster.session import ClusterConfig
-from genmod.errors import ConfigError, DataError
+from genmod.errors import ConfigError, DataError, GenmodError
 
 CPU = ResourceRequest("cpu", 1, 0)
 
@@ -146,6 +148,76 @@ def test_a_pool_outlives_its_workers_until_one_task_has_lost_three(ray_session, 
 
 
 @pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pool_outlives_any_number_of_workers_while_tasks_are_done(ray_session, tmp_path, workers):
+    todo = tasks(*["die once"] * 12)
+    results = run_actors(
+        actor_class(), todo, workers=workers, resources=CPU, deadline_s=60, folder=str(tmp_path)
+    )
+    done = []
+    assert collect(results, done) == []
+    assert sorted(done) == [task["name"] for task in todo]
+    assert [attempts(tmp_path, name) for name in sorted(done)] == [2] * 12
+
+
+def fragile_class(breaks):
+    """Workers that replace the first one, which dies after some results, cannot start ``breaks`` times."""
+
+    class Fragile(actor_class()):
+        def __init__(self, *, folder, **options):
+            super().__init__(folder=folder, **options)
+            if attempts(self.folder, "03") and attempts(self.folder, "broken") < breaks:
+                (self.folder / f"broken.{time.monotonic_ns()}").touch()
+                raise RuntimeError("this host is cut off")
+
+        def do(self, task):
+            end_s = time.monotonic() + 50
+            while task["act"] and attempts(self.folder, "seen") < 2 and time.monotonic() < end_s:
+                time.sleep(0.05)
+            return super().do(task)
+
+    return Fragile
+
+
+def noted(results, folder):
+    """The results, each of which leaves a file that the workers see."""
+    for result in results:
+        (folder / f"seen.{time.monotonic_ns()}").touch()
+        yield result
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("breaks", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_lost_pool_is_started_again_if_tasks_were_done_since_its_start(
+    ray_session, tmp_path, caplog, breaks
+):
+    todo = tasks(None, None, None, "die once", None)
+    results = run_actors(
+        fragile_class(breaks), todo, workers=1, resources=CPU, deadline_s=60, folder=str(tmp_path)
+    )
+    results = noted(results, tmp_path)
+    done = []
+    if breaks == 1:
+        assert collect(results, done) == []
+        assert sorted(done) == [task["name"] for task in todo]
+        assert attempts(tmp_path, "03") == 2
+    else:
+        with pytest.raises(GenmodError, match=r"of 1 workers was lost .*cut off\)") as caught:
+            collect(results, done)
+        assert "\n" not in str(caught.value)
+        assert "run the same command again to resume" in str(caught.value)
+        assert sorted(done) in (["00", "01"], ["00", "01", "02"])
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "genmod"]
+    assert re.fullmatch(
+        r"the pool of 1 workers was lost \(.*\) after (2 units; starting it again for 3|3 units; starting it "
+        r"again for 2) more",
+        line,
+    )
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 def test_an_error_for_the_user_stops_the_job(ray_session, tmp_path):
     todo = tasks("refuse", *[None] * 400)
@@ -159,6 +231,28 @@ def test_an_error_for_the_user_stops_the_job(ray_session, tmp_path):
     settled = len(list(tmp_path.iterdir()))
     time.sleep(1)
     assert len(list(tmp_path.iterdir())) == settled < 200
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_actors_wait_for_resources_that_others_hold_and_say_so(busy_cluster, tmp_path, caplog):
+    timer = threading.Timer(4, busy_cluster)
+    timer.start()
+    request = ResourceRequest("cpu", 1, 0, wait_s=60)
+    results = run_actors(
+        actor_class(),
+        tasks(None),
+        workers=1,
+        resources=request,
+        deadline_s=60,
+        folder=str(tmp_path),
+    )
+    assert [result["name"] for result in results] == ["00"]
+    timer.join()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "waiting up to 60 s for 1 CPUs: 0 of 1 workers fit now; the rest is held by tasks of other jobs"
+    )
 
 
 @pytest.mark.ray

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster import resources
 from cluster.tasks import TaskOptions, run_tasks, stop
 from genmod.errors import ConfigError, GenmodError
 
@@ -60,25 +59,6 @@ def test_results_arrive_by_name_and_calls_are_made_lazily(ray_session, tmp_path)
         results[name] = result
         assert len(submitted) <= len(results) + 1
     assert results == {f"task-{number}": number**2 for number in range(6)}
-
-
-class Holder:
-    """An actor of another job."""
-
-    def ready(self) -> None:
-        """Return when it runs."""
-
-
-@pytest.fixture
-def busy_cluster(ray_session, monkeypatch):
-    """All CPUs are held by an actor. Returns what ends it."""
-    import ray
-
-    monkeypatch.setattr(resources, "local_folder", lambda: None)  # as on a cluster of several users
-    holder = ray.remote(num_cpus=2)(Holder).remote()
-    ray.get(holder.ready.remote(), timeout=120)
-    yield lambda: ray.kill(holder)
-    ray.kill(holder)
 
 
 @pytest.mark.ray
