@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,7 +14,7 @@ from cluster import reach
 from cluster.reach import address_from_environment, check_answers
 from cluster.session import ClusterConfig, address_of, connect
 from genmod.errors import ConfigError
-from tests.processes import free_ports
+from tests.processes import TIMEOUT_S, free_ports
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
@@ -96,3 +99,44 @@ def test_what_else_the_variable_may_contain(monkeypatch):
     with pytest.raises(ConfigError, match="RAY_ADDRESS is no address") as caught:
         address_of(ClusterConfig())
     assert "word" not in str(caught.value)
+
+
+AUTO = """
+from cluster.environment import set_environment
+set_environment()
+from cluster.session import ClusterConfig, connect
+from genmod.errors import ConfigError
+try:
+    connect(ClusterConfig())
+except ConfigError as error:
+    print(error)
+"""
+ALONE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+"""Runs a command that sees no process of others, and so no Ray of theirs."""
+
+
+def can_be_alone():
+    try:
+        return subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_be_alone(), reason="the system allows no namespaces")
+def test_auto_without_a_cluster_is_one_line(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [*ALONE, sys.executable, "-c", AUTO],
+        env=environment | {"RAY_ADDRESS": "auto", "RAY_TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(
+        "no Ray cluster answers at auto (Could not find any running Ray instance"
+    )
+    assert line.endswith("check RAY_ADDRESS, or use --address local to run on this machine")
