@@ -98,6 +98,8 @@ def _lines(url: str, manifest: DatasetManifest, metadata: dict[str, Any]) -> lis
         f"size      {metadata['rows']:,} images, {metadata['shards']:,} shards, "
         f"{metadata['size_bytes']:,} bytes"
     )
+    if metadata["split_rule"]:
+        lines.append(f"splits    {metadata['split_rule']}")
     for split, counts in metadata["splits"].items():
         lines += _split_lines(split, counts, manifest.class_names)
     reasons = "".join(f"; {count:,} {reason}" for reason, count in metadata["reasons"].items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -64,7 +64,14 @@ def dataset_summary(root: str, manifest: DatasetManifest) -> dict[str, Any]:
         "source": metadata.get("source"),
         "sample": metadata.get("sample"),
         "selection": metadata.get("selection"),
+        "split_rule": _split_rule(metadata.get("census")),
     }
+
+
+def _split_rule(census: Any) -> str | None:
+    """What decided the split of a row, by the census in the manifest; None without a census."""
+    rule = cast("dict[str, Any]", census).get("splits") if isinstance(census, dict) else None
+    return rule if isinstance(rule, str) else None
 
 
 def _split(root: str, manifest: DatasetManifest, split: Split) -> dict[str, Any]:

@@ -5,9 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from genmod.data.format.shards import Row, write_shard
+from genmod.data.format.shards import Row, quarantine_file, write_shard
+from genmod.data.sharding.finish import make_manifest
+from genmod.data.sharding.ingest import make_shard
+from genmod.data.sharding.plan import make_plan
+from genmod.data.sources.config import DataConfig
 from genmod.manifest import DatasetManifest, ImageSpec, dataset_metadata, publish
 from pipelines.cli import main
+from tests.genmod.data.builders import encode
 from tests.pipelines.manifest_reads import few_reads
 
 
@@ -57,6 +62,7 @@ def test_a_dataset_is_described_and_pictured(root, tmp_path, monkeypatch, capsys
         f"sheet     {tmp_path}/contact-sheet.png: 30 images of train, one row per class, 0 to 24",
     ):
         assert line in text
+    assert "splits  " not in text  # no census, no word about what decided them
     assert (tmp_path / "contact-sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -72,6 +78,43 @@ def test_the_same_as_json_and_the_sheet_elsewhere(root, tmp_path, capsys):
     assert result["sheet"] == str(out)
     assert result["splits"]["train"]["rows_by_class"] == [2] * 5 + [1] * 20
     assert result["seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("words", "rule", "is_declared"),
+    [
+        (["--set", "data.splits=source"], "declared by the source", True),
+        ([], "by a hash of the name: val 0.1, test 0.1", False),
+        (["--set", "data.splits.val=0"], "by a hash of the name: val 0, test 0.1", False),
+    ],
+)
+def test_source_and_dataset_say_which_splits_are_used(tmp_path, capsys, words, rule, is_declared):
+    for split, count in (("train", 9), ("test", 5)):
+        (tmp_path / "in" / split / "cat").mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((4, 4), 20 * number + count, np.uint8)
+            (tmp_path / "in" / split / "cat" / f"{number}.png").write_bytes(encode(pixels))
+    source = f"folder:{tmp_path}/in"
+    out = ["--out", str(tmp_path / "sheet.png")]
+    assert main(["inspect", source, *out, *words, "--json"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert f"splits    {rule}" in shown
+    assert json.loads(shown[-1])["splits"] == rule
+    tree = {"source": source}
+    if words:
+        tree["splits"] = "source" if is_declared else {"val": 0}
+    plan = make_plan(DataConfig.model_validate(tree), 0)
+    root = str(tmp_path / "data")
+    receipts = [make_shard(plan.job(shard, root)) for shard in plan.shards]
+    publish(root, make_manifest(plan, root, receipts, quarantine_file(root, plan.rejected)))
+    assert main(["inspect", root, *out, "--json"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown.count(f"splits    {rule}") == 1
+    result = json.loads(shown[-1])
+    assert result["split_rule"] == rule
+    if is_declared:
+        found = {split: part["rows"] for split, part in result["splits"].items()}
+        assert found == {"train": 9, "test": 5}
 
 
 @pytest.mark.parametrize(
