@@ -194,7 +194,7 @@ class EvaluationJob(ManifestJob):
                 "extremes": extremes.metadata if extremes else None,
                 "unscored": self.unscored,
                 "ood": self._ood(inputs),
-                "quality_vs_nfe": self._quality_vs_nfe(samples, reference),
+                "quality_vs_nfe": self._quality_vs_nfe(samples, data, reference),
             },
         )
 
@@ -259,13 +259,14 @@ class EvaluationJob(ManifestJob):
         return mean_bits_per_dim(scores, manifest.metadata.get("split"), reference, rows.keys())
 
     def _quality_vs_nfe(
-        self, samples: DatasetManifest, reference: Reference
+        self, samples: DatasetManifest, data: DatasetManifest, reference: Reference
     ) -> list[dict[str, Any]]:
         if self.config.curve_images is None:
             return []
-        return quality_curve(
-            self.model_root, samples.parents.get("model", "none"), self.sample, reference
-        )
+        labels_N, made_by = reference.images.labels_N, samples.parents.get("model", "none")
+        if labels_N is not None:  # samples have the model's classes
+            labels_N = labels_by_name(labels_N, data.class_names, samples.class_names)
+        return quality_curve(self.model_root, made_by, self.sample, reference, labels_N)
 
     def _ood(self, inputs: Mapping[str, Manifest]) -> dict[str, Any] | None:
         """AUROC of each score column for the other data."""

@@ -25,7 +25,11 @@ _BATCH_ROWS = 100
 
 
 def quality_curve(
-    model_root: str, model_digest: str, sample: dict[str, Any], reference: Reference
+    model_root: str,
+    model_digest: str,
+    sample: dict[str, Any],
+    reference: Reference,
+    real_labels_N: Tensor | None = None,
 ) -> list[dict[str, Any]]:
     """Fréchet distance of ``reference.config.curve_images`` samples at each point of the model's NFE sweep.
 
@@ -37,6 +41,8 @@ def quality_curve(
         model_digest: digest that its manifest must have.
         sample: the recipe's sampling options; the points differ from them in solver and steps.
         reference: real images to compare with.
+        real_labels_N: their classes by the model's numbers, -1 for a class that it lacks; None without
+            labels.
 
     Returns:
         for each point ``curve``, ``nfe`` and ``fd``; empty if the options have no sweep.
@@ -53,6 +59,8 @@ def quality_curve(
     nfe_sweep = parse(model.Sample, sample, "sample").nfe_sweep()
     real = feature_moments(reference.extractor.extract(reference.images.pixels_NCHW).features_ND)
     root_DD = covariance_root(real.cov_DD)
+    if real_labels_N is not None:
+        real_labels_N = real_labels_N[real_labels_N >= 0]
     points: list[dict[str, Any]] = []
     images = reference.config.curve_images
     assert images is not None
@@ -61,7 +69,7 @@ def quality_curve(
         for first in range(0, images, _BATCH_ROWS):
             last = min(first + _BATCH_ROWS, images)
             rng = rng_for(reference.seed, "evaluate/curve", range(first, last))
-            labels_B = _labels(rng.index_B, model.spec.classes, reference.images.labels_N)
+            labels_B = _labels(rng.index_B, model.spec.classes, real_labels_N)
             pixels.append(units.to_pixels(model.sample(labels_B, rng, options)))
         features_ND = reference.extractor.extract(torch.cat(pixels)).features_ND
         points.append(

@@ -179,7 +179,7 @@ class Radii:
     def of(cls, fake_ND: FeatureRows, real_MD: FeatureRows, all_MD: FeatureRows, k: int) -> Radii:
         """Radii of fake and real rows; ``all_MD`` are all real rows, for the size of ties."""
         fake_N, real_M = neighbour_radii(fake_ND, k), neighbour_radii(real_MD, k)
-        clipped_M = real_M.clamp(max=float(real_M.quantile(0.5)))
+        clipped_M = real_M.clamp(max=float(real_M.sqrt().quantile(0.5)) ** 2)
         widen = partial(widened, rows_ND=all_MD)
         return cls(widen(fake_N), widen(real_M), widen(clipped_M))
 

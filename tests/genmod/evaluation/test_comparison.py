@@ -86,7 +86,7 @@ def test_samples_of_other_labels_are_no_pairs(digits, reference):
         compare_samples(digits[1], other, reference)
 
 
-def write(root, splits, **metadata):
+def write(root, splits, class_names=(), spec=SPEC, parents=None, **metadata):
     shards, statistics = [], {}
     for split, images in splits.items():
         hwc = images.pixels_NCHW.permute(0, 2, 3, 1).numpy()
@@ -94,10 +94,17 @@ def write(root, splits, **metadata):
             Row(f"{split}{i}", i, hwc[i], label=int(label))
             for i, label in enumerate(images.labels_N.tolist())
         ]
-        shard, statistics[split] = write_shard(root, f"{split}-000000", split, SPEC, rows)
+        shard, statistics[split] = write_shard(root, f"{split}-000000", split, spec, rows)
         shards.append(shard)
     facts = dataset_metadata(statistics) | metadata
-    manifest = DatasetManifest(fingerprint=root, spec=SPEC, shards=tuple(shards), metadata=facts)
+    manifest = DatasetManifest(
+        fingerprint=root,
+        spec=spec,
+        shards=tuple(shards),
+        metadata=facts,
+        class_names=class_names,
+        parents=parents or {},
+    )
     return publish(root, manifest)
 
 

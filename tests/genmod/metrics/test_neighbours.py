@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from genmod.metrics import neighbours
+from genmod.metrics.clipped import MOST
 from genmod.metrics.neighbours import neighbourhoods, squared_distances
 from genmod.rng import rng_for
 
@@ -15,7 +20,7 @@ def normal(purpose, rows, dims=3):
 
 
 def by_definition(fake, real, k):
-    """Naeem et al. 2020, Eq. 1 to 4, with loops and closed balls."""
+    """Naeem et al. 2020, Eq. 1 to 4, and Salvy et al. 2026, with loops and closed balls."""
 
     def radius(rows, i):
         return sorted(float((rows[i] - r).norm()) for j, r in enumerate(rows) if j != i)[k - 1]
@@ -24,6 +29,24 @@ def by_definition(fake, real, k):
         return float((point - rows[i]).norm()) <= radius(rows, i)
 
     n, m = range(len(fake)), range(len(real))
+    # Salvy et al. 2026, sec. 4.1: radii up to their median, real rows without their own balls as the scale.
+    radii = [radius(real, i) for i in m]
+    median = statistics.median(radii)
+
+    def near(point, i):
+        return float((point - real[i]).norm()) <= min(radii[i], median)
+
+    of_fakes = [sum(near(fake[j], i) for i in m) for j in n]
+    of_reals = [sum(near(real[j], i) for i in m if i != j) for j in m]
+    real_share = sum(min(count / k, 1) for count in of_reals) / len(real)
+    # Sec. 4.2: draws of real rows that cover as much on average, at most four times the samples.
+    draws = np.arange(4 * len(fake) + 1)
+    share_D = np.minimum(draws / k, 1)
+    covered = [
+        float(scipy.stats.betabinom(d, k, len(real) - k).pmf(draws) @ share_D) for d in draws
+    ]
+    counts = [sum(inside(fake[j], real, i) for j in n) for i in m]
+    unscaled = sum(min(count / k, 1) for count in counts) / len(real)
     in_real = [[inside(fake[j], real, i) for i in m] for j in n]
     in_fake = [[inside(real[i], fake, j) for j in n] for i in m]
     return {
@@ -31,6 +54,8 @@ def by_definition(fake, real, k):
         "recall": sum(any(row) for row in in_fake) / len(real),
         "density": sum(sum(row) for row in in_real) / (k * len(fake)),
         "coverage": sum(any(in_real[j][i] for j in n) for i in m) / len(real),
+        "clipped_density": sum(min(count / k, 1) for count in of_fakes) / len(fake) / real_share,
+        "clipped_coverage": float(np.interp(unscaled, covered, draws)) / len(fake),
     }
 
 
@@ -77,6 +102,11 @@ def whole(purpose, rows, levels, dims=2):
     return rng_for(0, purpose, range(rows)).integers(levels, dims).to(torch.float64)
 
 
+# Pairs of rows: radii are 1 or 3, and their median 2. Samples are 2.1 from a row.
+PAIRS = torch.tensor(
+    [[start + side] for start in range(0, 1200, 100) for side in (0, 1 + 2 * (start > 500))]
+).double()
+
 CORNERS = {
     "few distinct rows": (whole("fake", 24, 2), whole("real", 24, 2)),
     "fewer than k distinct": (whole("fake", 24, 2, 1), whole("real", 24, 2, 1)),
@@ -84,6 +114,15 @@ CORNERS = {
     "copies of one row, wrong": (torch.zeros(12, 3).double(), torch.ones(12, 3).double()),
     "a grid": (whole("fake", 24, 4), whole("real", 24, 4)),
     "collapsed samples": (torch.ones(24, 2).double(), whole("real", 24, 4)),
+    "few distinct, one is missing": (
+        torch.arange(24)[:, None].double() % 3,
+        torch.arange(24)[:, None].double() % 4,
+    ),
+    "few distinct, one is wrong": (
+        torch.arange(24)[:, None].double() % 5,
+        torch.arange(24)[:, None].double() % 4,
+    ),
+    "a median between two radii": (PAIRS - 2.1, PAIRS),
 }
 
 
@@ -104,8 +143,13 @@ def test_a_perfect_model_of_few_distinct_images_is_perfect_despite_rounding():
     found = neighbourhoods(fake_ND, real_MD, k=5, seed=0)
     assert found.precision[0] == found.recall[0] == found.coverage[0] == 1
     assert found.density[0] == pytest.approx(20 / 5)  # the balls of all 20 copies
+    assert found.clipped_density[0] == 1
+    assert (
+        found.clipped_coverage[0] == MOST
+    )  # no number of draws of distinct rows covers all of them
     wrong = neighbourhoods(fake_ND + 0.01, real_MD, k=5, seed=0)
     assert wrong.precision[0] == wrong.recall[0] == wrong.coverage[0] == wrong.density[0] == 0
+    assert wrong.clipped_density[0] == wrong.clipped_coverage[0] == 0
 
 
 def test_dropped_modes_cost_coverage_and_recall_but_not_precision():
