@@ -186,7 +186,7 @@ def build_bench(
 
 
 def run_gate(policy: PromoteConfig) -> Iterator[GateCheck]:
-    """Measure all candidates and decide on them by a policy; about five minutes on one core."""
+    """Measure all candidates and decide on them by a policy; about three minutes on one core."""
     bench = build_bench(digit_parts())
     for case in gate_cases(bench):
         yield check_case(policy, case, bench.champion_metrics)

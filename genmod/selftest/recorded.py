@@ -1,7 +1,7 @@
 """The candidates of ``genmod selftest gate`` as they were measured once: whether a policy is safe, at once.
 
 ``python -m genmod.selftest.recorded`` measures them again and writes the file next to this module, in about
-five minutes on one core. It must be run when a metric or a candidate changes.
+three minutes on one core. It must be run when a metric or a candidate changes.
 """
 
 from __future__ import annotations
