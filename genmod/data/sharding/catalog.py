@@ -140,7 +140,8 @@ class Catalog:
             """Write a chunk of lines, and the records and split codes of its rows."""
             nonlocal row
             self._lines.add(names, refs, labels)
-            self.copies.add(row, list(map(source.content_digest, refs)))
+            if self.scan.identify:
+                self.copies.add(row, list(map(source.content_digest, refs)))
             self._contents.add(names, contents)
             keys = [sample_key(name) for name in names]
             self.sample.add(refs, labels, self._record(keys, row, labels))
@@ -153,7 +154,7 @@ class Catalog:
             for part in (names, refs, labels, contents, split_codes):
                 part.clear()
 
-        wanted = source.options.labels
+        wanted, is_declared = source.options.labels, splits == "source"
         for name, ref, label, reason, split, content in source.entries(self.scan):
             if wanted and self.new_classes.contains(label):
                 self.scan.census.pass_over("images of new classes (data.new_classes)", name)
@@ -162,7 +163,7 @@ class Catalog:
                 self.source_rejected.append((sample_key(name), name, reason))
                 continue
             number = self._labels.number(label) if wanted else NO_LABEL
-            if splits == "source":
+            if is_declared:
                 if split is None:
                     raise ConfigError(
                         f"{source.text}: data.splits is source, but {sanitize(name)} is in no split; set "

@@ -34,6 +34,8 @@ class RowContents:
         """
         if None in contents:
             self._is_known = False
+        if not self._is_known:
+            return
         texts = [f"{name}\x00{content}" for name, content in zip(names, contents, strict=True)]
         digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
         self._chunks.add(len(self._chunks), b"".join(digests))

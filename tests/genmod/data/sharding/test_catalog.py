@@ -210,6 +210,44 @@ PLAN = """
 """
 
 
+PREVIEW = """
+    import sys
+    from genmod.data.sources import folder as sources_files
+    from genmod.data.sources.listing import File
+    from genmod.data.sharding.preview import preview
+    from genmod.data.sources.config import DataConfig
+
+    rows = int(sys.argv[1])
+
+    def names(url, census, is_sizeless):  # a folder of so many files, without the files
+        assert is_sizeless("a.png")
+        for row in range(rows):
+            yield File(f"class {row * 1000 // rows:04d}/image {row:09d}.png", -1)
+
+    def peak_mib():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if "VmHWM" in line) / 1024
+
+    sources_files.files_below = names
+    before = peak_mib()
+    census = preview(DataConfig(source=f"folder:{sys.argv[2]}", image_size=64, channels=3)).census
+    counts = census.inputs, sum(census.rows.values()), census.spec.classes, *census.class_range
+    print(*counts, peak_mib() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_memory_of_a_preview_of_a_million_files_is_bounded(tmp_path):
+    """Their names in a list would take 90 MB, with keys and references 250 MB."""
+    command = [sys.executable, "-c", textwrap.dedent(PREVIEW), "1000000", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    *counts, mib = done.stdout.split()
+    assert list(map(int, counts)) == [1_000_000, 1_000_000, 1000, 1000, 1000]
+    assert float(mib) < 100
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_the_memory_of_a_plan_grows_with_shards_not_with_rows(tmp_path):
