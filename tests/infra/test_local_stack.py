@@ -104,17 +104,17 @@ def submit_shard(environment, stack):
     done = subprocess.run(
         [sys.executable, "-m", "pipelines", "submit", "shard", "--recipe", "quickstart", *words],
         cwd=stack,
-        env=environment
-        | {
-            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{environment['GENMOD_RAY_PORT']}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(stack / "secrets" / "ray_token"),
-            "PYTHONPATH": str(ROOT),
-        },
+        env=environment | settings_of(stack) | {"PYTHONPATH": str(ROOT)},
         timeout=TIMEOUT_S, capture_output=True, text=True, check=False,
     )  # fmt: skip
     print(done.stderr[-3000:])
     return done.returncode
+
+
+def settings_of(stack):
+    """What ``. env`` sets in a shell."""
+    lines = (stack / "env").read_text().splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
 
 def log_an_artifact(environment, folder):
@@ -127,6 +127,26 @@ def log_an_artifact(environment, folder):
     assert (
         Path(client.download_artifacts(run, "note.txt", str(folder / "copy"))).read_text() == "kept"
     )
+
+
+def test_a_secret_that_was_removed_is_made_again_and_others_stay(tmp_path):
+    def made():
+        words = '. infra/secrets.sh; make_secrets "$0" "$(id -u):$(id -g)"'
+        subprocess.run(["bash", "-euc", words, str(tmp_path)], cwd=ROOT, check=True)
+        for path in tmp_path.iterdir():
+            assert path.stat().st_mode & 0o777 == 0o600, path
+        return {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    together = {"ray_token"}, {"aws", "s3_identities"}, {"postgres_password", "pgpass"}
+    before = made()
+    assert set(before) == set().union(*together)
+    assert made() == before
+    for names in together:
+        for removed in names:
+            (tmp_path / removed).unlink()
+            after = made()
+            assert {name for name in before if after[name] != before[name]} == names
+            before = after
 
 
 def test_an_unknown_option_is_one_line(tmp_path):
