@@ -65,6 +65,21 @@ def test_it_is_for_this_user_alone_whatever_the_umask_and_is_removed(parent):
     assert list(parent.iterdir()) == []
 
 
+def test_a_long_folder_for_temporary_files_is_not_used(tmp_path, monkeypatch):
+    """The paths of sockets have few bytes."""
+    folder = tmp_path / ("x" * 110)
+    folder.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    private = PrivateFolder()
+    try:
+        assert str(private.path.parent) == "/tmp"
+        assert list(folder.iterdir()) == []
+    finally:
+        private.remove()
+
+
 def test_a_fork_of_the_owner_does_not_remove_it(parent):
     folder = PrivateFolder()
     pid = os.fork()
