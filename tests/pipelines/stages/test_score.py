@@ -32,7 +32,7 @@ def genmod(recipe, stage, *changes):
 
 def test_a_sample_of_rows_has_an_interval_for_the_split_and_pictures_in_mlflow(place, capsys):
     recipe, root = place
-    changes = ("score.max_rows=20", "score.calibration.rows=30")
+    changes = ("score.split=val", "score.max_rows=20", "score.calibration.rows=30")
     assert genmod(recipe, "score", *changes) == 0
     lines = capsys.readouterr().err.splitlines()
     titles = [line.split(":")[0].strip() for line in lines if "/30 images (" in line]
