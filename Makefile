@@ -11,7 +11,7 @@ DOCUMENTS ?= 50000
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test long unit selftest check format bench soak fuzz cluster cluster-up cluster-down clean
+.PHONY: help setup quickstart test long unit selftest check format bench soak fuzz cluster gameday cluster-up cluster-down clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ fuzz: setup  ## give mutated documents to every reader (DOCUMENTS=50000 SEED=0, 
 
 cluster: setup  ## run all tests of infra/: the stacks as processes and in containers, images, Kubernetes
 	$(BIN)/python -m pytest -rs -o faulthandler_timeout=3600 tests/infra tests/kubernetes
+
+gameday: setup  ## make each problem of infra/RUNBOOK.md and run its cure, in a quarter of an hour
+	$(BIN)/python -m tests.infra.gameday
 
 cluster-up: setup  ## start the stack of infra/compose.yaml in containers
 	@infra/compose/up

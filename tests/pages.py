@@ -22,7 +22,7 @@ PAGES = sorted(
 )
 
 _SHELL = re.compile(
-    r"(genmod|make|pip|export|python|\.venv/bin/\w+|cd|git|docker|kubectl|ray|prometheus|promtool|infra/[a-z/]+)(?=\s|$)"
+    r"(genmod|make|pip|export|python|\.venv/bin/\w+|cd|git|docker|kubectl|ray|prometheus|promtool|infra/[a-z/]+|df|rm|mkdir|truncate|\.)(?=\s|$)"
 )
 
 
