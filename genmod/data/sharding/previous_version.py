@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from genmod.data.format.index import read_keys, read_rejected
+from genmod.data.sharding.row_contents import checked
 from genmod.data.sources.config import NewClassesPolicy
 from genmod.errors import DataError, sanitize
 from genmod.manifest import DatasetManifest, RowStats, ShardEntry, Split, relative_folder
@@ -32,7 +33,7 @@ class PreviousVersion:
     @property
     def contents(self) -> str:
         """Of its rows, see :mod:`genmod.data.sharding.row_contents`; empty if they are not known."""
-        return str(self.manifest.metadata.get("contents", ""))
+        return checked(self.manifest.metadata.get("contents"))
 
     @property
     def digests(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ that the source still has must be that of the version before.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from genmod.data.sharding.disk_buckets import DiskBuckets
 
 _DIGITS = 16
+_FORM = re.compile(f"[0-9a-f]{{{_DIGITS}}}")
 
 
 class RowContents:
@@ -49,6 +51,11 @@ class RowContents:
             total += int(counted_M.sum(dtype=np.uint64))
             first += len(digest_M)
         return _text(total) if self._is_known else ""
+
+
+def checked(text: object) -> str:
+    """Contents that a manifest lists; empty if the text is none, as in one of another program."""
+    return text if isinstance(text, str) and _FORM.fullmatch(text) else ""
 
 
 def added(before: str, new: str) -> str:

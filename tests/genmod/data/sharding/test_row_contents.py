@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from genmod.data.sharding.row_contents import RowContents, added
+from genmod.data.sharding.row_contents import RowContents, added, checked
 
 
 def total(rows, chunk=2, counted=None):
@@ -32,6 +32,12 @@ def test_parts_add_up():
     rest = total(ROWS, counted=[False, True, False, True, True])
     assert added(first, rest) == total(ROWS)
     assert added("ffffffffffffffff", "0000000000000002") == "0000000000000001"
+
+
+def test_what_a_manifest_lists_is_checked():
+    assert checked(total(ROWS)) == total(ROWS)
+    for forged in (None, 7, "", "x" * 16, "0" * 15, "0" * 17, "A" * 16, ["0" * 16]):
+        assert checked(forged) == ""
 
 
 def test_what_is_not_known_row_by_row_is_not_known():
